@@ -1,0 +1,20 @@
+"""Adaptive Instance Distillation (AID, arXiv 2201.11097) for Detectron2.
+
+Importing the package registers the meta-architectures, the distillation losses, the weighting rules
+and the datasets, so that ``import aid`` is all that a config needs.
+"""
+
+try:
+    import detectron2
+except ImportError as error:
+    raise ImportError(
+        "aid needs Detectron2, which cannot be imported here "
+        f"({error}): run `python tools/install_detectron2.py` in the repository of aid."
+    ) from None
+del detectron2
+
+from . import checkpoint, data, modeling
+from .config import add_aid_config
+
+__all__ = ["add_aid_config", "checkpoint", "data", "modeling"]
+__version__ = "0.1.0"

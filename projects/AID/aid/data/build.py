@@ -1,0 +1,91 @@
+"""Detectron2's training loader, made resumable.
+
+Detectron2 restarts its sampler and its workers' random numbers at a resume. Here batch number i is
+the same whether the run was interrupted or not, and whatever the number of workers: each sample's
+augmentation is seeded by its place in the stream, and a resumed stream skips what was consumed.
+"""
+
+from collections.abc import Iterator
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..errors import AIDError
+from .seeding import seeded
+
+__all__ = ["build_train_loader"]
+
+
+def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
+    """The loader that Detectron2 builds from ``cfg``, starting at iteration ``start_iter``.
+
+    Sampler, mapper and grouping by aspect ratio are those that the config names.
+
+    Args:
+        cfg: a config with SEED >= 0.
+        start_iter: number of batches that were consumed before.
+
+    Raises:
+        AIDError: the batch cannot be divided among the processes.
+    """
+    world_size = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH % world_size:
+        raise AIDError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not divisible by the number of "
+            f"processes, {world_size}"
+        )
+    with seeded(cfg.SEED):  # for the seed that the sampler draws
+        parts = _train_loader_from_config(cfg)
+    dicts = parts["dataset"]
+    landscape = [x["width"] > x["height"] for x in dicts]
+    batches = _Batches(
+        parts["sampler"],
+        landscape if parts["aspect_ratio_grouping"] else [True] * len(dicts),
+        cfg.SOLVER.IMS_PER_BATCH // world_size,
+        start_iter,
+    )
+    dataset = MapDataset(DatasetFromList(dicts, copy=False), parts["mapper"])
+    return DataLoader(
+        _SeededDataset(dataset, cfg.SEED, comm.get_rank()),
+        batch_sampler=batches,
+        num_workers=parts["num_workers"],
+        collate_fn=trivial_batch_collator,
+    )
+
+
+class _Batches(Sampler):
+    """Endless batches of (place in the stream, index), each of one orientation."""
+
+    def __init__(self, sampler: Sampler, landscape: list[bool], batch_size: int, start_iter: int):
+        self._sampler = sampler
+        self._landscape = landscape
+        self._batch_size = batch_size
+        self._start_iter = start_iter
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        buckets = {True: [], False: []}
+        num_batches = 0
+        for place, index in enumerate(self._sampler):
+            bucket = buckets[self._landscape[index]]
+            bucket.append((place, index))
+            if len(bucket) == self._batch_size:
+                if num_batches >= self._start_iter:
+                    yield list(bucket)
+                num_batches += 1
+                bucket.clear()
+
+
+class _SeededDataset(Dataset):
+    """Maps a sample under random numbers of its own."""
+
+    def __init__(self, dataset: Dataset, *key: int):
+        self._dataset = dataset
+        self._key = key
+
+    def __getitem__(self, place_and_index: tuple[int, int]) -> dict:
+        place, index = place_and_index
+        with seeded(*self._key, place):
+            return self._dataset[index]

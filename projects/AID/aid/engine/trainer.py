@@ -1,0 +1,133 @@
+"""DefaultTrainer for students, teachers and plain baselines alike."""
+
+import logging
+import os
+import weakref
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..checkpoint import StudentCheckpointer
+from ..data.build import build_train_loader
+from ..errors import AIDError
+from ..modeling.meta_arch import DistillationMixin
+from .hooks import SeedStep
+from .optimizer import build_optimizer
+
+__all__ = ["AIDTrainer"]
+
+
+class AIDTrainer(DefaultTrainer):
+    """Detectron2's trainer, with a teacher where the config asks for one.
+
+    Differences from :class:`DefaultTrainer`: a model that can distil gets its teacher; checkpoints
+    keep the student by itself; a resumed run continues bit for bit (same data, same random
+    numbers); the optimizer is chosen by SOLVER.OPTIMIZER; datasets are evaluated by the
+    ``evaluator_type`` of their metadata.
+    """
+
+    def build_hooks(self) -> list:
+        # DefaultTrainer has no method that builds its checkpointer, and hands it out first here.
+        self.checkpointer = StudentCheckpointer(
+            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        return [SeedStep(self.cfg.SEED), *super().build_hooks()]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As :class:`DefaultTrainer`; a resumed run also goes on where the data stopped."""
+        super().resume_or_load(resume)
+        if self.start_iter > 0:
+            self.data_loader = build_train_loader(self.cfg, self.start_iter)
+
+    def train(self):
+        """Train, after the teacher was evaluated if TEACHER.EVAL_FIRST.
+
+        Raises:
+            AIDError: the loss became NaN or infinite.
+        """
+        if self.start_iter >= self.max_iter:
+            raise AIDError(
+                f"{self.cfg.OUTPUT_DIR} holds a finished run of {self.start_iter} iterations: "
+                "nothing to resume; raise SOLVER.MAX_ITER or choose another OUTPUT_DIR"
+            )
+        if self.cfg.TEACHER.EVAL_FIRST and self.start_iter == 0:
+            self.test_teacher()
+        try:
+            return super().train()
+        except FloatingPointError as error:
+            raise AIDError(
+                f"training diverged: {error}; lower SOLVER.BASE_LR or DISTILLATION.WEIGHT, turn on "
+                "SOLVER.CLIP_GRADIENTS.ENABLED, and check the last losses in "
+                f"{os.path.join(self.cfg.OUTPUT_DIR, 'metrics.json')}"
+            ) from error
+
+    def test_teacher(self) -> dict:
+        """Evaluate the teacher on the student's test sets, with the teacher's own preprocessing."""
+        teacher = getattr(_unwrap(self.model), "teacher", None)
+        if teacher is None:
+            raise AIDError("TEACHER.EVAL_FIRST is on, but MODEL.META_ARCHITECTURE has no teacher")
+        teacher.follow(_unwrap(self.model).device)
+        cfg = teacher.cfg.clone()
+        cfg.DATASETS.TEST = self.cfg.DATASETS.TEST
+        cfg.OUTPUT_DIR = os.path.join(self.cfg.OUTPUT_DIR, "teacher")
+        logging.getLogger(__name__).info("Evaluating the teacher on %s", cfg.DATASETS.TEST)
+        return self.test(cfg, teacher.detector)
+
+    def state_dict(self) -> dict:
+        state = super().state_dict()
+        # RetinaNet's running normaliser is no buffer, so that its state dict does not hold it.
+        normalizer = getattr(_unwrap(self.model), "loss_normalizer", None)
+        return state if normalizer is None else {**state, "loss_normalizer": normalizer}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        if "loss_normalizer" in state_dict:
+            _unwrap(self.model).loss_normalizer = state_dict["loss_normalizer"]
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model = super().build_model(cfg)
+        if isinstance(model, DistillationMixin):
+            model.attach_distillation(cfg)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module):
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """The evaluator that the dataset's ``evaluator_type`` names.
+
+        Raises:
+            AIDError: a type that this project has no evaluator for.
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        kind = metadata.get("evaluator_type", None)
+        if kind != "coco":
+            raise AIDError(
+                f"dataset {dataset_name} has evaluator_type {kind!r}: only 'coco' can be evaluated"
+            )
+        generated = metadata.get("json_file", None) is None
+        evaluator = COCOEvaluator(
+            dataset_name,
+            output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"),
+            allow_cached_coco=False,
+        )
+        if generated:
+            # The evaluator has read its converted copy. Left in the metadata, the path would be
+            # taken for the dataset's own, stale after the next change of data or output folder.
+            del metadata.json_file
+        return evaluator
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    return getattr(model, "module", model)

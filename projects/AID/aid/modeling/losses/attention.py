@@ -1,0 +1,157 @@
+"""Attention-guided distillation (Zhang & Ma, ICLR 2021, section 3.1), with weight maps.
+
+Shape letters: N images, C_s and C_t channels of student and teacher, (H, W) size of a level.
+"""
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from torch import Tensor, nn
+
+from .base import DISTILLATION_LOSS_REGISTRY, Context, norm_per_image
+
+__all__ = ["AttentionGuidedLoss", "channel_attention", "spatial_attention"]
+
+
+def spatial_attention(features: Tensor, temperature: float) -> Tensor:
+    """H * W * softmax over positions of (mean over channels of |F|) / T.
+
+    Args:
+        features: (N, C, H, W).
+
+    Returns:
+        (N, 1, H, W), of mean 1.
+    """
+    energy = features.abs().mean(dim=1, keepdim=True) / temperature
+    return energy.flatten(1).softmax(dim=1).view_as(energy) * energy[0].numel()
+
+
+def channel_attention(features: Tensor, temperature: float) -> Tensor:
+    """C * softmax over channels of (mean over positions of |F|) / T.
+
+    Args:
+        features: (N, C, H, W).
+
+    Returns:
+        (N, C, 1, 1), of mean 1.
+    """
+    energy = features.abs().mean(dim=(2, 3), keepdim=True) / temperature
+    return energy.softmax(dim=1) * features.shape[1]
+
+
+class _Adapters(nn.Module):
+    """From the student's features of one level, and two of their means, to the teacher's."""
+
+    def __init__(self, student_channels: int, teacher_channels: int):
+        super().__init__()
+        self.feature = nn.Conv2d(student_channels, teacher_channels, kernel_size=1)
+        self.channel = nn.Linear(student_channels, teacher_channels)
+        self.spatial = nn.Conv2d(1, 1, kernel_size=3, padding=1)
+
+
+@DISTILLATION_LOSS_REGISTRY.register()
+class AttentionGuidedLoss(nn.Module):
+    """Imitate features where either net looks, and the means over channels and positions.
+
+    With M_s, M_c the means of both nets' spatial and channel attention (without gradient) and w the
+    weight map, per level and image:
+
+        feature: sqrt( sum  w^2 M_s M_c (F_t - conv1x1(F_s))^2 )
+        channel: mean(w) * || mean_hw F_t - linear(mean_hw F_s) ||
+        spatial: || w (mean_c F_t - conv3x3(mean_c F_s)) ||
+
+    w^2 under the root makes a constant map a factor of the loss. The means are signed, as in the
+    authors' code. Where student and teacher differ in channels, which the authors' nets do not, the
+    student's channel attention is taken after the adapter.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        channels: dict[str, tuple[int, int]],
+        temperature: float,
+        feature_weight: float,
+        channel_weight: float,
+        spatial_weight: float,
+        scale: str,
+    ):
+        """
+        Args:
+            channels: (C_s, C_t) of each level.
+            temperature: T of both attentions; small is sharp.
+            feature_weight, channel_weight, spatial_weight: of the three terms.
+            scale: "sum" or "rms", see :func:`norm_per_image`.
+        """
+        super().__init__()
+        self.adapters = nn.ModuleDict({k: _Adapters(*c) for k, c in channels.items()})
+        self.temperature = temperature
+        self.feature_weight = feature_weight
+        self.channel_weight = channel_weight
+        self.spatial_weight = spatial_weight
+        self.scale = scale
+
+    @classmethod
+    def from_config(
+        cls,
+        cfg: CfgNode,
+        levels: tuple[str, ...],
+        student_shapes: dict[str, ShapeSpec],
+        teacher_shapes: dict[str, ShapeSpec],
+    ) -> dict:
+        return {
+            "channels": {
+                k: (student_shapes[k].channels, teacher_shapes[k].channels) for k in levels
+            },
+            "temperature": cfg.DISTILLATION.ATTENTION.TEMPERATURE,
+            "feature_weight": cfg.DISTILLATION.ATTENTION.FEATURE_WEIGHT,
+            "channel_weight": cfg.DISTILLATION.ATTENTION.CHANNEL_WEIGHT,
+            "spatial_weight": cfg.DISTILLATION.ATTENTION.SPATIAL_WEIGHT,
+            "scale": cfg.DISTILLATION.SCALE,
+        }
+
+    def forward(
+        self,
+        student: dict[str, Tensor],
+        teacher: dict[str, Tensor],
+        weights: dict[str, Tensor],
+        context: Context,
+    ) -> dict[str, Tensor]:
+        """See DISTILLATION_LOSS_REGISTRY.
+
+        Returns:
+            "loss_distill_feature", "loss_distill_channel" and "loss_distill_spatial".
+        """
+        terms = [
+            self._level(adapters, student[level], teacher[level], weights[level])
+            for level, adapters in self.adapters.items()
+        ]
+        feature, channel, spatial = (torch.stack(x).sum() for x in zip(*terms, strict=True))
+        return {
+            "loss_distill_feature": self.feature_weight * feature,
+            "loss_distill_channel": self.channel_weight * channel,
+            "loss_distill_spatial": self.spatial_weight * spatial,
+        }
+
+    def _level(
+        self, adapters: _Adapters, student: Tensor, teacher: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        adapted = adapters.feature(student)
+        with torch.no_grad():
+            # Channels correspond one to one only where there are as many on both sides.
+            channels = student if student.shape[1] == teacher.shape[1] else adapted
+            t = self.temperature
+            spatial_mask = (spatial_attention(teacher, t) + spatial_attention(student, t)) / 2
+            channel_mask = (channel_attention(teacher, t) + channel_attention(channels, t)) / 2
+            # sqrt(M_s M_c), taken factor by factor: the sum below squares it.
+            root_mask = spatial_mask.sqrt() * channel_mask.sqrt()
+        feature = weight * root_mask * (teacher - adapted)
+        channel = teacher.mean(dim=(2, 3)) - adapters.channel(student.mean(dim=(2, 3)))
+        spatial = teacher.mean(dim=1, keepdim=True) - adapters.spatial(
+            student.mean(dim=1, keepdim=True)
+        )
+        return (
+            norm_per_image(feature, self.scale),
+            norm_per_image(weight.mean(dim=(1, 2, 3))[:, None] * channel, self.scale),
+            norm_per_image(weight * spatial, self.scale),
+        )

@@ -1,0 +1,89 @@
+"""The interface of all distillation losses, and their registry.
+
+Shape letters: N images, C_s and C_t channels of student and teacher, (H, W) size of a level.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Instances
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+from ...errors import AIDError
+
+__all__ = [
+    "DISTILLATION_LOSS_REGISTRY",
+    "Context",
+    "build_distillation_losses",
+    "norm_per_image",
+]
+
+DISTILLATION_LOSS_REGISTRY = Registry("AID_DISTILLATION_LOSS")
+DISTILLATION_LOSS_REGISTRY.__doc__ = """
+Distillation losses. A registered object is called as
+``obj(cfg, levels, student_shapes, teacher_shapes)``, with the names of the levels to imitate, finest
+first, and the :class:`ShapeSpec` of each level on both sides, and returns an ``nn.Module`` whose
+``forward(student, teacher, weights, context)`` takes
+
+* student, teacher: {level: (N, C, H, W)} in float32; the teacher's without gradient,
+* weights: {level: (N, 1, H, W)}, at least 0,
+* context: :class:`Context`,
+
+and returns named scalars, each multiplied by its own weight. Every parameter must get a gradient at
+every step, also where an image has no box, so that DDP need not look for unused ones.
+"""
+
+
+@dataclass
+class Context:
+    """What else a loss may want to know of the batch.
+
+    Attributes:
+        instances: ground truth of each image.
+        strides: {level: pixels per cell}.
+    """
+
+    instances: list[Instances]
+    strides: dict[str, int]
+
+
+def norm_per_image(x: Tensor, scale: str) -> Tensor:
+    """The 2-norm of each image's elements, averaged over the batch; its gradient at 0 is 0.
+
+    Args:
+        x: (N, ...).
+        scale: "sum", or "rms", which divides each norm by the root of its number of elements.
+    """
+    norm = torch.linalg.vector_norm(x.flatten(1), dim=1).mean()
+    return norm if scale == "sum" else norm / x[0].numel() ** 0.5
+
+
+def build_distillation_losses(
+    cfg: CfgNode,
+    levels: tuple[str, ...],
+    student_shapes: dict[str, ShapeSpec],
+    teacher_shapes: dict[str, ShapeSpec],
+) -> nn.ModuleDict:
+    """Build the losses that DISTILLATION.LOSSES names, by name.
+
+    Raises:
+        AIDError: an empty list, an unknown name, or an unknown DISTILLATION.SCALE.
+    """
+    if not cfg.DISTILLATION.LOSSES:
+        raise AIDError(
+            "DISTILLATION.LOSSES is empty: without a distillation loss nothing is taught"
+        )
+    if cfg.DISTILLATION.SCALE not in ("sum", "rms"):
+        raise AIDError(f"DISTILLATION.SCALE: {cfg.DISTILLATION.SCALE!r} is not one of sum, rms")
+    losses = nn.ModuleDict()
+    for name in cfg.DISTILLATION.LOSSES:
+        if name not in DISTILLATION_LOSS_REGISTRY:
+            known = ", ".join(sorted(key for key, _ in DISTILLATION_LOSS_REGISTRY))
+            raise AIDError(f"DISTILLATION.LOSSES: {name!r} is unknown, choose from {known}")
+        losses[name] = DISTILLATION_LOSS_REGISTRY.get(name)(
+            cfg, levels, student_shapes, teacher_shapes
+        )
+    return losses

@@ -1,0 +1,147 @@
+"""Non-local distillation (Zhang & Ma, ICLR 2021, section 3.2), with weight maps.
+
+Shape letters: N images, C channels, c inner channels, (H, W) size of a level, P positions after
+subsampling.
+"""
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from torch import Tensor, nn
+
+from .base import DISTILLATION_LOSS_REGISTRY, Context, norm_per_image
+
+__all__ = ["NonLocalBlock", "NonLocalLoss"]
+
+
+class NonLocalBlock(nn.Module):
+    """Non-local block with dot products (Wang et al., CVPR 2018): F + W(theta (phi^T g) / P).
+
+    Keys phi and values g are max-pooled. There is no softmax, so the product of three may start
+    with its small end: phi^T g is (c, c), where theta phi^T would be (H * W, P).
+    """
+
+    def __init__(self, channels: int, inner_channels: int, subsample: int):
+        """
+        Args:
+            channels: C.
+            inner_channels: c.
+            subsample: kernel and stride of the pooling, cut to the size of the map.
+        """
+        super().__init__()
+        self.subsample = subsample
+        self.theta = nn.Conv2d(channels, inner_channels, kernel_size=1)
+        self.phi = nn.Conv2d(channels, inner_channels, kernel_size=1)
+        self.g = nn.Conv2d(channels, inner_channels, kernel_size=1)
+        self.out = nn.Conv2d(inner_channels, channels, kernel_size=1)
+        # The block starts as the identity, as in the authors' code.
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Args:
+            x: (N, C, H, W).
+
+        Returns:
+            (N, C, H, W)
+        """
+        kernel = tuple(min(self.subsample, side) for side in x.shape[-2:])
+        keys = F.max_pool2d(self.phi(x), kernel).flatten(2)  # (N, c, P)
+        values = F.max_pool2d(self.g(x), kernel).flatten(2)  # (N, c, P)
+        queries = self.theta(x)  # (N, c, H, W)
+        mixing = values @ keys.transpose(1, 2) / keys.shape[2]  # (N, c, c)
+        return x + self.out((mixing @ queries.flatten(2)).view_as(queries))
+
+
+class _Blocks(nn.Module):
+    """The two non-local blocks of one level, and the adapter between them."""
+
+    def __init__(
+        self, student_channels: int, teacher_channels: int, inner_share: float, subsample: int
+    ):
+        super().__init__()
+        self.student = NonLocalBlock(
+            student_channels, max(1, int(student_channels * inner_share)), subsample
+        )
+        self.teacher = NonLocalBlock(
+            teacher_channels, max(1, int(teacher_channels * inner_share)), subsample
+        )
+        self.adapter = nn.Conv2d(student_channels, teacher_channels, kernel_size=1)
+
+
+@DISTILLATION_LOSS_REGISTRY.register()
+class NonLocalLoss(nn.Module):
+    """Imitate relations between positions: || w (conv1x1(NL_s(F_s)) - NL_t(F_t)) ||.
+
+    Both blocks are trained, the teacher's on its frozen features, as in the authors' code. Inner
+    channels are C/4 on the two finest levels and C/2 on the others: the authors' 64 and 128 of 256.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        channels: dict[str, tuple[int, int]],
+        subsample: list[int],
+        weight: float,
+        scale: str,
+    ):
+        """
+        Args:
+            channels: student's and teacher's channels of each level, finest first.
+            subsample: pooling of keys and values by level; the last entry serves further levels.
+            weight: of the loss.
+            scale: "sum" or "rms", see :func:`norm_per_image`.
+        """
+        super().__init__()
+        self.blocks = nn.ModuleDict(
+            {
+                level: _Blocks(
+                    *both,
+                    inner_share=0.25 if i < 2 else 0.5,
+                    subsample=subsample[min(i, len(subsample) - 1)],
+                )
+                for i, (level, both) in enumerate(channels.items())
+            }
+        )
+        self.weight = weight
+        self.scale = scale
+
+    @classmethod
+    def from_config(
+        cls,
+        cfg: CfgNode,
+        levels: tuple[str, ...],
+        student_shapes: dict[str, ShapeSpec],
+        teacher_shapes: dict[str, ShapeSpec],
+    ) -> dict:
+        return {
+            "channels": {
+                k: (student_shapes[k].channels, teacher_shapes[k].channels) for k in levels
+            },
+            "subsample": cfg.DISTILLATION.NON_LOCAL.SUBSAMPLE,
+            "weight": cfg.DISTILLATION.NON_LOCAL.WEIGHT,
+            "scale": cfg.DISTILLATION.SCALE,
+        }
+
+    def forward(
+        self,
+        student: dict[str, Tensor],
+        teacher: dict[str, Tensor],
+        weights: dict[str, Tensor],
+        context: Context,
+    ) -> dict[str, Tensor]:
+        """See DISTILLATION_LOSS_REGISTRY.
+
+        Returns:
+            "loss_distill_non_local".
+        """
+        terms = []
+        for level, blocks in self.blocks.items():
+            difference = blocks.adapter(blocks.student(student[level])) - blocks.teacher(
+                teacher[level]
+            )
+            terms.append(norm_per_image(weights[level] * difference, self.scale))
+        return {"loss_distill_non_local": self.weight * torch.stack(terms).sum()}

@@ -1,0 +1,180 @@
+"""Students: Detectron2's detectors with a teacher beside them while they train."""
+
+import logging
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, RetinaNet
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from ..errors import AIDError
+from ..visualization import weight_image
+from .losses import Context, build_distillation_losses
+from .teacher import Teacher, build_teacher, check_teacher
+from .weighting import Weighting, Weights, build_weighting
+
+__all__ = ["AIDGeneralizedRCNN", "AIDRetinaNet", "DistillationMixin"]
+
+# Diagnostics are read back from the device this often, in iterations: as often as Detectron2 writes.
+LOG_PERIOD = 20
+
+
+class DistillationMixin:
+    """Distillation for a Detectron2 meta-architecture, to be named before it among the bases.
+
+    The student is built as Detectron2 builds it and is nothing else until
+    :meth:`attach_distillation`: inference and evaluation need no teacher. Its parameters keep
+    Detectron2's names; the adapters of the distillation losses are ``distillation.*``.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.distillation: nn.ModuleDict | None = None
+        self.teacher: Teacher | None = None
+        self.weighting: Weighting | None = None
+
+    def attach_distillation(self, cfg: CfgNode) -> None:
+        """Build the teacher, the weighting rule and the distillation losses, and say which.
+
+        The random numbers that the student and its training draw afterwards are those they would
+        draw without a teacher.
+
+        Args:
+            cfg: the student's config.
+
+        Raises:
+            AIDError: the config names no usable teacher, weighting or loss; see ``config.py``.
+        """
+        with torch.random.fork_rng():
+            self.teacher = build_teacher(cfg)
+            levels = check_teacher(self.teacher, self, cfg)
+            student_shapes = self.backbone.output_shape()
+            teacher_shapes = self.teacher.detector.backbone.output_shape()
+            self.weighting = build_weighting(cfg)
+            self.distillation = build_distillation_losses(
+                cfg, levels, student_shapes, teacher_shapes
+            ).to(self.device)
+        self.distillation_weight = cfg.DISTILLATION.WEIGHT
+        self.strides = {level: student_shapes[level].stride for level in levels}
+        logging.getLogger(__name__).info(
+            "Distillation: teacher %s (%.1f M parameters) with weights %s; levels %s; losses %s "
+            "times %g; weighting %s",
+            cfg.TEACHER.CONFIG_FILE,
+            self.teacher.num_parameters / 1e6,
+            cfg.TEACHER.WEIGHTS,
+            ", ".join(f"{k} (stride {v})" for k, v in self.strides.items()),
+            ", ".join(cfg.DISTILLATION.LOSSES),
+            self.distillation_weight,
+            self.weighting,
+        )
+
+    def forward(self, batched_inputs: list[dict]):
+        """In eval mode the detector's own forward. In training its losses and those of imitation.
+
+        Args:
+            batched_inputs: the standard input of a Detectron2 model.
+
+        Returns:
+            In training {name: scalar}; all of them are added up by the trainer.
+
+        Raises:
+            AIDError: training without :meth:`attach_distillation`.
+        """
+        if not self.training:
+            return super().forward(batched_inputs)
+        if self.distillation is None:
+            raise AIDError(
+                f"{type(self).__name__} has no teacher: call attach_distillation(cfg) before "
+                "training, or train with aid.engine.AIDTrainer"
+            )
+        with _Tap(self.backbone) as tap:
+            losses = super().forward(batched_inputs)
+        losses.update(self._distill(batched_inputs, tap.padded_size, tap.features))
+        return losses
+
+    def _distill(
+        self, batched_inputs: list[dict], padded_size: tuple[int, int], features: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        self.teacher.follow(self.device)
+        view = self.teacher.view(batched_inputs, padded_size, self.input_format)
+        instance_losses = None
+        if self.weighting.needs_losses:
+            instance_losses = self.teacher.instance_losses(view, batched_inputs)
+        instances = [x["instances"].to(self.device) for x in batched_inputs]
+        maps = {k: (tuple(features[k].shape[-2:]), v) for k, v in self.strides.items()}
+        weights = self.weighting(instance_losses, [x.gt_boxes.tensor for x in instances], maps)
+        self._log(batched_inputs, weights)
+
+        terms = {}
+        # Norms over a whole map overflow in half precision.
+        with torch.autocast(self.device.type, enabled=False):
+            student = {level: features[level].float() for level in self.strides}
+            teacher = {level: view.features[level].float() for level in self.strides}
+            for loss in self.distillation.values():
+                terms.update(loss(student, teacher, weights.maps, Context(instances, self.strides)))
+        return {name: self.distillation_weight * term for name, term in terms.items()}
+
+    def _log(self, batched_inputs: list[dict], weights: Weights) -> None:
+        storage = get_event_storage()
+        if weights.instance is None:
+            return
+        if (storage.iter + 1) % LOG_PERIOD == 0:
+            storage.put_scalars(smoothing_hint=False, **_diagnostics(weights))
+        if self.vis_period > 0 and storage.iter % self.vis_period == 0:
+            sample, (level, stride) = batched_inputs[0], next(iter(self.strides.items()))
+            n = len(sample["instances"])
+            picture = weight_image(
+                sample,
+                self.input_format,
+                weights.instance[:n],
+                weights.loss[:n],
+                weights.maps[level][0, 0],
+                stride,
+            )
+            storage.put_image(f"aid/weight and teacher loss D of each box; map of {level}", picture)
+
+
+def _diagnostics(weights: Weights) -> dict[str, float]:
+    """What the log says of a batch's weights; the numbers travel from the device in one piece."""
+    if not len(weights.loss):
+        return {"aid/num_instances": 0}
+    finite = weights.loss.isfinite()
+    values = {
+        "weight_mean": weights.instance.mean(),
+        "weight_min": weights.instance.amin(),
+        "weight_below_half": (weights.instance < 0.5).float().mean(),
+        "teacher_loss": weights.loss[finite].mean().nan_to_num(),
+        "num_non_finite": (~finite).sum(),
+        "num_instances": weights.loss.new_tensor(len(weights.loss)),
+    }
+    numbers = torch.stack([x.float() for x in values.values()]).tolist()
+    return {f"aid/{name}": number for name, number in zip(values, numbers, strict=True)}
+
+
+class _Tap:
+    """Keeps what goes into and comes out of a backbone while it is entered."""
+
+    def __init__(self, backbone: nn.Module):
+        self._backbone = backbone
+
+    def __enter__(self) -> "_Tap":
+        self._handle = self._backbone.register_forward_hook(self._keep)
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self._handle.remove()
+
+    def _keep(self, module: nn.Module, inputs: tuple, output: dict[str, Tensor]) -> None:
+        self.padded_size = tuple(inputs[0].shape[-2:])
+        self.features = output
+
+
+@META_ARCH_REGISTRY.register()
+class AIDGeneralizedRCNN(DistillationMixin, GeneralizedRCNN):
+    """Faster, Mask or Cascade R-CNN that learns from a teacher."""
+
+
+@META_ARCH_REGISTRY.register()
+class AIDRetinaNet(DistillationMixin, RetinaNet):
+    """RetinaNet that learns from a teacher."""

@@ -1,0 +1,233 @@
+"""The frozen detector that a student imitates."""
+
+import pickle
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.model_zoo import get_config_file
+from detectron2.modeling import build_model
+from detectron2.structures import ImageList
+from detectron2.utils.events import EventStorage
+from detectron2.utils.file_io import PathManager
+from torch import Tensor, nn
+
+from ..config import load_config
+from ..errors import AIDError
+from .instance_loss import InstanceLosses, instance_losses, loss_levels
+
+__all__ = ["Teacher", "TeacherView", "build_teacher", "check_teacher", "num_classes"]
+
+
+@dataclass
+class TeacherView:
+    """What the teacher sees in a batch of N images.
+
+    Attributes:
+        images: the batch in the teacher's own preprocessing.
+        features: {level: (N, C, H, W)}, the output of its backbone.
+    """
+
+    images: ImageList
+    features: dict[str, Tensor]
+
+
+class Teacher:
+    """A detector that never trains: frozen, in eval mode, run without gradient.
+
+    It is no ``nn.Module``, so that a student can hold it without making it a part of its
+    parameters, its state dict, DDP or the optimizer, and no ``.train()`` reaches it. It follows the
+    device of the images it is given.
+    """
+
+    def __init__(self, detector: nn.Module, cfg: CfgNode):
+        """
+        Args:
+            detector: a Detectron2 detector whose type has :func:`instance_losses`.
+            cfg: the config it was built from.
+        """
+        self.detector = detector.eval().requires_grad_(False)
+        self.cfg = cfg
+        self.levels = loss_levels(detector)
+
+    @torch.no_grad()
+    def view(
+        self, batched_inputs: list[dict], padded_size: tuple[int, int], input_format: str
+    ) -> TeacherView:
+        """Run the teacher's backbone on the raw batch.
+
+        Args:
+            batched_inputs: the standard input of a Detectron2 model, N dicts.
+            padded_size: height and width to which the student padded the batch; padding to the
+                same size aligns the feature maps.
+            input_format: channel order of the images, "BGR" or "RGB".
+
+        Raises:
+            AIDError: the teacher's backbone cannot take an input of this size.
+        """
+        detector = self.detector
+        divisibility = detector.backbone.size_divisibility
+        if divisibility > 0 and any(side % divisibility for side in padded_size):
+            raise AIDError(
+                f"the student pads images to {padded_size[0]}x{padded_size[1]}, the teacher's "
+                f"backbone needs multiples of {divisibility}: choose a teacher with the same FPN"
+            )
+        images = [x["image"].to(detector.device) for x in batched_inputs]
+        if input_format != self.cfg.INPUT.FORMAT:
+            images = [x.flip(0) for x in images]
+        sizes = [tuple(x.shape[-2:]) for x in images]
+        # Normalised before it is padded, as Detectron2 does it: padding is the mean colour.
+        batch = images[0].new_zeros((len(images), 3, *padded_size), dtype=torch.float32)
+        for padded, image, (height, width) in zip(batch, images, sizes, strict=True):
+            padded[:, :height, :width] = (image - detector.pixel_mean) / detector.pixel_std
+        return TeacherView(ImageList(batch, sizes), detector.backbone(batch))
+
+    @torch.no_grad()
+    def instance_losses(self, view: TeacherView, batched_inputs: list[dict]) -> InstanceLosses:
+        """The teacher's own losses against the ground truth of the batch it has seen."""
+        targets = [x["instances"].to(self.detector.device) for x in batched_inputs]
+        # An EventStorage of its own keeps whatever the teacher logs out of the student's.
+        with EventStorage():
+            return instance_losses(self.detector, view.images, view.features, targets)
+
+    def follow(self, device: torch.device) -> None:
+        """Move to ``device``, if it is elsewhere."""
+        if self.detector.device != device:
+            self.detector.to(device)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.detector.parameters())
+
+
+def build_teacher(cfg: CfgNode) -> Teacher:
+    """Build the teacher that a student's config names, and load its weights.
+
+    Args:
+        cfg: the student's config, with TEACHER.CONFIG_FILE and TEACHER.WEIGHTS.
+
+    Raises:
+        AIDError: a key is empty, a file is missing, or the weights do not fit the config exactly.
+    """
+    config_file, weights = cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.WEIGHTS
+    if not config_file or not weights:
+        empty = "TEACHER.CONFIG_FILE" if not config_file else "TEACHER.WEIGHTS"
+        raise AIDError(f"{empty} is empty: name the teacher's config file and its weights")
+    teacher_cfg = _load_config(config_file)
+    teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
+    if not PathManager.isfile(weights):
+        raise AIDError(
+            f"TEACHER.WEIGHTS {weights} does not exist: train the teacher first with `python "
+            f"train_net.py --config-file {config_file}`, which writes "
+            f"{teacher_cfg.OUTPUT_DIR}/model_final.pth, or name another file"
+        )
+    detector = build_model(teacher_cfg)
+    try:
+        _StrictCheckpointer(detector).load(weights)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise AIDError(
+            f"TEACHER.WEIGHTS {weights} cannot be read as a checkpoint "
+            f"({type(error).__name__}): the file may be cut off or of another kind"
+        ) from error
+    return Teacher(detector, teacher_cfg)
+
+
+def check_teacher(teacher: Teacher, student: nn.Module, cfg: CfgNode) -> tuple[str, ...]:
+    """Check that ``teacher`` can teach ``student``.
+
+    Returns:
+        The levels to imitate, finest first: DISTILLATION.LEVELS, or all that the two share.
+
+    Raises:
+        AIDError: classes, levels or strides differ.
+    """
+    ours, theirs = num_classes(student), num_classes(teacher.detector)
+    if ours != theirs:
+        raise AIDError(
+            f"the teacher {cfg.TEACHER.CONFIG_FILE} has {theirs} classes, the student {ours}: "
+            "train both on the same class list"
+        )
+    ours, theirs = (_class_names(c.DATASETS.TRAIN) for c in (cfg, teacher.cfg))
+    if ours and theirs and ours != theirs:
+        raise AIDError(
+            f"class lists differ: the teacher's datasets {tuple(teacher.cfg.DATASETS.TRAIN)} have "
+            f"{theirs}, the student's {tuple(cfg.DATASETS.TRAIN)} have {ours}"
+        )
+    student_shapes = student.backbone.output_shape()
+    teacher_shapes = teacher.detector.backbone.output_shape()
+    shared = [level for level in teacher.levels if level in student_shapes]
+    wanted = list(cfg.DISTILLATION.LEVELS) or shared
+    missing = [level for level in wanted if level not in shared]
+    if missing or not wanted:
+        raise AIDError(
+            f"DISTILLATION.LEVELS: no common level {', '.join(missing)}: the teacher's heads read "
+            f"{', '.join(teacher.levels)}, the student's backbone gives {', '.join(student_shapes)}"
+        )
+    for level in wanted:
+        ours, theirs = student_shapes[level].stride, teacher_shapes[level].stride
+        if ours != theirs:
+            raise AIDError(
+                f"level {level}: stride {theirs} in the teacher, {ours} in the student; leave it "
+                "out of DISTILLATION.LEVELS"
+            )
+    return tuple(sorted(wanted, key=lambda level: student_shapes[level].stride))
+
+
+def num_classes(detector: nn.Module) -> int:
+    """Number of foreground classes of a Detectron2 detector."""
+    return (
+        detector.roi_heads.num_classes if hasattr(detector, "roi_heads") else detector.num_classes
+    )
+
+
+def _class_names(datasets: Iterable[str]) -> list[str] | None:
+    """Class list of the first dataset, where it is registered and known without its files."""
+    name = next(iter(datasets), None)
+    return MetadataCatalog.get(name).get("thing_classes", None) if name else None
+
+
+def _load_config(config_file: str) -> CfgNode:
+    if PathManager.isfile(config_file):
+        return load_config(config_file)
+    try:
+        # Detectron2's own files, some of which compute values: the only ones trusted with that.
+        return load_config(get_config_file(config_file), allow_unsafe=True)
+    except RuntimeError:
+        raise AIDError(
+            f"TEACHER.CONFIG_FILE {config_file} was found neither beside the student's config "
+            "file, nor from the current folder, nor in Detectron2's model zoo"
+        ) from None
+
+
+class _StrictCheckpointer(DetectionCheckpointer):
+    """Loads weights for inference only, and takes no mismatch for an answer."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+
+    def load(self, path: str) -> dict:
+        self._path = path
+        return super().load(path, checkpointables=[])
+
+    def _log_incompatible_keys(self, incompatible) -> None:
+        problems = {
+            "missing in the file": incompatible.missing_keys,
+            "unknown to the model": incompatible.unexpected_keys,
+            "of another shape": [
+                f"{key} ({'x'.join(map(str, found))} in the file, {'x'.join(map(str, wanted))} "
+                "in the model)"
+                for key, found, wanted in incompatible.incorrect_shapes
+            ],
+        }
+        said = [
+            f"{len(keys)} {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+            for what, keys in problems.items()
+            if keys
+        ]
+        if said:
+            raise AIDError(
+                f"TEACHER.WEIGHTS {self._path} does not fit TEACHER.CONFIG_FILE: {'; '.join(said)}"
+            )

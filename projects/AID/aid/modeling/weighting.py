@@ -1,0 +1,223 @@
+"""How much to believe the teacher, and where.
+
+Shape letters: N images, G instances of the batch, L levels of the teacher's losses.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.utils import comm
+from fvcore.common.registry import Registry
+from torch import Tensor
+
+from ..errors import AIDError
+from .instance_loss import InstanceLosses
+from .weight_map import paint_boxes
+
+__all__ = ["WEIGHTING_REGISTRY", "ExponentialWeighting", "Weighting", "Weights", "build_weighting"]
+
+WEIGHTING_REGISTRY = Registry("AID_WEIGHTING")
+WEIGHTING_REGISTRY.__doc__ = """
+Rules from the teacher's losses to weights of imitation. A registered object is called with the
+config and returns a :class:`Weighting`.
+"""
+
+GRANULARITIES = ("instance", "level", "image", "none")
+BACKGROUNDS = ("mean", "loss", "one")
+
+
+@dataclass
+class Weights:
+    """Weights of imitation for a batch.
+
+    Attributes:
+        maps: {level: (N, 1, H, W)}, in the size of the level's features.
+        instance: (G,), the weight of each instance; None under granularity "none".
+        loss: (G,), the teacher's loss D on each instance; None likewise.
+    """
+
+    maps: dict[str, Tensor]
+    instance: Tensor | None = None
+    loss: Tensor | None = None
+
+
+class Weighting:
+    """From the teacher's losses to weight maps, at any granularity.
+
+    A subclass says in :meth:`weight` what a loss is worth.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        granularity: str = "instance",
+        background: str = "mean",
+        normalize: bool = False,
+        coefficients: dict[str, float] | None = None,
+    ):
+        """
+        Args:
+            granularity, background, normalize: see AID.GRANULARITY, AID.BACKGROUND and
+                AID.NORMALIZE in config.py.
+            coefficients: of the parts of the teacher's loss, by name; 1 for a part not named.
+
+        Raises:
+            AIDError: an unknown granularity or background.
+        """
+        for key, value, known in (
+            ("AID.GRANULARITY", granularity, GRANULARITIES),
+            ("AID.BACKGROUND", background, BACKGROUNDS),
+        ):
+            if value not in known:
+                raise AIDError(f"{key}: {value!r} is unknown, choose one of {', '.join(known)}")
+        self.granularity = granularity
+        self.background = background
+        self.normalize = normalize
+        self.coefficients = coefficients or {}
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        return {
+            "granularity": cfg.AID.GRANULARITY,
+            "background": cfg.AID.BACKGROUND,
+            "normalize": cfg.AID.NORMALIZE,
+            "coefficients": {k.lower(): float(v) for k, v in cfg.AID.COEFFICIENTS.items()},
+        }
+
+    @property
+    def needs_losses(self) -> bool:
+        """Whether the teacher's losses are needed at all."""
+        return self.granularity != "none"
+
+    def weight(self, loss: Tensor) -> Tensor:
+        """Weights, of the shape of ``loss``; 0 where the loss is not finite."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        losses: InstanceLosses | None,
+        boxes: list[Tensor],
+        levels: dict[str, tuple[tuple[int, int], int]],
+    ) -> Weights:
+        """
+        Args:
+            losses: the teacher's; None if not :attr:`needs_losses`.
+            boxes: ground-truth boxes of each of N images, (G_n, 4), XYXY in pixels.
+            levels: {level: ((H, W), stride)} of the maps to make.
+        """
+        if losses is None:
+            ones = torch.ones(len(boxes), device=boxes[0].device)
+            return Weights({level: _fill(ones, size) for level, (size, _) in levels.items()})
+
+        loss = self._total(losses.parts)
+        background = self._total(losses.background)  # (N, L)
+        finite = loss.isfinite()
+        instance = self._finite_weight(loss)
+        image = torch.cat([torch.full((len(b),), n) for n, b in enumerate(boxes)]).to(loss.device)
+        maps = {}
+        for level, (size, stride) in levels.items():
+            column = losses.levels.index(level)
+            rest = background[:, column]
+            if self.granularity == "instance":
+                rest = self._rest(instance, finite, image, rest)
+                maps[level] = paint_boxes(boxes, instance, rest, size, stride)
+                continue
+            if self.granularity == "level":
+                share = losses.level_share[:, column]
+            else:
+                share, rest = torch.ones_like(loss), background.mean(dim=1)
+            regions = _mean_with(rest, loss, share, image)
+            maps[level] = _fill(self._finite_weight(regions), size)
+        if self.normalize:
+            # A batch in which nothing is to be believed stays at 0.
+            maps = {k: x / _mean_over_processes(x).clamp(min=1e-6) for k, x in maps.items()}
+        return Weights(maps, instance, loss)
+
+    def _total(self, parts: dict[str, Tensor]) -> Tensor:
+        return sum(self.coefficients.get(name, 1.0) * part for name, part in parts.items())
+
+    def _finite_weight(self, loss: Tensor) -> Tensor:
+        return torch.where(loss.isfinite(), self.weight(loss), 0.0)
+
+    def _rest(self, instance: Tensor, finite: Tensor, image: Tensor, background: Tensor) -> Tensor:
+        """The weight (N,) of what lies outside all boxes, on a level with these losses (N,)."""
+        if self.background == "one":
+            return torch.ones_like(background)
+        by_loss = self._finite_weight(background)
+        if self.background == "loss":
+            return by_loss
+        count = torch.zeros_like(background).index_add_(0, image, finite.to(background.dtype))
+        total = torch.zeros_like(background).index_add_(0, image, instance)
+        return torch.where(count > 0, total / count.clamp(min=1), by_loss)
+
+
+@WEIGHTING_REGISTRY.register()
+class ExponentialWeighting(Weighting):
+    """w = exp(-alpha * D), the weight of AID (arXiv 2201.11097)."""
+
+    @configurable
+    def __init__(self, *, alpha: float, **kwargs):
+        """
+        Args:
+            alpha: how fast trust falls with the teacher's loss; 0 is plain distillation.
+
+        Raises:
+            AIDError: a negative alpha, which would trust the teacher most where it is worst.
+        """
+        super().__init__(**kwargs)
+        if not alpha >= 0:
+            raise AIDError(f"AID.ALPHA is {alpha}: it must be 0 or more")
+        self.alpha = alpha
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        return {"alpha": cfg.AID.ALPHA, **super().from_config(cfg)}
+
+    def weight(self, loss: Tensor) -> Tensor:
+        return torch.exp(-self.alpha * loss)
+
+
+def build_weighting(cfg: CfgNode) -> Weighting:
+    """Build the rule that AID.WEIGHTING names.
+
+    Raises:
+        AIDError: an unknown name, or a value that the rule refuses.
+    """
+    name = cfg.AID.WEIGHTING
+    if name not in WEIGHTING_REGISTRY:
+        known = ", ".join(sorted(key for key, _ in WEIGHTING_REGISTRY))
+        raise AIDError(f"AID.WEIGHTING: {name!r} is unknown, choose one of {known}")
+    return WEIGHTING_REGISTRY.get(name)(cfg)
+
+
+def _fill(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Constant maps (N, 1, H, W) of the values (N,)."""
+    return values[:, None, None, None].expand(-1, 1, *size)
+
+
+def _mean_with(rest: Tensor, loss: Tensor, share: Tensor, image: Tensor) -> Tensor:
+    """Mean over the regions of each image: its instances, by ``share``, and the rest as one more.
+
+    Losses that are not finite are left out.
+
+    Args:
+        rest: (N,), the background's loss.
+        loss, share, image: (G,).
+
+    Returns:
+        (N,), NaN for an image of which no loss is finite.
+    """
+    share = torch.where(loss.isfinite(), share, 0.0)
+    total = torch.where(rest.isfinite(), rest, 0.0)
+    total = total.index_add(0, image, torch.where(share > 0, share * loss, 0.0))
+    return total / rest.isfinite().to(rest.dtype).index_add(0, image, share)
+
+
+def _mean_over_processes(x: Tensor) -> Tensor:
+    """Mean of a map over the whole batch, also where it is spread over processes."""
+    total = torch.stack([x.sum(), x.new_tensor(float(x.numel()))])
+    if comm.get_world_size() > 1:
+        torch.distributed.all_reduce(total)
+    return total[0] / total[1]
