@@ -5,16 +5,15 @@ and the datasets, so that ``import aid`` is all that a config needs.
 """
 
 try:
-    import detectron2
+    import detectron2  # noqa: F401
 except ImportError as error:
     raise ImportError(
         "aid needs Detectron2, which cannot be imported here "
         f"({error}): run `python tools/install_detectron2.py` in the repository of aid."
     ) from None
-del detectron2
 
-from . import checkpoint, data, modeling
-from .config import add_aid_config
+from . import checkpoint, data, modeling  # noqa: E402  (Detectron2 comes first)
+from .config import add_aid_config  # noqa: E402
 
 __all__ = ["add_aid_config", "checkpoint", "data", "modeling"]
 __version__ = "0.1.0"

@@ -77,9 +77,9 @@ def add_aid_config(cfg: CN) -> None:
 def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = False) -> CN:
     """Read a config file with the project's keys.
 
-    The YAML is read without object construction, unless told otherwise: a config is data. TEACHER.CONFIG_FILE, where it
-    is a path relative to ``config_file``, becomes absolute, so that the result can be dumped
-    anywhere.
+    The YAML is read without object construction, unless told otherwise: a config is data.
+    TEACHER.CONFIG_FILE, where it is a path relative to ``config_file``, becomes absolute, so that
+    the result can be dumped anywhere.
 
     Args:
         config_file: path of the YAML file.

@@ -16,7 +16,7 @@ from .weighting import Weighting, Weights, build_weighting
 
 __all__ = ["AIDGeneralizedRCNN", "AIDRetinaNet", "DistillationMixin"]
 
-# Diagnostics are read back from the device this often, in iterations: as often as Detectron2 writes.
+# Iterations between readings of the diagnostics from the device: Detectron2 writes as often.
 LOG_PERIOD = 20
 
 
@@ -64,7 +64,7 @@ class DistillationMixin:
             self.teacher.num_parameters / 1e6,
             cfg.TEACHER.WEIGHTS,
             ", ".join(f"{k} (stride {v})" for k, v in self.strides.items()),
-            ", ".join(cfg.DISTILLATION.LOSSES),
+            ", ".join(f"{k}({v.extra_repr()})" for k, v in self.distillation.items()),
             self.distillation_weight,
             self.weighting,
         )
@@ -113,6 +113,11 @@ class DistillationMixin:
             teacher = {level: view.features[level].float() for level in self.strides}
             for loss in self.distillation.values():
                 terms.update(loss(student, teacher, weights.maps, Context(instances, self.strides)))
+        if not terms:
+            raise AIDError(
+                f"no distillation term came from {', '.join(self.distillation)}: the student would "
+                "train without its teacher; see DISTILLATION.LOSSES"
+            )
         return {name: self.distillation_weight * term for name, term in terms.items()}
 
     def _log(self, batched_inputs: list[dict], weights: Weights) -> None:

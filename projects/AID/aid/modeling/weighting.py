@@ -86,6 +86,14 @@ class Weighting:
             "coefficients": {k.lower(): float(v) for k, v in cfg.AID.COEFFICIENTS.items()},
         }
 
+    def __str__(self) -> str:
+        if not self.needs_losses:
+            return "none: the same everywhere"
+        return (
+            f"{type(self).__name__} by {self.granularity}, background {self.background}, "
+            f"normalize {self.normalize}, coefficients {self.coefficients}"
+        )
+
     @property
     def needs_losses(self) -> bool:
         """Whether the teacher's losses are needed at all."""
@@ -174,6 +182,9 @@ class ExponentialWeighting(Weighting):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         return {"alpha": cfg.AID.ALPHA, **super().from_config(cfg)}
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, alpha {self.alpha}"
 
     def weight(self, loss: Tensor) -> Tensor:
         return torch.exp(-self.alpha * loss)

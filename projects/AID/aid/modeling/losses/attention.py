@@ -110,6 +110,12 @@ class AttentionGuidedLoss(nn.Module):
             "scale": cfg.DISTILLATION.SCALE,
         }
 
+    def extra_repr(self) -> str:
+        return (
+            f"temperature {self.temperature}, feature {self.feature_weight}, "
+            f"channel {self.channel_weight}, spatial {self.spatial_weight}, scale {self.scale}"
+        )
+
     def forward(
         self,
         student: dict[str, Tensor],

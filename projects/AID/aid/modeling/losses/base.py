@@ -24,8 +24,9 @@ __all__ = [
 DISTILLATION_LOSS_REGISTRY = Registry("AID_DISTILLATION_LOSS")
 DISTILLATION_LOSS_REGISTRY.__doc__ = """
 Distillation losses. A registered object is called as
-``obj(cfg, levels, student_shapes, teacher_shapes)``, with the names of the levels to imitate, finest
-first, and the :class:`ShapeSpec` of each level on both sides, and returns an ``nn.Module`` whose
+``obj(cfg, levels, student_shapes, teacher_shapes)``, with the names of the levels to imitate,
+finest first, and the :class:`ShapeSpec` of each level on both sides, and returns an ``nn.Module``
+whose
 ``forward(student, teacher, weights, context)`` takes
 
 * student, teacher: {level: (N, C, H, W)} in float32; the teacher's without gradient,

@@ -126,6 +126,9 @@ class NonLocalLoss(nn.Module):
             "scale": cfg.DISTILLATION.SCALE,
         }
 
+    def extra_repr(self) -> str:
+        return f"weight {self.weight}, scale {self.scale}"
+
     def forward(
         self,
         student: dict[str, Tensor],

@@ -1,0 +1,95 @@
+"""The saved file is the deployable student, and nothing is lost of its distillation."""
+
+import os
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+
+from aid.checkpoint import StudentCheckpointer
+from aid.errors import AIDError
+
+
+@pytest.fixture
+def saved(student_model, tmp_path):
+    """A student with its config, saved as run/model.pth."""
+    model, cfg = student_model("faster_rcnn")
+    (tmp_path / "run").mkdir()
+    StudentCheckpointer(model, str(tmp_path / "run")).save("model", iteration=7)
+    return model, cfg, str(tmp_path / "run" / "model.pth")
+
+
+def test_plain_detectron2_loads_it_and_detects_the_same(saved, make_batch):
+    model, cfg, path = saved
+    plain_cfg = cfg.clone()
+    plain_cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
+    torch.manual_seed(42)
+    plain = build_model(plain_cfg).eval()
+    assert set(torch.load(path)["model"]) == set(plain.state_dict())
+    DetectionCheckpointer(plain).load(path)
+    with torch.no_grad():
+        expected, found = model.eval()(make_batch()), plain(make_batch())
+    for a, b in zip(expected, found, strict=True):
+        a, b = a["instances"], b["instances"]
+        assert len(a) > 0 and torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor)
+        assert torch.equal(a.scores, b.scores) and torch.equal(a.pred_classes, b.pred_classes)
+
+
+def test_adapters_have_a_key_of_their_own_and_come_back(saved, student_model):
+    model, _, path = saved
+    content = torch.load(path)
+    assert content["iteration"] == 7
+    assert set(content["distillation"]) == set(model.distillation.state_dict())
+    other, _ = student_model("faster_rcnn", seed=1)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.zero_()
+    StudentCheckpointer(other).load(path)
+    state = other.state_dict()
+    assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
+
+
+def test_starting_from_weights_leaves_the_adapters_fresh(saved, student_model, caplog):
+    model, _, path = saved
+    other, _ = student_model("faster_rcnn", seed=1)
+    adapters = {k: v.clone() for k, v in other.distillation.state_dict().items()}
+    StudentCheckpointer(other, "").resume_or_load(path, resume=False)
+    assert all(torch.equal(other.distillation.state_dict()[k], v) for k, v in adapters.items())
+    assert torch.equal(
+        other.backbone.fpn_output2.weight, model.backbone.fpn_output2.weight
+    )
+    assert "not found in the checkpoint" not in caplog.text
+
+
+def test_resuming_from_a_file_without_adapters_is_an_error(saved, student_model):
+    model, _, path = saved
+    content = torch.load(path)
+    del content["distillation"]
+    torch.save(content, path)
+    with pytest.raises(AIDError, match="model.pth has no distillation adapters"):
+        StudentCheckpointer(student_model("faster_rcnn")[0]).load(path)
+
+
+def test_a_save_that_dies_leaves_the_old_file(saved, monkeypatch):
+    model, _, path = saved
+    before = torch.load(path)["model"]
+
+    def die(data, target):
+        with open(target, "wb") as f:
+            f.write(b"half a file")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", die)
+    with pytest.raises(OSError):
+        StudentCheckpointer(model, os.path.dirname(path)).save("model")
+    monkeypatch.undo()
+    assert all(torch.equal(v, before[k]) for k, v in torch.load(path)["model"].items())
+
+
+def test_a_plain_model_is_saved_as_detectron2_saves_it(tiny_model, tmp_path):
+    model = tiny_model("faster_rcnn")
+    StudentCheckpointer(model, str(tmp_path)).save("plain")
+    content = torch.load(tmp_path / "plain.pth")
+    assert set(content) == {"model"} and set(content["model"]) == set(model.state_dict())
+    assert (tmp_path / "last_checkpoint").read_text() == "plain.pth"

@@ -1,0 +1,214 @@
+"""Tiny detectors and batches. Every net here has a few ten thousand parameters and runs on a CPU."""
+
+import copy
+import os
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
+from detectron2.utils.events import EventStorage
+from PIL import Image
+
+import aid  # noqa: F401  (registers the project's models)
+from aid.config import load_config
+
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+HEIGHT, WIDTH = 64, 96
+
+TINY = {
+    "MODEL": {
+        "DEVICE": "cpu",
+        "PIXEL_MEAN": [123.675, 116.280, 103.530],
+        "PIXEL_STD": [58.395, 57.120, 57.375],
+        "BACKBONE": {"FREEZE_AT": 0},
+        "RESNETS": {
+            "DEPTH": 50,
+            "STEM_OUT_CHANNELS": 8,
+            "WIDTH_PER_GROUP": 4,
+            "RES2_OUT_CHANNELS": 8,
+            "NORM": "BN",
+            "STRIDE_IN_1X1": False,
+        },
+        "FPN": {"OUT_CHANNELS": 8},
+    },
+    "INPUT": {"FORMAT": "RGB", "MIN_SIZE_TRAIN": [HEIGHT], "MIN_SIZE_TEST": HEIGHT},
+    "SEED": 3,
+    "VERSION": 2,
+}
+RCNN = {
+    "MODEL": {
+        "ANCHOR_GENERATOR": {"SIZES": [[8], [16], [32], [64], [96]]},
+        "RPN": {
+            "PRE_NMS_TOPK_TRAIN": 40,
+            "PRE_NMS_TOPK_TEST": 40,
+            "POST_NMS_TOPK_TRAIN": 20,
+            "POST_NMS_TOPK_TEST": 20,
+        },
+        "ROI_HEADS": {"NUM_CLASSES": 3, "BATCH_SIZE_PER_IMAGE": 16},
+        "ROI_BOX_HEAD": {"FC_DIM": 16},
+    }
+}
+CASCADE = {
+    "MODEL": {
+        "ROI_HEADS": {"NAME": "CascadeROIHeads"},
+        "ROI_BOX_HEAD": {"CLS_AGNOSTIC_BBOX_REG": True},
+        "RPN": {"POST_NMS_TOPK_TRAIN": 20},
+    }
+}
+MASK = {
+    "MODEL": {
+        "MASK_ON": True,
+        "ROI_MASK_HEAD": {
+            "NAME": "MaskRCNNConvUpsampleHead",
+            "NUM_CONV": 1,
+            "CONV_DIM": 8,
+            "POOLER_RESOLUTION": 4,
+        },
+    }
+}
+RETINANET = {
+    "MODEL": {
+        "ANCHOR_GENERATOR": {"SIZES": [[8, 12], [16, 24], [32, 48], [64, 80], [96, 128]]},
+        "RETINANET": {"NUM_CLASSES": 3, "NUM_CONVS": 1},
+    }
+}
+KINDS = {
+    "faster_rcnn": ("Base-RCNN-FPN.yaml", [RCNN]),
+    "mask_rcnn": ("Base-RCNN-FPN.yaml", [RCNN, MASK]),
+    "cascade_rcnn": ("Base-RCNN-FPN.yaml", [RCNN, CASCADE]),
+    "retinanet": ("Base-RetinaNet.yaml", [RETINANET]),
+}
+
+
+@pytest.fixture(scope="session")
+def repository():
+    """The root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture
+def tiny_config(tmp_path):
+    """A function (kind, opts) -> path of a config file of a tiny detector."""
+
+    def write(kind: str, opts=(), name: str | None = None) -> str:
+        base, parts = KINDS[kind]
+        cfg = load_config(os.path.join(REPOSITORY, "configs", base))
+        for part in [TINY, *parts]:
+            cfg.merge_from_other_cfg(type(cfg)(part))
+        cfg.merge_from_list(list(opts))
+        path = tmp_path / f"{name or kind}.yaml"
+        path.write_text(cfg.dump())
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    """A function (kind, opts, seed) -> a tiny detector with random weights, in eval mode."""
+
+    def build(kind: str, opts=(), seed: int = 0):
+        cfg = load_config(tiny_config(kind, opts))
+        torch.manual_seed(seed)
+        return build_model(cfg).eval()
+
+    return build
+
+
+@pytest.fixture
+def student_config(tiny_config, tmp_path):
+    """A function (student, teacher, opts) -> config of a student whose teacher lies on disk."""
+
+    def make(student: str, teacher: str | None = None, opts=()):
+        teacher = teacher or student
+        path = tiny_config(teacher, name=f"{teacher}_teacher")
+        weights = tmp_path / f"{teacher}_teacher.pth"
+        if not weights.exists():
+            torch.manual_seed(17)
+            torch.save({"model": build_model(load_config(path)).state_dict()}, weights)
+        arch = "AIDRetinaNet" if student == "retinanet" else "AIDGeneralizedRCNN"
+        keys = ["MODEL.META_ARCHITECTURE", arch]
+        keys += ["TEACHER.CONFIG_FILE", path, "TEACHER.WEIGHTS", str(weights)]
+        return load_config(tiny_config(student, [*keys, *opts], name=f"{student}_student"))
+
+    return make
+
+
+@pytest.fixture
+def student_model(student_config):
+    """A function (student, teacher, opts, seed) -> (student with its teacher, config)."""
+
+    def build(student: str, teacher: str | None = None, opts=(), seed: int = 0):
+        cfg = student_config(student, teacher, opts)
+        torch.manual_seed(seed)
+        model = build_model(cfg)
+        model.attach_distillation(cfg)
+        return model.train(), cfg
+
+    return build
+
+
+@pytest.fixture
+def make_batch():
+    """A function (numbers of instances, seed) -> a batch with images, boxes, classes and masks."""
+
+    def make(num_instances=(2, 3), seed: int = 0, masks: bool = False) -> list[dict]:
+        generator = torch.Generator().manual_seed(seed)
+        batch = []
+        for n in num_instances:
+            corner = torch.rand(n, 2, generator=generator) * torch.tensor([WIDTH, HEIGHT]) * 0.6
+            size = 6 + torch.rand(n, 2, generator=generator) * 24
+            instances = Instances((HEIGHT, WIDTH))
+            instances.gt_boxes = Boxes(torch.cat([corner, corner + size], dim=1))
+            instances.gt_classes = torch.randint(3, (n,), generator=generator)
+            if masks:
+                instances.gt_masks = BitMasks(torch.ones(n, HEIGHT, WIDTH, dtype=torch.bool))
+            image = torch.randint(256, (3, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)
+            batch.append(
+                {"image": image, "instances": instances, "height": HEIGHT, "width": WIDTH}
+            )
+        return batch
+
+    return make
+
+
+@pytest.fixture
+def storage():
+    """An event storage at the last iteration before Detectron2 writes its log."""
+    with EventStorage(19) as entered:
+        yield entered
+
+
+@pytest.fixture
+def toy_dataset(tmp_path, make_batch):
+    """Name of a registered dataset of 7 images on disk, two of them upright."""
+    name, dicts = f"toy_{tmp_path.name}", []
+    for i, sample in enumerate(make_batch((2, 3, 1, 4, 2, 1, 3))):
+        image = sample["image"].permute(1, 2, 0).numpy()
+        boxes = sample["instances"].gt_boxes.tensor.clamp(max=HEIGHT).tolist()
+        if i in (2, 5):
+            image, boxes = image.transpose(1, 0, 2), [[b[1], b[0], b[3], b[2]] for b in boxes]
+        path = str(tmp_path / f"{i}.png")
+        Image.fromarray(image).save(path)
+        annotations = [
+            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": c, "iscrowd": 0}
+            for box, c in zip(boxes, sample["instances"].gt_classes.tolist(), strict=True)
+        ]
+        dicts.append(
+            {
+                "file_name": path,
+                "image_id": i,
+                "height": image.shape[0],
+                "width": image.shape[1],
+                "annotations": annotations,
+            }
+        )
+    DatasetCatalog.register(name, lambda: copy.deepcopy(dicts))
+    MetadataCatalog.get(name).set(
+        thing_classes=["Car", "Pedestrian", "Cyclist"], evaluator_type="coco"
+    )
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)

@@ -1,0 +1,91 @@
+"""The training stream: the same with any number of workers and after any interruption."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from aid.config import load_config
+from aid.data.build import build_train_loader
+from aid.data.seeding import seed_all, seeded
+from aid.errors import AIDError
+
+
+@pytest.fixture
+def loader_config(tiny_config, toy_dataset):
+    def make(opts=()):
+        keys = ["DATASETS.TRAIN", (toy_dataset,), "SOLVER.IMS_PER_BATCH", 2]
+        keys += ["DATALOADER.NUM_WORKERS", 0, "INPUT.MIN_SIZE_TRAIN", (48, 56, 64)]
+        return load_config(tiny_config("faster_rcnn", [*keys, *opts]))
+
+    return make
+
+
+def take(cfg, count, start_iter=0):
+    batches = iter(build_train_loader(cfg, start_iter))
+    return [next(batches) for _ in range(count)]
+
+
+def same(a, b):
+    return all(
+        x["file_name"] == y["file_name"] and torch.equal(x["image"], y["image"])
+        for p, q in zip(a, b, strict=True)
+        for x, y in zip(p, q, strict=True)
+    )
+
+
+@pytest.mark.parametrize("grouping", [True, False])
+def test_a_stream_resumed_anywhere_goes_on_as_it_would_have(loader_config, grouping):
+    cfg = loader_config(["DATALOADER.ASPECT_RATIO_GROUPING", grouping])
+    whole = take(cfg, 12)
+    for start in range(12):
+        assert same(take(cfg, 12 - start, start), whole[start:])
+
+
+def test_workers_change_nothing(loader_config):
+    alone = take(loader_config(), 6)
+    assert same(take(loader_config(["DATALOADER.NUM_WORKERS", 2]), 6), alone)
+
+
+def test_another_seed_is_another_stream(loader_config):
+    assert not same(take(loader_config(), 3), take(loader_config(["SEED", 4]), 3))
+
+
+def test_batches_have_one_orientation_and_epochs_are_whole(loader_config):
+    batches = take(loader_config(), 28)
+    for batch in batches:
+        assert len({x["width"] > x["height"] for x in batch}) == 1
+    counts = {}
+    for x in (x for batch in batches for x in batch):
+        counts[x["file_name"]] = counts.get(x["file_name"], 0) + 1
+    assert len(counts) == 7 and min(counts.values()) >= 7 and max(counts.values()) <= 9
+
+
+def test_augmentation_varies_from_epoch_to_epoch(loader_config):
+    sizes = {}
+    for x in (x for batch in take(loader_config(), 28) for x in batch):
+        sizes.setdefault(x["file_name"], set()).add(tuple(x["image"].shape))
+    assert all(len(s) > 1 for s in sizes.values())
+
+
+def test_loading_leaves_the_random_state_alone(loader_config):
+    seed_all(1)
+    expected = random.random(), np.random.rand(), torch.rand(1)
+    seed_all(1)
+    take(loader_config(), 2)
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected
+
+
+def test_seeded_depends_on_the_key_alone():
+    draws = []
+    for key in ((1, 2), (1, 2), (2, 1)):
+        with seeded(*key):
+            draws.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_a_batch_that_cannot_be_divided(loader_config, monkeypatch):
+    monkeypatch.setattr("aid.data.build.comm.get_world_size", lambda: 4)
+    with pytest.raises(AIDError, match="IMS_PER_BATCH 2 is not divisible.*processes, 4"):
+        build_train_loader(loader_config())

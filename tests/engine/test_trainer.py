@@ -1,0 +1,141 @@
+"""Training end to end with tiny nets: interruption, evaluation, optimizers."""
+
+import json
+import os
+
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.engine import HookBase
+
+from aid.engine import AIDTrainer
+from aid.errors import AIDError
+
+
+@pytest.fixture
+def run_config(student_config, toy_dataset, tmp_path):
+    """A function (output, student, teacher, opts) -> frozen config of a run of 4 iterations."""
+
+    def make(output: str, student="faster_rcnn", teacher=None, opts=()):
+        keys = ["DATASETS.TRAIN", (toy_dataset,), "DATASETS.TEST", (toy_dataset,)]
+        keys += ["SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 1]
+        keys += ["SOLVER.BASE_LR", 0.01, "SOLVER.WARMUP_ITERS", 2, "DATALOADER.NUM_WORKERS", 0]
+        keys += ["INPUT.MIN_SIZE_TRAIN", (48, 64), "OUTPUT_DIR", str(tmp_path / output)]
+        cfg = student_config(student, teacher, [*keys, *opts])
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        cfg.freeze()
+        return cfg
+
+    return make
+
+
+class StopAt(HookBase):
+    """Ends a run as an interruption would, after the checkpoint of an iteration."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_step(self):
+        if self.trainer.iter == self.iteration:
+            raise KeyboardInterrupt
+
+
+def train(cfg, stop_at=None, resume=False):
+    torch.manual_seed(cfg.SEED)
+    trainer = AIDTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    if stop_at is not None:
+        trainer.register_hooks([StopAt(stop_at)])
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+    else:
+        trainer.train()
+    return torch.load(os.path.join(cfg.OUTPUT_DIR, "model_final.pth")) if stop_at is None else None
+
+
+@pytest.mark.parametrize("student, teacher", [("faster_rcnn", "retinanet"), ("retinanet", None)])
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_interrupted_anywhere_it_ends_with_the_same_weights(student, teacher, optimizer, run_config):
+    opts = ["SOLVER.OPTIMIZER", optimizer]
+    expected = train(run_config("whole", student, teacher, opts))
+    for stop_at in (0, 2):
+        cfg = run_config(f"stopped_at_{stop_at}", student, teacher, opts)
+        train(cfg, stop_at=stop_at)
+        torch.rand(99)  # whatever the process drew before
+        found = train(cfg, resume=True)
+        for part in ("model", "distillation"):
+            assert found[part].keys() == expected[part].keys()
+            assert all(torch.equal(found[part][k], v) for k, v in expected[part].items())
+        assert found["iteration"] == expected["iteration"] == 3
+
+
+def test_resuming_a_finished_run_says_so(run_config):
+    cfg = run_config("finished")
+    train(cfg)
+    with pytest.raises(AIDError, match="finished run of 4 iterations: nothing to resume"):
+        train(cfg, resume=True)
+
+
+def test_the_students_weights_change_and_metrics_are_written(run_config):
+    cfg = run_config("run", opts=["SOLVER.MAX_ITER", 20, "SOLVER.CHECKPOINT_PERIOD", 100])
+    train(cfg)
+    with open(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) as f:
+        log = [json.loads(line) for line in f]
+    assert any("loss_distill_feature" in line and "aid/weight_mean" in line for line in log)
+    assert "bbox/AP" in log[-1] and "bbox/AP-Cyclist" in log[-1]
+    with open(os.path.join(cfg.OUTPUT_DIR, "inference", "coco_instances_results.json")) as f:
+        assert json.load(f)
+
+
+def test_evaluation_leaves_no_path_in_the_metadata(run_config, toy_dataset, tmp_path):
+    for output in ("first", "second"):
+        AIDTrainer.build_evaluator(run_config(output), toy_dataset)
+        assert not hasattr(MetadataCatalog.get(toy_dataset), "json_file")
+        assert list((tmp_path / output / "inference").glob("*.json"))
+
+
+def test_an_evaluator_type_without_evaluator(run_config, toy_dataset):
+    del MetadataCatalog.get(toy_dataset).evaluator_type
+    MetadataCatalog.get(toy_dataset).evaluator_type = "lvis"
+    with pytest.raises(AIDError, match="evaluator_type 'lvis'"):
+        AIDTrainer.build_evaluator(run_config("run"), toy_dataset)
+
+
+def test_the_teacher_is_evaluated_first_if_asked(run_config):
+    cfg = run_config("run", opts=["TEACHER.EVAL_FIRST", True, "SOLVER.MAX_ITER", 1])
+    order = []
+    original = AIDTrainer.test.__func__
+
+    class Watched(AIDTrainer):
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            order.append(type(model).__name__)
+            return original(cls, cfg, model, evaluators)
+
+    trainer = Watched(cfg)
+    trainer.resume_or_load(False)
+    trainer.train()
+    assert order == ["GeneralizedRCNN", "AIDGeneralizedRCNN"]
+    assert os.path.isdir(os.path.join(cfg.OUTPUT_DIR, "teacher", "inference"))
+
+
+def test_divergence_is_one_line(run_config):
+    cfg = run_config("run", opts=["SOLVER.BASE_LR", 1e12, "SOLVER.WARMUP_ITERS", 0])
+    with pytest.raises(AIDError, match="training diverged: .*lower SOLVER.BASE_LR"):
+        train(cfg)
+
+
+def test_adamw_has_detectron2s_groups_and_clipping(run_config):
+    opts = ["SOLVER.OPTIMIZER", "AdamW", "SOLVER.CLIP_GRADIENTS.ENABLED", True]
+    opts += ["SOLVER.WEIGHT_DECAY_NORM", 0.0, "SOLVER.WEIGHT_DECAY", 0.05]
+    cfg = run_config("run", opts=[*opts, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model"])
+    optimizer = AIDTrainer.build_optimizer(cfg, AIDTrainer.build_model(cfg))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert type(optimizer).__name__ == "AdamWWithGradientClip"
+    assert {g["weight_decay"] for g in optimizer.param_groups} == {0.0, 0.05}
+
+
+def test_an_unknown_optimizer(run_config):
+    cfg = run_config("run", opts=["SOLVER.OPTIMIZER", "Lion"])
+    with pytest.raises(AIDError, match="SOLVER.OPTIMIZER: 'Lion' is not one of SGD, AdamW"):
+        AIDTrainer.build_optimizer(cfg, torch.nn.Linear(1, 1))

@@ -1,0 +1,129 @@
+"""Attention-guided loss: values computed by hand, and its behaviour under weights."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from aid.modeling.losses.attention import (
+    AttentionGuidedLoss,
+    channel_attention,
+    spatial_attention,
+)
+
+NAMES = ["loss_distill_feature", "loss_distill_channel", "loss_distill_spatial"]
+
+
+def identity_loss(temperature=0.5, channels=2, scale="sum"):
+    """The loss with adapters that change nothing and weights of 1."""
+    loss = AttentionGuidedLoss(
+        channels={"p2": (channels, channels)},
+        temperature=temperature,
+        feature_weight=1.0,
+        channel_weight=1.0,
+        spatial_weight=1.0,
+        scale=scale,
+    )
+    adapters = loss.adapters["p2"]
+    for parameter in loss.parameters():
+        nn.init.zeros_(parameter)
+    with torch.no_grad():
+        adapters.feature.weight[:, :, 0, 0] = torch.eye(channels)
+        adapters.channel.weight.copy_(torch.eye(channels))
+        adapters.spatial.weight[0, 0, 1, 1] = 1
+    return loss
+
+
+def run(loss, student, teacher, weight):
+    return loss({"p2": student}, {"p2": teacher}, {"p2": weight}, None)
+
+
+def test_attention_known_values():
+    features = torch.tensor([[[[1.0, -3.0]], [[3.0, 1.0]]]])  # mean |F| is 2 everywhere
+    torch.testing.assert_close(spatial_attention(features, 0.5), torch.ones(1, 1, 1, 2))
+    features = torch.tensor([[[[0.0, 2.0]], [[0.0, -4.0]]]])
+    e = math.exp(3 / 0.5)
+    expected = torch.tensor([[[[2 / (1 + e), 2 * e / (1 + e)]]]])
+    torch.testing.assert_close(spatial_attention(features, 0.5), expected)
+    e = math.exp((2 - 1) / 0.5)
+    expected = torch.tensor([2 / (1 + e), 2 * e / (1 + e)]).view(1, 2, 1, 1)
+    torch.testing.assert_close(channel_attention(features, 0.5), expected)
+
+
+def test_known_values_where_attention_is_even():
+    # |F| is even over positions and channels on both sides, so that all masks are 1.
+    teacher = torch.full((1, 2, 2, 2), 3.0)
+    student = torch.full((1, 2, 2, 2), 1.0)
+    found = run(identity_loss(), student, teacher, torch.full((1, 1, 2, 2), 0.5))
+    torch.testing.assert_close(found[NAMES[0]], torch.tensor(0.5 * 2 * math.sqrt(8)))
+    torch.testing.assert_close(found[NAMES[1]], torch.tensor(0.5 * 2 * math.sqrt(2)))
+    torch.testing.assert_close(found[NAMES[2]], torch.tensor(0.5 * 2 * math.sqrt(4)))
+    found = run(identity_loss(scale="rms"), student, teacher, torch.full((1, 1, 2, 2), 0.5))
+    assert [round(found[name].item(), 6) for name in NAMES] == [1, 1, 1]
+
+
+def test_known_value_of_the_feature_term():
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = torch.randn(2, 1, 3, 2, 4, generator=generator).unbind()
+    weight = torch.rand(1, 1, 2, 4, generator=generator)
+    spatial = (spatial_attention(teacher, 0.5) + spatial_attention(student, 0.5)) / 2
+    channel = (channel_attention(teacher, 0.5) + channel_attention(student, 0.5)) / 2
+    expected = (weight**2 * spatial * channel * (teacher - student) ** 2).sum().sqrt()
+    found = run(identity_loss(channels=3), student, teacher, weight)
+    torch.testing.assert_close(found["loss_distill_feature"], expected)
+
+
+def test_stored_values():
+    """Computed once by this code at a fixed seed: a change of the formula must not go unseen."""
+    torch.manual_seed(0)
+    loss = AttentionGuidedLoss(
+        channels={"p2": (4, 6)},
+        temperature=0.5,
+        feature_weight=1.0,
+        channel_weight=1.0,
+        spatial_weight=1.0,
+        scale="sum",
+    )
+    found = run(loss, torch.randn(2, 4, 5, 7), torch.randn(2, 6, 5, 7), torch.rand(2, 1, 5, 7))
+    stored = [10.7367, 0.4422, 1.7638]
+    torch.testing.assert_close(
+        torch.stack([found[name] for name in NAMES]), torch.tensor(stored), rtol=0, atol=1e-3
+    )
+
+
+def test_a_constant_map_is_a_factor():
+    loss, student, teacher = identity_loss(), torch.randn(2, 2, 3, 3), torch.randn(2, 2, 3, 3)
+    one = run(loss, student, teacher, torch.ones(2, 1, 3, 3))
+    third = run(loss, student, teacher, torch.full((2, 1, 3, 3), 0.3))
+    for name in NAMES:
+        torch.testing.assert_close(third[name], 0.3 * one[name])
+
+
+def test_identical_features_cost_nothing_and_have_finite_gradients():
+    loss = identity_loss()
+    teacher = torch.randn(2, 2, 3, 3)
+    student = teacher.clone().requires_grad_()
+    found = run(loss, student, teacher, torch.ones(2, 1, 3, 3))
+    assert all(value == 0 for value in found.values())
+    sum(found.values()).backward()
+    assert student.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in loss.parameters())
+
+
+@pytest.mark.parametrize("channels", [(4, 4), (4, 6)])
+def test_every_parameter_gets_a_gradient(channels):
+    loss = AttentionGuidedLoss(
+        channels={"p2": channels, "p3": channels},
+        temperature=0.1,
+        feature_weight=1.0,
+        channel_weight=1.0,
+        spatial_weight=1.0,
+        scale="sum",
+    )
+    sizes = {"p2": (4, 5), "p3": (2, 3)}
+    student = {k: torch.randn(2, channels[0], *v) for k, v in sizes.items()}
+    teacher = {k: torch.randn(2, channels[1], *v) for k, v in sizes.items()}
+    weights = {k: torch.zeros(2, 1, *v) for k, v in sizes.items()}  # even where nothing is believed
+    sum(loss(student, teacher, weights, None).values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in loss.parameters())

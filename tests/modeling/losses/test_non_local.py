@@ -1,0 +1,87 @@
+"""Non-local loss: the reassociated product, and its behaviour under weights."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from aid.modeling.losses.non_local import NonLocalBlock, NonLocalLoss
+
+
+def make_loss(channels=None, subsample=(2,)):
+    channels = channels or {"p2": (4, 4)}
+    return NonLocalLoss(channels=channels, subsample=list(subsample), weight=1.0, scale="sum")
+
+
+def test_block_starts_as_the_identity():
+    x = torch.randn(2, 4, 3, 5)
+    assert torch.equal(NonLocalBlock(4, 2, 2)(x), x)
+
+
+@pytest.mark.parametrize("subsample, size", [(1, (3, 5)), (2, (4, 6)), (8, (3, 20))])
+def test_block_equals_the_product_in_its_usual_order(subsample, size):
+    torch.manual_seed(0)
+    block = NonLocalBlock(4, 2, subsample)
+    nn.init.normal_(block.out.weight)
+    x = torch.randn(2, 4, *size)
+    kernel = [min(subsample, side) for side in size]
+    theta = block.theta(x).flatten(2).transpose(1, 2)
+    phi = F.max_pool2d(block.phi(x), kernel).flatten(2)
+    g = F.max_pool2d(block.g(x), kernel).flatten(2).transpose(1, 2)
+    relations = theta @ phi / phi.shape[2]  # (N, H * W, P)
+    expected = x + block.out((relations @ g).transpose(1, 2).view(2, 2, *size))
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_known_value_at_the_start():
+    loss = make_loss()
+    blocks = loss.blocks["p2"]
+    nn.init.zeros_(blocks.adapter.bias)
+    with torch.no_grad():
+        blocks.adapter.weight[:, :, 0, 0] = torch.eye(4)
+    student, teacher = torch.zeros(1, 4, 2, 2), torch.full((1, 4, 2, 2), 3.0)
+    found = loss({"p2": student}, {"p2": teacher}, {"p2": torch.full((1, 1, 2, 2), 0.5)}, None)
+    torch.testing.assert_close(found["loss_distill_non_local"], torch.tensor(0.5 * 3 * 4.0))
+
+
+def test_inner_channels_and_subsampling_follow_the_authors():
+    channels = {level: (256, 256) for level in ("p2", "p3", "p4", "p5", "p6", "p7")}
+    blocks = make_loss(channels, (8, 4, 2, 2, 2)).blocks
+    assert [b.student.theta.out_channels for b in blocks.values()] == [64, 64, 128, 128, 128, 128]
+    assert [b.teacher.subsample for b in blocks.values()] == [8, 4, 2, 2, 2, 2]
+
+
+def test_identical_features_cost_nothing_and_have_finite_gradients():
+    loss = make_loss()
+    blocks = loss.blocks["p2"]
+    blocks.teacher.load_state_dict(blocks.student.state_dict())
+    nn.init.zeros_(blocks.adapter.bias)
+    with torch.no_grad():
+        blocks.adapter.weight[:, :, 0, 0] = torch.eye(4)
+    teacher = torch.randn(2, 4, 3, 3)
+    student = teacher.clone().requires_grad_()
+    found = loss({"p2": student}, {"p2": teacher}, {"p2": torch.ones(2, 1, 3, 3)}, None)
+    assert found["loss_distill_non_local"] == 0
+    found["loss_distill_non_local"].backward()
+    assert student.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in loss.parameters())
+
+
+def test_every_parameter_of_both_blocks_gets_a_gradient():
+    loss = make_loss({"p2": (4, 6), "p3": (4, 6)})
+    student = {"p2": torch.randn(2, 4, 4, 5), "p3": torch.randn(2, 4, 2, 1)}
+    teacher = {"p2": torch.randn(2, 6, 4, 5), "p3": torch.randn(2, 6, 2, 1)}
+    weights = {k: torch.ones(2, 1, *v.shape[2:]) for k, v in student.items()}
+    loss(student, teacher, weights, None)["loss_distill_non_local"].backward()
+    assert all(p.grad is not None for p in loss.parameters())
+    assert loss.blocks["p2"].teacher.out.weight.grad.abs().sum() > 0
+
+
+def test_a_constant_map_is_a_factor():
+    loss, features = make_loss(), {"p2": torch.randn(2, 4, 3, 3)}
+    other = {"p2": torch.randn(2, 4, 3, 3)}
+    one = loss(features, other, {"p2": torch.ones(2, 1, 3, 3)}, None)
+    third = loss(features, other, {"p2": torch.full((2, 1, 3, 3), 0.3)}, None)
+    torch.testing.assert_close(
+        third["loss_distill_non_local"], 0.3 * one["loss_distill_non_local"]
+    )

@@ -1,0 +1,251 @@
+"""The invariants of a distilled student against the plain Detectron2 detector."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from aid.config import load_config
+from aid.errors import AIDError
+from aid.modeling.weighting import ExponentialWeighting
+
+KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet"]
+PAIRS = [(kind, kind) for kind in KINDS] + [
+    ("retinanet", "faster_rcnn"),
+    ("faster_rcnn", "retinanet"),
+]
+TERMS = {f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_local")}
+
+
+def step(model, batch, seed=5):
+    """Losses and gradients of one step whose random numbers start at ``seed``."""
+    torch.manual_seed(seed)
+    with EventStorage():
+        losses = model(copy.deepcopy(batch))
+    model.zero_grad()
+    sum(losses.values()).backward()
+    return losses, {k: p.grad for k, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("student, teacher", PAIRS)
+def test_lambda_0_is_plain_detectron2_bit_for_bit(
+    student, teacher, student_model, tiny_model, make_batch
+):
+    batch = make_batch((2, 0, 3), masks=student == "mask_rcnn")
+    distilled, _ = student_model(student, teacher, ["DISTILLATION.WEIGHT", 0.0])
+    plain = tiny_model(student).train()
+    for _ in range(2):  # the second step sees what the first one left behind, RetinaNet's normaliser
+        expected, gradients = step(plain, batch)
+        expected_next = torch.rand(1)
+        found, found_gradients = step(distilled, batch)
+        assert torch.equal(torch.rand(1), expected_next)
+        assert set(found) == set(expected) | TERMS
+        assert all(torch.equal(found[k], v) for k, v in expected.items())
+        assert all(found[k] == 0 for k in TERMS)
+        assert all(torch.equal(found_gradients[k], v) for k, v in gradients.items())
+
+
+@pytest.mark.parametrize("student, teacher", PAIRS)
+def test_every_pair_distils_and_every_parameter_gets_a_gradient(
+    student, teacher, student_model, make_batch
+):
+    model, _ = student_model(student, teacher)
+    for num_instances in ((2, 3), (0, 1), (0, 0)):
+        batch = make_batch(num_instances, masks=student == "mask_rcnn")
+        losses, gradients = step(model, batch)
+        assert all(v.isfinite() for v in losses.values())
+        assert all(losses[name] > 0 for name in TERMS)
+        for name, gradient in gradients.items():
+            # Without instances, Detectron2 itself leaves the mask head alone.
+            assert gradient is not None or "mask_head" in name, name
+
+
+def test_plain_distillation_equals_alpha_0_and_a_teacher_without_loss(student_model, make_batch):
+    batch = make_batch()
+    plain, _ = student_model("faster_rcnn", opts=["AID.GRANULARITY", "none"])
+    expected, gradients = step(plain, batch)
+    alpha_0, _ = student_model("faster_rcnn", opts=["AID.ALPHA", 0.0])
+    # A perfect teacher: whatever it says, its losses count for nothing.
+    perfect, _ = student_model("faster_rcnn")
+    perfect.weighting.coefficients = dict.fromkeys(("cls", "box", "rpn_cls", "rpn_box"), 0.0)
+    for model in (alpha_0, perfect):
+        found, found_gradients = step(model, batch)
+        assert all(torch.equal(found[k], v) for k, v in expected.items())
+        assert all(torch.equal(found_gradients[k], v) for k, v in gradients.items())
+
+
+def test_a_larger_alpha_weakens_every_term(student_model, make_batch):
+    terms = []
+    for alpha in (0.0, 0.05, 0.2):
+        model, _ = student_model("faster_rcnn", opts=["AID.ALPHA", alpha])
+        losses, _ = step(model, make_batch())
+        terms.append([losses[k].item() for k in sorted(TERMS)])
+    for stronger, weaker in zip(terms, terms[1:], strict=False):
+        assert all(a > b > 0 for a, b in zip(stronger, weaker, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_state_dict_is_plain_detectron2_plus_adapters(
+    kind, student_model, tiny_model, make_batch
+):
+    opts = ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0]
+    model, _ = student_model(kind, opts=opts)
+    plain = tiny_model(kind, opts, seed=99)
+    state = model.state_dict()
+    student = {k: v for k, v in state.items() if not k.startswith("distillation.")}
+    assert len(student) < len(state)
+    result = plain.load_state_dict(student)
+    assert not result.missing_keys and not result.unexpected_keys
+    batch = make_batch(masks=kind == "mask_rcnn")
+    with torch.no_grad():
+        expected, found = plain.eval()(batch), model.eval()(batch)
+    for a, b in zip(expected, found, strict=True):
+        a, b = a["instances"].get_fields(), b["instances"].get_fields()
+        assert torch.equal(a["scores"], b["scores"]) and len(a["scores"]) > 0
+        assert torch.equal(a["pred_boxes"].tensor, b["pred_boxes"].tensor)
+
+
+def test_without_a_teacher_it_infers_but_does_not_train(student_config, make_batch):
+    cfg = student_config("faster_rcnn")
+    cfg.TEACHER.WEIGHTS = "nowhere.pth"  # not even looked at
+    model = build_model(cfg).eval()
+    assert model(make_batch())[0]["instances"] is not None
+    with pytest.raises(AIDError, match="has no teacher: call attach_distillation"):
+        model.train()(make_batch())
+
+
+def test_one_instance_without_finite_loss_neither_silences_nor_poisons(
+    student_model, make_batch, storage, monkeypatch
+):
+    model, _ = student_model("faster_rcnn")
+    original = model.teacher.instance_losses
+
+    def broken(*args):
+        losses = original(*args)
+        losses.parts["cls"][1] = torch.nan
+        return losses
+
+    monkeypatch.setattr(model.teacher, "instance_losses", broken)
+    losses = model(make_batch())
+    assert all(losses[k].isfinite() and losses[k] > 0 for k in TERMS)
+    log = storage.latest()
+    assert log["aid/num_non_finite"][0] == 1 and log["aid/weight_min"][0] == 0
+    assert log["aid/teacher_loss"][0] > 0
+
+
+def test_log_leaves_the_students_names_alone(student_model, tiny_model, make_batch, storage):
+    distilled, _ = student_model("cascade_rcnn")
+    with EventStorage(19) as plain:
+        tiny_model("cascade_rcnn").train()(make_batch())
+    distilled(make_batch())
+    aid = {name for name in storage.latest() if name.startswith("aid/")}
+    assert set(storage.latest()) - aid == set(plain.latest())
+    names = "weight_mean weight_min weight_below_half teacher_loss num_non_finite num_instances"
+    assert aid == {f"aid/{name}" for name in names.split()}
+    assert storage.latest()["aid/num_instances"][0] == 5
+
+
+def test_diagnostics_are_those_of_the_weights(student_model, make_batch, storage, monkeypatch):
+    model, _ = student_model("faster_rcnn")
+    seen = []
+    original = ExponentialWeighting.__call__
+    monkeypatch.setattr(
+        ExponentialWeighting, "__call__", lambda *a: seen.append(original(*a)) or seen[-1]
+    )
+    model(make_batch())
+    log = {k: v[0] for k, v in storage.latest().items()}
+    weights = seen[0]
+    assert log["aid/weight_mean"] == pytest.approx(weights.instance.mean().item())
+    assert log["aid/weight_below_half"] == pytest.approx((weights.instance < 0.5).float().mean())
+    assert log["aid/teacher_loss"] == pytest.approx(weights.loss.mean().item(), rel=1e-5)
+
+
+def test_a_picture_every_vis_period(student_model, make_batch):
+    model, _ = student_model("faster_rcnn", opts=["VIS_PERIOD", 2])
+    with EventStorage(4) as storage:
+        model(make_batch((2, 1)))
+        names = [name for name, *_ in storage._vis_data]
+        picture = storage._vis_data[names.index(next(n for n in names if n.startswith("aid/")))][1]
+    assert picture.shape == (3, 2 * 640, 960)
+    # The left and right edges of a box in the first half have its colour on the map below.
+    assert picture.std() > 0
+    with EventStorage(5) as storage:
+        model(make_batch())
+        assert not storage._vis_data
+
+
+def test_losses_are_computed_in_float32_under_amp(student_model, make_batch, storage):
+    model, _ = student_model("faster_rcnn")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model(make_batch())
+    assert all(losses[k].dtype == torch.float32 and losses[k].isfinite() for k in TERMS)
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_no_loss_chosen_is_an_error(student_config):
+    cfg = student_config("faster_rcnn", opts=["DISTILLATION.LOSSES", []])
+    with pytest.raises(AIDError, match="DISTILLATION.LOSSES is empty"):
+        build_model(cfg).attach_distillation(cfg)
+    cfg = student_config("faster_rcnn", opts=["DISTILLATION.LOSSES", ["FGD"]])
+    with pytest.raises(AIDError, match="'FGD' is unknown, choose from AttentionGuidedLoss"):
+        build_model(cfg).attach_distillation(cfg)
+    cfg = student_config("faster_rcnn", opts=["DISTILLATION.SCALE", "mean"])
+    with pytest.raises(AIDError, match="DISTILLATION.SCALE: 'mean'"):
+        build_model(cfg).attach_distillation(cfg)
+
+
+def test_a_loss_that_gives_nothing_is_an_error(student_model, make_batch, storage):
+    model, _ = student_model("faster_rcnn")
+    model.distillation = nn.ModuleDict({"Silent": Silent()})
+    with pytest.raises(AIDError, match="no distillation term"):
+        model(make_batch())
+
+
+class Silent(nn.Module):
+    def forward(self, *args):
+        return {}
+
+
+def test_attaching_says_what_is_in_use(student_config, caplog):
+    cfg = student_config("retinanet", "faster_rcnn")
+    with caplog.at_level("INFO"):
+        build_model(cfg).attach_distillation(cfg)
+    said = next(m for m in caplog.messages if m.startswith("Distillation:"))
+    for part in (cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.WEIGHTS, "M parameters", "p3 (stride 8)"):
+        assert part in said
+    assert "AttentionGuidedLoss(temperature 0.5" in said and "NonLocalLoss(weight 4e-05" in said
+    assert "ExponentialWeighting by instance" in said and "alpha 0.1" in said
+
+
+def test_self_distillation_from_ones_own_weights_costs_nothing_where_adapters_are_identities(
+    student_model, make_batch, storage
+):
+    model, cfg = student_model("faster_rcnn", opts=["DISTILLATION.LOSSES", ["AttentionGuidedLoss"]])
+    model.load_state_dict(model.teacher.detector.state_dict(), strict=False)
+    for norm in model.modules():  # the student would normalise by the batch
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.eval()
+    for adapters in model.distillation["AttentionGuidedLoss"].adapters.values():
+        for parameter in adapters.parameters():
+            nn.init.zeros_(parameter)
+        with torch.no_grad():
+            adapters.feature.weight[:, :, 0, 0] = torch.eye(8)
+            adapters.channel.weight.copy_(torch.eye(8))
+            adapters.spatial.weight[0, 0, 1, 1] = 1
+    losses = model(make_batch())
+    assert all(losses[k] < 1e-6 for k in TERMS - {"loss_distill_non_local"})
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_config_of_a_saved_run_builds_again(student_config, tmp_path):
+    cfg = student_config("faster_rcnn")
+    dumped = tmp_path / "elsewhere.yaml"
+    dumped.write_text(cfg.dump())
+    again = load_config(str(dumped))
+    assert again.TEACHER.CONFIG_FILE == cfg.TEACHER.CONFIG_FILE
+    build_model(again).attach_distillation(again)

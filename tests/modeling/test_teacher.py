@@ -1,0 +1,146 @@
+"""The frozen teacher: what it is not, how it sees, and what it refuses."""
+
+import copy
+import os
+
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from torch import nn
+
+from aid.config import load_config
+from aid.errors import AIDError
+from aid.modeling.teacher import Teacher, build_teacher, check_teacher
+
+
+def test_the_teacher_is_no_part_of_the_student(student_model):
+    model, _ = student_model("faster_rcnn")
+    detector = model.teacher.detector
+    mine = {id(p) for p in model.parameters()} | {id(m) for m in model.modules()}
+    assert not mine & ({id(p) for p in detector.parameters()} | {id(m) for m in detector.modules()})
+    theirs = {v.data_ptr() for v in detector.state_dict().values()}
+    assert not theirs & {v.data_ptr() for v in model.state_dict().values()}
+    model.train()
+    assert not any(m.training for m in detector.modules())
+    assert not any(p.requires_grad for p in detector.parameters())
+
+
+def test_the_teacher_does_not_change_while_the_student_trains(student_model, make_batch, storage):
+    model, _ = student_model("faster_rcnn")
+    before = copy.deepcopy(model.teacher.detector.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sum(model(make_batch()).values()).backward()
+    optimizer.step()
+    after = model.teacher.detector.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items())
+
+
+@pytest.mark.parametrize("input_format", ["RGB", "BGR"])
+def test_the_view_is_the_teachers_own_preprocessing(input_format, tiny_model, tiny_config, make_batch):
+    path = tiny_config("faster_rcnn", ["MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]])
+    detector = tiny_model("faster_rcnn", ["MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]])
+    teacher, batch = Teacher(detector, load_config(path)), make_batch()
+    expected = detector.preprocess_image(batch)
+    if input_format == "BGR":  # the same pictures, in the order of a student that reads BGR
+        batch = [{**x, "image": x["image"].flip(0)} for x in batch]
+    view = teacher.view(batch, (64, 96), input_format)
+    assert torch.equal(view.images.tensor, expected.tensor)
+    assert view.images.image_sizes == expected.image_sizes
+    with torch.no_grad():
+        features = detector.backbone(expected.tensor)
+    assert all(torch.equal(view.features[k], v) for k, v in features.items())
+
+
+def test_the_view_pads_to_the_students_size(tiny_model, tiny_config, make_batch):
+    teacher = Teacher(tiny_model("faster_rcnn"), load_config(tiny_config("faster_rcnn")))
+    view = teacher.view(make_batch(), (128, 160), "RGB")
+    assert view.features["p2"].shape[-2:] == (32, 40)
+    assert (view.images.tensor[:, :, 64:] == 0).all()
+    with pytest.raises(AIDError, match="100x160.*multiples of 32"):
+        teacher.view(make_batch(), (100, 160), "RGB")
+
+
+def change(cfg, **keys):
+    cfg = cfg.clone()
+    cfg.merge_from_list([x for k, v in keys.items() for x in (k.replace("__", "."), v)])
+    return cfg
+
+
+def test_missing_pieces_are_named(student_config, tmp_path):
+    cfg = student_config("faster_rcnn")
+    with pytest.raises(AIDError, match="TEACHER.CONFIG_FILE is empty"):
+        build_teacher(change(cfg, TEACHER__CONFIG_FILE=""))
+    with pytest.raises(AIDError, match="TEACHER.WEIGHTS is empty"):
+        build_teacher(change(cfg, TEACHER__WEIGHTS=""))
+    with pytest.raises(AIDError, match="nowhere.yaml was found neither beside"):
+        build_teacher(change(cfg, TEACHER__CONFIG_FILE="nowhere.yaml"))
+    gone = str(tmp_path / "gone.pth")
+    with pytest.raises(AIDError, match=r"gone.pth does not exist: train.*train_net.py --config-file"):
+        build_teacher(change(cfg, TEACHER__WEIGHTS=gone))
+
+
+def test_weights_that_do_not_fit_are_refused(student_config, tmp_path):
+    cfg = student_config("faster_rcnn")
+    state = torch.load(cfg.TEACHER.WEIGHTS)["model"]
+    weights = str(tmp_path / "changed.pth")
+
+    def refused(content, message):
+        torch.save(content, weights)
+        with pytest.raises(AIDError, match=message):
+            build_teacher(change(cfg, TEACHER__WEIGHTS=weights))
+
+    some = {k: v for k, v in state.items() if "roi_heads" not in k}
+    missing = len(state) - len(some)
+    refused({"model": some}, rf"does not fit.*{missing} missing in the file: roi_heads\.")
+    refused({"model": {**state, "extra.weight": torch.ones(1)}}, "1 unknown to the model: extra")
+    key = "roi_heads.box_predictor.cls_score.weight"
+    refused({"model": {**state, key: torch.ones(81, 16)}}, f"{key}.*81x16 in the file, 4x16")
+
+
+def test_a_broken_file_is_refused(student_config, tmp_path):
+    cfg = student_config("faster_rcnn")
+    for size in (0, 100, os.path.getsize(cfg.TEACHER.WEIGHTS) // 2):
+        broken = tmp_path / "broken.pth"
+        with open(cfg.TEACHER.WEIGHTS, "rb") as f:
+            broken.write_bytes(f.read(size))
+        with pytest.raises(AIDError, match="broken.pth cannot be read as a checkpoint"):
+            build_teacher(change(cfg, TEACHER__WEIGHTS=str(broken)))
+    broken.write_text("no checkpoint at all")
+    with pytest.raises(AIDError, match="broken.pth cannot be read as a checkpoint"):
+        build_teacher(change(cfg, TEACHER__WEIGHTS=str(broken)))
+
+
+def test_classes_must_agree(tiny_model, tiny_config, student_config):
+    cfg = student_config("faster_rcnn")
+    four = ["MODEL.RETINANET.NUM_CLASSES", 4]
+    other = Teacher(tiny_model("retinanet", four), load_config(tiny_config("retinanet", four)))
+    with pytest.raises(AIDError, match="has 4 classes, the student 3"):
+        check_teacher(other, tiny_model("faster_rcnn"), cfg)
+
+    MetadataCatalog.get("order_a").thing_classes = ["Car", "Pedestrian", "Cyclist"]
+    MetadataCatalog.get("order_b").thing_classes = ["Pedestrian", "Car", "Cyclist"]
+    teacher = build_teacher(cfg)
+    teacher.cfg.DATASETS.TRAIN = ("order_a",)
+    with pytest.raises(AIDError, match="class lists differ.*order_a.*order_b"):
+        check_teacher(teacher, tiny_model("faster_rcnn"), change(cfg, DATASETS__TRAIN=("order_b",)))
+
+
+def test_levels_and_strides_must_agree(tiny_model, student_config):
+    cfg = student_config("faster_rcnn")
+    teacher, student = build_teacher(cfg), tiny_model("faster_rcnn")
+    assert check_teacher(teacher, student, cfg) == ("p2", "p3", "p4", "p5", "p6")
+    assert check_teacher(teacher, tiny_model("retinanet"), cfg) == ("p3", "p4", "p5", "p6")
+    chosen = change(cfg, DISTILLATION__LEVELS=["p4", "p3"])
+    assert check_teacher(teacher, student, chosen) == ("p3", "p4")
+    with pytest.raises(AIDError, match="no common level p7.*p2, p3, p4, p5, p6"):
+        check_teacher(teacher, student, change(cfg, DISTILLATION__LEVELS=["p3", "p7"]))
+    teacher.detector.backbone._out_feature_strides["p3"] = 16
+    with pytest.raises(AIDError, match="level p3: stride 16 in the teacher, 8 in the student"):
+        check_teacher(teacher, student, cfg)
+
+
+def test_a_teacher_without_fpn_is_refused(tiny_model):
+    model = tiny_model("faster_rcnn")
+    model.roi_heads = nn.Identity()
+    with pytest.raises(AIDError, match="need StandardROIHeads.*has Identity"):
+        Teacher(model, cfg=None)

@@ -1,0 +1,154 @@
+"""From losses to weights: known values, the granularities, and what is not finite."""
+
+import math
+
+import pytest
+import torch
+
+from aid.config import load_config
+from aid.errors import AIDError
+from aid.modeling.instance_loss import InstanceLosses
+from aid.modeling.weighting import ExponentialWeighting, build_weighting
+
+LEVELS = {"p2": ((4, 6), 8), "p3": ((2, 3), 16)}
+BOXES = [torch.tensor([[0.0, 0, 16, 16], [24, 8, 40, 24]]), torch.tensor([[8.0, 0, 24, 16]])]
+
+
+def losses(instance, background, parts=("cls",)):
+    """Losses of 3 instances on 2 images and 2 levels, all in one part of each kind."""
+    return InstanceLosses(
+        levels=("p2", "p3"),
+        parts={parts[0]: torch.tensor(instance)},
+        background={"cls": torch.tensor(background)},
+        level_share=torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]]),
+    )
+
+
+def maps(instance, rest, boxes=BOXES, alpha=1.0, **kwargs):
+    return ExponentialWeighting(alpha=alpha, **kwargs)(losses(instance, rest), boxes, LEVELS)
+
+
+def test_weight_of_an_instance_is_exp_of_minus_alpha_times_its_loss():
+    found = maps([1.0, 2.0, 3.0], [[0.0, 0.0], [0.0, 0.0]], alpha=0.5)
+    torch.testing.assert_close(found.instance, torch.tensor([-0.5, -1.0, -1.5]).exp())
+    assert found.maps["p2"][0, 0, 0, 0] == found.instance[0]
+    assert found.maps["p2"][0, 0, 1, 3] == found.instance[1]
+    assert found.maps["p2"].shape == (2, 1, 4, 6) and found.maps["p3"].shape == (2, 1, 2, 3)
+
+
+def test_a_larger_loss_means_a_smaller_weight_instance_by_instance():
+    low = maps([1.0, 2.0, 3.0], [[0.0, 0.0]] * 2).instance
+    for i in range(3):
+        raised = [1.0, 2.0, 3.0]
+        raised[i] += 1
+        high = maps(raised, [[0.0, 0.0]] * 2).instance
+        assert high[i] < low[i] and (high == low).sum() == 2
+
+
+@pytest.mark.parametrize("granularity", ["instance", "level", "image"])
+@pytest.mark.parametrize("background", ["mean", "loss", "one"])
+def test_alpha_0_is_plain_distillation(granularity, background):
+    rule = {"alpha": 0.0, "granularity": granularity, "background": background}
+    found = maps([1.0, 2.0, 3.0], [[0.5, 1.0], [2.0, 3.0]], **rule)
+    plain = ExponentialWeighting(alpha=0.1, granularity="none")(None, BOXES, LEVELS)
+    for level in LEVELS:
+        assert torch.equal(found.maps[level], plain.maps[level])
+        assert (plain.maps[level] == 1).all()
+
+
+@pytest.mark.parametrize("granularity", ["level", "image"])
+@pytest.mark.parametrize("background", ["mean", "loss"])
+def test_equal_losses_make_all_granularities_equal(granularity, background):
+    same = [2.0, 2.0, 2.0], [[2.0, 2.0], [2.0, 2.0]]
+    instance = maps(*same, granularity="instance", background=background)
+    other = maps(*same, granularity=granularity)
+    for level in LEVELS:
+        assert torch.equal(instance.maps[level], other.maps[level])
+
+
+def test_level_weights_are_means_over_instances_and_background():
+    found = maps([1.0, 2.0, 3.0], [[0.5, 4.0], [0.0, 1.0]], granularity="level")
+    first = math.exp(-(1.0 * 1 + 0.5 * 2 + 0.5) / 2.5)  # shares 1 and 1/2, and the background
+    second = math.exp(-(0.75 * 3 + 1.0) / 1.75)
+    torch.testing.assert_close(found.maps["p2"][0, 0], torch.full((4, 6), first))
+    torch.testing.assert_close(found.maps["p3"][1, 0], torch.full((2, 3), second))
+
+
+def test_image_weights_are_means_over_instances_and_background():
+    found = maps([1.0, 2.0, 3.0], [[0.5, 1.5], [0.0, 1.0]], granularity="image")
+    expected = torch.tensor([math.exp(-(1 + 2 + 1.0) / 3), math.exp(-(3 + 0.5) / 2)])
+    for level in LEVELS:
+        torch.testing.assert_close(found.maps[level][:, 0, 0, 0], expected)
+
+
+def test_backgrounds():
+    d, b = [1.0, 2.0, 3.0], [[0.5, 1.0], [0.25, 0.75]]
+    corner = {
+        name: maps(d, b, background=name).maps["p2"][:, 0, 3, 0] for name in ("mean", "loss", "one")
+    }
+    mean = torch.tensor([(math.exp(-1) + math.exp(-2)) / 2, math.exp(-3)])
+    torch.testing.assert_close(corner["mean"], mean)
+    torch.testing.assert_close(corner["loss"], torch.tensor([-0.5, -0.25]).exp())
+    assert corner["one"].tolist() == [1, 1]
+
+
+def test_an_image_without_instances_uses_the_background_loss():
+    empty = InstanceLosses(
+        ("p2", "p3"),
+        {"cls": torch.zeros(0)},
+        {"cls": torch.tensor([[0.5, 1.0]])},
+        torch.zeros(0, 2),
+    )
+    for granularity in ("instance", "level", "image"):
+        rule = ExponentialWeighting(alpha=1.0, granularity=granularity)
+        found = rule(empty, [torch.zeros(0, 4)], LEVELS)
+        level = torch.tensor(0.75 if granularity == "image" else 0.5)
+        torch.testing.assert_close(found.maps["p2"], (-level).exp().expand(1, 1, 4, 6))
+        assert found.instance.shape == (0,)
+
+
+def test_a_loss_that_is_not_finite_weighs_nothing_and_harms_nobody():
+    for bad in (math.nan, math.inf):
+        found = maps([1.0, bad, 3.0], [[0.5, 1.0], [0.25, 0.75]])
+        clean = maps([1.0, 2.0, 3.0], [[0.5, 1.0], [0.25, 0.75]])
+        assert found.instance[1] == 0 and found.maps["p2"][0, 0, 1, 3] == 0
+        assert found.instance[0] == clean.instance[0]
+        assert found.maps["p2"][0, 0, 3, 0] == found.instance[0]  # the mean of those that count
+        assert torch.equal(found.maps["p2"][1], clean.maps["p2"][1])
+        level = maps([1.0, bad, 3.0], [[0.5, bad], [0.25, 0.75]], granularity="level")
+        torch.testing.assert_close(level.maps["p2"][0, 0, 0, 0], torch.tensor(-0.75).exp())
+        assert level.maps["p3"][0, 0, 0, 0] == 0  # nothing finite is left there
+
+
+def test_normalized_maps_have_mean_1_and_keep_their_proportions():
+    plain = maps([1.0, 2.0, 3.0], [[0.5, 1.0], [0.25, 0.75]])
+    found = maps([1.0, 2.0, 3.0], [[0.5, 1.0], [0.25, 0.75]], normalize=True)
+    for level in LEVELS:
+        torch.testing.assert_close(found.maps[level].mean(), torch.tensor(1.0))
+        ratio = found.maps[level] / plain.maps[level]
+        torch.testing.assert_close(ratio, ratio[:1, :1, :1, :1].expand_as(ratio))
+    nothing = maps([math.nan] * 3, [[math.nan] * 2] * 2, normalize=True)
+    assert all((x == 0).all() for x in nothing.maps.values())
+
+
+def test_coefficients_weigh_the_parts():
+    both = losses([1.0, 2.0, 3.0], [[0.0, 0.0]] * 2)
+    both.parts["box"] = torch.tensor([10.0, 10.0, 10.0])
+    rule = ExponentialWeighting(alpha=1.0, coefficients={"cls": 2.0, "box": 0.0})
+    assert rule(both, BOXES, LEVELS).loss.tolist() == [2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("AID.GRANULARITY", "pixel", "AID.GRANULARITY: 'pixel' is unknown.*instance"),
+        ("AID.BACKGROUND", "zero", "AID.BACKGROUND: 'zero' is unknown.*mean"),
+        ("AID.WEIGHTING", "Linear", "AID.WEIGHTING: 'Linear' is unknown.*ExponentialWeighting"),
+        ("AID.ALPHA", -0.1, "AID.ALPHA is -0.1"),
+        ("AID.ALPHA", math.nan, "AID.ALPHA is nan"),
+    ],
+)
+def test_unknown_settings_are_named(key, value, message, repository):
+    cfg = load_config(f"{repository}/configs/Base-RetinaNet.yaml", [key, value])
+    with pytest.raises(AIDError, match=message):
+        build_weighting(cfg)
