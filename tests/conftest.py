@@ -1,4 +1,4 @@
-"""Tiny detectors and batches. Every net here has a few ten thousand parameters and runs on a CPU."""
+"""Tiny detectors and batches. Every net here has a few ten thousand parameters and runs on CPU."""
 
 import copy
 import os
@@ -166,9 +166,7 @@ def make_batch():
             if masks:
                 instances.gt_masks = BitMasks(torch.ones(n, HEIGHT, WIDTH, dtype=torch.bool))
             image = torch.randint(256, (3, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)
-            batch.append(
-                {"image": image, "instances": instances, "height": HEIGHT, "width": WIDTH}
-            )
+            batch.append({"image": image, "instances": instances, "height": HEIGHT, "width": WIDTH})
         return batch
 
     return make

@@ -56,9 +56,7 @@ def test_starting_from_weights_leaves_the_adapters_fresh(saved, student_model, c
     adapters = {k: v.clone() for k, v in other.distillation.state_dict().items()}
     StudentCheckpointer(other, "").resume_or_load(path, resume=False)
     assert all(torch.equal(other.distillation.state_dict()[k], v) for k, v in adapters.items())
-    assert torch.equal(
-        other.backbone.fpn_output2.weight, model.backbone.fpn_output2.weight
-    )
+    assert torch.equal(other.backbone.fpn_output2.weight, model.backbone.fpn_output2.weight)
     assert "not found in the checkpoint" not in caplog.text
 
 

@@ -14,7 +14,9 @@ from aid.modeling.instance_loss.base import mean_by
 from aid.modeling.teacher import Teacher
 
 KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet"]
-PARTS = {kind: {"cls", "box", "rpn_cls", "rpn_box"} for kind in KINDS} | {"retinanet": {"cls", "box"}}
+PARTS = {kind: {"cls", "box", "rpn_cls", "rpn_box"} for kind in KINDS} | {
+    "retinanet": {"cls", "box"}
+}
 
 
 def losses_of(model, batch):
@@ -112,9 +114,7 @@ def test_sum_over_samples_is_the_loss_that_faster_rcnn_trains_on(tiny_model, mak
         losses.parts["rpn_box"][0] * anchors, trained_on["loss_rpn_loc"] * 100000
     )
     num_rois = rois + log["roi_head/num_bg_samples"]
-    torch.testing.assert_close(
-        losses.parts["box"][0] * rois, trained_on["loss_box_reg"] * num_rois
-    )
+    torch.testing.assert_close(losses.parts["box"][0] * rois, trained_on["loss_box_reg"] * num_rois)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -36,7 +36,9 @@ def test_the_teacher_does_not_change_while_the_student_trains(student_model, mak
 
 
 @pytest.mark.parametrize("input_format", ["RGB", "BGR"])
-def test_the_view_is_the_teachers_own_preprocessing(input_format, tiny_model, tiny_config, make_batch):
+def test_the_view_is_the_teachers_own_preprocessing(
+    input_format, tiny_model, tiny_config, make_batch
+):
     path = tiny_config("faster_rcnn", ["MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]])
     detector = tiny_model("faster_rcnn", ["MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]])
     teacher, batch = Teacher(detector, load_config(path)), make_batch()
@@ -75,7 +77,9 @@ def test_missing_pieces_are_named(student_config, tmp_path):
     with pytest.raises(AIDError, match="nowhere.yaml was found neither beside"):
         build_teacher(change(cfg, TEACHER__CONFIG_FILE="nowhere.yaml"))
     gone = str(tmp_path / "gone.pth")
-    with pytest.raises(AIDError, match=r"gone.pth does not exist: train.*train_net.py --config-file"):
+    with pytest.raises(
+        AIDError, match=r"gone.pth does not exist: train.*train_net.py --config-file"
+    ):
         build_teacher(change(cfg, TEACHER__WEIGHTS=gone))
 
 

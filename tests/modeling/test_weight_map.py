@@ -45,6 +45,7 @@ def test_images_do_not_mix():
     boxes = [torch.zeros(0, 4), torch.tensor([[0.0, 0, 8, 8]]), torch.zeros(0, 4)]
     found = paint_boxes(boxes, torch.tensor([0.25]), torch.tensor([0.1, 0.2, 0.3]), (2, 2), 8)
     assert found.shape == (3, 1, 2, 2)
-    assert found.flatten(1).tolist() == torch.tensor(
-        [[0.1] * 4, [0.25, 0.2, 0.2, 0.2], [0.3] * 4]
-    ).tolist()
+    assert (
+        found.flatten(1).tolist()
+        == torch.tensor([[0.1] * 4, [0.25, 0.2, 0.2, 0.2], [0.3] * 4]).tolist()
+    )

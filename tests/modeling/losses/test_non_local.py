@@ -82,6 +82,4 @@ def test_a_constant_map_is_a_factor():
     other = {"p2": torch.randn(2, 4, 3, 3)}
     one = loss(features, other, {"p2": torch.ones(2, 1, 3, 3)}, None)
     third = loss(features, other, {"p2": torch.full((2, 1, 3, 3), 0.3)}, None)
-    torch.testing.assert_close(
-        third["loss_distill_non_local"], 0.3 * one["loss_distill_non_local"]
-    )
+    torch.testing.assert_close(third["loss_distill_non_local"], 0.3 * one["loss_distill_non_local"])

@@ -7,6 +7,7 @@ augmentation is seeded by its place in the stream, and a resumed stream skips wh
 
 from collections.abc import Iterator
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MapDataset
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
@@ -53,6 +54,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
         batch_sampler=batches,
         num_workers=parts["num_workers"],
         collate_fn=trivial_batch_collator,
+        generator=torch.Generator(),  # of its own: a loader draws a seed for its workers
     )
 
 
