@@ -1,6 +1,7 @@
 """Tiny detectors and batches. Every net here has a few ten thousand parameters and runs on CPU."""
 
 import copy
+import importlib.util
 import os
 
 import pytest
@@ -86,6 +87,21 @@ KINDS = {
 def repository():
     """The root of the repository."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """A function (path in the repository) -> the script as a module."""
+
+    def load(path: str):
+        spec = importlib.util.spec_from_file_location(
+            os.path.splitext(os.path.basename(path))[0], os.path.join(REPOSITORY, path)
+        )
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture

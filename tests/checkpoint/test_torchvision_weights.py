@@ -1,0 +1,86 @@
+"""torchvision's nets under Detectron2's names: the same features, bit for bit."""
+
+import urllib.error
+
+import pytest
+import torch
+import torchvision
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_backbone
+from detectron2.utils.file_io import PathManager
+from torch import nn
+
+from aid.config import load_config
+from aid.errors import AIDError
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """Empty caches, and a hub that serves what the test puts into it and counts its downloads."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    served = {"downloads": 0}
+
+    def download(url, *args, **kwargs):
+        served["downloads"] += 1
+        if "state_dict" not in served:
+            raise urllib.error.URLError("no route to host")
+        return served["state_dict"]
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    return served
+
+
+def random_resnet(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    net = getattr(torchvision.models, name)(weights=None).eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):  # as trained: no norm is the identity
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return net
+
+
+@pytest.mark.parametrize("depth, channels", [(18, 64), (50, 256)])
+def test_features_are_torchvisions(depth, channels, cache, repository):
+    net = random_resnet(f"resnet{depth}")
+    cache["state_dict"] = net.state_dict()
+    cfg = load_config(
+        f"{repository}/configs/KITTI/faster_rcnn_R18_FPN.yaml",
+        ["MODEL.RESNETS.DEPTH", depth, "MODEL.RESNETS.RES2_OUT_CHANNELS", channels],
+    )
+    backbone = build_backbone(cfg).eval()
+    DetectionCheckpointer(nn.ModuleDict({"backbone": backbone})).load(
+        f"torchvision://resnet{depth}"
+    )
+
+    image = torch.randn(1, 3, 64, 96)
+    found = backbone.bottom_up(image)
+    with torch.no_grad():
+        x = net.maxpool(net.relu(net.bn1(net.conv1(image))))
+        for level in range(1, 5):
+            x = getattr(net, f"layer{level}")(x)
+            torch.testing.assert_close(found[f"res{level + 1}"], x, rtol=1e-4, atol=1e-4)
+
+
+def test_downloaded_once(cache):
+    cache["state_dict"] = random_resnet("resnet18").state_dict()
+    path = PathManager.get_local_path("torchvision://resnet18")
+    assert PathManager.get_local_path("torchvision://resnet18") == path
+    assert cache["downloads"] == 1
+    keys = torch.load(path)["model"]
+    assert "stem.conv1.norm.running_mean" in keys and "res3.0.shortcut.norm.weight" in keys
+    assert not any("bn" in key or "layer" in key or "fc" in key for key in keys)
+
+
+def test_offline_it_says_so(cache, tmp_path):
+    with pytest.raises(AIDError, match="torchvision://resnet34 cannot be downloaded.*no route"):
+        PathManager.get_local_path("torchvision://resnet34")
+    assert not list(tmp_path.rglob("*.pth*"))
+
+
+def test_an_unknown_name(cache):
+    with pytest.raises(AIDError, match="torchvision://resnet9: .*served for resnet18, resnet34"):
+        PathManager.get_local_path("torchvision://resnet9")
+    assert PathManager.isfile("torchvision://resnet18")
+    assert not PathManager.isfile("torchvision://resnet9")

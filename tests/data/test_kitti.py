@@ -1,0 +1,176 @@
+"""KITTI's labels, strictly read, and its regions that count for nothing."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
+
+from aid.data.builtin import register_all
+from aid.data.kitti import CLASSES, load_kitti, parse_label_file, register_kitti
+from aid.errors import AIDError
+
+REST = "-1.57 10.00 20.00 50.00 60.00 1.50 1.60 3.90 1.00 1.50 20.00 -1.50"
+CAR = f"Car 0.25 1 {REST}"
+NOWHERE = "look elsewhere"
+
+
+@pytest.fixture
+def kitti(tmp_path):
+    """A function {image: label lines} -> root of a KITTI folder with split "train"."""
+
+    def make(labels: dict[str, list[str]], size=(160, 80)) -> str:
+        for folder in ("training/image_2", "training/label_2", "ImageSets"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for name, lines in labels.items():
+            pixels = np.zeros((size[1], size[0], 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "training/image_2" / f"{name}.png")
+            (tmp_path / "training/label_2" / f"{name}.txt").write_text("\n".join(lines))
+        (tmp_path / "ImageSets/train.txt").write_text("\n".join(labels) + "\n")
+        return str(tmp_path)
+
+    return make
+
+
+def label(kind: str, *box: float) -> str:
+    return f"{kind} 0.00 0 0.0 {' '.join(map(str, box))} 1 1 1 0 0 9 0"
+
+
+def test_a_line_is_read_field_by_field(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(f"{CAR}\ncyclist 0 0 {REST}\n\n")
+    car, cyclist = parse_label_file(str(path))
+    assert (car.type, car.truncated, car.occluded, car.line) == ("Car", 0.25, 1, 0)
+    assert car.bbox == (10.0, 20.0, 50.0, 60.0) and car.score is None
+    assert (cyclist.type, cyclist.line) == ("Cyclist", 1)
+    path.write_text(f"{CAR} 0.75\n")
+    assert parse_label_file(str(path), with_score=True)[0].score == 0.75
+
+
+def test_an_empty_file_has_no_objects(tmp_path):
+    (tmp_path / "a.txt").write_text("")
+    assert parse_label_file(str(tmp_path / "a.txt")) == []
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        (CAR[: CAR.rindex(" ")], "14 fields where KITTI has 15"),
+        (f"{CAR} 0.9", "16 fields where KITTI has 15 .results have a score"),
+        (CAR.replace("Car", "Cra"), "unknown type 'Cra'.*Misc"),
+        (CAR.replace("10.00", "ten"), "field 5 is 'ten', not a finite number"),
+        (CAR.replace("-1.57", "nan"), "field 4 is 'nan'"),
+        (CAR.replace("50.00", "10.00"), "box 10.00 20.00 10.00 60.00 is empty"),
+        (CAR.replace("0.25", "25"), "truncation 25 is neither"),
+        (CAR.replace(" 1 ", " 4 ", 1), "occlusion 4 is not one of"),
+        ("", "0 fields"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path, line, message):
+    path = tmp_path / "000007.txt"
+    path.write_text(f"{CAR}\n{line}\n{CAR}\n")
+    with pytest.raises(AIDError, match=rf"000007.txt, line 2: .*{message}"):
+        parse_label_file(str(path))
+
+
+def test_a_label_file_of_bytes(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(AIDError, match="a.txt cannot be read as text"):
+        parse_label_file(str(tmp_path / "a.txt"))
+
+
+def test_objects_and_ignored_regions(kitti):
+    lines = [label("Car", 1, 2, 30, 20), label("Van", 40, 2, 60, 20)]
+    lines += [label("Person_sitting", 70, 2, 80, 20), label("DontCare", 100, 2, 120, 20)]
+    first, second = load_kitti(kitti({"000003": lines, "000001": []}), "train", NOWHERE)
+    assert os.path.basename(first["file_name"]) == "000003.png"
+    assert (first["height"], first["width"], first["image_id"]) == (80, 160, 0)
+    assert second["annotations"] == [] and second["image_id"] == 1
+    found = [
+        (a["label_index"], CLASSES[a["category_id"]], a["iscrowd"]) for a in first["annotations"]
+    ]
+    assert found == [
+        (0, "Car", 0),
+        (1, "Car", 1),
+        (2, "Pedestrian", 1),
+        (3, "Car", 1),
+        (3, "Pedestrian", 1),
+        (3, "Cyclist", 1),
+    ]
+    assert first["annotations"][0]["bbox"] == [1, 2, 30, 20]
+    assert first["annotations"][0]["bbox_mode"] == BoxMode.XYXY_ABS
+
+
+@pytest.mark.parametrize(
+    "kind, expected", [("Van", 100), ("Truck", 100), ("DontCare", 100), ("Cyclist", 50)]
+)
+def test_detections_on_ignored_regions_are_no_errors(kind, expected, kitti, tmp_path):
+    """A confident car on an ignored region costs nothing; on a cyclist it halves precision."""
+    car, other = [1, 2, 41, 42], [50, 2, 90, 42]
+    name = f"{kind}_{tmp_path.name}"
+    root = kitti({"000000": [label("Car", *car), label(kind, *other)]})
+    register_kitti(name, root, "train", NOWHERE)
+    instances = Instances((80, 160))
+    instances.pred_boxes = Boxes(torch.tensor([other, car], dtype=torch.float))
+    instances.scores = torch.tensor([0.9, 0.8])
+    instances.pred_classes = torch.tensor([0, 0])
+    evaluator = COCOEvaluator(name, output_dir=str(tmp_path / "out"), allow_cached_coco=False)
+    evaluator.reset()
+    evaluator.process([{"image_id": 0}], [{"instances": instances}])
+    assert evaluator.evaluate()["bbox"]["AP-Car"] == pytest.approx(expected, abs=1)
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_what_is_missing_is_named(kitti, tmp_path):
+    with pytest.raises(AIDError, match="folder gone/training/image_2 does not exist: look els"):
+        load_kitti("gone", "train", NOWHERE)
+    root = kitti({"000000": [CAR]})
+    with pytest.raises(AIDError, match=r"val.txt does not exist: run .*prepare_kitti.py --root"):
+        load_kitti(root, "val", NOWHERE)
+    split = tmp_path / "ImageSets/train.txt"
+    split.write_text("\n")
+    with pytest.raises(AIDError, match="train.txt is empty"):
+        load_kitti(root, "train", NOWHERE)
+    split.write_text("000000\n000000\n")
+    with pytest.raises(AIDError, match="lists image 000000 twice"):
+        load_kitti(root, "train", NOWHERE)
+    split.write_text("000000\n000009\n")
+    with pytest.raises(AIDError, match="000009.png is listed in ImageSets but does not exist"):
+        load_kitti(root, "train", NOWHERE)
+    split.write_text("000000\n")
+    (tmp_path / "training/image_2/000000.png").write_bytes(b"no picture")
+    with pytest.raises(AIDError, match="000000.png cannot be read"):
+        load_kitti(root, "train", NOWHERE)
+    kitti({"000000": [CAR]})
+    (tmp_path / "training/label_2/000000.txt").unlink()
+    with pytest.raises(AIDError, match="label file .*000000.txt does not exist"):
+        load_kitti(root, "train", NOWHERE)
+
+
+def test_a_box_outside_of_its_image(kitti):
+    root = kitti({"000000": [CAR, label("Car", 200, 10, 240, 40)]})
+    with pytest.raises(AIDError, match="000000.txt, line 2: .*outside its image of 160x80"):
+        load_kitti(root, "train", NOWHERE)
+
+
+def test_builtin_names_cost_nothing_and_say_how_to_get_the_data():
+    for name in ("kitti_train", "kitti_val", "kitti_trainval", "synthetic_kitti_train"):
+        assert name in DatasetCatalog.list()
+        assert MetadataCatalog.get(name).thing_classes == list(CLASSES)
+
+
+def test_a_newcomers_first_error(monkeypatch, tmp_path):
+    name = f"newcomer_{tmp_path.name}"
+    monkeypatch.setattr("aid.data.builtin.register_kitti", lambda n, *a: found.append((n, a)))
+    found = []
+    register_all(str(tmp_path))
+    register_kitti(name, *dict(found)["synthetic_kitti_val"])
+    with pytest.raises(AIDError, match="image_2 does not exist: render .*make_synthetic_kitti.py"):
+        DatasetCatalog.get(name)
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
