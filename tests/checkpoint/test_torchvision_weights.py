@@ -1,4 +1,4 @@
-"""torchvision's nets under Detectron2's names: the same features, bit for bit."""
+"""torchvision's nets under Detectron2's names: the same features."""
 
 import urllib.error
 
@@ -54,13 +54,14 @@ def test_features_are_torchvisions(depth, channels, cache, repository):
         f"torchvision://resnet{depth}"
     )
 
-    image = torch.randn(1, 3, 64, 96)
+    net, backbone = net.double(), backbone.double()  # rounding would hide a small difference
+    image = torch.randn(1, 3, 64, 96).double()
     found = backbone.bottom_up(image)
     with torch.no_grad():
         x = net.maxpool(net.relu(net.bn1(net.conv1(image))))
         for level in range(1, 5):
             x = getattr(net, f"layer{level}")(x)
-            torch.testing.assert_close(found[f"res{level + 1}"], x, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found[f"res{level + 1}"], x)
 
 
 def test_downloaded_once(cache):
