@@ -15,6 +15,10 @@ from PIL import Image
 import aid  # noqa: F401  (registers the project's models)
 from aid.config import load_config
 
+# Threads cost tiny nets more than they give, and on a busy machine a hundred times more.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HEIGHT, WIDTH = 64, 96
 

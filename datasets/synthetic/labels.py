@@ -12,8 +12,8 @@ __all__ = ["Label", "LabelNoise", "label_objects", "spoil"]
 
 # Below this share of the picture's height, or of its own silhouette, an object is not labelled but
 # a DontCare region.
-MIN_HEIGHT = 0.07
-MIN_VISIBLE = 0.08
+MIN_HEIGHT = 0.09
+MIN_VISIBLE = 0.15
 MAX_TRUNCATED = 0.9
 # Shares of the silhouette that are visible, above which KITTI's occlusion is 0 and 1.
 FULLY_VISIBLE, PARTLY_VISIBLE = 0.85, 0.45

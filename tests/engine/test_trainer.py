@@ -71,11 +71,16 @@ def test_interrupted_anywhere_it_ends_with_the_same_weights(
         assert found["iteration"] == expected["iteration"] == 3
 
 
-def test_resuming_a_finished_run_says_so(run_config):
-    cfg = run_config("finished")
-    train(cfg)
-    with pytest.raises(AIDError, match="finished run of 4 iterations: nothing to resume"):
-        train(cfg, resume=True)
+def test_resuming_a_finished_run_says_so_and_evaluates_it_again(run_config, caplog):
+    cfg = run_config("finished", opts=["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0])
+    before = train(cfg)
+    metrics = os.path.join(cfg.OUTPUT_DIR, "metrics.json")
+    os.remove(metrics)
+    after = train(cfg, resume=True)
+    assert "holds a finished run of 4 iterations: nothing is left to train" in caplog.text
+    assert all(torch.equal(before["model"][k], v) for k, v in after["model"].items())
+    with open(metrics) as f:
+        assert "bbox/AP50" in json.loads(f.read().splitlines()[-1])
 
 
 def test_the_students_weights_change_and_metrics_are_written(run_config):

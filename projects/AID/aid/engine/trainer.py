@@ -44,15 +44,19 @@ class AIDTrainer(DefaultTrainer):
             self.data_loader = build_train_loader(self.cfg, self.start_iter)
 
     def train(self):
-        """Train, after the teacher was evaluated if TEACHER.EVAL_FIRST.
+        """Train, after the teacher was evaluated if TEACHER.EVAL_FIRST; then evaluate.
+
+        A finished run that is resumed is evaluated again.
 
         Raises:
             AIDError: the loss became NaN or infinite.
         """
         if self.start_iter >= self.max_iter:
-            raise AIDError(
-                f"{self.cfg.OUTPUT_DIR} holds a finished run of {self.start_iter} iterations: "
-                "nothing to resume; raise SOLVER.MAX_ITER or choose another OUTPUT_DIR"
+            logging.getLogger(__name__).warning(
+                "%s holds a finished run of %d iterations: nothing is left to train; raise "
+                "SOLVER.MAX_ITER to go on, or choose another OUTPUT_DIR to start afresh",
+                self.cfg.OUTPUT_DIR,
+                self.start_iter,
             )
         if self.cfg.TEACHER.EVAL_FIRST and self.start_iter == 0:
             self.test_teacher()

@@ -1,0 +1,81 @@
+# `make help` lists the targets. Everything runs in .venv, which `make install` makes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+export DETECTRON2_DATASETS ?= datasets
+SCENES := $(DETECTRON2_DATASETS)/synthetic_kitti
+RUNS := output/quickstart
+TEACHER := faster_rcnn_R34_FPN
+PLAIN := faster_rcnn_R18_FPN
+AID := faster_rcnn_R18_from_R34
+# A share of the training labels is wrong, as in real data: the report shows what AID makes of them.
+SCENE_OPTIONS ?= --wrong-class 0.05 --jitter 0.05
+# Overrides of config keys for all three runs, such as "SOLVER.MAX_ITER 10".
+TRAIN_OPTIONS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo reuse test test-slow lint clean distclean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+install: $(INSTALLED)  ## make .venv with everything that the project needs
+
+$(INSTALLED): requirements.txt setup.py tools/install_detectron2.py
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "error: Python 3.10 or later is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install --requirement requirements.txt
+	$(BIN)/python tools/install_detectron2.py
+	$(BIN)/python -m pip install --editable '.[dev]'
+	@touch $@
+
+demo: reuse $(RUNS)/report/report.md  ## teacher, plain student, AID student on rendered scenes, and a report
+	@cat $(RUNS)/report/report.md
+	@echo
+	@echo "Report with pictures: $(RUNS)/report/report.md"
+
+reuse: install
+	@if [ -f $(SCENES)/training/scenes.json ]; then \
+		echo "$(SCENES): rendered before, used as they are (make clean removes them)"; \
+	fi
+	@for run in $(TEACHER) $(PLAIN) $(AID); do \
+		if [ -f $(RUNS)/$$run/.finished ]; then \
+			echo "$(RUNS)/$$run: trained before, used as it is (make clean removes it)"; \
+		fi; \
+	done
+
+$(SCENES)/training/scenes.json: | $(INSTALLED)
+	$(BIN)/python datasets/make_synthetic_kitti.py $(SCENE_OPTIONS)
+
+# An interrupted run goes on; one that was finished on other data, or with another teacher, starts
+# afresh.
+$(RUNS)/%/.finished: $(SCENES)/training/scenes.json
+	@if [ -f $@ ]; then rm -rf $(@D); fi
+	$(BIN)/python train_net.py --config-file configs/Quickstart/$*.yaml --num-gpus 0 --resume $(TRAIN_OPTIONS)
+	@touch $@
+
+$(RUNS)/$(AID)/.finished: $(RUNS)/$(TEACHER)/.finished
+
+$(RUNS)/report/report.md: $(RUNS)/$(TEACHER)/.finished $(RUNS)/$(PLAIN)/.finished $(RUNS)/$(AID)/.finished
+	$(BIN)/python tools/report.py $(RUNS)/$(TEACHER) $(RUNS)/$(PLAIN) $(RUNS)/$(AID) --output $(@D)
+
+test: install  ## the tests, under 10 minutes on 2 cores
+	$(BIN)/python -m pytest
+
+test-slow: install  ## the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+lint: install  ## format and lint checks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+clean:  ## remove what the demo made
+	rm -rf $(RUNS) $(SCENES)
+
+distclean: clean  ## remove .venv too
+	rm -rf .venv projects/AID/*.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
