@@ -10,13 +10,18 @@ Detectron2.
 
 import sys
 
+import aid  # noqa: F401  (registers models, losses and datasets)
+
+# isort: split
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
 from detectron2.modeling import build_model
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException
 
-import aid  # noqa: F401  (registers models, losses and datasets)
+from aid.checkpoint import StrictCheckpointer
 from aid.engine import AIDTrainer, setup
 from aid.errors import AIDError, main_with_clear_errors
 
@@ -25,30 +30,44 @@ from aid.errors import AIDError, main_with_clear_errors
 def main(args):
     cfg = setup(args)
     if args.eval_only:
-        model = build_model(cfg)  # the plain detector: no teacher
-        if not cfg.MODEL.WEIGHTS and not args.resume:
-            raise AIDError("--eval-only needs weights: add MODEL.WEIGHTS PATH, or --resume")
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
-            cfg.MODEL.WEIGHTS, resume=args.resume
-        )
-        results = AIDTrainer.test(cfg, model)
-        if comm.is_main_process():
-            verify_results(cfg, results)
-        return results
-
+        return evaluate(cfg, args.resume)
     trainer = AIDTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
+def evaluate(cfg, resume):
+    model = build_model(cfg)  # the plain detector: no teacher
+    last = DetectionCheckpointer(model, cfg.OUTPUT_DIR)
+    weights = last.get_checkpoint_file() if resume and last.has_checkpoint() else cfg.MODEL.WEIGHTS
+    if not weights:
+        raise AIDError("--eval-only needs weights: add MODEL.WEIGHTS PATH, or --resume")
+    StrictCheckpointer(model, "MODEL.WEIGHTS").load(weights)
+    results = AIDTrainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+@main_with_clear_errors
+def run(args):
+    if args.num_gpus > max(1, torch.cuda.device_count()):
+        raise AIDError(
+            f"--num-gpus {args.num_gpus}: torch finds {torch.cuda.device_count()} GPUs here; "
+            "--num-gpus 0 runs on the CPU"
+        )
+    try:
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessExitedException as error:  # a process has said what is wrong
+        sys.exit(error.exit_code)
+
+
 if __name__ == "__main__":
-    args = default_argument_parser().parse_args()
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
-    sys.exit(0)
+    run(default_argument_parser().parse_args())

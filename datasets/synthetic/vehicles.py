@@ -56,7 +56,7 @@ def car(rng: np.random.Generator) -> Model:
 
 def van(rng: np.random.Generator) -> Model:
     """A delivery van: KITTI's type Van, easily taken for a car."""
-    length, width, height = rng.uniform(4.6, 5.6), rng.uniform(1.85, 2.05), rng.uniform(1.9, 2.4)
+    length, width, height = rng.uniform(4.6, 5.6), rng.uniform(1.85, 2.05), rng.uniform(2.1, 2.6)
     paint, e, w = _paint(rng), length / 2, width / 2
     nose = [(0.3 * length, 0.3), (e, 0.3), (e, 0.42 * height), (0.3 * length, 0.5 * height)]
     cabin = [

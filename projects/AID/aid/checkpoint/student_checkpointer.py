@@ -7,6 +7,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from ..errors import AIDError
+from .strict_checkpointer import clear_load_errors
 
 __all__ = ["StudentCheckpointer"]
 
@@ -45,9 +46,11 @@ class StudentCheckpointer(DetectionCheckpointer):
         """Load a checkpoint; see fvcore's ``Checkpointer.load``.
 
         Raises:
-            AIDError: the file is to be resumed from but holds no adapters for this student.
+            AIDError: the file cannot be read, or is to be resumed from but holds no adapters for
+                this student.
         """
-        rest = super().load(path, checkpointables)
+        with clear_load_errors("MODEL.WEIGHTS", path):
+            rest = super().load(path, checkpointables)
         resumed = path and (checkpointables is None or "distillation" in checkpointables)
         if resumed and "distillation" in self.checkpointables and not self._adapters_loaded:
             raise AIDError(

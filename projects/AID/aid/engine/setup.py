@@ -3,8 +3,9 @@
 import argparse
 import os
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 
@@ -25,21 +26,22 @@ def setup(args: argparse.Namespace) -> CfgNode:
         folder's config.yaml, from where a resumed run takes it.
 
     Raises:
-        AIDError: see :func:`load_config`; an unknown dataset; a device that is not there.
+        AIDError: see :func:`load_config`; a dataset that is unknown, cannot be loaded, or has
+            another number of classes than the model; a device that is not there.
     """
     if not args.config_file:
         raise AIDError("--config-file is missing: choose one under configs/")
     cfg = load_config(args.config_file, args.opts)
     if args.num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
-    for key in ("TRAIN", "TEST"):
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise AIDError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU here: add --num-gpus 0 to "
+            "run on the CPU"
+        )
+    for key in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
-            if name not in DatasetCatalog.list():
-                known = ", ".join(n for n in DatasetCatalog.list() if "kitti" in n)
-                raise AIDError(
-                    f"DATASETS.{key}: {name!r} is not registered; this project registers {known}, "
-                    "Detectron2 its own, and docs/getting_started.md shows how to add yours"
-                )
+            _check_dataset(cfg, key, name)
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(cfg, resume=args.resume)
     cfg.freeze()
@@ -51,6 +53,29 @@ def setup(args: argparse.Namespace) -> CfgNode:
         ) from error
     default_setup(cfg, args)
     return cfg
+
+
+def _check_dataset(cfg: CfgNode, key: str, name: str) -> None:
+    """Load a dataset once, so that what is wrong with it is said now and not hours later."""
+    if name not in DatasetCatalog.list():
+        known = ", ".join(n for n in DatasetCatalog.list() if "kitti" in n)
+        raise AIDError(
+            f"DATASETS.{key}: {name!r} is not registered; this project registers {known}, "
+            "Detectron2 its own, and docs/getting_started.md shows how to add yours"
+        )
+    try:
+        DatasetCatalog.get(name)
+    except OSError as error:  # of Detectron2's own datasets
+        raise AIDError(
+            f"DATASETS.{key}: {name} cannot be loaded ({error}): check DETECTRON2_DATASETS"
+        ) from error
+    heads = "RETINANET" if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE else "ROI_HEADS"
+    wanted, found = cfg.MODEL[heads].NUM_CLASSES, MetadataCatalog.get(name).get("thing_classes")
+    if found is not None and len(found) != wanted:
+        raise AIDError(
+            f"MODEL.{heads}.NUM_CLASSES is {wanted}, but DATASETS.{key} {name} has {len(found)} "
+            f"classes ({', '.join(found[:5])}{', ...' if len(found) > 5 else ''}): make them equal"
+        )
 
 
 def _draw_seed(cfg: CfgNode, resume: bool) -> int:

@@ -1,11 +1,9 @@
 """The frozen detector that a student imitates."""
 
-import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.model_zoo import get_config_file
@@ -15,6 +13,7 @@ from detectron2.utils.events import EventStorage
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
+from ..checkpoint import StrictCheckpointer
 from ..config import load_config
 from ..errors import AIDError
 from .instance_loss import InstanceLosses, instance_losses, loss_levels
@@ -125,13 +124,7 @@ def build_teacher(cfg: CfgNode) -> Teacher:
             f"{teacher_cfg.OUTPUT_DIR}/model_final.pth, or name another file"
         )
     detector = build_model(teacher_cfg)
-    try:
-        _StrictCheckpointer(detector).load(weights)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise AIDError(
-            f"TEACHER.WEIGHTS {weights} cannot be read as a checkpoint "
-            f"({type(error).__name__}): the file may be cut off or of another kind"
-        ) from error
+    StrictCheckpointer(detector, "TEACHER.WEIGHTS").load(weights)
     return Teacher(detector, teacher_cfg)
 
 
@@ -200,34 +193,3 @@ def _load_config(config_file: str) -> CfgNode:
             f"TEACHER.CONFIG_FILE {config_file} was found neither beside the student's config "
             "file, nor from the current folder, nor in Detectron2's model zoo"
         ) from None
-
-
-class _StrictCheckpointer(DetectionCheckpointer):
-    """Loads weights for inference only, and takes no mismatch for an answer."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__(model)
-
-    def load(self, path: str) -> dict:
-        self._path = path
-        return super().load(path, checkpointables=[])
-
-    def _log_incompatible_keys(self, incompatible) -> None:
-        problems = {
-            "missing in the file": incompatible.missing_keys,
-            "unknown to the model": incompatible.unexpected_keys,
-            "of another shape": [
-                f"{key} ({'x'.join(map(str, found))} in the file, {'x'.join(map(str, wanted))} "
-                "in the model)"
-                for key, found, wanted in incompatible.incorrect_shapes
-            ],
-        }
-        said = [
-            f"{len(keys)} {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
-            for what, keys in problems.items()
-            if keys
-        ]
-        if said:
-            raise AIDError(
-                f"TEACHER.WEIGHTS {self._path} does not fit TEACHER.CONFIG_FILE: {'; '.join(said)}"
-            )

@@ -1,0 +1,81 @@
+"""Weights for inference, which fit or are refused."""
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
+
+from ..errors import AIDError
+
+__all__ = ["StrictCheckpointer", "clear_load_errors"]
+
+
+@contextmanager
+def clear_load_errors(key: str, path: str) -> Iterator[None]:
+    """Turn what a file that cannot be read raises into one line.
+
+    Args:
+        key: config key that named the file.
+        path: of the file.
+
+    Raises:
+        AIDError: in place of those errors.
+    """
+    try:
+        yield
+    except (OSError, AssertionError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise AIDError(
+            f"{key} {path} cannot be read as a checkpoint ({reason}): the file may be missing, cut "
+            "off, or of another kind"
+        ) from error
+
+
+class StrictCheckpointer(DetectionCheckpointer):
+    """Loads ``model`` alone, and takes no mismatch for an answer.
+
+    Detectron2 warns where weights do not fit, and goes on with random numbers: right for training
+    from a classifier's weights, wrong for a detector that is to be used as it is.
+    """
+
+    def __init__(self, model: nn.Module, key: str):
+        """
+        Args:
+            model: the detector.
+            key: config key that names the file, for the messages.
+        """
+        super().__init__(model)
+        self._key = key
+
+    def load(self, path: str) -> dict:
+        """Load the file's weights into the model.
+
+        Raises:
+            AIDError: the file cannot be read, or its keys or shapes differ from the model's.
+        """
+        self._path = path
+        with clear_load_errors(self._key, path):
+            return super().load(path, checkpointables=[])
+
+    def _log_incompatible_keys(self, incompatible) -> None:
+        problems = {
+            "missing in the file": incompatible.missing_keys,
+            "unknown to the model": incompatible.unexpected_keys,
+            "of another shape": [
+                f"{key} ({'x'.join(map(str, found))} in the file, {'x'.join(map(str, wanted))} "
+                "in the model)"
+                for key, found, wanted in incompatible.incorrect_shapes
+            ],
+        }
+        said = [
+            f"{len(keys)} {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+            for what, keys in problems.items()
+            if keys
+        ]
+        if said:
+            raise AIDError(
+                f"{self._key} {self._path} does not fit the detector of the config: "
+                + "; ".join(said)
+            )

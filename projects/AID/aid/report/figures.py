@@ -1,0 +1,140 @@
+"""The report's pictures."""
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display is needed
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+from detectron2.structures import Instances  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from ..visualization import draw_boxes, draw_weights, enlarge  # noqa: E402
+from .instances import Judged  # noqa: E402
+from .runs import Run  # noqa: E402
+
+__all__ = ["draw_curves", "draw_groups", "draw_sheet", "save"]
+
+# Okabe and Ito's colours, told apart by all eyes.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+CLASS_COLORS = ((255, 214, 10), (255, 90, 95), (64, 224, 255), (170, 120, 255), (120, 230, 90))
+
+
+def save(figure: Figure, path: str) -> None:
+    """Write a figure and free it."""
+    figure.savefig(path, dpi=100, bbox_inches="tight")
+    plt.close(figure)
+
+
+def draw_curves(runs: list[Run], labels: list[str]) -> Figure:
+    """Task loss, distillation loss, and weights of the instances, over the iterations."""
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
+    panels = (
+        (axes[0], "task loss", lambda key: key.startswith("loss_") and "distill" not in key),
+        (axes[1], "distillation loss", lambda key: key.startswith("loss_distill")),
+        (axes[2], "mean weight of the instances", lambda key: key == "aid/weight_mean"),
+    )
+    for axis, title, wanted in panels:
+        for run, label, color in zip(runs, labels, _cycle(COLORS, len(runs)), strict=True):
+            points = [
+                (line["iteration"], sum(v for k, v in line.items() if wanted(k)))
+                for line in run.metrics
+                if any(wanted(key) for key in line)
+            ]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=label, color=color)
+        axis.set(title=title, xlabel="iteration")
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(frameon=False, fontsize=9)
+        else:
+            axis.text(0.5, 0.5, "no run has it", ha="center", transform=axis.transAxes)
+    axes[2].set_ylim(0, 1)
+    return figure
+
+
+def draw_sheet(
+    images: list[np.ndarray],
+    detections: list[list[Instances]],
+    judged: list[Judged] | None,
+    labels: list[str],
+    classes: list[str],
+    threshold: float,
+) -> Figure:
+    """One row an image: the detections of each run, and the weights of the ground truth.
+
+    Args:
+        images: RGB, uint8.
+        detections: for each run, the predicted instances of each image.
+        judged: for each image, at test size; None where no run has weights.
+        labels: of the runs.
+        classes: names, by category id.
+        threshold: score below which a detection is not drawn.
+    """
+    columns = len(detections) + (judged is not None)
+    ratio = images[0].shape[0] / images[0].shape[1]
+    size = (6.2 * columns, (6.2 * ratio + 0.08) * len(images) + 0.9)
+    figure, axes = plt.subplots(
+        len(images), columns, figsize=size, squeeze=False, layout="constrained"
+    )
+    for row, image in enumerate(images):
+        for column, run in enumerate(detections):
+            axes[row, column].imshow(_draw_detections(image, run[row], threshold))
+        if judged is not None:
+            seen = judged[row]
+            axes[row, -1].imshow(draw_weights(seen.image, seen.boxes, seen.weights, seen.losses))
+    titles = [*labels, "ground truth: weight w, teacher's loss D"][:columns]
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=13)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    handles = [
+        plt.Line2D([], [], color=np.array(color) / 255, lw=4, label=name)
+        for name, color in zip(classes, _cycle(CLASS_COLORS, len(classes)), strict=True)
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(classes),
+        title=f"detections with a score of {threshold} or more",
+    )
+    return figure
+
+
+def _draw_detections(image: np.ndarray, instances: Instances, threshold: float) -> np.ndarray:
+    kept = instances[instances.scores >= threshold]
+    image, factor = enlarge(image)
+    colors = [CLASS_COLORS[i % len(CLASS_COLORS)] for i in kept.pred_classes.tolist()]
+    labels = [f"{score:.2f}" for score in kept.scores.tolist()]
+    return draw_boxes(image, kept.pred_boxes.tensor.numpy() * factor, colors, labels)
+
+
+def draw_groups(groups: dict[str, tuple[list[float], list[float]]]) -> Figure:
+    """The teacher's loss and the weight of instances, by what is known about them.
+
+    Args:
+        groups: {name: (losses, weights)}; empty groups are left out.
+    """
+    groups = {name: values for name, values in groups.items() if values[0]}
+    ticks = [f"{name}\n({len(losses)})" for name, (losses, _) in groups.items()]
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4.5), layout="constrained")
+    for axis, column, title in ((axes[0], 0, "teacher's loss D"), (axes[1], 1, "weight w")):
+        boxes = axis.boxplot(
+            [values[column] for values in groups.values()],
+            tick_labels=ticks,
+            showfliers=False,
+            patch_artist=True,
+            medianprops={"color": "black"},
+        )
+        for patch, color in zip(boxes["boxes"], _cycle(COLORS, len(groups)), strict=True):
+            patch.set(facecolor=color, alpha=0.75)
+        axis.set_title(f"{title} of training instances (boxes: quartiles)")
+        axis.set_ylim(bottom=0)
+        axis.grid(axis="y", alpha=0.3)
+    axes[1].set_ylim(0, 1)
+    return figure
+
+
+def _cycle(colors: tuple, count: int) -> list:
+    return [colors[i % len(colors)] for i in range(count)]

@@ -1,0 +1,173 @@
+"""The report itself: measures what is needed, draws, and writes report.md."""
+
+import json
+import os
+from dataclasses import asdict
+from statistics import mean, median
+
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import Instances
+from tqdm import tqdm
+
+from ..errors import AIDError
+from .cost import Cost, measure_cost
+from .figures import draw_curves, draw_groups, draw_sheet, save
+from .instances import GROUPS, group_of, judge, load_sample, read_records
+from .runs import Run, roles
+
+__all__ = ["write_report"]
+
+NUM_TIMED = 30
+
+
+def write_report(
+    runs: list[Run], output: str, num_images: int, num_train: int, threshold: float
+) -> None:
+    """Write report.md, its pictures, and the same numbers as report.json into ``output``.
+
+    Args:
+        runs: finished runs with the same test set.
+        num_images: on the sheet of validation images.
+        num_train: training images that the teacher judges.
+        threshold: score below which a detection is not drawn.
+
+    Raises:
+        AIDError: the runs were tested on different datasets; a dataset or a teacher is missing.
+    """
+    tested = {tuple(run.cfg.DATASETS.TEST) for run in runs}
+    if len(tested) > 1:
+        raise AIDError(f"the runs were tested on different datasets, {sorted(tested)}: compare one")
+    os.makedirs(output, exist_ok=True)
+    role_of = roles(runs)
+    labels = [f"{run.name}\n({role})" for run, role in zip(runs, role_of, strict=True)]
+    adaptive = next((run for run, role in zip(runs, role_of, strict=True) if "AID" in role), None)
+    val = DatasetCatalog.get(runs[0].cfg.DATASETS.TEST[0])
+    shown = val[:: max(1, len(val) // num_images)][:num_images]
+
+    costs, detections = [], []
+    for run in tqdm(runs, desc="Running the detectors", unit="run"):
+        cost, found = _run_detector(run, val[:NUM_TIMED], shown)
+        costs.append(cost)
+        detections.append(found)
+    rows = [_row(*columns) for columns in zip(runs, role_of, costs, strict=True)]
+
+    save(draw_curves(runs, labels), os.path.join(output, "curves.png"))
+    judged, groups = None, {}
+    if adaptive is not None:
+        judged = list(judge(adaptive.cfg, shown))
+        groups = _judge_groups(adaptive, num_train)
+        save(draw_groups(groups), os.path.join(output, "instances.png"))
+    images = [read_image(record["file_name"], format="RGB") for record in shown]
+    sheet = draw_sheet(images, detections, judged, labels, runs[0].classes, threshold)
+    save(sheet, os.path.join(output, "detections.png"))
+
+    summary = {
+        name: {
+            "instances": len(losses),
+            "teacher_loss": median(losses),
+            "weight": median(weights),
+            "mean_weight": mean(weights),
+        }
+        for name, (losses, weights) in groups.items()
+        if losses
+    }
+    with open(os.path.join(output, "report.json"), "w") as f:
+        json.dump({"runs": rows, "instances": summary}, f, indent=1)
+    with open(os.path.join(output, "report.md"), "w") as f:
+        f.write(_page(runs, rows, summary, adaptive))
+
+
+def _run_detector(run: Run, timed: list[dict], shown: list[dict]) -> tuple[Cost, list[Instances]]:
+    model = run.build()
+    cost = measure_cost(model, [load_sample(run.cfg, record)[0] for record in timed])
+    with torch.no_grad():
+        found = [model([load_sample(run.cfg, record)[0]])[0] for record in shown]
+    return cost, [x["instances"].to("cpu") for x in found]
+
+
+def _row(run: Run, role: str, cost: Cost) -> dict:
+    return {
+        "run": run.name,
+        "role": role,
+        "seed": run.cfg.SEED,
+        "iterations": run.cfg.SOLVER.MAX_ITER,
+        **run.results,
+        **asdict(cost),
+        "seconds_per_iteration": run.seconds_per_iteration,
+    }
+
+
+def _judge_groups(run: Run, num_train: int) -> dict[str, tuple[list[float], list[float]]]:
+    """{group: (losses, weights)} of instances in evenly chosen training images."""
+    name = run.cfg.DATASETS.TRAIN[0]
+    records, known = DatasetCatalog.get(name), read_records(name)
+    chosen = records[:: max(1, len(records) // num_train)][:num_train]
+    groups = {group: ([], []) for group in GROUPS}
+    seen = tqdm(judge(run.cfg, chosen), total=len(chosen), desc="Asking the teacher", unit="image")
+    for record, judged in zip(chosen, seen, strict=True):
+        image = os.path.splitext(os.path.basename(record["file_name"]))[0]
+        entries = known[image]["objects"] if known else None
+        for i, annotation in enumerate(judged.annotations):
+            about = entries[annotation["label_index"]] if entries else None
+            x1, y1, x2, y2 = judged.boxes[i].tolist()
+            group = group_of(annotation, ((x2 - x1) * (y2 - y1)) ** 0.5, about)
+            groups[group][0].append(judged.losses[i].item())
+            groups[group][1].append(judged.weights[i].item())
+    return groups
+
+
+def _page(runs: list[Run], rows: list[dict], summary: dict, adaptive: Run | None) -> str:
+    device = runs[0].cfg.MODEL.DEVICE
+    if device == "cpu":
+        device = f"CPU, {torch.get_num_threads()} threads"
+    classes = runs[0].classes
+    header = ["run", "role", "iterations", "AP", "AP50", *classes]
+    header += ["parameters", "GFLOPs", "s / image", "s / iteration"]
+    table = [
+        [
+            row["run"], row["role"], str(row["iterations"]),
+            *(f"{row[key]:.1f}" for key in ("AP", "AP50", *classes)),
+            f"{row['parameters']:.2f} M", f"{row['gflops']:.2f}",
+            f"{row['seconds']:.3f}", f"{row['seconds_per_iteration']:.3f}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    seeds = ", ".join(sorted({str(row["seed"]) for row in rows}))
+    parts = [
+        f"# {runs[0].cfg.DATASETS.TEST[0]}: {len(runs)} runs compared",
+        _markdown(header, table),
+        f"AP, AP50 and the AP of each class in percent, COCO's metric, on "
+        f"{runs[0].cfg.DATASETS.TEST[0]}. GFLOPs: multiply-adds of one image. s / image: median "
+        f"over {NUM_TIMED} images at most, one at a time; {device}.",
+        f"Every row is one run with one seed ({seeds}). One seed of a short run proves nothing: "
+        "repeat with other seeds before you believe a difference of a few AP.",
+        "## Training\n\n![training curves](curves.png)",
+        "## Detections\n\n![detections of every run on validation images](detections.png)",
+    ]
+    if adaptive is not None:
+        rows = [
+            [name, str(x["instances"]), f"{x['teacher_loss']:.2f}", f"{x['weight']:.2f}"]
+            for name, x in summary.items()
+        ]
+        parts += [
+            "## What the teacher makes of the training labels",
+            f"For `{adaptive.name}`: median of the teacher's loss D and of the weight w on "
+            f"instances of {adaptive.cfg.DATASETS.TRAIN[0]}, by what is known about them. An "
+            "instance is in the first group that fits: its label was given the wrong class, or a "
+            "jittered box; most of it is hidden; it is tiny at the net's input; none of these.",
+            _markdown(["group", "instances", "teacher's loss D", "weight w"], rows),
+            "![teacher's loss and weight by group](instances.png)",
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * width for width in widths]
+    lines = [
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
+        for line in (header, rule, *rows)
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,113 @@
+"""A finished run, read back from its output folder."""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from torch import nn
+
+from ..config import load_config
+from ..errors import AIDError
+from ..modeling.meta_arch import DistillationMixin
+
+__all__ = ["Run", "load_run", "roles"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What ``train_net.py`` left in an output folder.
+
+    Attributes:
+        folder: path of the folder.
+        cfg: its config; MODEL.DEVICE is one that this machine has.
+        metrics: the lines of its metrics.json, in order.
+    """
+
+    folder: str
+    cfg: CfgNode
+    metrics: list[dict]
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(os.path.normpath(self.folder))
+
+    @property
+    def weights(self) -> str:
+        return os.path.join(self.folder, "model_final.pth")
+
+    @property
+    def is_distilled(self) -> bool:
+        return issubclass(
+            META_ARCH_REGISTRY.get(self.cfg.MODEL.META_ARCHITECTURE), DistillationMixin
+        )
+
+    @property
+    def classes(self) -> list[str]:
+        return MetadataCatalog.get(self.cfg.DATASETS.TEST[0]).thing_classes
+
+    @cached_property
+    def results(self) -> dict[str, float]:
+        """COCO's box metrics at the end of the run, in percent: AP, AP50, and AP of each class."""
+        last = next(line for line in reversed(self.metrics) if "bbox/AP" in line)
+        keys = {"AP": "AP", "AP50": "AP50", **{name: f"AP-{name}" for name in self.classes}}
+        return {name: last.get(f"bbox/{key}", float("nan")) for name, key in keys.items()}
+
+    @property
+    def seconds_per_iteration(self) -> float:
+        """Median over the run."""
+        return median(line["time"] for line in self.metrics if "time" in line)
+
+    def build(self) -> nn.Module:
+        """The trained detector, in eval mode, without a teacher."""
+        model = build_model(self.cfg)
+        DetectionCheckpointer(model).load(self.weights)
+        return model.eval()
+
+
+def load_run(folder: str) -> Run:
+    """Read an output folder.
+
+    Raises:
+        AIDError: a file is missing, or the run was not evaluated.
+    """
+    paths = [os.path.join(folder, f) for f in ("config.yaml", "metrics.json", "model_final.pth")]
+    for path in paths:
+        if not os.path.isfile(path):
+            raise AIDError(f"{path} does not exist: {folder} is no finished run of train_net.py")
+    cfg = load_config(paths[0])
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    with open(paths[1]) as f:
+        lines = f.read().splitlines()
+    try:
+        metrics = [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise AIDError(f"{paths[1]} is not one JSON object a line: {error}") from error
+    if not any("bbox/AP" in line for line in metrics):
+        raise AIDError(
+            f"{paths[1]} holds no evaluation: run train_net.py with --config-file "
+            f"{paths[0]} --resume, which evaluates a finished run"
+        )
+    return Run(folder, cfg, metrics)
+
+
+def roles(runs: list[Run]) -> list[str]:
+    """What each run is among the others: teacher, plain, or distilled and how."""
+    teachers = {os.path.realpath(run.cfg.TEACHER.WEIGHTS) for run in runs if run.is_distilled}
+    return [_role(run, teachers) for run in runs]
+
+
+def _role(run: Run, teachers: set[str]) -> str:
+    if not run.is_distilled:
+        return "teacher" if os.path.realpath(run.weights) in teachers else "plain"
+    granularity = run.cfg.AID.GRANULARITY
+    if granularity == "none" or run.cfg.AID.ALPHA == 0:
+        return "plain distillation"
+    return f"AID by {granularity}"

@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""Compare finished runs: a table, training curves, detections, the teacher's view of the labels.
+
+    python tools/report.py output/quickstart/faster_rcnn_R34_FPN \
+        output/quickstart/faster_rcnn_R18_FPN output/quickstart/faster_rcnn_R18_from_R34 \
+        --output output/quickstart/report
+
+Any output folders of train_net.py will do, in the order of the table's rows. Which run is whose
+teacher, and how a student was distilled, is read from their configs. Writes report.md with its
+pictures, and report.json.
+"""
+
+import argparse
+import os
+
+import aid  # noqa: F401  (registers models and datasets)
+from aid.errors import AIDError, main_with_clear_errors
+from aid.report import load_run, write_report
+
+
+@main_with_clear_errors
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="FOLDER", help="output folders")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="of the report")
+    parser.add_argument(
+        "--images", type=int, default=6, metavar="N", help="on the sheet (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--train-images",
+        type=int,
+        default=300,
+        metavar="N",
+        help="that the teacher judges (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.4, help="score to draw from (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
+    if min(args.images, args.train_images) < 1:
+        raise AIDError("--images and --train-images must be at least 1")
+    runs = [load_run(folder) for folder in args.runs]
+    write_report(runs, args.output, args.images, args.train_images, args.threshold)
+    print(f"Report: {os.path.join(args.output, 'report.md')}")
+
+
+if __name__ == "__main__":
+    main()
