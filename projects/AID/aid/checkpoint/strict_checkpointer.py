@@ -1,6 +1,5 @@
 """Weights for inference, which fit or are refused."""
 
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,7 +24,9 @@ def clear_load_errors(key: str, path: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, AssertionError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except AIDError:
+        raise
+    except Exception as error:  # unpickling what is no pickle raises anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AIDError(
             f"{key} {path} cannot be read as a checkpoint ({reason}): the file may be missing, cut "

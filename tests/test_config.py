@@ -1,0 +1,114 @@
+"""How config files are read, and that every file in configs/ builds what it says."""
+
+import glob
+import os
+
+import pytest
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+
+from aid.config import load_config
+from aid.errors import AIDError
+from aid.modeling.meta_arch import DistillationMixin
+from aid.modeling.teacher import num_classes
+
+ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
+FILES = sorted(os.path.relpath(f, ROOT) for f in glob.glob(f"{ROOT}/**/*.yaml", recursive=True))
+DETECTORS = [f for f in FILES if not f.startswith("backbones") and "Base" not in f]
+FRAGMENTS = [f for f in FILES if f not in DETECTORS]
+STUDENTS = [f for f in DETECTORS if "_from_" in f]
+
+
+def test_the_configs_that_users_are_told_of_exist():
+    expected = [f"KITTI/{m}_{r}_FPN" for m in ("faster_rcnn", "retinanet") for r in ("R18", "R50")]
+    expected += [f"KITTI/{m}_R101_FPN" for m in ("faster_rcnn", "retinanet")]
+    for meta_arch in ("faster_rcnn", "retinanet"):
+        expected += [f"AID/{meta_arch}_{r}_from_R101" for r in ("R18", "R50", "R101")]
+        expected += [f"Quickstart/{meta_arch}_{r}" for r in ("R34_FPN", "R18_FPN", "R18_from_R34")]
+        expected += [f"Quickstart/{meta_arch}_R18_from_R34_none"]
+    expected += [
+        f"AID/faster_rcnn_R18_from_R101_{g}" for g in ("none", "level", "image", "instance")
+    ]
+    assert sorted(f"{name}.yaml" for name in expected) == DETECTORS
+
+
+@pytest.mark.parametrize("file", DETECTORS)
+def test_every_detector_builds(file):
+    cfg = load_config(os.path.join(ROOT, file), ["MODEL.DEVICE", "cpu"])
+    model = build_model(cfg)
+    depth = int(file.split("_R")[1].split("_")[0])
+    assert cfg.MODEL.RESNETS.DEPTH == depth
+    assert num_classes(model) == 3
+    assert isinstance(model, DistillationMixin) == ("_from_" in file)
+    assert all(name in DatasetCatalog.list() for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    folder, name = os.path.split(file)
+    output = f"output/{folder}/{name[:-5]}".replace("Quickstart", "quickstart")
+    assert cfg.OUTPUT_DIR == output
+
+
+@pytest.mark.parametrize("file", FRAGMENTS)
+def test_every_fragment_is_a_config(file):
+    load_config(os.path.join(ROOT, file))
+
+
+@pytest.mark.parametrize("file", STUDENTS)
+def test_a_students_teacher_is_what_its_own_config_writes(file):
+    cfg = load_config(os.path.join(ROOT, file))
+    teacher = load_config(cfg.TEACHER.CONFIG_FILE)
+    assert cfg.TEACHER.WEIGHTS == f"{teacher.OUTPUT_DIR}/model_final.pth"
+    assert cfg.DATASETS.TRAIN == teacher.DATASETS.TRAIN
+    granularity = file.rsplit("_", 1)[1][:-5]
+    expected = granularity if granularity in ("none", "level", "image") else "instance"
+    assert cfg.AID.GRANULARITY == expected
+
+
+@pytest.mark.parametrize("student, plain", [(f, f.split("_from")[0]) for f in STUDENTS])
+def test_student_and_baseline_differ_in_the_teacher_alone(student, plain):
+    folder = plain.replace("AID/", "KITTI/")
+    ours, base = (load_config(os.path.join(ROOT, f)) for f in (student, f"{folder}_FPN.yaml"))
+    assert issubclass(META_ARCH_REGISTRY.get(ours.MODEL.META_ARCHITECTURE), DistillationMixin)
+    for key in ("TEACHER", "DISTILLATION", "AID", "OUTPUT_DIR", "VIS_PERIOD"):
+        ours[key] = base[key]
+    ours.MODEL.META_ARCHITECTURE = base.MODEL.META_ARCHITECTURE
+    if "R101_from" in student:  # a student trains for half as long as a teacher
+        ours.SOLVER = base.SOLVER
+    assert ours.dump() == base.dump()
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("MODEL: !!python/object/apply:os.getcwd []\n", "not plain YAML.*object tags are refused"),
+        ("MODEL: [1, 2\n", "not plain YAML"),
+        ("AID:\n  ALPHA: much\n", "AID.ALPHA|Type mismatch"),
+        ("AID:\n  APLHA: 0.1\n", "Non-existent config key: AID.APLHA"),
+        ("_BASE_: gone.yaml\n", "gone.yaml"),
+    ],
+)
+def test_a_malformed_file_is_one_line(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(AIDError, match=message) as error:
+        load_config(str(path))
+    assert "bad.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_bad_options_and_a_missing_file(tmp_path):
+    with pytest.raises(AIDError, match="nowhere.yaml does not exist"):
+        load_config("nowhere.yaml")
+    path = tmp_path / "good.yaml"
+    path.write_text("AID:\n  ALPHA: 0.2\n")
+    assert load_config(str(path)).AID.ALPHA == 0.2
+    assert load_config(str(path), ["AID.ALPHA", "0.3"]).AID.ALPHA == 0.3
+    for opts in (["AID.ALPHA"], ["AID.APLHA", "1"], ["AID.ALPHA", "much"]):
+        with pytest.raises(AIDError, match="command line options: "):
+            load_config(str(path), opts)
+
+
+def test_the_teachers_config_is_found_beside_the_students(tmp_path):
+    (tmp_path / "teacher.yaml").write_text("VERSION: 2\n")
+    path = tmp_path / "student.yaml"
+    path.write_text("TEACHER:\n  CONFIG_FILE: teacher.yaml\n")
+    assert load_config(str(path)).TEACHER.CONFIG_FILE == str(tmp_path / "teacher.yaml")
+    name = "COCO-Detection/retinanet_R_101_FPN_3x.yaml"  # of the model zoo: left as it is
+    assert load_config(str(path), ["TEACHER.CONFIG_FILE", name]).TEACHER.CONFIG_FILE == name
