@@ -105,13 +105,15 @@ def find_rendered(output: str, settings: Settings, force: bool) -> bool:
     """Whether ``output`` holds these very scenes already.
 
     Raises:
-        AIDError: it holds something else, and ``force`` is off.
+        AIDError: it holds other scenes and ``force`` is off, or something else altogether.
     """
-    if force or not os.path.exists(output):
+    if not os.path.exists(output):
         return False
     side_file = os.path.join(output, "training", "scenes.json")
     if not os.path.isfile(side_file):
         raise AIDError(f"{output} exists and was not rendered here: choose another --output")
+    if force:
+        return False
     with open(side_file) as f:
         found = json.load(f)["settings"]
     wanted = asdict(settings)

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import os
+import sys
 
 import pytest
 import torch
@@ -102,6 +103,7 @@ def load_script():
             os.path.splitext(os.path.basename(path))[0], os.path.join(REPOSITORY, path)
         )
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where worker processes look its functions up
         spec.loader.exec_module(module)
         return module
 

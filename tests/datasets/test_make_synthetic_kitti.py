@@ -1,0 +1,197 @@
+"""Rendered scenes: labels that agree with the pixels, the same bytes for a seed, label noise."""
+
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from aid.data.kitti import load_kitti, parse_label_file, register_kitti
+
+
+@pytest.fixture(scope="module")
+def synthetic(load_script, repository):
+    """The renderer's script, with its package importable as it is for the script."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(os.path.join(repository, "datasets"))
+        yield load_script("datasets/make_synthetic_kitti.py")
+
+
+@pytest.fixture
+def make(synthetic, tmp_path, capsys):
+    """A function (name, options) -> (folder, exit code, the error line)."""
+
+    def run(name: str, *options: str):
+        folder = str(tmp_path / name)
+        sizes = ["--train", "6", "--val", "3", "--workers", "1"]
+        try:
+            synthetic.main(["--output", folder, *sizes, *options])
+        except SystemExit as end:
+            return folder, end.code, capsys.readouterr().err
+        return folder, 0, capsys.readouterr().out
+
+    return run
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    found = {}
+    for root, _, files in os.walk(folder):
+        for name in files:
+            path = os.path.join(root, name)
+            with open(path, "rb") as f:
+                found[os.path.relpath(path, folder)] = f.read()
+    return found
+
+
+def scenes(folder: str) -> dict:
+    with open(os.path.join(folder, "training", "scenes.json")) as f:
+        return json.load(f)["scenes"]
+
+
+def labels(folder: str, name: str) -> list:
+    return parse_label_file(os.path.join(folder, "training", "label_2", f"{name}.txt"))
+
+
+def test_a_seed_gives_the_same_bytes_on_any_number_of_workers(make):
+    first = contents(make("a")[0])
+    assert contents(make("b", "--workers", "3")[0]) == first
+    other = contents(make("c", "--seed", "1")[0])
+    pictures = [name for name in first if name.endswith(".png")]
+    assert len(pictures) == 9 and all(first[name] != other[name] for name in pictures)
+
+
+def test_the_folder_is_a_kitti_dataset(make, tmp_path):
+    folder, _, _ = make("a", "--height", "64", "--width", "200")
+    name = f"rendered_{tmp_path.name}"
+    register_kitti(name, folder, "train", "-")
+    records = DatasetCatalog.get(name)
+    assert len(records) == 6 and {(r["height"], r["width"]) for r in records} == {(64, 200)}
+    assert {a["category_id"] for r in records for a in r["annotations"]} == {0, 1, 2}
+    assert (
+        len(load_kitti(folder, "val", "-")) == 3 and len(load_kitti(folder, "trainval", "-")) == 9
+    )
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_the_side_file_speaks_of_every_label_line(make):
+    folder, _, _ = make("a")
+    for name, scene in scenes(folder).items():
+        found = labels(folder, name)
+        assert len(found) == len(scene["objects"]) and scene["missing"] == []
+        for obj, known in zip(found, scene["objects"], strict=True):
+            assert (obj.type, known["spoiled"]) == (known["type"], None)
+            assert list(obj.bbox) == known["bbox"] and 0 < known["visible"] <= 1
+
+
+def test_boxes_agree_with_the_pixels(synthetic):
+    """A label's box is that of the pixels that the object alone changes, if all of it is seen."""
+    from synthetic.canvas import Camera, Canvas
+    from synthetic.people import cyclist, pedestrian
+    from synthetic.primitives import place
+    from synthetic.scene import _sample_light
+    from synthetic.vehicles import car, truck, van
+
+    rng = np.random.default_rng(0)
+    camera = Camera(focal=370.0, center_x=320.0, center_y=88.0, height=1.65)
+    for build in (car, van, truck, pedestrian, cyclist):
+        for rotation in (-1.57, 0.3, 2.5):
+            canvas = Canvas(np.zeros((192, 640, 3), np.uint8), camera, _sample_light(rng, "day"))
+            drawn = canvas.draw(place(build(rng).parts, 1.0, 16.0, rotation, 1.65), number=0)
+            rows, columns = np.nonzero(canvas.ids == 0)
+            found = columns.min(), rows.min(), columns.max(), rows.max()
+            assert drawn.extent == pytest.approx(found, abs=2.1)  # a pixel of the final picture
+            assert drawn.num_pixels == len(rows)
+
+
+def test_what_stands_in_front_hides(synthetic):
+    from synthetic.canvas import Camera, Canvas
+    from synthetic.primitives import box, place
+    from synthetic.scene import _sample_light
+
+    camera = Camera(focal=370.0, center_x=320.0, center_y=88.0, height=1.65)
+    light = _sample_light(np.random.default_rng(0), "day")
+    for x, expected in ((1.0, 0.0), (2.0, 0.5), (6.1, 1.0)):  # the left edge of what is in front
+        canvas = Canvas(np.zeros((192, 640, 3), np.uint8), camera, light)
+        wall = canvas.draw(place(box((-2, 2), 0.1, (0, 1.5), (0, 0, 0)), 0, 20, 0, 1.65), number=0)
+        canvas.draw(place(box((-2, 2), 0.1, (0, 1.65), (0, 0, 0)), x, 10, 0, 1.65), number=1)
+        visible = (canvas.ids == 0).sum() / wall.num_pixels
+        assert visible == pytest.approx(expected, abs=0.05)
+
+
+def test_noise_is_recorded_and_leaves_the_pictures_and_validation_alone(make):
+    clean, _, _ = make("clean")
+    noisy, _, _ = make("noisy", "--wrong-class", "0.3", "--jitter", "0.3", "--missing", "0.3")
+    spoiled = {"class": 0, "jitter": 0, "missing": 0}
+    for name, scene in scenes(noisy).items():
+        picture = os.path.join("training", "image_2", f"{name}.png")
+        assert contents(clean)[picture] == contents(noisy)[picture]
+        true = [(k["type"], k["bbox"]) for k in scenes(clean)[name]["objects"]]
+        told = [(k["type"], k["bbox"]) for k in scene["objects"] + scene["missing"]]
+        assert sorted(told) == sorted(true)
+        for obj, known in zip(labels(noisy, name), scene["objects"], strict=True):
+            assert (obj.type != known["type"]) == (known["spoiled"] == "class")
+            assert (list(obj.bbox) != known["bbox"]) == (known["spoiled"] == "jitter")
+            if known["spoiled"]:
+                spoiled[known["spoiled"]] += 1
+        spoiled["missing"] += len(scene["missing"])
+        if int(name) >= 6:
+            assert labels(clean, name) == labels(noisy, name)
+    assert min(spoiled.values()) >= 3
+
+
+def test_conditions_are_recorded_and_seen(make):
+    folder, _, _ = make("a", "--conditions", "day=1", "night=1", "--train", "20")
+    light = {"day": [], "night": []}
+    for name, scene in scenes(folder).items():
+        image = cv2.imread(os.path.join(folder, "training", "image_2", f"{name}.png"))
+        light[scene["condition"]].append(image.mean())
+    assert min(map(len, light.values())) >= 5
+    assert max(light["night"]) < min(light["day"])
+
+
+def test_a_second_call_reuses_or_refuses(make):
+    folder, _, _ = make("a")
+    before = contents(folder)
+    assert "exist already and are used as they are" in make("a")[2]
+    _, code, error = make("a", "--seed", "5")
+    assert code == 2 and "other settings (seed): --force" in error
+    assert contents(folder) == before
+    make("a", "--seed", "5", "--force")
+    assert contents(folder) != before
+
+
+def test_an_interrupted_call_leaves_no_half_folder(make, monkeypatch, synthetic):
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "asdict", lambda settings: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            make("a")
+    folder, code, _ = make("a")
+    assert code == 0 and not os.path.exists(f"{folder}.part")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--conditions", "rain=1"], "--conditions rain=1: write day=SHARE"),
+        (["--conditions", "day=-1"], "--conditions day=-1"),
+        (["--conditions", "day=0"], "all shares are 0"),
+        (["--wrong-class", "0.8", "--jitter", "0.5"], "are shares: 0 to 1, together too"),
+        (["--train", "0"], "must be at least 1"),
+        (["--height", "10"], "must be at least 48"),
+    ],
+)
+def test_bad_options(make, options, message):
+    _, code, error = make("a", *options)
+    assert code == 2 and message in error and error.count("\n") == 1
+
+
+def test_a_folder_of_somebody_else_is_not_touched(make, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    _, code, error = make("mine")
+    assert code == 2 and "was not rendered here: choose another --output" in error
+    _, code, error = make("mine", "--force")
+    assert code == 2 and (tmp_path / "mine" / "thesis.tex").exists()
