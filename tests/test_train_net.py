@@ -1,0 +1,197 @@
+"""train_net.py as users call it: a process, on scenes on disk, then the report of what it left."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from aid.data.kitti import register_kitti
+from aid.errors import AIDError
+from aid.report import load_run, write_report
+from aid.report.runs import roles
+
+TEACHER, PLAIN, STUDENT = "faster_rcnn_R34_FPN", "faster_rcnn_R18_FPN", "faster_rcnn_R18_from_R34"
+FEW = ["SOLVER.MAX_ITER", "3", "SOLVER.WARMUP_ITERS", "1", "SOLVER.IMS_PER_BATCH", "2"]
+SCORED = [*FEW, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.DETECTIONS_PER_IMAGE", "5"]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, repository):
+    """A folder with a few rendered scenes, and a function (arguments) -> finished process in it."""
+    folder = tmp_path_factory.mktemp("workplace")
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(folder / "datasets")}
+
+    def call(script: str, *args: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, os.path.join(repository, script), *args]
+        return subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        )
+
+    noise = ["--wrong-class", "0.3", "--jitter", "0.3"]
+    sizes = ["--train", "8", "--val", "4", "--workers", "1"]
+    done = call("datasets/make_synthetic_kitti.py", *sizes, *noise)
+    assert done.returncode == 0, done.stderr
+    return folder, call
+
+
+@pytest.fixture(scope="module")
+def train(workplace, repository):
+    """A function (config, arguments) -> finished process of train_net.py on the CPU."""
+
+    def call(name: str, *args: str) -> subprocess.CompletedProcess:
+        config = os.path.join(repository, "configs", f"{name}.yaml")
+        return workplace[1]("train_net.py", "--config-file", config, "--num-gpus", "0", *args)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def runs(workplace, train):
+    """Output folders of a teacher, a plain student and an AID student, and the students' logs."""
+    logs = {}
+    for name in (TEACHER, PLAIN, STUDENT):
+        done = train(f"Quickstart/{name}", *SCORED)
+        assert done.returncode == 0, done.stderr[-2000:]
+        logs[name] = done.stdout
+    return {name: str(workplace[0] / "output/quickstart" / name) for name in logs}, logs
+
+
+def one_error(done: subprocess.CompletedProcess) -> str:
+    """The error line of a process, which must be the only thing it says about its end."""
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr + done.stdout
+    (line,) = (x for x in done.stderr.splitlines() if x.startswith("error: "))
+    return line
+
+
+def test_without_kitti_one_line_says_what_is_missing(train):
+    done = train("AID/faster_rcnn_R18_from_R101")
+    assert "training/image_2 does not exist: unpack the left color images" in one_error(done)
+    assert done.stdout == "" and len(done.stderr.splitlines()) == 1
+
+
+def test_a_missing_teacher_is_named_before_anything_is_trained(workplace, train):
+    (workplace[0] / "elsewhere").mkdir()
+    done = train(f"Quickstart/{STUDENT}", "TEACHER.WEIGHTS", "elsewhere/gone.pth")
+    line = one_error(done)
+    assert "TEACHER.WEIGHTS elsewhere/gone.pth does not exist: train the teacher first" in line
+    assert f"train_net.py --config-file {os.path.dirname(line.split('--config-file ')[1])}" in line
+    assert "Starting training" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--num-gpus", "64"], "--num-gpus 64: torch finds"),
+        (["--eval-only"], "--eval-only needs weights"),
+        (["--eval-only", "MODEL.WEIGHTS", "gone.pth"], "MODEL.WEIGHTS gone.pth cannot be read"),
+        (["DATASETS.TEST", "('coco_2017_val',)"], "coco_2017_val cannot be loaded .*annotations"),
+        (["DATASETS.TRAIN", "('kiti',)"], "'kiti' is not registered; .* registers kitti_train"),
+        (
+            ["MODEL.ROI_HEADS.NUM_CLASSES", "5"],
+            r"NUM_CLASSES is 5, but .* has 3 classes \(Car, Ped",
+        ),
+        (["OUTPUT_DIR", "/proc/aid"], "OUTPUT_DIR /proc/aid cannot be written"),
+    ],
+)
+def test_bad_input_ends_in_one_line(train, arguments, message):
+    import re
+
+    assert re.search(message, one_error(train(f"Quickstart/{PLAIN}", *arguments)))
+
+
+def test_the_log_states_the_teacher_before_the_first_iteration(runs):
+    log = runs[1][STUDENT]
+    said, rest = log.split("Starting training")
+    assert f"teacher {os.path.dirname(said.split('teacher ')[1])}" in said
+    for fact in ("21.9 M parameters", "output/quickstart/faster_rcnn_R34_FPN/model_final.pth",
+                 "p2 (stride 4)", "AttentionGuidedLoss", "NonLocalLoss", "times 8",
+                 "ExponentialWeighting by instance", "alpha 0.1"):  # fmt: skip
+        assert fact in said
+    assert "loss_distill_feature" in rest and "eta: " in rest
+
+
+def test_the_checkpoint_evaluates_without_a_teacher(runs, train, workplace):
+    folders, _ = runs
+    weights = os.path.join(folders[STUDENT], "model_final.pth")
+    hidden = folders[TEACHER] + "_hidden"
+    os.rename(folders[TEACHER], hidden)
+    done = train(
+        f"Quickstart/{PLAIN}", "--eval-only", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", "eval",
+        *SCORED,
+    )  # fmt: skip
+    os.rename(hidden, folders[TEACHER])
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((workplace[0] / "eval/inference/coco_instances_results.json").read_text())
+    with open(os.path.join(folders[STUDENT], "inference/coco_instances_results.json")) as f:
+        assert json.load(f) == found and found
+
+
+def test_student_and_plain_student_start_and_see_the_same(runs):
+    """The first losses of the two agree: same weights, same images, same random numbers."""
+    logs = [
+        [x for x in runs[1][name].splitlines() if " loss_cls: " in x] for name in (PLAIN, STUDENT)
+    ]
+    assert len(logs[0]) == len(logs[1]) == 1
+    files = [load_run(runs[0][name]).metrics[0] for name in (PLAIN, STUDENT)]
+    assert files[0]["iteration"] == files[1]["iteration"] == 2
+    assert files[1]["data_time"] > 0
+
+
+@pytest.fixture
+def report(runs, workplace, monkeypatch, tmp_path):
+    """The report on the three runs, made in this process."""
+    names = {}
+    for split in ("train", "val"):
+        names[split] = f"workplace_{split}_{tmp_path.name}"
+        root = str(workplace[0] / "datasets" / "synthetic_kitti")
+        register_kitti(names[split], root, split, "-")
+    monkeypatch.chdir(workplace[0])
+    loaded = [load_run(runs[0][name]) for name in (TEACHER, PLAIN, STUDENT)]
+    for run in loaded:
+        run.cfg.DATASETS.TRAIN, run.cfg.DATASETS.TEST = (names["train"],), (names["val"],)
+    write_report(loaded, str(tmp_path / "report"), num_images=2, num_train=8, threshold=0.1)
+    yield loaded, tmp_path / "report"
+    for name in names.values():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_the_report_says_what_was_measured(report):
+    loaded, folder = report
+    assert roles(loaded) == ["teacher", "plain", "AID by instance"]
+    found = json.loads((folder / "report.json").read_text())
+    for run, row in zip(loaded, found["runs"], strict=True):
+        assert row["AP50"] == run.metrics[-1]["bbox/AP50"] and row["iterations"] == 3
+        model = torch.load(run.weights)["model"]
+        counted = sum(
+            v.numel() for k, v in model.items()
+            if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        )  # fmt: skip
+        assert row["parameters"] == pytest.approx(counted / 1e6)
+        assert row["gflops"] > 0 and row["seconds"] > 0
+    assert found["runs"][1]["gflops"] == pytest.approx(found["runs"][2]["gflops"], rel=0.2)
+    assert {"clean", "wrong class", "jittered box"} <= set(found["instances"])
+    text = (folder / "report.md").read_text()
+    for part in ("teacher", "AID by instance", "One seed of a short run proves nothing"):
+        assert part in text
+    pictures = {x.split(")")[0] for x in text.split("](")[1:]}
+    assert pictures == {"curves.png", "detections.png", "instances.png"}
+    assert all((folder / name).stat().st_size > 10_000 for name in pictures)
+
+
+def test_a_folder_that_is_no_finished_run(runs, tmp_path):
+    with pytest.raises(AIDError, match="config.yaml does not exist: .* is no finished run"):
+        load_run(str(tmp_path))
+    for name in ("config.yaml", "model_final.pth"):
+        (tmp_path / name).write_bytes(open(os.path.join(runs[0][PLAIN], name), "rb").read())
+    (tmp_path / "metrics.json").write_text('{"iteration": 0}\n')
+    with pytest.raises(AIDError, match="holds no evaluation: run train_net.py .* --resume"):
+        load_run(str(tmp_path))
+    (tmp_path / "metrics.json").write_text("{\n")
+    with pytest.raises(AIDError, match="is not one JSON object a line"):
+        load_run(str(tmp_path))
