@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
 from ..errors import AIDError
@@ -52,6 +53,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
             f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written: {error.strerror}"
         ) from error
     default_setup(cfg, args)
+    # Detectron2 sets up its own logger and fvcore's.
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="aid")
     return cfg
 
 
