@@ -1,0 +1,56 @@
+"""From arguments to a config: seeds, devices, folders."""
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import default_argument_parser
+
+from aid.engine import setup
+from aid.errors import AIDError
+
+
+@pytest.fixture
+def configure(tiny_config, toy_dataset, tmp_path):
+    """A function (options of train_net.py, config overrides) -> config of a run on the toy data."""
+
+    def call(*options, opts=()):
+        keys = ["DATASETS.TRAIN", (toy_dataset,), "DATASETS.TEST", (toy_dataset,)]
+        keys += ["OUTPUT_DIR", str(tmp_path / "out"), *opts]
+        path = tiny_config("faster_rcnn", keys)
+        return setup(default_argument_parser().parse_args(["--config-file", path, *options]))
+
+    return call
+
+
+def test_a_config_that_names_its_seed_keeps_it(configure):
+    cfg = configure("--num-gpus", "0")
+    assert cfg.SEED == 3 and cfg.MODEL.DEVICE == "cpu" and cfg.is_frozen()
+
+
+def test_a_drawn_seed_is_written_down_and_found_at_resume(configure):
+    seed = configure(opts=["SEED", -1]).SEED
+    assert seed >= 0
+    assert configure("--resume", opts=["SEED", -1]).SEED == seed
+    assert configure(opts=["SEED", -1]).SEED != seed
+
+
+def test_a_gpu_that_is_not_there(configure, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(AIDError, match="MODEL.DEVICE is cuda, but torch finds no GPU"):
+        configure(opts=["MODEL.DEVICE", "cuda"])
+    assert configure("--num-gpus", "0", opts=["MODEL.DEVICE", "cuda"]).MODEL.DEVICE == "cpu"
+
+
+def test_the_training_set_is_not_needed_to_evaluate(configure):
+    with pytest.raises(AIDError, match="'gone' is not registered"):
+        configure(opts=["DATASETS.TRAIN", ("gone",)])
+    configure("--eval-only", opts=["DATASETS.TRAIN", ("gone",)])
+
+
+def test_a_dataset_with_other_classes(configure, tmp_path):
+    name = f"two_{tmp_path.name}"
+    DatasetCatalog.register(name, lambda: [])
+    MetadataCatalog.get(name).set(thing_classes=["Car", "Bus"])
+    with pytest.raises(AIDError, match=r"NUM_CLASSES is 3, but .* has 2 classes \(Car, Bus\)"):
+        configure(opts=["DATASETS.TEST", (name,)])
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)

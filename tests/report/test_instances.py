@@ -1,0 +1,70 @@
+"""The teacher's view of labels, and the groups they fall into."""
+
+import pytest
+import torch
+from detectron2.structures import BoxMode
+from PIL import Image
+
+from aid.report.instances import group_of, judge, load_sample
+
+CLEAN = {"spoiled": None, "visible": 0.9}
+
+
+@pytest.mark.parametrize(
+    "side, known, expected",
+    [
+        (40, CLEAN, "clean"),
+        (15, CLEAN, "tiny"),
+        (15, {**CLEAN, "visible": 0.3}, "mostly hidden"),
+        (15, {"spoiled": "class", "visible": 0.3}, "wrong class"),
+        (40, {"spoiled": "jitter", "visible": 0.9}, "jittered box"),
+        (40, None, "other"),
+        (15, None, "tiny"),
+    ],
+)
+def test_an_instance_is_in_the_first_group_that_fits(side, known, expected):
+    assert group_of({"occluded": 1}, side, known) == expected
+
+
+def test_kittis_own_occlusion_serves_where_nothing_more_is_known():
+    assert group_of({"occluded": 2}, 40, None) == "mostly hidden"
+    assert group_of({"occluded": 2}, 40, CLEAN) == "clean"
+    assert group_of({}, 40, None) == "other"
+
+
+@pytest.fixture
+def record(tmp_path):
+    Image.new("RGB", (192, 128), (10, 20, 30)).save(tmp_path / "a.png")
+    box = {"bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
+    return {
+        "file_name": str(tmp_path / "a.png"),
+        "height": 128,
+        "width": 192,
+        "annotations": [
+            {**box, "bbox": [20, 30, 60, 90], "category_id": 2},
+            {**box, "bbox": [0, 0, 190, 120], "category_id": 0, "iscrowd": 1},
+            {**box, "bbox": [100, 30, 150, 90], "category_id": 1},
+        ],
+    }
+
+
+def test_a_sample_is_resized_with_its_boxes_and_without_crowds(student_config, record):
+    cfg = student_config("faster_rcnn")  # MIN_SIZE_TEST 64: half of this image
+    sample, annotations = load_sample(cfg, record)
+    assert sample["image"].shape == (3, 64, 96)
+    assert sample["image"][:, 0, 0].tolist() == [10, 20, 30]
+    assert [a["category_id"] for a in annotations] == [2, 1]
+    assert sample["instances"].gt_classes.tolist() == [2, 1]
+    assert sample["instances"].gt_boxes.tensor.tolist() == [[10, 15, 30, 45], [50, 15, 75, 45]]
+
+
+def test_weights_are_those_of_training(student_config, student_model, record):
+    """The report shows the numbers that the student is trained with on the same image."""
+    (seen,) = judge(student_config("faster_rcnn"), [record])
+    assert torch.allclose(seen.weights, torch.exp(-0.1 * seen.losses))
+    model, cfg = student_model("faster_rcnn")
+    sample, _ = load_sample(cfg, record)
+    view = model.teacher.view([sample], (64, 96), cfg.INPUT.FORMAT)
+    expected = model.teacher.instance_losses(view, [sample])
+    assert torch.equal(seen.losses, sum(expected.parts.values()))
+    assert seen.boxes.shape == (2, 4) and seen.image.shape == (64, 96, 3)

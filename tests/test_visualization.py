@@ -1,0 +1,61 @@
+"""Pictures of weights: the right pixels in the right colours."""
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances
+
+from aid.visualization import COLORMAP, draw_boxes, draw_weights, enlarge, weight_image
+
+
+def color_of(weight: float) -> list[int]:
+    return [int(255 * c) for c in COLORMAP(weight)[:3]]
+
+
+def test_small_images_are_enlarged_by_whole_factors():
+    image = np.arange(2 * 320 * 3, dtype=np.uint8).reshape(2, 320, 3)
+    enlarged, factor = enlarge(image)
+    assert factor == 3 and enlarged.shape == (6, 960, 3)
+    assert (enlarged[::3, ::3] == image).all() and (enlarged[1::3, 2::3] == image).all()
+    assert enlarge(np.zeros((2, 1242, 3), np.uint8))[1] == 1
+
+
+def test_a_box_is_drawn_where_it_is_on_a_copy():
+    image = np.zeros((100, 1000, 3), np.uint8)
+    drawn = draw_boxes(image, np.array([[200.0, 40.0, 300.0, 90.0]]), [(255, 0, 9)], ["x"])
+    assert image.sum() == 0
+    assert drawn[65, 200].tolist() == drawn[90, 250].tolist() == [255, 0, 9]
+    assert drawn[65, 250].sum() == 0
+
+
+def test_boxes_have_the_colour_of_their_weight():
+    image = np.zeros((60, 480, 3), np.uint8)
+    boxes = torch.tensor([[10.0, 20.0, 60.0, 50.0], [200.0, 20.0, 260.0, 50.0]])
+    drawn = draw_weights(image, boxes, torch.tensor([0.1, 0.9]), torch.tensor([23.0, 1.0]))
+    assert drawn.shape == (120, 960, 3)
+    assert drawn[70, 20].tolist() == color_of(0.1) and drawn[70, 400].tolist() == color_of(0.9)
+
+
+def test_the_map_lies_below_the_image_in_its_size():
+    instances = Instances((50, 90))
+    instances.gt_boxes = Boxes(torch.zeros(0, 4))
+    sample = {"image": torch.zeros(3, 50, 90, dtype=torch.uint8), "instances": instances}
+    cells = torch.zeros(8, 12)  # of a batch that was padded to 64 x 96
+    cells[0, 1] = 1.0
+    nothing = torch.zeros(0)
+    picture = weight_image(sample, "BGR", nothing, nothing, cells, stride=8)
+    factor = enlarge(np.zeros((50, 90, 3), np.uint8))[1]
+    assert picture.shape == (3, 100 * factor, 90 * factor)
+    below = picture[:, 50 * factor :]
+    assert below[:, 4 * factor, 12 * factor].tolist() == color_of(1.0)
+    assert below[:, 4 * factor, 4 * factor].tolist() == color_of(0.0)
+
+
+def test_colours_are_rgb_whatever_the_detector_wants():
+    instances = Instances((50, 960))
+    instances.gt_boxes = Boxes(torch.zeros(0, 4))
+    red = torch.zeros(3, 50, 960, dtype=torch.uint8)
+    red[2] = 200
+    sample = {"image": red, "instances": instances}
+    nothing = torch.zeros(0)
+    picture = weight_image(sample, "BGR", nothing, nothing, torch.zeros(7, 120), stride=8)
+    assert picture[:, 10, 10].tolist() == [200, 0, 0]
