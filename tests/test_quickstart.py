@@ -32,7 +32,9 @@ def test_every_quickstart_config_learns(tmp_path, repository):
             call("train_net.py", "--config-file", config, "--num-gpus", "0", *iterations)
             log = (tmp_path / "output/quickstart" / name / "metrics.json").read_text().splitlines()
             first, last = (json.loads(line) for line in (log[0], log[1]))
-            assert last["loss_box_reg"] + last["loss_cls"] < first["loss_box_reg"] + first["loss_cls"]
+            assert (
+                last["loss_box_reg"] + last["loss_cls"] < first["loss_box_reg"] + first["loss_cls"]
+            )
             if "from" in name:
                 assert last["loss_distill_feature"] < first["loss_distill_feature"]
                 assert ("aid/weight_mean" in last) == ("none" not in name)

@@ -37,9 +37,7 @@ def test_lambda_0_is_plain_detectron2_bit_for_bit(
     batch = make_batch((2, 0, 3), masks=student == "mask_rcnn")
     distilled, _ = student_model(student, teacher, ["DISTILLATION.WEIGHT", 0.0])
     plain = tiny_model(student).train()
-    for _ in range(
-        2
-    ):  # the second step sees what the first one left behind, RetinaNet's normaliser
+    for _ in range(2):  # the second step sees what the first left behind: RetinaNet's normaliser
         expected, gradients = step(plain, batch)
         expected_next = torch.rand(1)
         found, found_gradients = step(distilled, batch)

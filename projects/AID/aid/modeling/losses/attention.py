@@ -5,10 +5,9 @@ Shape letters: N images, C_s and C_t channels of student and teacher, (H, W) siz
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from .base import DISTILLATION_LOSS_REGISTRY, Context, norm_per_image
+from .base import DISTILLATION_LOSS_REGISTRY, Context, channels_of, norm_per_image
 
 __all__ = ["AttentionGuidedLoss", "channel_attention", "spatial_attention"]
 
@@ -92,17 +91,9 @@ class AttentionGuidedLoss(nn.Module):
         self.scale = scale
 
     @classmethod
-    def from_config(
-        cls,
-        cfg: CfgNode,
-        levels: tuple[str, ...],
-        student_shapes: dict[str, ShapeSpec],
-        teacher_shapes: dict[str, ShapeSpec],
-    ) -> dict:
+    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
         return {
-            "channels": {
-                k: (student_shapes[k].channels, teacher_shapes[k].channels) for k in levels
-            },
+            "channels": channels_of(levels, student_shapes, teacher_shapes),
             "temperature": cfg.DISTILLATION.ATTENTION.TEMPERATURE,
             "feature_weight": cfg.DISTILLATION.ATTENTION.FEATURE_WEIGHT,
             "channel_weight": cfg.DISTILLATION.ATTENTION.CHANNEL_WEIGHT,

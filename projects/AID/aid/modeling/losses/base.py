@@ -18,6 +18,7 @@ __all__ = [
     "DISTILLATION_LOSS_REGISTRY",
     "Context",
     "build_distillation_losses",
+    "channels_of",
     "norm_per_image",
 ]
 
@@ -49,6 +50,15 @@ class Context:
 
     instances: list[Instances]
     strides: dict[str, int]
+
+
+def channels_of(
+    levels: tuple[str, ...],
+    student_shapes: dict[str, ShapeSpec],
+    teacher_shapes: dict[str, ShapeSpec],
+) -> dict[str, tuple[int, int]]:
+    """(C_s, C_t) of each level, finest first."""
+    return {k: (student_shapes[k].channels, teacher_shapes[k].channels) for k in levels}
 
 
 def norm_per_image(x: Tensor, scale: str) -> Tensor:

@@ -7,10 +7,9 @@ subsampling.
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from .base import DISTILLATION_LOSS_REGISTRY, Context, norm_per_image
+from .base import DISTILLATION_LOSS_REGISTRY, Context, channels_of, norm_per_image
 
 __all__ = ["NonLocalBlock", "NonLocalLoss"]
 
@@ -110,17 +109,9 @@ class NonLocalLoss(nn.Module):
         self.scale = scale
 
     @classmethod
-    def from_config(
-        cls,
-        cfg: CfgNode,
-        levels: tuple[str, ...],
-        student_shapes: dict[str, ShapeSpec],
-        teacher_shapes: dict[str, ShapeSpec],
-    ) -> dict:
+    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
         return {
-            "channels": {
-                k: (student_shapes[k].channels, teacher_shapes[k].channels) for k in levels
-            },
+            "channels": channels_of(levels, student_shapes, teacher_shapes),
             "subsample": cfg.DISTILLATION.NON_LOCAL.SUBSAMPLE,
             "weight": cfg.DISTILLATION.NON_LOCAL.WEIGHT,
             "scale": cfg.DISTILLATION.SCALE,
