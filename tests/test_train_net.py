@@ -178,7 +178,12 @@ def test_a_folder_that_is_no_finished_run(runs, tmp_path):
         load_run(str(tmp_path))
     for name in ("config.yaml", "model_final.pth"):
         shutil.copy(os.path.join(runs[0][PLAIN], name), tmp_path)
+    text = (tmp_path / "config.yaml").read_text()
     (tmp_path / "metrics.json").write_text('{"iteration": 0}\n')
+    (tmp_path / "config.yaml").write_text(text.replace("synthetic_kitti_val", "fleet_val"))
+    with pytest.raises(AIDError, match="config.yaml: dataset 'fleet_val' is not registered here"):
+        load_run(str(tmp_path))
+    (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(AIDError, match="holds no evaluation: run train_net.py .* --resume"):
         load_run(str(tmp_path))
     (tmp_path / "metrics.json").write_text("{\n")

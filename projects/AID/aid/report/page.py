@@ -74,7 +74,9 @@ def write_report(
         if losses
     }
     with open(os.path.join(output, "report.json"), "w") as f:
-        json.dump({"runs": rows, "instances": summary}, f, indent=1)
+        # JSON has no NaN, which COCO's metric is for a class without objects.
+        runs_or_null = [{k: None if v != v else v for k, v in row.items()} for row in rows]
+        json.dump({"runs": runs_or_null, "instances": summary}, f, indent=1)
     with open(os.path.join(output, "report.md"), "w") as f:
         f.write(_page(runs, rows, summary, adaptive))
 

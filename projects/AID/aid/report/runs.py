@@ -1,6 +1,7 @@
 """A finished run, read back from its output folder."""
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from statistics import median
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
@@ -52,12 +53,19 @@ class Run:
     def classes(self) -> list[str]:
         return MetadataCatalog.get(self.cfg.DATASETS.TEST[0]).thing_classes
 
+    @property
+    def prefix(self) -> str:
+        """Of the names of the box metrics of the first test set."""
+        tested = self.cfg.DATASETS.TEST
+        return f"{tested[0]}/bbox/" if len(tested) > 1 else "bbox/"
+
     @cached_property
     def results(self) -> dict[str, float]:
-        """COCO's box metrics at the end of the run, in percent: AP, AP50, and AP of each class."""
-        last = next(line for line in reversed(self.metrics) if "bbox/AP" in line)
+        """COCO's box metrics at the end of the run, in percent: AP, AP50, and AP of each class;
+        NaN where there is none."""
+        last = next(line for line in reversed(self.metrics) if f"{self.prefix}AP" in line)
         keys = {"AP": "AP", "AP50": "AP50", **{name: f"AP-{name}" for name in self.classes}}
-        return {name: last.get(f"bbox/{key}", float("nan")) for name, key in keys.items()}
+        return {name: last.get(self.prefix + key, math.nan) for name, key in keys.items()}
 
     @property
     def seconds_per_iteration(self) -> float:
@@ -75,7 +83,7 @@ def load_run(folder: str) -> Run:
     """Read an output folder.
 
     Raises:
-        AIDError: a file is missing, or the run was not evaluated.
+        AIDError: a file is missing, a dataset is not registered, or the run was not evaluated.
     """
     paths = [os.path.join(folder, f) for f in ("config.yaml", "metrics.json", "model_final.pth")]
     for path in paths:
@@ -90,12 +98,19 @@ def load_run(folder: str) -> Run:
         metrics = [json.loads(line) for line in lines]
     except json.JSONDecodeError as error:
         raise AIDError(f"{paths[1]} is not one JSON object a line: {error}") from error
-    if not any("bbox/AP" in line for line in metrics):
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        if name not in DatasetCatalog.list():
+            raise AIDError(
+                f"{paths[0]}: dataset {name!r} is not registered here: call "
+                "aid.report.write_report from a script that registers it"
+            )
+    run = Run(folder, cfg, metrics)
+    if not any(f"{run.prefix}AP" in line for line in metrics):
         raise AIDError(
             f"{paths[1]} holds no evaluation: run train_net.py with --config-file "
             f"{paths[0]} --resume, which evaluates a finished run"
         )
-    return Run(folder, cfg, metrics)
+    return run
 
 
 def roles(runs: list[Run]) -> list[str]:
