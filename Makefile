@@ -25,7 +25,7 @@ help:  ## list the targets
 install: $(INSTALLED)  ## make .venv with everything that the project needs
 
 $(INSTALLED): requirements.txt setup.py tools/install_detectron2.py
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "error: Python 3.10 or later is needed: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --upgrade pip
 	$(BIN)/python -m pip install --requirement requirements.txt

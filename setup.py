@@ -19,7 +19,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": "projects/AID"},
     packages=find_packages("projects/AID"),
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     # Detectron2 is not on the registry under its own name: tools/install_detectron2.py.
     install_requires=[
         "torch>=2.6",
