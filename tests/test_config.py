@@ -105,6 +105,13 @@ def test_bad_options_and_a_missing_file(tmp_path):
             load_config(str(path), opts)
 
 
+def test_a_whole_number_where_a_float_belongs(tmp_path):
+    path = tmp_path / "whole.yaml"
+    path.write_text("AID:\n  ALPHA: 0\n")
+    with pytest.raises(AIDError, match="AID.ALPHA; write a whole number as 1.0"):
+        load_config(str(path))
+
+
 def test_the_teachers_config_is_found_beside_the_students(tmp_path):
     (tmp_path / "teacher.yaml").write_text("VERSION: 2\n")
     path = tmp_path / "student.yaml"

@@ -129,8 +129,9 @@ def test_the_teacher_is_evaluated_first_if_asked(run_config):
 
 def test_divergence_is_one_line(run_config):
     cfg = run_config("run", opts=["SOLVER.BASE_LR", 1e12, "SOLVER.WARMUP_ITERS", 0])
-    with pytest.raises(AIDError, match="training diverged: .*lower SOLVER.BASE_LR"):
+    with pytest.raises(AIDError, match="training diverged: .*lower SOLVER.BASE_LR") as error:
         train(cfg)
+    assert "\n" not in str(error.value)
 
 
 def test_adamw_has_detectron2s_groups_and_clipping(run_config):

@@ -136,6 +136,24 @@ def test_one_instance_without_finite_loss_neither_silences_nor_poisons(
     assert log["aid/teacher_loss"][0] > 0
 
 
+def test_a_teacher_that_is_nowhere_finite_is_reported(
+    student_model, make_batch, storage, monkeypatch, caplog
+):
+    model, _ = student_model("faster_rcnn")
+    original = model.teacher.instance_losses
+
+    def broken(*args):
+        losses = original(*args)
+        losses.parts["cls"][:] = torch.inf
+        return losses
+
+    model(make_batch())
+    assert "finite on none" not in caplog.text
+    monkeypatch.setattr(model.teacher, "instance_losses", broken)
+    model(make_batch())
+    assert "loss is finite on none of the 5 instances of iteration 19" in caplog.text
+
+
 def test_log_leaves_the_students_names_alone(student_model, tiny_model, make_batch, storage):
     distilled, _ = student_model("cascade_rcnn")
     with EventStorage(19) as plain:

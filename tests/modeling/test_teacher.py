@@ -6,6 +6,8 @@ import os
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import PathHandler
 from torch import nn
 
 from aid.config import load_config
@@ -99,6 +101,32 @@ def test_weights_that_do_not_fit_are_refused(student_config, tmp_path):
     refused({"model": {**state, "extra.weight": torch.ones(1)}}, "1 unknown to the model: extra")
     key = "roi_heads.box_predictor.cls_score.weight"
     refused({"model": {**state, key: torch.ones(81, 16)}}, f"{key}.*81x16 in the file, 4x16")
+
+
+def test_weights_of_a_diverged_training_are_refused(student_config, tmp_path):
+    cfg = student_config("faster_rcnn")
+    state = torch.load(cfg.TEACHER.WEIGHTS)["model"]
+    state["backbone.fpn_output2.bias"][3] = torch.nan
+    torch.save({"model": state}, tmp_path / "nan.pth")
+    with pytest.raises(AIDError, match=r"NaN or infinity in 1 tensors, first backbone.fpn_output2"):
+        build_teacher(change(cfg, TEACHER__WEIGHTS=str(tmp_path / "nan.pth")))
+
+
+def test_weights_may_be_anywhere_that_detectron2_reads(student_config):
+    class Shelf(PathHandler):  # as remote handlers, it cannot say whether a file is there
+        def _get_supported_prefixes(self):
+            return ["shelf://"]
+
+        def _get_local_path(self, path, force=False, **kwargs):
+            if path != "shelf://teacher":
+                raise FileNotFoundError("the shelf is empty")
+            return cfg.TEACHER.WEIGHTS
+
+    PathManager.register_handler(Shelf(), allow_override=True)
+    cfg = student_config("faster_rcnn")
+    assert build_teacher(change(cfg, TEACHER__WEIGHTS="shelf://teacher")).num_parameters > 0
+    with pytest.raises(AIDError, match="shelf://other cannot be read .*the shelf is empty"):
+        build_teacher(change(cfg, TEACHER__WEIGHTS="shelf://other"))
 
 
 def test_a_broken_file_is_refused(student_config, tmp_path):

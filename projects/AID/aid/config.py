@@ -5,7 +5,6 @@ import os
 import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
-from detectron2.utils.file_io import PathManager
 
 from .errors import AIDError
 
@@ -50,7 +49,7 @@ def add_aid_config(cfg: CN) -> None:
     cfg.AID = CN()
     # Name in WEIGHTING_REGISTRY: how the teacher's loss D becomes the weight of imitation.
     cfg.AID.WEIGHTING = "ExponentialWeighting"
-    # w = exp(-ALPHA * D); 0.1 in the paper. 0 is plain distillation.
+    # w = exp(-ALPHA * D); 0.1 in the paper. 0.0 is plain distillation.
     cfg.AID.ALPHA = 0.1
     # Where one weight holds: "instance" (inside a ground-truth box), "level" (image and FPN level,
     # the paper's scale-wise form), "image", or "none" (plain distillation, D is not computed).
@@ -91,7 +90,7 @@ def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = 
     """
     cfg = get_cfg()
     add_aid_config(cfg)
-    if not PathManager.isfile(config_file):
+    if "://" not in config_file and not os.path.isfile(config_file):
         raise AIDError(f"config file {config_file} does not exist: check --config-file")
     try:
         cfg.merge_from_file(config_file, allow_unsafe=allow_unsafe)
@@ -113,4 +112,7 @@ def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = 
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).strip("'\"")
+    said = " ".join(str(error).split()).strip("'\"")
+    if "<class 'float'> vs. <class 'int'>" in said:
+        said += "; write a whole number as 1.0"
+    return said

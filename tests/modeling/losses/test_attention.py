@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from aid.errors import AIDError
 from aid.modeling.losses.attention import (
     AttentionGuidedLoss,
     channel_attention,
@@ -127,3 +128,9 @@ def test_every_parameter_gets_a_gradient(channels):
     weights = {k: torch.zeros(2, 1, *v) for k, v in sizes.items()}  # even where nothing is believed
     sum(loss(student, teacher, weights, None).values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in loss.parameters())
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+def test_a_temperature_that_is_not_positive(temperature):
+    with pytest.raises(AIDError, match=f"TEMPERATURE is {temperature}: it must be above 0"):
+        identity_loss(temperature=temperature)

@@ -64,7 +64,7 @@ class AIDTrainer(DefaultTrainer):
             return super().train()
         except FloatingPointError as error:
             raise AIDError(
-                f"training diverged: {error}; lower SOLVER.BASE_LR or DISTILLATION.WEIGHT, turn on "
+                f"training diverged: {' '.join(str(error).split())}; lower SOLVER.BASE_LR or DISTILLATION.WEIGHT, turn on "
                 "SOLVER.CLIP_GRADIENTS.ENABLED, and check the last losses in "
                 f"{os.path.join(self.cfg.OUTPUT_DIR, 'metrics.json')}"
             ) from error

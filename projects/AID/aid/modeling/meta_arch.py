@@ -125,7 +125,15 @@ class DistillationMixin:
         if weights.instance is None:
             return
         if (storage.iter + 1) % LOG_PERIOD == 0:
-            storage.put_scalars(smoothing_hint=False, **_diagnostics(weights))
+            values = _diagnostics(weights)
+            storage.put_scalars(smoothing_hint=False, **values)
+            if 0 < values["aid/num_instances"] == values.get("aid/num_non_finite"):
+                logging.getLogger(__name__).warning(
+                    "The teacher's loss is finite on none of the %d instances of iteration %d, so "
+                    "that nothing is imitated: evaluate the teacher (TEACHER.EVAL_FIRST)",
+                    values["aid/num_instances"],
+                    storage.iter,
+                )
         if self.vis_period > 0 and storage.iter % self.vis_period == 0:
             sample, (level, stride) = batched_inputs[0], next(iter(self.strides.items()))
             n = len(sample["instances"])

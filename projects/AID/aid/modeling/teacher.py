@@ -1,5 +1,6 @@
 """The frozen detector that a student imitates."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,7 +11,6 @@ from detectron2.model_zoo import get_config_file
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
-from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from ..checkpoint import StrictCheckpointer
@@ -109,7 +109,8 @@ def build_teacher(cfg: CfgNode) -> Teacher:
         cfg: the student's config, with TEACHER.CONFIG_FILE and TEACHER.WEIGHTS.
 
     Raises:
-        AIDError: a key is empty, a file is missing, or the weights do not fit the config exactly.
+        AIDError: a key is empty, a file is missing, or the weights do not fit the config exactly or
+            are not finite.
     """
     config_file, weights = cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.WEIGHTS
     if not config_file or not weights:
@@ -117,7 +118,7 @@ def build_teacher(cfg: CfgNode) -> Teacher:
         raise AIDError(f"{empty} is empty: name the teacher's config file and its weights")
     teacher_cfg = _load_config(config_file)
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
-    if not PathManager.isfile(weights):
+    if "://" not in weights and not os.path.isfile(weights):
         raise AIDError(
             f"TEACHER.WEIGHTS {weights} does not exist: train the teacher first with `python "
             f"train_net.py --config-file {config_file}`, which writes "
@@ -125,6 +126,12 @@ def build_teacher(cfg: CfgNode) -> Teacher:
         )
     detector = build_model(teacher_cfg)
     StrictCheckpointer(detector, "TEACHER.WEIGHTS").load(weights)
+    broken = [k for k, v in detector.state_dict().items() if not v.isfinite().all()]
+    if broken:
+        raise AIDError(
+            f"TEACHER.WEIGHTS {weights} holds NaN or infinity in {len(broken)} tensors, first "
+            f"{broken[0]}: the teacher's training diverged; train it again"
+        )
     return Teacher(detector, teacher_cfg)
 
 
@@ -183,7 +190,7 @@ def _class_names(datasets: Iterable[str]) -> list[str] | None:
 
 
 def _load_config(config_file: str) -> CfgNode:
-    if PathManager.isfile(config_file):
+    if os.path.isfile(config_file):
         return load_config(config_file)
     try:
         # Detectron2's own files, some of which compute values: the only ones trusted with that.

@@ -7,6 +7,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
+from ...errors import AIDError
 from .base import DISTILLATION_LOSS_REGISTRY, Context, channels_of, norm_per_image
 
 __all__ = ["AttentionGuidedLoss", "channel_attention", "spatial_attention"]
@@ -81,8 +82,15 @@ class AttentionGuidedLoss(nn.Module):
             temperature: T of both attentions; small is sharp.
             feature_weight, channel_weight, spatial_weight: of the three terms.
             scale: "sum" or "rms", see :func:`norm_per_image`.
+
+        Raises:
+            AIDError: a temperature that is not positive.
         """
         super().__init__()
+        if not temperature > 0:
+            raise AIDError(
+                f"DISTILLATION.ATTENTION.TEMPERATURE is {temperature}: it must be above 0"
+            )
         self.adapters = nn.ModuleDict({k: _Adapters(*c) for k, c in channels.items()})
         self.temperature = temperature
         self.feature_weight = feature_weight
