@@ -119,3 +119,18 @@ def test_the_teachers_config_is_found_beside_the_students(tmp_path):
     assert load_config(str(path)).TEACHER.CONFIG_FILE == str(tmp_path / "teacher.yaml")
     name = "COCO-Detection/retinanet_R_101_FPN_3x.yaml"  # of the model zoo: left as it is
     assert load_config(str(path), ["TEACHER.CONFIG_FILE", name]).TEACHER.CONFIG_FILE == name
+
+
+def test_a_teachers_path_belongs_to_the_file_that_names_it(tmp_path):
+    """A config derived elsewhere keeps the teacher of its base, whatever lies beside itself."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "teacher.yaml").write_text("VERSION: 2\n")
+    (tmp_path / "base" / "student.yaml").write_text("TEACHER:\n  CONFIG_FILE: teacher.yaml\n")
+    (tmp_path / "teacher.yaml").write_text("VERSION: 2\n")
+    path = tmp_path / "derived.yaml"
+    path.write_text("_BASE_: base/student.yaml\nAID:\n  ALPHA: 0.5\n")
+    cfg = load_config(str(path))
+    assert cfg.TEACHER.CONFIG_FILE == str(tmp_path / "base" / "teacher.yaml")
+    assert cfg.AID.ALPHA == 0.5
+    beside = load_config(str(path), ["TEACHER.CONFIG_FILE", "teacher.yaml"])
+    assert beside.TEACHER.CONFIG_FILE == str(tmp_path / "teacher.yaml")

@@ -1,6 +1,7 @@
 """train_net.py as users call it: a process, on scenes on disk, then the report of what it left."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -171,6 +172,20 @@ def test_the_report_says_what_was_measured(report):
     pictures = {x.split(")")[0] for x in text.split("](")[1:]}
     assert pictures == {"curves.png", "detections.png", "instances.png"}
     assert all((folder / name).stat().st_size > 10_000 for name in pictures)
+
+
+def test_a_report_that_cannot_be_made(runs, tmp_path):
+    (tmp_path / "file").write_text("x")
+    loaded = [load_run(runs[0][PLAIN])]
+    with pytest.raises(AIDError, match="--output .*file cannot be written: File exists"):
+        write_report(loaded, str(tmp_path / "file"), num_images=1, num_train=1, threshold=0.1)
+    for name in ("config.yaml", "metrics.json"):
+        shutil.copy(os.path.join(runs[0][PLAIN], name), tmp_path)
+    torch.save({"model": {"foo.weight": torch.ones(3)}}, tmp_path / "model_final.pth")
+    with pytest.raises(AIDError, match="model_final.pth does not fit"):
+        load_run(str(tmp_path)).build()
+    (tmp_path / "metrics.json").write_text('{"iteration": 0, "bbox/AP": 1.0}\n')
+    assert math.isnan(load_run(str(tmp_path)).seconds_per_iteration)
 
 
 def test_a_folder_that_is_no_finished_run(runs, tmp_path):

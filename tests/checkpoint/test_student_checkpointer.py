@@ -91,3 +91,10 @@ def test_a_plain_model_is_saved_as_detectron2_saves_it(tiny_model, tmp_path):
     content = torch.load(tmp_path / "plain.pth")
     assert set(content) == {"model"} and set(content["model"]) == set(model.state_dict())
     assert (tmp_path / "last_checkpoint").read_text() == "plain.pth"
+
+
+def test_weights_of_which_nothing_fits_are_refused(student_model, tmp_path):
+    model, _ = student_model("faster_rcnn")
+    torch.save({"model": {"foo.weight": torch.ones(3)}}, tmp_path / "other.pth")
+    with pytest.raises(AIDError, match="none of the weights in the file belongs to this detector"):
+        StudentCheckpointer(model).load(str(tmp_path / "other.pth"), checkpointables=[])

@@ -33,6 +33,16 @@ def test_a_drawn_seed_is_written_down_and_found_at_resume(configure):
     assert configure(opts=["SEED", -1]).SEED != seed
 
 
+def test_an_evaluation_leaves_the_runs_record_alone(configure, tmp_path):
+    seed = configure(opts=["SEED", -1]).SEED
+    before = (tmp_path / "out" / "config.yaml").read_bytes()
+    cfg = configure("--eval-only", opts=["SEED", -1, "SOLVER.MAX_ITER", 7])
+    assert cfg.OUTPUT_DIR == str(tmp_path / "out")
+    assert (tmp_path / "out" / "config.yaml").read_bytes() == before
+    assert b"MAX_ITER: 7" in (tmp_path / "out" / "inference" / "config.yaml").read_bytes()
+    assert configure("--resume", opts=["SEED", -1]).SEED == seed
+
+
 def test_a_gpu_that_is_not_there(configure, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(AIDError, match="MODEL.DEVICE is cuda, but torch finds no GPU"):

@@ -13,8 +13,8 @@ __all__ = ["add_aid_config", "load_config"]
 
 def add_aid_config(cfg: CN) -> None:
     """Add the keys of distillation, with their defaults, to a Detectron2 config (in place)."""
-    # The teacher. Its config file: an absolute path, a path relative to the student's config file,
-    # or a name in Detectron2's model zoo. Its weights: any path that Detectron2 can read.
+    # The teacher. Its config file: an absolute path, a path relative to the config file that names
+    # it, or a name in Detectron2's model zoo. Its weights: any path that Detectron2 can read.
     cfg.TEACHER = CN()
     cfg.TEACHER.CONFIG_FILE = ""
     cfg.TEACHER.WEIGHTS = ""
@@ -73,12 +73,24 @@ def add_aid_config(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"
 
 
+class _Reader(CN):
+    """Reads a file and its bases; a teacher's relative path belongs to the one that names it."""
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict:
+        loaded = super().load_yaml_with_base(filename, allow_unsafe)  # calls this for every base
+        teacher = loaded.get("TEACHER")
+        if isinstance(teacher, dict) and isinstance(teacher.get("CONFIG_FILE"), str):
+            teacher["CONFIG_FILE"] = _beside(filename, teacher["CONFIG_FILE"])
+        return loaded
+
+
 def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = False) -> CN:
     """Read a config file with the project's keys.
 
     The YAML is read without object construction, unless told otherwise: a config is data.
-    TEACHER.CONFIG_FILE, where it is a path relative to ``config_file``, becomes absolute, so that
-    the result can be dumped anywhere.
+    TEACHER.CONFIG_FILE, where it is a path relative to the file that names it, becomes absolute, so
+    that the result can be dumped anywhere.
 
     Args:
         config_file: path of the YAML file.
@@ -90,25 +102,30 @@ def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = 
     """
     cfg = get_cfg()
     add_aid_config(cfg)
-    if "://" not in config_file and not os.path.isfile(config_file):
+    if not os.path.isfile(config_file):
         raise AIDError(f"config file {config_file} does not exist: check --config-file")
     try:
         cfg.merge_from_file(config_file, allow_unsafe=allow_unsafe)
+        read = _Reader.load_yaml_with_base(config_file, allow_unsafe=allow_unsafe)
     except yaml.YAMLError as error:
         raise AIDError(
             f"{config_file}: not plain YAML: {_one_line(error)}; object tags are refused"
         ) from error
     except (AssertionError, KeyError, TypeError, ValueError, OSError) as error:
         raise AIDError(f"{config_file}: {_one_line(error)}") from error
+    cfg.TEACHER.CONFIG_FILE = read.get("TEACHER", {}).get("CONFIG_FILE", "")
     try:
         cfg.merge_from_list(list(opts))
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise AIDError(f"command line options: {_one_line(error)}") from error
-
-    beside = os.path.join(os.path.dirname(os.path.abspath(config_file)), cfg.TEACHER.CONFIG_FILE)
-    if cfg.TEACHER.CONFIG_FILE and os.path.isfile(beside):
-        cfg.TEACHER.CONFIG_FILE = os.path.normpath(beside)
+    cfg.TEACHER.CONFIG_FILE = _beside(config_file, cfg.TEACHER.CONFIG_FILE)
     return cfg
+
+
+def _beside(config_file: str, path: str) -> str:
+    """``path``, made absolute if it is a file relative to the folder of ``config_file``."""
+    found = os.path.join(os.path.dirname(os.path.abspath(config_file)), path)
+    return os.path.normpath(found) if path and os.path.isfile(found) else path
 
 
 def _one_line(error: Exception) -> str:

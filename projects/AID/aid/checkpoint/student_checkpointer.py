@@ -46,8 +46,8 @@ class StudentCheckpointer(DetectionCheckpointer):
         """Load a checkpoint; see fvcore's ``Checkpointer.load``.
 
         Raises:
-            AIDError: the file cannot be read, or is to be resumed from but holds no adapters for
-                this student.
+            AIDError: the file cannot be read, has nothing of this detector, or is to be resumed
+                from but holds no adapters for this student.
         """
         with clear_load_errors("MODEL.WEIGHTS", path):
             rest = super().load(path, checkpointables)
@@ -62,6 +62,13 @@ class StudentCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict):
         self._adapters_loaded = "distillation" in checkpoint
         incompatible = super()._load_model(checkpoint)
+        wanted = {k for k, _ in self.model.named_parameters() if not k.startswith(PREFIX)}
+        other_shape = {key for key, *_ in incompatible.incorrect_shapes}
+        if wanted <= other_shape.union(incompatible.missing_keys):
+            raise AIDError(
+                "MODEL.WEIGHTS: none of the weights in the file belongs to this detector; choose "
+                "another file, or an empty MODEL.WEIGHTS for random weights"
+            )
         # The adapters are loaded from their own key, or start afresh under new weights.
         incompatible.missing_keys[:] = [
             key for key in incompatible.missing_keys if not key.startswith(PREFIX)

@@ -52,9 +52,14 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise AIDError(
             f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written: {error.strerror}"
         ) from error
-    default_setup(cfg, args)
+    # What an evaluation writes goes beside its detections: config.yaml is for a later --resume.
+    records = cfg.clone()
+    if args.eval_only:
+        records.defrost()
+        records.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
+    default_setup(records, args)
     # Detectron2 sets up its own logger and fvcore's.
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="aid")
+    setup_logger(records.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="aid")
     return cfg
 
 

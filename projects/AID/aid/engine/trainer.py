@@ -63,9 +63,10 @@ class AIDTrainer(DefaultTrainer):
         try:
             return super().train()
         except FloatingPointError as error:
+            reason = " ".join(str(error).split())
             raise AIDError(
-                f"training diverged: {' '.join(str(error).split())}; lower SOLVER.BASE_LR or DISTILLATION.WEIGHT, turn on "
-                "SOLVER.CLIP_GRADIENTS.ENABLED, and check the last losses in "
+                f"training diverged: {reason}; lower SOLVER.BASE_LR or DISTILLATION.WEIGHT, turn "
+                "on SOLVER.CLIP_GRADIENTS.ENABLED, and check the last losses in "
                 f"{os.path.join(self.cfg.OUTPUT_DIR, 'metrics.json')}"
             ) from error
 

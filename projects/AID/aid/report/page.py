@@ -34,12 +34,16 @@ def write_report(
         threshold: score below which a detection is not drawn.
 
     Raises:
-        AIDError: the runs were tested on different datasets; a dataset or a teacher is missing.
+        AIDError: the runs were tested on different datasets; a dataset or a teacher is missing;
+            the folder cannot be written.
     """
     tested = {tuple(run.cfg.DATASETS.TEST) for run in runs}
     if len(tested) > 1:
         raise AIDError(f"the runs were tested on different datasets, {sorted(tested)}: compare one")
-    os.makedirs(output, exist_ok=True)
+    try:
+        os.makedirs(output, exist_ok=True)
+    except OSError as error:
+        raise AIDError(f"--output {output} cannot be written: {error.strerror}") from error
     role_of = roles(runs)
     labels = [f"{run.name}\n({role})" for run, role in zip(runs, role_of, strict=True)]
     adaptive = next((run for run, role in zip(runs, role_of, strict=True) if "AID" in role), None)

@@ -8,12 +8,12 @@ from functools import cached_property
 from statistics import median
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
+from ..checkpoint import StrictCheckpointer
 from ..config import load_config
 from ..errors import AIDError
 from ..modeling.meta_arch import DistillationMixin
@@ -69,13 +69,18 @@ class Run:
 
     @property
     def seconds_per_iteration(self) -> float:
-        """Median over the run."""
-        return median(line["time"] for line in self.metrics if "time" in line)
+        """Median over the run; NaN if it was too short to be timed."""
+        times = [line["time"] for line in self.metrics if "time" in line]
+        return median(times) if times else math.nan
 
     def build(self) -> nn.Module:
-        """The trained detector, in eval mode, without a teacher."""
+        """The trained detector, in eval mode, without a teacher.
+
+        Raises:
+            AIDError: the weights do not fit the config.
+        """
         model = build_model(self.cfg)
-        DetectionCheckpointer(model).load(self.weights)
+        StrictCheckpointer(model, "weights").load(self.weights)
         return model.eval()
 
 
