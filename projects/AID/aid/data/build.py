@@ -19,6 +19,9 @@ from .seeding import seeded
 
 __all__ = ["build_train_loader"]
 
+# Keeps the random numbers of samples apart from those of iterations, see engine/hooks.py.
+SAMPLES = 1
+
 
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
     """The loader that Detectron2 builds from ``cfg``, starting at iteration ``start_iter``.
@@ -41,10 +44,10 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
     with seeded(cfg.SEED):  # for the seed that the sampler draws
         parts = _train_loader_from_config(cfg)
     dicts = parts["dataset"]
-    landscape = [x["width"] > x["height"] for x in dicts]
+    grouping = parts["aspect_ratio_grouping"]
     batches = _Batches(
         parts["sampler"],
-        landscape if parts["aspect_ratio_grouping"] else [True] * len(dicts),
+        [not grouping or x["width"] > x["height"] for x in dicts],
         cfg.SOLVER.IMS_PER_BATCH // world_size,
         start_iter,
     )
@@ -89,5 +92,5 @@ class _SeededDataset(Dataset):
 
     def __getitem__(self, place_and_index: tuple[int, int]) -> dict:
         place, index = place_and_index
-        with seeded(*self._key, place):
+        with seeded(*self._key, place, SAMPLES):
             return self._dataset[index]
