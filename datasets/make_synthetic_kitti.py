@@ -25,6 +25,7 @@ from synthetic.render import render_scene
 from synthetic.scene import CONDITIONS
 from tqdm import tqdm
 
+from aid.data.builtin import datasets_root
 from aid.errors import AIDError, main_with_clear_errors
 
 MIN_SIDE = 48
@@ -114,8 +115,11 @@ def find_rendered(output: str, settings: Settings, force: bool) -> bool:
         raise AIDError(f"{output} exists and was not rendered here: choose another --output")
     if force:
         return False
-    with open(side_file) as f:
-        found = json.load(f)["settings"]
+    try:
+        with open(side_file) as f:
+            found = json.load(f)["settings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AIDError(f"{side_file} is damaged: delete {output} and render it again") from error
     wanted = asdict(settings)
     different = [key for key in wanted if found.get(key) != wanted[key]]
     if different:
@@ -154,7 +158,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    root = os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), "synthetic_kitti")
+    root = os.path.join(datasets_root(), "synthetic_kitti")
     parser.add_argument("--output", default=root, help="folder to make (default: %(default)s)")
     parser.add_argument("--train", type=int, default=600, metavar="N", help="default: %(default)s")
     parser.add_argument("--val", type=int, default=200, metavar="N", help="default: %(default)s")
@@ -187,12 +191,14 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     noise = LabelNoise(args.wrong_class, args.jitter, args.missing)
     shares = list(asdict(noise).values())
-    if min(shares) < 0 or sum(shares) > 1:
+    if not (min(shares) >= 0 and sum(shares) <= 1):
         raise AIDError("--wrong-class, --jitter and --missing are shares: 0 to 1, together too")
     if min(args.train, args.val, args.workers) < 1 or args.seed < 0:
         raise AIDError("--train, --val and --workers must be at least 1, --seed at least 0")
     if min(args.height, args.width) < MIN_SIDE:
         raise AIDError(f"--height and --width must be at least {MIN_SIDE}")
+    if not args.output:
+        raise AIDError("--output is empty: name the folder to make")
     settings = Settings(
         args.train, args.val, args.height, args.width, args.seed,
         parse_conditions(args.conditions), noise,
@@ -200,8 +206,10 @@ def main(argv: list[str] | None = None) -> None:
     if find_rendered(args.output, settings, args.force):
         print(f"{args.output}: these scenes exist already and are used as they are")
         return
-    os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
-    render_folder(settings, args.output, args.workers)
+    try:
+        render_folder(settings, args.output, args.workers)
+    except OSError as error:
+        raise AIDError(f"--output {args.output} cannot be written: {error}") from error
     print(f"{args.output}: {args.train} scenes for training, {args.val} for validation")
 
 

@@ -9,6 +9,7 @@ import argparse
 import os
 import random
 
+from aid.data.builtin import datasets_root
 from aid.errors import AIDError, main_with_clear_errors
 
 
@@ -42,7 +43,7 @@ def draw_split(names: list[str], val_share: float, seed: int) -> tuple[list[str]
     Raises:
         AIDError: one of the two would be empty.
     """
-    num_val = round(val_share * len(names))
+    num_val = round(val_share * len(names)) if 0 < val_share < 1 else 0
     if not 0 < num_val < len(names):
         raise AIDError(f"--val-share {val_share} of {len(names)} images leaves a split empty")
     val = set(random.Random(seed).sample(names, num_val))
@@ -78,19 +79,22 @@ def write_splits(root: str, train: list[str], val: list[str], force: bool) -> No
     """Write the three split files.
 
     Raises:
-        AIDError: one exists and ``force`` is off.
+        AIDError: one exists and ``force`` is off, or they cannot be written.
     """
     folder = os.path.join(root, "ImageSets")
-    os.makedirs(folder, exist_ok=True)
     splits = {"train": train, "val": val, "trainval": sorted(train + val)}
     paths = {split: os.path.join(folder, f"{split}.txt") for split in splits}
     existing = [path for path in paths.values() if os.path.exists(path)]
     if existing and not force:
         raise AIDError(f"{existing[0]} exists: --force replaces all three split files")
-    for split, names in splits.items():
-        with open(paths[split], "w") as f:
-            f.writelines(f"{name}\n" for name in names)
-        print(f"{paths[split]}: {len(names)} images")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for split, names in splits.items():
+            with open(paths[split], "w") as f:
+                f.writelines(f"{name}\n" for name in names)
+            print(f"{paths[split]}: {len(names)} images")
+    except OSError as error:
+        raise AIDError(f"{folder} cannot be written: {error.strerror}") from error
 
 
 @main_with_clear_errors
@@ -100,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--root",
-        default=os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), "kitti"),
+        default=os.path.join(datasets_root(), "kitti"),
         help="folder that holds training/ (default: %(default)s)",
     )
     parser.add_argument("--val-share", type=float, default=0.2, help="default: %(default)s")

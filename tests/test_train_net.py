@@ -188,6 +188,17 @@ def test_a_report_that_cannot_be_made(runs, tmp_path):
     assert math.isnan(load_run(str(tmp_path)).seconds_per_iteration)
 
 
+def test_what_an_interrupted_run_did_twice_counts_once(runs, tmp_path):
+    for name in ("config.yaml", "model_final.pth"):
+        shutil.copy(os.path.join(runs[0][PLAIN], name), tmp_path)
+    lines = [(1, 5.0), (2, 4.0), (1, 3.0), (2, 2.0), (3, 1.0), (900, 9.0)]  # of 3 iterations
+    text = [json.dumps({"iteration": i, "bbox/AP": v, "time": v}) for i, v in lines]
+    (tmp_path / "metrics.json").write_text("\n".join(text))
+    run = load_run(str(tmp_path))
+    assert [(x["iteration"], x["time"]) for x in run.metrics] == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert run.seconds_per_iteration == 2.0
+
+
 def test_a_folder_that_is_no_finished_run(runs, tmp_path):
     with pytest.raises(AIDError, match="config.yaml does not exist: .* is no finished run"):
         load_run(str(tmp_path))

@@ -163,6 +163,15 @@ def test_a_second_call_reuses_or_refuses(make):
     assert contents(folder) != before
 
 
+def test_a_damaged_side_file_is_named(make):
+    folder, _, _ = make("a")
+    for text in ("{", "{}", "[]"):
+        with open(os.path.join(folder, "training", "scenes.json"), "w") as f:
+            f.write(text)
+        _, code, error = make("a")
+        assert code == 2 and "scenes.json is damaged: delete" in error
+
+
 def test_an_interrupted_call_leaves_no_half_folder(make, monkeypatch, synthetic):
     with monkeypatch.context() as patch:
         patch.setattr(synthetic, "asdict", lambda settings: 1 / 0)
@@ -179,6 +188,9 @@ def test_an_interrupted_call_leaves_no_half_folder(make, monkeypatch, synthetic)
         (["--conditions", "day=-1"], "--conditions day=-1"),
         (["--conditions", "day=0"], "all shares are 0"),
         (["--wrong-class", "0.8", "--jitter", "0.5"], "are shares: 0 to 1, together too"),
+        (["--wrong-class", "nan"], "are shares: 0 to 1"),
+        (["--output", "/proc/scenes"], "--output /proc/scenes cannot be written"),
+        (["--output", ""], "--output is empty"),
         (["--train", "0"], "must be at least 1"),
         (["--height", "10"], "must be at least 48"),
     ],

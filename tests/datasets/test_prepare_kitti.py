@@ -70,4 +70,13 @@ def test_what_is_missing(prepare, tmp_path):
     code, error = prepare("--root", str(tmp_path / "gone"))
     assert code == 2 and "gone/training/image_2 does not exist" in error
     (tmp_path / "training/label_2/000011.txt").touch()
-    assert "leaves a split empty" in prepare("--val-share", "1")[1]
+    for share in ("1", "0", "nan", "-3"):
+        assert "leaves a split empty" in prepare("--val-share", share)[1]
+
+
+def test_a_home_folder_may_be_abbreviated(load_script, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
+    with pytest.raises(SystemExit):
+        load_script("datasets/prepare_kitti.py").main([])
+    assert f"{tmp_path}/data/kitti/training/image_2 does not exist" in capsys.readouterr().err

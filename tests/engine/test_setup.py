@@ -50,6 +50,18 @@ def test_a_gpu_that_is_not_there(configure, monkeypatch):
     assert configure("--num-gpus", "0", opts=["MODEL.DEVICE", "cuda"]).MODEL.DEVICE == "cpu"
 
 
+def test_several_gpus_for_a_model_on_the_cpu(configure):
+    with pytest.raises(AIDError, match="MODEL.DEVICE is cpu, but --num-gpus is 4"):
+        configure("--num-gpus", "4")
+
+
+def test_a_metric_that_is_not_there_is_said_before_training(configure, toy_dataset):
+    del MetadataCatalog.get(toy_dataset).evaluator_type
+    MetadataCatalog.get(toy_dataset).evaluator_type = "lvis"
+    with pytest.raises(AIDError, match="evaluator_type 'lvis', this project evaluates by COCO's"):
+        configure("--num-gpus", "0")
+
+
 def test_the_training_set_is_not_needed_to_evaluate(configure):
     with pytest.raises(AIDError, match="'gone' is not registered"):
         configure(opts=["DATASETS.TRAIN", ("gone",)])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
+from detectron2.evaluation import COCOEvaluator
 
 from aid.engine import AIDTrainer
 from aid.errors import AIDError
@@ -100,6 +101,12 @@ def test_evaluation_leaves_no_path_in_the_metadata(run_config, toy_dataset, tmp_
         AIDTrainer.build_evaluator(run_config(output), toy_dataset)
         assert not hasattr(MetadataCatalog.get(toy_dataset), "json_file")
         assert list((tmp_path / output / "inference").glob("*.json"))
+
+
+def test_a_dataset_that_names_no_metric_is_evaluated_by_cocos(run_config, toy_dataset):
+    del MetadataCatalog.get(toy_dataset).evaluator_type
+    evaluator = AIDTrainer.build_evaluator(run_config("run"), toy_dataset)
+    assert isinstance(evaluator, COCOEvaluator)
 
 
 def test_an_evaluator_type_without_evaluator(run_config, toy_dataset):

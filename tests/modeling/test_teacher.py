@@ -101,6 +101,9 @@ def test_weights_that_do_not_fit_are_refused(student_config, tmp_path):
     refused({"model": {**state, "extra.weight": torch.ones(1)}}, "1 unknown to the model: extra")
     key = "roi_heads.box_predictor.cls_score.weight"
     refused({"model": {**state, key: torch.ones(81, 16)}}, f"{key}.*81x16 in the file, 4x16")
+    old = {**state, "pixel_mean": torch.ones(3, 1, 1), "pixel_std": torch.ones(3, 1, 1)}
+    torch.save({"model": old}, weights)  # as Detectron2 saved them once
+    build_teacher(change(cfg, TEACHER__WEIGHTS=weights))
 
 
 def test_weights_of_a_diverged_training_are_refused(student_config, tmp_path):

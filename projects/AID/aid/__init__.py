@@ -4,20 +4,15 @@ Importing the package registers the meta-architectures, the distillation losses,
 and the datasets, so that ``import aid`` is all that a config needs.
 """
 
-import logging
 import warnings
 
-# Deprecations inside Detectron2 and fvcore, about which a user of either can do nothing.
-for _message in (
-    "pkg_resources is deprecated",
-    "`torch.jit.script` is deprecated",
-    "torch.meshgrid: in an upcoming release",
-):
-    warnings.filterwarnings("ignore", message=_message)
-logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+from .errors import ignore_known_deprecations
 
 try:
-    import detectron2  # noqa: F401
+    with warnings.catch_warnings():
+        ignore_known_deprecations()
+        import detectron2.engine
+        import detectron2.model_zoo  # noqa: F401
 except ImportError as error:
     raise ImportError(
         "aid needs Detectron2, which cannot be imported here "

@@ -1,10 +1,12 @@
 """Errors that a user can mend, and how entry points show them."""
 
 import functools
+import logging
 import sys
+import warnings
 from collections.abc import Callable
 
-__all__ = ["AIDError", "main_with_clear_errors"]
+__all__ = ["AIDError", "ignore_known_deprecations", "main_with_clear_errors"]
 
 
 class AIDError(Exception):
@@ -15,15 +17,28 @@ def main_with_clear_errors(main: Callable) -> Callable:
     """Decorate an entry point so that an :class:`AIDError` ends it in one line on stderr.
 
     The process exits with code 2, as argparse does for bad arguments. Every other exception keeps
-    its traceback: it is a bug, and the traceback is what its report needs.
+    its traceback: it is a bug, and the traceback is what its report needs. Deprecations about which
+    a user can do nothing are not shown.
     """
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs):
+        ignore_known_deprecations()
+        logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
         try:
             return main(*args, **kwargs)
         except AIDError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(2)
 
     return wrapper
+
+
+def ignore_known_deprecations() -> None:
+    """Filter the warnings that Detectron2 and fvcore give rise to on every run."""
+    for message in (
+        "pkg_resources is deprecated",
+        "`torch.jit.script` is deprecated",
+        "torch.meshgrid: in an upcoming release",
+    ):
+        warnings.filterwarnings("ignore", message=message)

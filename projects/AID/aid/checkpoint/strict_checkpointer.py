@@ -10,6 +10,8 @@ from ..errors import AIDError
 
 __all__ = ["StrictCheckpointer", "clear_load_errors"]
 
+FROM_CONFIG = ("pixel_mean", "pixel_std")
+
 
 @contextmanager
 def clear_load_errors(key: str, path: str) -> Iterator[None]:
@@ -61,9 +63,11 @@ class StrictCheckpointer(DetectionCheckpointer):
             return super().load(path, checkpointables=[])
 
     def _log_incompatible_keys(self, incompatible) -> None:
+        # Files of older Detectron2 hold what its newer versions take from the config.
+        unexpected = [k for k in incompatible.unexpected_keys if k not in FROM_CONFIG]
         problems = {
             "missing in the file": incompatible.missing_keys,
-            "unknown to the model": incompatible.unexpected_keys,
+            "unknown to the model": unexpected,
             "of another shape": [
                 f"{key} ({'x'.join(map(str, found))} in the file, {'x'.join(map(str, wanted))} "
                 "in the model)"

@@ -13,7 +13,12 @@ from detectron2.utils.logger import setup_logger
 from ..config import load_config
 from ..errors import AIDError
 
-__all__ = ["setup"]
+__all__ = ["check_evaluator_type", "setup"]
+
+# None: a dataset that was registered without naming its metric, as in Detectron2's tutorial.
+EVALUATOR_TYPES = ("coco", None)
+# Where a meta-architecture's number of classes is set.
+HEADS = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -40,6 +45,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
             f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU here: add --num-gpus 0 to "
             "run on the CPU"
         )
+    if cfg.MODEL.DEVICE == "cpu" and args.num_gpus > 1:
+        raise AIDError(
+            f"MODEL.DEVICE is cpu, but --num-gpus is {args.num_gpus}: choose one of both"
+        )
     for key in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             _check_dataset(cfg, key, name)
@@ -63,6 +72,18 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+def check_evaluator_type(dataset: str) -> None:
+    """Raises:
+    AIDError: the dataset's metadata asks for a metric that there is no evaluator for.
+    """
+    kind = MetadataCatalog.get(dataset).get("evaluator_type", None)
+    if kind not in EVALUATOR_TYPES:
+        raise AIDError(
+            f"DATASETS.TEST: {dataset} has evaluator_type {kind!r}, this project evaluates by "
+            "COCO's metric only: set evaluator_type 'coco' in its metadata"
+        )
+
+
 def _check_dataset(cfg: CfgNode, key: str, name: str) -> None:
     """Load a dataset once, so that what is wrong with it is said now and not hours later."""
     if name not in DatasetCatalog.list():
@@ -77,12 +98,14 @@ def _check_dataset(cfg: CfgNode, key: str, name: str) -> None:
         raise AIDError(
             f"DATASETS.{key}: {name} cannot be loaded ({error}): check DETECTRON2_DATASETS"
         ) from error
-    heads = "RETINANET" if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE else "ROI_HEADS"
-    wanted, found = cfg.MODEL[heads].NUM_CLASSES, MetadataCatalog.get(name).get("thing_classes")
-    if found is not None and len(found) != wanted:
+    if key == "TEST":
+        check_evaluator_type(name)
+    head = HEADS.get(cfg.MODEL.META_ARCHITECTURE.removeprefix("AID"))
+    names = MetadataCatalog.get(name).get("thing_classes", None)
+    if head and names is not None and len(names) != cfg.MODEL[head].NUM_CLASSES:
         raise AIDError(
-            f"MODEL.{heads}.NUM_CLASSES is {wanted}, but DATASETS.{key} {name} has {len(found)} "
-            f"classes ({', '.join(found[:5])}{', ...' if len(found) > 5 else ''}): make them equal"
+            f"MODEL.{head}.NUM_CLASSES is {cfg.MODEL[head].NUM_CLASSES}, but DATASETS.{key} {name} "
+            f"has {len(names)} classes ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
         )
 
 

@@ -17,6 +17,7 @@ from ..errors import AIDError
 from ..modeling.meta_arch import DistillationMixin
 from .hooks import SeedStep
 from .optimizer import build_optimizer
+from .setup import check_evaluator_type
 
 __all__ = ["AIDTrainer"]
 
@@ -26,8 +27,7 @@ class AIDTrainer(DefaultTrainer):
 
     Differences from :class:`DefaultTrainer`: a model that can distil gets its teacher; checkpoints
     keep the student by itself; a resumed run continues bit for bit (same data, same random
-    numbers); the optimizer is chosen by SOLVER.OPTIMIZER; datasets are evaluated by the
-    ``evaluator_type`` of their metadata.
+    numbers); the optimizer is chosen by SOLVER.OPTIMIZER; evaluation is by COCO's metric.
     """
 
     def build_hooks(self) -> list:
@@ -110,17 +110,13 @@ class AIDTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The evaluator that the dataset's ``evaluator_type`` names.
+        """COCO's box metric, which any dataset in Detectron2's standard format can have.
 
         Raises:
-            AIDError: a type that this project has no evaluator for.
+            AIDError: the dataset asks for another metric.
         """
+        check_evaluator_type(dataset_name)
         metadata = MetadataCatalog.get(dataset_name)
-        kind = metadata.get("evaluator_type", None)
-        if kind != "coco":
-            raise AIDError(
-                f"dataset {dataset_name} has evaluator_type {kind!r}: only 'coco' can be evaluated"
-            )
         generated = metadata.get("json_file", None) is None
         evaluator = COCOEvaluator(
             dataset_name,

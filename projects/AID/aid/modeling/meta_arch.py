@@ -46,7 +46,7 @@ class DistillationMixin:
         Raises:
             AIDError: the config names no usable teacher, weighting or loss; see ``config.py``.
         """
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([] if self.device.type == "cpu" else [self.device]):
             self.teacher = build_teacher(cfg)
             levels = check_teacher(self.teacher, self, cfg)
             student_shapes = self.backbone.output_shape()

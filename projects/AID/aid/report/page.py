@@ -46,7 +46,9 @@ def write_report(
         raise AIDError(f"--output {output} cannot be written: {error.strerror}") from error
     role_of = roles(runs)
     labels = [f"{run.name}\n({role})" for run, role in zip(runs, role_of, strict=True)]
-    adaptive = next((run for run, role in zip(runs, role_of, strict=True) if "AID" in role), None)
+    # Only here a weight belongs to an instance.
+    by_instance = (run for run, x in zip(runs, role_of, strict=True) if x == "AID by instance")
+    adaptive = next(by_instance, None)
     val = DatasetCatalog.get(runs[0].cfg.DATASETS.TEST[0])
     shown = val[:: max(1, len(val) // num_images)][:num_images]
 

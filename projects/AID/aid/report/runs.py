@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -28,7 +29,7 @@ class Run:
     Attributes:
         folder: path of the folder.
         cfg: its config; MODEL.DEVICE is one that this machine has.
-        metrics: the lines of its metrics.json, in order.
+        metrics: of its metrics.json, one entry for each iteration that was logged.
     """
 
     folder: str
@@ -100,7 +101,7 @@ def load_run(folder: str) -> Run:
     with open(paths[1]) as f:
         lines = f.read().splitlines()
     try:
-        metrics = [json.loads(line) for line in lines]
+        metrics = _by_iteration(map(json.loads, lines), cfg.SOLVER.MAX_ITER)
     except json.JSONDecodeError as error:
         raise AIDError(f"{paths[1]} is not one JSON object a line: {error}") from error
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
@@ -116,6 +117,15 @@ def load_run(folder: str) -> Run:
             f"{paths[0]} --resume, which evaluates a finished run"
         )
     return run
+
+
+def _by_iteration(lines: Iterable[dict], max_iter: int) -> list[dict]:
+    """One entry for each iteration: the file also holds what an interrupted run did twice."""
+    found = {}
+    for line in lines:
+        if line["iteration"] <= max_iter:
+            found.setdefault(line["iteration"], {}).update(line)
+    return [found[iteration] for iteration in sorted(found)]
 
 
 def roles(runs: list[Run]) -> list[str]:
