@@ -132,6 +132,25 @@ def test_the_checkpoint_evaluates_without_a_teacher(runs, train, workplace):
         assert json.load(f) == found and found
 
 
+def test_a_resumed_process_ends_with_the_same_weights(train, workplace):
+    """Also where TorchScript, as in RetinaNet's focal loss, optimises after a few calls."""
+    options = [*FEW, "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "3", "DATASETS.TEST", "()"]
+    whole, resumed = workplace[0] / "whole", workplace[0] / "resumed"
+    done = train("Quickstart/retinanet_R18_FPN", *options, "OUTPUT_DIR", str(whole))
+    assert done.returncode == 0, done.stderr[-2000:]
+    resumed.mkdir()
+    shutil.copy(whole / "config.yaml", resumed)
+    shutil.copy(whole / "model_0000002.pth", resumed)
+    (resumed / "last_checkpoint").write_text("model_0000002.pth")
+    arguments = ["--resume", *options, "OUTPUT_DIR", str(resumed)]
+    done = train("Quickstart/retinanet_R18_FPN", *arguments)
+    assert "Starting training from iteration 3" in done.stdout
+    expected, found = (
+        torch.load(run / "model_final.pth", weights_only=False)["model"] for run in (whole, resumed)
+    )
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.fixture
 def report(runs, workplace, monkeypatch, tmp_path):
     """The report on the three runs, made in this process."""

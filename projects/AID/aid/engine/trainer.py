@@ -4,6 +4,7 @@ import logging
 import os
 import weakref
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer
@@ -26,8 +27,9 @@ class AIDTrainer(DefaultTrainer):
     """Detectron2's trainer, with a teacher where the config asks for one.
 
     Differences from :class:`DefaultTrainer`: a model that can distil gets its teacher; checkpoints
-    keep the student by itself; a resumed run continues bit for bit (same data, same random
-    numbers); the optimizer is chosen by SOLVER.OPTIMIZER; evaluation is by COCO's metric.
+    keep the student by itself; a resumed run sees the data and random numbers of one that was never
+    interrupted, and ends bit for bit alike on the CPU; the optimizer is chosen by SOLVER.OPTIMIZER;
+    evaluation is by COCO's metric.
     """
 
     def build_hooks(self) -> list:
@@ -42,6 +44,13 @@ class AIDTrainer(DefaultTrainer):
         super().resume_or_load(resume)
         if self.start_iter > 0:
             self.data_loader = build_train_loader(self.cfg, self.start_iter)
+
+    def run_step(self) -> None:
+        # TorchScript (RetinaNet's focal loss) optimises after a process's first calls and rounds
+        # differently then. On the CPU, where the rest repeats bit for bit, it must not.
+        optimize = _unwrap(self.model).device.type != "cpu"
+        with torch.jit.optimized_execution(optimize):
+            super().run_step()
 
     def train(self):
         """Train, after the teacher was evaluated if TEACHER.EVAL_FIRST; then evaluate.
