@@ -16,7 +16,7 @@ SCENE_OPTIONS ?= --wrong-class 0.05 --jitter 0.05
 TRAIN_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reuse test test-slow lint clean distclean
+.PHONY: help install demo reuse test test-slow lint clean distclean always
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -38,23 +38,20 @@ demo: reuse $(RUNS)/report/report.md  ## teacher, plain student, AID student on 
 	@echo
 	@echo "Report with pictures: $(RUNS)/report/report.md"
 
-reuse: install
-	@if [ -f $(SCENES)/training/scenes.json ]; then \
-		echo "$(SCENES): rendered before, used as they are (make clean removes them)"; \
-	fi
+reuse: $(SCENES)/training/scenes.json
 	@for run in $(TEACHER) $(PLAIN) $(AID); do \
-		if [ -f $(RUNS)/$$run/.finished ]; then \
+		if [ $(RUNS)/$$run/.finished -nt $< ]; then \
 			echo "$(RUNS)/$$run: trained before, used as it is (make clean removes it)"; \
 		fi; \
 	done
 
-$(SCENES)/training/scenes.json: | $(INSTALLED)
+# The script itself knows whether these very scenes are there already.
+$(SCENES)/training/scenes.json: always | $(INSTALLED)
 	$(BIN)/python datasets/make_synthetic_kitti.py $(SCENE_OPTIONS)
 
-# An interrupted run goes on; one that was finished on other data, or with another teacher, starts
-# afresh.
+# An interrupted run goes on; one on older scenes, or with an older teacher, starts afresh.
 $(RUNS)/%/.finished: $(SCENES)/training/scenes.json
-	@if [ -f $@ ]; then rm -rf $(@D); fi
+	@for input in $^; do if [ $$input -nt $(@D)/config.yaml ]; then rm -rf $(@D); fi; done
 	$(BIN)/python train_net.py --config-file configs/Quickstart/$*.yaml --num-gpus 0 --resume $(TRAIN_OPTIONS)
 	@touch $@
 
