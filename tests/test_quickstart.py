@@ -1,4 +1,4 @@
-"""Every Quickstart config trains on rendered scenes. Takes minutes: `make test-slow`."""
+"""Every Quickstart config learns to detect on rendered scenes. Takes minutes: `make test-slow`."""
 
 import json
 import os
@@ -13,7 +13,7 @@ STUDENTS = ("R18_FPN", "R18_from_R34_none", "R18_from_R34")
 
 @pytest.mark.slow
 def test_every_quickstart_config_learns(tmp_path, repository):
-    """In 40 iterations the task loss of each falls, and students with a teacher approach it."""
+    """In 100 iterations each finds cars, and students with a teacher approach it."""
     environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "datasets")}
 
     def call(script: str, *args: str) -> None:
@@ -23,18 +23,18 @@ def test_every_quickstart_config_learns(tmp_path, repository):
         )
         assert done.returncode == 0, done.stderr[-2000:]
 
-    call("datasets/make_synthetic_kitti.py", "--train", "40", "--val", "4", "--workers", "2")
+    call("datasets/make_synthetic_kitti.py", "--train", "100", "--val", "20", "--workers", "2")
     for teacher in TEACHERS:
         family = teacher.removesuffix("_R34_FPN")
         for name in (teacher, *(f"{family}_{student}" for student in STUDENTS)):
             config = os.path.join(repository, "configs", "Quickstart", f"{name}.yaml")
-            iterations = ["SOLVER.MAX_ITER", "40", "SOLVER.WARMUP_ITERS", "5"]
-            call("train_net.py", "--config-file", config, "--num-gpus", "0", *iterations)
-            log = (tmp_path / "output/quickstart" / name / "metrics.json").read_text().splitlines()
-            first, last = (json.loads(line) for line in (log[0], log[1]))
-            assert (
-                last["loss_box_reg"] + last["loss_cls"] < first["loss_box_reg"] + first["loss_cls"]
+            call(
+                "train_net.py", "--config-file", config, "--num-gpus", "0", "SOLVER.MAX_ITER", "100"
             )
+            log = (tmp_path / "output/quickstart" / name / "metrics.json").read_text()
+            lines = [json.loads(line) for line in log.splitlines()]
+            first, *_, last = (line for line in lines if "total_loss" in line)
+            assert lines[-1]["bbox/AP50"] > 3
             if "from" in name:
                 assert last["loss_distill_feature"] < first["loss_distill_feature"]
                 assert ("aid/weight_mean" in last) == ("none" not in name)
