@@ -28,12 +28,12 @@ def add_aid_config(cfg: CN) -> None:
     cfg.DISTILLATION.WEIGHT = 1.0
     # FPN levels to imitate, e.g. ["p3", "p4"]. Empty: all levels that teacher and student share.
     cfg.DISTILLATION.LEVELS = []
-    # "sum": norms over all elements of a level, as in AID's released code, so that the weights below
+    # "sum": norms over all elements of a level, as in AID's released code: the weights below then
     # depend on image size and channels. "rms": norms divided by the root of the number of elements.
     cfg.DISTILLATION.SCALE = "sum"
 
-    # Attention-guided distillation (Zhang & Ma, ICLR 2021). Defaults: the two-stage setting of AID's
-    # released code; its single-stage one is TEMPERATURE 0.1, 5.6e-4, 2.4e-2, 2.4e-2.
+    # Attention-guided distillation (Zhang & Ma, ICLR 2021). Defaults: the two-stage setting in
+    # AID's released code; its single-stage one is TEMPERATURE 0.1, 5.6e-4, 2.4e-2, 2.4e-2.
     cfg.DISTILLATION.ATTENTION = CN()
     cfg.DISTILLATION.ATTENTION.TEMPERATURE = 0.5
     cfg.DISTILLATION.ATTENTION.FEATURE_WEIGHT = 4e-5
