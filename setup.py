@@ -32,8 +32,9 @@ setup(
         "Pillow>=9.1",
         "pycocotools>=2.0.2",
         "PyYAML",
+        "tabulate",
         "tensorboard",
         "tqdm",
     ],
-    extras_require={"dev": ["pytest>=8", "ruff>=0.12"]},
+    extras_require={"dev": ["hypothesis>=6", "pytest>=8", "ruff>=0.12"]},
 )

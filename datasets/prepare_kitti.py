@@ -1,16 +1,29 @@
 #!/usr/bin/env python3
-"""Write the split files that KITTI does not come with: ImageSets/{train,val,trainval}.txt.
+"""Check KITTI's unpacked images and labels, and write the split files that it comes without.
 
-python datasets/prepare_kitti.py                          80 % train, 20 % val, drawn by seed
-python datasets/prepare_kitti.py --train-list train.txt --val-list val.txt    a split you have
+    python datasets/prepare_kitti.py                       80 % train, 20 % val, drawn by seed
+    python datasets/prepare_kitti.py --mapping devkit/mapping             the same, by whole drives
+    python datasets/prepare_kitti.py --train-list train.txt --val-list val.txt    a split you have
+
+KITTI's images are frames of drives, and those of one drive resemble each other: with a random split
+validation sees places that training has seen. The devkit's folder "mapping" says which image is of
+which drive.
 """
 
 import argparse
 import os
 import random
+from collections import Counter
+
+from PIL import Image
+from tabulate import tabulate
+from tqdm import tqdm
 
 from aid.data.builtin import datasets_root
+from aid.data.kitti_labels import CLASSES, parse_label_file
 from aid.errors import AIDError, main_with_clear_errors
+
+KITTI_IMAGES = 7481
 
 
 def list_images(root: str) -> list[str]:
@@ -26,28 +39,119 @@ def list_images(root: str) -> list[str]:
             raise AIDError(f"{path} does not exist: see datasets/README.md for KITTI's layout")
         stems = (os.path.splitext(f) for f in os.listdir(path))
         names[folder] = {stem for stem, found in stems if found == extension}
-    alone = sorted(names["image_2"] ^ names["label_2"])
-    if alone:
-        raise AIDError(
-            f"{root}/training: {len(alone)} images without label or labels without image, first "
-            f"{alone[0]}: unpack both archives completely"
-        )
-    if not names["image_2"]:
+    images, labels = names["image_2"], names["label_2"]
+    if not images:
         raise AIDError(f"{root}/training/image_2 holds no .png file: unpack KITTI's images there")
-    return sorted(names["image_2"])
+    if images != labels:
+        missing = [
+            f"{len(alone)} {what} ({enumerate_some(alone)})"
+            for what, alone in (
+                ("images without label", sorted(images - labels)),
+                ("labels without image", sorted(labels - images)),
+            )
+            if alone
+        ]
+        raise AIDError(f"{root}/training: {', '.join(missing)}: unpack both archives completely")
+    return sorted(images)
 
 
-def draw_split(names: list[str], val_share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Draw (train, val) at random; both sorted, neither empty.
+def enumerate_some(names: list[str], most: int = 20) -> str:
+    """The names, of many the first ones."""
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def check_files(root: str, names: list[str]) -> dict[str, Counter]:
+    """Read every label and every image's header.
+
+    Returns:
+        {image name: number of objects of each type}.
+
+    Raises:
+        AIDError: images whose header cannot be read, all of them; or the first malformed label.
+    """
+    objects, broken = {}, []
+    for name in tqdm(names, desc="Checking", unit="image"):
+        try:
+            Image.open(os.path.join(root, "training", "image_2", f"{name}.png")).close()
+        except OSError:
+            broken.append(name)
+        labels = parse_label_file(os.path.join(root, "training", "label_2", f"{name}.txt"))
+        objects[name] = Counter(x.type for x in labels)
+    if broken:
+        raise AIDError(
+            f"{root}/training/image_2: {len(broken)} images cannot be read "
+            f"({enumerate_some(broken)}): unpack them again"
+        )
+    return objects
+
+
+def draw_split(groups: list[list[str]], val_share: float, seed: int) -> tuple[list[str], list[str]]:
+    """Draw (train, val) at random, whole groups at a time; both sorted, neither empty.
+
+    Args:
+        groups: image names, those together that must not be separated.
+        val_share: of the images, met as nearly as the groups allow in the order drawn.
+        seed: of the draw.
 
     Raises:
         AIDError: one of the two would be empty.
     """
-    num_val = round(val_share * len(names)) if 0 < val_share < 1 else 0
-    if not 0 < num_val < len(names):
-        raise AIDError(f"--val-share {val_share} of {len(names)} images leaves a split empty")
-    val = set(random.Random(seed).sample(names, num_val))
-    return [name for name in names if name not in val], sorted(val)
+    total = sum(map(len, groups))
+    target = round(val_share * total) if 0 < val_share < 1 else 0
+    val = []
+    for group in random.Random(seed).sample(groups, len(groups)):
+        if abs(len(val) + len(group) - target) < abs(len(val) - target):
+            val += group
+    if not 0 < len(val) < total:
+        raise AIDError(
+            f"--val-share {val_share} of {total} images ({len(groups)} to draw from) leaves a "
+            "split empty"
+        )
+    chosen = set(val)
+    return sorted(x for group in groups for x in group if x not in chosen), sorted(val)
+
+
+def read_drives(mapping: str, names: list[str]) -> list[list[str]]:
+    """Group image names by drive.
+
+    Args:
+        mapping: the devkit's folder with train_mapping.txt, whose lines are date, drive and frame,
+            and train_rand.txt, whose entry i is the line (from 1) that image i comes from.
+        names: images with KITTI's numbers for names.
+
+    Raises:
+        AIDError: a file is missing or malformed, or has no entry for an image.
+    """
+    if os.path.isfile(mapping):
+        mapping = os.path.dirname(mapping)
+    lines, order = (
+        _read(os.path.join(mapping, f)) for f in ("train_mapping.txt", "train_rand.txt")
+    )
+    lines = [line.split() for line in lines.splitlines()]
+    order = order.replace(",", " ").split()
+    drives = {}
+    for name in names:
+        try:
+            line = int(order[int(name)])
+            if line < 1 or int(name) < 0:
+                raise IndexError
+            date, drive, _ = lines[line - 1]
+        except (IndexError, ValueError):
+            raise AIDError(
+                f"{mapping}: train_rand.txt and train_mapping.txt say no drive for image {name}: "
+                "take both from KITTI's object development kit"
+            ) from None
+        drives.setdefault((date, drive), []).append(name)
+    return [drives[key] for key in sorted(drives)]
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as f:
+            return f.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AIDError(f"{path} cannot be read: {error}") from error
 
 
 def read_split(train_list: str, val_list: str, names: list[str]) -> tuple[list[str], list[str]]:
@@ -58,11 +162,7 @@ def read_split(train_list: str, val_list: str, names: list[str]) -> tuple[list[s
     """
     seen, splits = {}, []
     for path in (train_list, val_list):
-        try:
-            with open(path) as f:
-                splits.append([line.strip() for line in f if line.strip()])
-        except (OSError, UnicodeDecodeError) as error:
-            raise AIDError(f"{path} cannot be read: {error}") from error
+        splits.append([line.strip() for line in _read(path).splitlines() if line.strip()])
         if not splits[-1]:
             raise AIDError(f"{path} is empty")
         for name in splits[-1]:
@@ -71,28 +171,31 @@ def read_split(train_list: str, val_list: str, names: list[str]) -> tuple[list[s
             seen[name] = path
     unknown = sorted(set(seen) - set(names))
     if unknown:
-        raise AIDError(f"{seen[unknown[0]]} lists {unknown[0]}, which has no image in training/")
+        raise AIDError(
+            f"{seen[unknown[0]]} lists {unknown[0]}, which has no image in training/ "
+            f"({len(unknown)} such names: {enumerate_some(unknown)})"
+        )
     return splits[0], splits[1]
 
 
-def write_splits(root: str, train: list[str], val: list[str], force: bool) -> None:
-    """Write the three split files.
+def find_existing(root: str) -> list[str]:
+    """The split files that are there already."""
+    paths = [os.path.join(root, "ImageSets", f"{x}.txt") for x in ("train", "val", "trainval")]
+    return [path for path in paths if os.path.exists(path)]
+
+
+def write_splits(root: str, splits: dict[str, list[str]]) -> None:
+    """Write ImageSets/{train,val,trainval}.txt.
 
     Raises:
-        AIDError: one exists and ``force`` is off, or they cannot be written.
+        AIDError: they cannot be written.
     """
     folder = os.path.join(root, "ImageSets")
-    splits = {"train": train, "val": val, "trainval": sorted(train + val)}
-    paths = {split: os.path.join(folder, f"{split}.txt") for split in splits}
-    existing = [path for path in paths.values() if os.path.exists(path)]
-    if existing and not force:
-        raise AIDError(f"{existing[0]} exists: --force replaces all three split files")
     try:
         os.makedirs(folder, exist_ok=True)
         for split, names in splits.items():
-            with open(paths[split], "w") as f:
+            with open(os.path.join(folder, f"{split}.txt"), "w") as f:
                 f.writelines(f"{name}\n" for name in names)
-            print(f"{paths[split]}: {len(names)} images")
     except OSError as error:
         raise AIDError(f"{folder} cannot be written: {error.strerror}") from error
 
@@ -109,19 +212,35 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--val-share", type=float, default=0.2, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the draw, default: %(default)s")
+    parser.add_argument("--mapping", help="the devkit's folder mapping: keep drives together")
     parser.add_argument("--train-list", help="file with one image name per line; with --val-list")
     parser.add_argument("--val-list")
     parser.add_argument("--force", action="store_true", help="replace existing split files")
     args = parser.parse_args(argv)
     if bool(args.train_list) != bool(args.val_list):
         parser.error("--train-list and --val-list go together")
+    if args.train_list and args.mapping:
+        parser.error("--mapping draws a split, --train-list brings one: choose")
 
+    existing = find_existing(args.root)
+    if existing and not args.force:
+        raise AIDError(f"{existing[0]} exists: --force replaces all three split files")
     names = list_images(args.root)
     if args.train_list:
         train, val = read_split(args.train_list, args.val_list, names)
     else:
-        train, val = draw_split(names, args.val_share, args.seed)
-    write_splits(args.root, train, val, args.force)
+        groups = read_drives(args.mapping, names) if args.mapping else [[x] for x in names]
+        train, val = draw_split(groups, args.val_share, args.seed)
+    objects = check_files(args.root, names)
+    splits = {"train": train, "val": val, "trainval": sorted(train + val)}
+    write_splits(args.root, splits)
+    whole = "" if len(names) == KITTI_IMAGES else f" (KITTI has {KITTI_IMAGES})"
+    print(f"{args.root}/training: {len(names)} images{whole}, each with a label")
+    rows = []
+    for split, members in splits.items():
+        count = sum((objects[name] for name in members), Counter())
+        rows.append([f"ImageSets/{split}.txt", len(members), *(count[kind] for kind in CLASSES)])
+    print(tabulate(rows, headers=["written", "images", *CLASSES]))
 
 
 if __name__ == "__main__":

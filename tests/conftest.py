@@ -5,6 +5,7 @@ import importlib.util
 import os
 import sys
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -190,6 +191,23 @@ def make_batch():
             image = torch.randint(256, (3, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)
             batch.append({"image": image, "instances": instances, "height": HEIGHT, "width": WIDTH})
         return batch
+
+    return make
+
+
+@pytest.fixture
+def kitti(tmp_path):
+    """A function {image: label lines} -> root of a KITTI folder with split "train"."""
+
+    def make(labels: dict[str, list[str]], size=(160, 80)) -> str:
+        for folder in ("training/image_2", "training/label_2", "ImageSets"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for name, lines in labels.items():
+            pixels = np.zeros((size[1], size[0], 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "training/image_2" / f"{name}.png")
+            (tmp_path / "training/label_2" / f"{name}.txt").write_text("\n".join(lines))
+        (tmp_path / "ImageSets/train.txt").write_text("\n".join(labels) + "\n")
+        return str(tmp_path)
 
     return make
 

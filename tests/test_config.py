@@ -17,12 +17,16 @@ FILES = sorted(os.path.relpath(f, ROOT) for f in glob.glob(f"{ROOT}/**/*.yaml", 
 DETECTORS = [f for f in FILES if not f.startswith("backbones") and "Base" not in f]
 FRAGMENTS = [f for f in FILES if f not in DETECTORS]
 STUDENTS = [f for f in DETECTORS if "_from_" in f]
+# The folder of a student's baseline.
+BASELINES = {"AID": "KITTI", "AID/COCO-Traffic": "COCO-Traffic", "Quickstart": "Quickstart"}
 
 
 def test_the_configs_that_users_are_told_of_exist():
-    expected = [f"KITTI/{m}_{r}_FPN" for m in ("faster_rcnn", "retinanet") for r in ("R18", "R50")]
-    expected += [f"KITTI/{m}_R101_FPN" for m in ("faster_rcnn", "retinanet")]
+    expected = []
     for meta_arch in ("faster_rcnn", "retinanet"):
+        for data in ("KITTI", "COCO-Traffic"):
+            expected += [f"{data}/{meta_arch}_{r}_FPN" for r in ("R18", "R50", "R101")]
+        expected += [f"AID/COCO-Traffic/{meta_arch}_{r}_from_R101" for r in ("R18", "R50")]
         expected += [f"AID/{meta_arch}_{r}_from_R101" for r in ("R18", "R50", "R101")]
         expected += [f"Quickstart/{meta_arch}_{r}" for r in ("R34_FPN", "R18_FPN", "R18_from_R34")]
         expected += [f"Quickstart/{meta_arch}_R18_from_R34_none"]
@@ -38,7 +42,7 @@ def test_every_detector_builds(file):
     model = build_model(cfg)
     depth = int(file.split("_R")[1].split("_")[0])
     assert cfg.MODEL.RESNETS.DEPTH == depth
-    assert num_classes(model) == 3
+    assert num_classes(model) == (13 if "COCO-Traffic" in file else 3)
     assert isinstance(model, DistillationMixin) == ("_from_" in file)
     assert all(name in DatasetCatalog.list() for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     folder, name = os.path.split(file)
@@ -64,8 +68,9 @@ def test_a_students_teacher_is_what_its_own_config_writes(file):
 
 @pytest.mark.parametrize("student, plain", [(f, f.split("_from")[0]) for f in STUDENTS])
 def test_student_and_baseline_differ_in_the_teacher_alone(student, plain):
-    folder = plain.replace("AID/", "KITTI/")
-    ours, base = (load_config(os.path.join(ROOT, f)) for f in (student, f"{folder}_FPN.yaml"))
+    folder, name = os.path.split(plain)
+    baseline = f"{BASELINES[folder]}/{name}_FPN.yaml"
+    ours, base = (load_config(os.path.join(ROOT, f)) for f in (student, baseline))
     assert issubclass(META_ARCH_REGISTRY.get(ours.MODEL.META_ARCHITECTURE), DistillationMixin)
     for key in ("TEACHER", "DISTILLATION", "AID", "OUTPUT_DIR", "VIS_PERIOD"):
         ours[key] = base[key]
@@ -73,6 +78,17 @@ def test_student_and_baseline_differ_in_the_teacher_alone(student, plain):
     if "R101_from" in student:  # a student trains for half as long as a teacher
         ours.SOLVER = base.SOLVER
     assert ours.dump() == base.dump()
+
+
+@pytest.mark.parametrize("file", [f for f in DETECTORS if not f.startswith("Quickstart")])
+def test_schedules_are_those_of_the_paper_and_of_detectron2(file):
+    solver = load_config(os.path.join(ROOT, file)).SOLVER
+    epochs = 24 if file.endswith("R101_FPN.yaml") else 12
+    epoch = solver.CHECKPOINT_PERIOD
+    assert solver.MAX_ITER == epochs * epoch
+    assert solver.STEPS == (epochs * 2 // 3 * epoch, epochs * 11 // 12 * epoch)
+    rate = 0.01 if "retinanet" in file else 0.02
+    assert solver.BASE_LR / solver.IMS_PER_BATCH == pytest.approx(rate / 16)
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,9 @@ def test_the_report_says_what_was_measured(report):
     text = (folder / "report.md").read_text()
     for part in ("teacher", "AID by instance", "One seed of a short run proves nothing"):
         assert part in text
+    official = text.split("KITTI's official metric")[1].split("##")[0]
+    objects = loaded[0].metrics[-1]["kitti/objects-Car-easy"]
+    assert f"Car-easy {objects:.0f}" in official and STUDENT in official
     pictures = {x.split(")")[0] for x in text.split("](")[1:]}
     assert pictures == {"curves.png", "detections.png", "instances.png"}
     assert all((folder / name).stat().st_size > 10_000 for name in pictures)

@@ -1,15 +1,17 @@
 """The training stream: the same with any number of workers and after any interruption."""
 
 import random
+import re
 
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
 
 from aid.config import load_config
-from aid.data.build import build_train_loader
+from aid.data.build import build_test_loader, build_train_loader
 from aid.data.seeding import seed_all, seeded
-from aid.errors import AIDError
+from aid.errors import AIDError, main_with_clear_errors
 
 
 @pytest.fixture
@@ -89,3 +91,17 @@ def test_a_batch_that_cannot_be_divided(loader_config, monkeypatch):
     monkeypatch.setattr("aid.data.build.comm.get_world_size", lambda: 4)
     with pytest.raises(AIDError, match="IMS_PER_BATCH 2 is not divisible.*processes, 4"):
         build_train_loader(loader_config())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_truncated_image_is_named(loader_config, toy_dataset, workers, capsys):
+    cfg = loader_config(["DATALOADER.NUM_WORKERS", workers])
+    path = DatasetCatalog.get(toy_dataset)[4]["file_name"]
+    with open(path, "r+b") as f:
+        f.truncate(600)
+    for run in (lambda: take(cfg, 12), lambda: list(build_test_loader(cfg, toy_dataset))):
+        with pytest.raises(SystemExit) as stopped:
+            main_with_clear_errors(run)()
+        assert stopped.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.match(rf"error: image {path} cannot be used: .*: replace the file, or", line)

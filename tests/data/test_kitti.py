@@ -1,86 +1,28 @@
-"""KITTI's labels, strictly read, and its regions that count for nothing."""
+"""KITTI's folders as a dataset, and its regions that count for nothing."""
 
 import os
 
-import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
-from PIL import Image
 
 from aid.data.builtin import register_all
-from aid.data.kitti import CLASSES, load_kitti, parse_label_file, register_kitti
+from aid.data.kitti import (
+    CLASSES,
+    load_kitti,
+    load_kitti_test,
+    register_kitti,
+)
 from aid.errors import AIDError
 
-REST = "-1.57 10.00 20.00 50.00 60.00 1.50 1.60 3.90 1.00 1.50 20.00 -1.50"
-CAR = f"Car 0.25 1 {REST}"
+CAR = "Car 0.25 1 -1.57 10.00 20.00 50.00 60.00 1.50 1.60 3.90 1.00 1.50 20.00 -1.50"
 NOWHERE = "look elsewhere"
-
-
-@pytest.fixture
-def kitti(tmp_path):
-    """A function {image: label lines} -> root of a KITTI folder with split "train"."""
-
-    def make(labels: dict[str, list[str]], size=(160, 80)) -> str:
-        for folder in ("training/image_2", "training/label_2", "ImageSets"):
-            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-        for name, lines in labels.items():
-            pixels = np.zeros((size[1], size[0], 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "training/image_2" / f"{name}.png")
-            (tmp_path / "training/label_2" / f"{name}.txt").write_text("\n".join(lines))
-        (tmp_path / "ImageSets/train.txt").write_text("\n".join(labels) + "\n")
-        return str(tmp_path)
-
-    return make
 
 
 def label(kind: str, *box: float) -> str:
     return f"{kind} 0.00 0 0.0 {' '.join(map(str, box))} 1 1 1 0 0 9 0"
-
-
-def test_a_line_is_read_field_by_field(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text(f"{CAR}\ncyclist 0 0 {REST}\n\n")
-    car, cyclist = parse_label_file(str(path))
-    assert (car.type, car.truncated, car.occluded, car.line) == ("Car", 0.25, 1, 0)
-    assert car.bbox == (10.0, 20.0, 50.0, 60.0) and car.score is None
-    assert (cyclist.type, cyclist.line) == ("Cyclist", 1)
-    path.write_text(f"{CAR} 0.75\n")
-    assert parse_label_file(str(path), with_score=True)[0].score == 0.75
-
-
-def test_an_empty_file_has_no_objects(tmp_path):
-    (tmp_path / "a.txt").write_text("")
-    assert parse_label_file(str(tmp_path / "a.txt")) == []
-
-
-@pytest.mark.parametrize(
-    "line, message",
-    [
-        (CAR[: CAR.rindex(" ")], "14 fields where KITTI has 15"),
-        (f"{CAR} 0.9", "16 fields where KITTI has 15 .results have a score"),
-        (CAR.replace("Car", "Cra"), "unknown type 'Cra'.*Misc"),
-        (CAR.replace("10.00", "ten"), "field 5 is 'ten', not a finite number"),
-        (CAR.replace("-1.57", "nan"), "field 4 is 'nan'"),
-        (CAR.replace("50.00", "10.00"), "box 10.00 20.00 10.00 60.00 is empty"),
-        (CAR.replace("0.25", "25"), "truncation 25 is neither"),
-        (CAR.replace(" 1 ", " 4 ", 1), "occlusion 4 is not one of"),
-        ("", "0 fields"),
-    ],
-)
-def test_a_malformed_line_is_named(tmp_path, line, message):
-    path = tmp_path / "000007.txt"
-    path.write_text(f"{CAR}\n{line}\n{CAR}\n")
-    with pytest.raises(AIDError, match=rf"000007.txt, line 2: .*{message}"):
-        parse_label_file(str(path))
-
-
-def test_a_label_file_of_bytes(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(AIDError, match="a.txt cannot be read as text"):
-        parse_label_file(str(tmp_path / "a.txt"))
 
 
 def test_objects_and_ignored_regions(kitti):
@@ -165,12 +107,28 @@ def test_builtin_names_cost_nothing_and_say_how_to_get_the_data():
 
 
 def test_a_newcomers_first_error(monkeypatch, tmp_path):
-    name = f"newcomer_{tmp_path.name}"
-    monkeypatch.setattr("aid.data.builtin.register_kitti", lambda n, *a: found.append((n, a)))
-    found = []
+    found = {}
+    for function in ("register_kitti", "register_kitti_test", "register_coco_traffic"):
+        monkeypatch.setattr(
+            f"aid.data.builtin.{function}", lambda name, *args: found.update({name: args})
+        )
     register_all(str(tmp_path))
-    register_kitti(name, *dict(found)["synthetic_kitti_val"])
     with pytest.raises(AIDError, match="image_2 does not exist: render .*make_synthetic_kitti.py"):
-        DatasetCatalog.get(name)
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
+        load_kitti(*found["synthetic_kitti_val"])
+    with pytest.raises(AIDError, match="testing/image_2 does not exist: unpack"):
+        load_kitti_test(*found["kitti_test"])
+
+
+def test_the_test_images_have_no_labels(kitti, tmp_path):
+    with pytest.raises(AIDError, match="folder .*testing/image_2 does not exist: look elsewhere"):
+        load_kitti_test(str(tmp_path), NOWHERE)
+    kitti({"000001": [], "000000": []})
+    (tmp_path / "training").rename(tmp_path / "testing")
+    records = load_kitti_test(str(tmp_path), NOWHERE)
+    assert [os.path.basename(x["file_name"]) for x in records] == ["000000.png", "000001.png"]
+    assert [x["image_id"] for x in records] == [0, 1]
+    assert all("annotations" not in x and x["width"] == 160 for x in records)
+    for image in (tmp_path / "testing/image_2").iterdir():
+        image.unlink()
+    with pytest.raises(AIDError, match="holds no .png file: look elsewhere"):
+        load_kitti_test(str(tmp_path), NOWHERE)

@@ -1,23 +1,31 @@
 """Split files: drawn, given, and every refusal."""
 
 import pytest
+from PIL import Image
+
+CAR = "Car 0 0 0 1 1 9 9 1 1 1 0 0 9 0\n"
 
 
 @pytest.fixture
 def prepare(load_script, tmp_path, capsys):
-    """A function (options) -> (exit code, the error line), run on a root of 50 images."""
+    """A function (options) -> (exit code, error line or output), run on a root of 50 images.
+
+    Image i has i % 3 cars.
+    """
     main = load_script("datasets/prepare_kitti.py").main
-    for folder, extension in (("image_2", "png"), ("label_2", "txt")):
+    for folder in ("image_2", "label_2"):
         (tmp_path / "training" / folder).mkdir(parents=True)
-        for i in range(50):
-            (tmp_path / "training" / folder / f"{i:06}.{extension}").touch()
+    for i in range(50):
+        Image.new("L", (16, 16)).save(tmp_path / f"training/image_2/{i:06}.png")
+        (tmp_path / f"training/label_2/{i:06}.txt").write_text(CAR * (i % 3))
 
     def run(*options: str) -> tuple[int, str]:
         try:
             main(["--root", str(tmp_path), *options])
         except SystemExit as end:
-            return end.code, capsys.readouterr().err
-        return 0, ""
+            printed = capsys.readouterr().err.splitlines()
+            return end.code, "\n".join(x for x in printed if x.startswith("error: "))
+        return 0, capsys.readouterr().out
 
     return run
 
@@ -27,7 +35,7 @@ def read(tmp_path, split):
 
 
 def test_a_drawn_split_is_whole_and_depends_on_the_seed(prepare, tmp_path):
-    assert prepare() == (0, "")
+    assert prepare()[0] == 0
     train, val = read(tmp_path, "train"), read(tmp_path, "val")
     assert (len(train), len(val)) == (40, 10)
     assert sorted(train + val) == read(tmp_path, "trainval") == [f"{i:06}" for i in range(50)]
@@ -50,7 +58,7 @@ def test_given_lists(prepare, tmp_path):
     train.write_text("000004\n000002\n")
     val.write_text("000003\n")
     lists = ["--train-list", str(train), "--val-list", str(val)]
-    assert prepare(*lists) == (0, "")
+    assert prepare(*lists)[0] == 0
     assert read(tmp_path, "train") == ["000004", "000002"] and read(tmp_path, "val") == ["000003"]
     for text, message in (
         ("000002\n", "v lists 000002, which"),
@@ -59,19 +67,73 @@ def test_given_lists(prepare, tmp_path):
     ):
         val.write_text(text)
         code, error = prepare("--force", *lists)
-        assert code == 2 and message in error and error.count("\n") == 1
+        assert code == 2 and message in error and "\n" not in error
     assert prepare("--train-list", str(train))[0] == 2
 
 
 def test_what_is_missing(prepare, tmp_path):
-    (tmp_path / "training/label_2/000011.txt").unlink()
+    for i in range(11, 33):
+        (tmp_path / f"training/label_2/{i:06}.txt").unlink()
+    (tmp_path / "training/label_2/000099.txt").touch()
     code, error = prepare()
-    assert code == 2 and "1 images without label or labels without image, first 000011" in error
+    assert code == 2 and "22 images without label (000011, 000012, " in error
+    assert "000030, and 2 more), 1 labels without image (000099): unpack both" in error
     code, error = prepare("--root", str(tmp_path / "gone"))
     assert code == 2 and "gone/training/image_2 does not exist" in error
-    (tmp_path / "training/label_2/000011.txt").touch()
+    (tmp_path / "training/label_2/000099.txt").unlink()
+    for i in range(11, 33):
+        (tmp_path / f"training/label_2/{i:06}.txt").touch()
     for share in ("1", "0", "nan", "-3"):
         assert "leaves a split empty" in prepare("--val-share", share)[1]
+
+
+def test_what_is_broken(prepare, tmp_path):
+    for i in (7, 9):
+        (tmp_path / f"training/image_2/{i:06}.png").write_bytes(b"no picture")
+    code, error = prepare()
+    assert code == 2 and "2 images cannot be read (000007, 000009): unpack them again" in error
+    (tmp_path / "training/label_2/000003.txt").write_text(f"{CAR}Cat")
+    assert "000003.txt, line 2: 1 fields where KITTI has 15" in prepare()[1]
+    assert not (tmp_path / "ImageSets").exists()
+
+
+def test_what_is_written_is_counted(prepare, tmp_path):
+    table = prepare()[1]
+    assert "50 images (KITTI has 7481), each with a label" in table
+    cars = {split: sum(int(x) % 3 for x in read(tmp_path, split)) for split in ("train", "val")}
+    for split, images in (("train", 40), ("val", 10)):
+        row = next(x for x in table.splitlines() if f"{split}.txt" in x).split()
+        assert row[1:] == [str(images), str(cars[split]), "0", "0"]
+
+
+@pytest.fixture
+def mapping(tmp_path):
+    """The devkit's two files: image i is line 50 - i, and five lines make a drive."""
+    folder = tmp_path / "mapping"
+    folder.mkdir()
+    lines = [f"2011_09_26 2011_09_26_drive_{i // 5:04}_sync {i:010}\n" for i in range(50)]
+    (folder / "train_mapping.txt").write_text("".join(lines))
+    (folder / "train_rand.txt").write_text(",".join(str(50 - i) for i in range(50)) + "\n")
+    return folder
+
+
+def test_drives_stay_together(prepare, mapping, tmp_path):
+    for seed in range(5):
+        assert prepare("--force", "--mapping", str(mapping), "--seed", str(seed))[0] == 0
+        drives = [{(49 - int(x)) // 5 for x in read(tmp_path, s)} for s in ("train", "val")]
+        assert len(drives[0]) == 8 and len(drives[1]) == 2 and not drives[0] & drives[1]
+    prepare("--force", "--mapping", str(mapping / "train_mapping.txt"), "--seed", "4")
+    assert {(49 - int(x)) // 5 for x in read(tmp_path, "val")} == drives[1]
+
+
+def test_a_mapping_that_does_not_fit(prepare, mapping, tmp_path):
+    (mapping / "train_rand.txt").write_text("1,2,51")
+    assert "say no drive for image 000002" in prepare("--mapping", str(mapping))[1]
+    (mapping / "train_rand.txt").write_text("0")
+    assert "say no drive for image 000000" in prepare("--mapping", str(mapping))[1]
+    (mapping / "train_rand.txt").unlink()
+    assert "train_rand.txt cannot be read" in prepare("--mapping", str(mapping))[1]
+    assert prepare("--mapping", "x", "--train-list", "y", "--val-list", "z")[0] == 2
 
 
 def test_a_home_folder_may_be_abbreviated(load_script, monkeypatch, tmp_path, capsys):

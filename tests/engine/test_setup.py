@@ -55,6 +55,19 @@ def test_several_gpus_for_a_model_on_the_cpu(configure):
         configure("--num-gpus", "4")
 
 
+@pytest.mark.parametrize(
+    "image_id, message",
+    [(0, "3.png has the image_id of .*0.png: give every image"), (None, "3.png has no image_id")],
+)
+def test_images_that_a_metric_cannot_tell_apart(image_id, message, configure, toy_dataset):
+    records = DatasetCatalog.get(toy_dataset)
+    records[3]["image_id"] = image_id
+    DatasetCatalog.remove(toy_dataset)
+    DatasetCatalog.register(toy_dataset, lambda: records)
+    with pytest.raises(AIDError, match=message):
+        configure()
+
+
 def test_a_metric_that_is_not_there_is_said_before_training(configure, toy_dataset):
     del MetadataCatalog.get(toy_dataset).evaluator_type
     MetadataCatalog.get(toy_dataset).evaluator_type = "lvis"

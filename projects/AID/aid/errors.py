@@ -28,10 +28,17 @@ def main_with_clear_errors(main: Callable) -> Callable:
         try:
             return main(*args, **kwargs)
         except AIDError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            sys.exit(2)
+            line = _one_line(error)
+        # Only now the frames of what failed are gone, and progress bars with them.
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
 
     return wrapper
+
+
+def _one_line(error: AIDError) -> str:
+    # From a worker process of a data loader the message comes with the traceback before it.
+    return " ".join(str(error).rsplit("AIDError: ", 1)[-1].split())
 
 
 def ignore_known_deprecations() -> None:

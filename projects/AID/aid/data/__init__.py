@@ -1,7 +1,20 @@
 """Datasets, and the training stream. Importing registers the project's datasets."""
 
 from . import builtin
-from .build import build_train_loader
-from .kitti import load_kitti, parse_label_file, register_kitti
+from .build import build_test_loader, build_train_loader
+from .coco import load_coco, register_coco
+from .coco_traffic import register_coco_traffic
+from .kitti import load_kitti, parse_label_file, register_kitti, register_kitti_test
 
-__all__ = ["build_train_loader", "builtin", "load_kitti", "parse_label_file", "register_kitti"]
+__all__ = [
+    "build_test_loader",
+    "build_train_loader",
+    "builtin",
+    "load_coco",
+    "load_kitti",
+    "parse_label_file",
+    "register_coco",
+    "register_coco_traffic",
+    "register_kitti",
+    "register_kitti_test",
+]

@@ -1,15 +1,20 @@
-"""Detectron2's training loader, made resumable.
+"""Detectron2's loaders; that of training made resumable.
 
 Detectron2 restarts its sampler and its workers' random numbers at a resume. Here batch number i is
 the same whether the run was interrupted or not, and whatever the number of workers: each sample's
 augmentation is seeded by its place in the stream, and a resumed stream skips what was consumed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data import (
+    DatasetFromList,
+    DatasetMapper,
+    MapDataset,
+    build_detection_test_loader,
+)
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -17,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..errors import AIDError
 from .seeding import seeded
 
-__all__ = ["build_train_loader"]
+__all__ = ["build_test_loader", "build_train_loader"]
 
 # Keeps the random numbers of samples apart from those of iterations, see engine/hooks.py.
 SAMPLES = 1
@@ -51,7 +56,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
         cfg.SOLVER.IMS_PER_BATCH // world_size,
         start_iter,
     )
-    dataset = MapDataset(DatasetFromList(dicts, copy=False), parts["mapper"])
+    dataset = MapDataset(DatasetFromList(dicts, copy=False), _NamesFile(parts["mapper"]))
     return DataLoader(
         _SeededDataset(dataset, cfg.SEED, comm.get_rank()),
         batch_sampler=batches,
@@ -59,6 +64,31 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
         collate_fn=trivial_batch_collator,
         generator=torch.Generator(),  # of its own: a loader draws a seed for its workers
     )
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+    """The loader that Detectron2 builds to test on ``dataset_name``."""
+    mapper = _NamesFile(DatasetMapper(cfg, is_train=False))
+    return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+
+class _NamesFile:
+    """A mapper whose error says which file it was, and what to do.
+
+    Images are checked by their headers at first, so that a damaged one is met here.
+    """
+
+    def __init__(self, mapper: Callable[[dict], dict | None]):
+        self._mapper = mapper
+
+    def __call__(self, record: dict) -> dict | None:
+        try:
+            return self._mapper(record)
+        except (OSError, SyntaxError, ValueError) as error:  # all three are Pillow's
+            raise AIDError(
+                f"image {record['file_name']} cannot be used: {error}: replace the file, or take "
+                "it out of the dataset"
+            ) from error
 
 
 class _Batches(Sampler):

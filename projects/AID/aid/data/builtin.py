@@ -2,7 +2,8 @@
 
 import os
 
-from .kitti import register_kitti
+from .coco_traffic import SPLITS, register_coco_traffic
+from .kitti import register_kitti, register_kitti_test
 
 __all__ = ["datasets_root", "register_all"]
 
@@ -19,10 +20,13 @@ def datasets_root() -> str:
 
 
 def register_all(root: str) -> None:
-    """Register train, val and trainval of KITTI and of the rendered scenes below ``root``."""
+    """Register KITTI, the rendered scenes and COCO traffic below ``root``."""
     for prefix, how_to_get in _HOW_TO_GET.items():
         for split in ("train", "val", "trainval"):
             register_kitti(f"{prefix}_{split}", os.path.join(root, prefix), split, how_to_get)
+    register_kitti_test("kitti_test", os.path.join(root, "kitti"), _HOW_TO_GET["kitti"])
+    for split in SPLITS:
+        register_coco_traffic(f"coco_traffic_2017_{split}", os.path.join(root, "coco"), split)
 
 
 register_all(datasets_root())

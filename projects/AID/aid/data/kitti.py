@@ -3,129 +3,21 @@
 Below a root folder, in KITTI's own layout::
 
     training/image_2/000000.png
-    training/label_2/000000.txt
+    training/label_2/000000.txt    see kitti_labels.py
     ImageSets/train.txt            one image name per line, without extension
-
-Labels are those of KITTI's object development kit: one object per line, 15 fields, of which the
-first eight are type, truncation, occlusion, alpha and the box x1 y1 x2 y2 in pixels; result files
-have the score as a sixteenth.
+    testing/image_2/000000.png     only to be submitted to the benchmark
 """
 
-import math
 import os
-from dataclasses import dataclass
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import AIDError
+from .kitti_labels import CLASSES, IGNORED_AS, parse_label_file
 
-__all__ = [
-    "CLASSES",
-    "IGNORED_AS",
-    "KITTIObject",
-    "load_kitti",
-    "parse_label_file",
-    "register_kitti",
-]
-
-# The classes of the benchmark, in the order of their category ids.
-CLASSES = ("Car", "Pedestrian", "Cyclist")
-# The other types that KITTI labels, and for which classes they are neither right nor wrong.
-IGNORED_AS = {
-    "Van": ("Car",),
-    "Person_sitting": ("Pedestrian",),
-    "Truck": CLASSES,
-    "Tram": CLASSES,
-    "Misc": CLASSES,
-    "DontCare": CLASSES,
-}
-_TYPES = {name.lower(): name for name in (*CLASSES, *IGNORED_AS)}
-_NUM_FIELDS = 15
-
-
-@dataclass(frozen=True)
-class KITTIObject:
-    """One line of a label or result file.
-
-    Attributes:
-        type: one of :data:`CLASSES` or of the keys of :data:`IGNORED_AS`.
-        truncated: share of the object outside the image, 0 to 1; -1 where it is not known.
-        occluded: 0 fully visible, 1 partly, 2 largely occluded, 3 unknown; -1 where not labelled.
-        bbox: x1, y1, x2, y2 in pixels, from 0.
-        score: of a detection; None in ground truth.
-        line: number of the line in its file, from 0.
-    """
-
-    type: str
-    truncated: float
-    occluded: int
-    bbox: tuple[float, float, float, float]
-    score: float | None
-    line: int
-
-
-def parse_label_file(path: str, with_score: bool = False) -> list[KITTIObject]:
-    """Read a file of KITTI labels, or of results.
-
-    Args:
-        path: of the text file. Upper and lower case of a type are the same, as in KITTI's own kit.
-        with_score: the lines have a sixteenth field, the score.
-
-    Raises:
-        AIDError: the file cannot be read, or a line is malformed; the message names both.
-    """
-    try:
-        with open(path, encoding="utf-8") as f:
-            lines = f.read().splitlines()
-    except FileNotFoundError:
-        raise AIDError(f"label file {path} does not exist: every listed image needs one") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise AIDError(f"label file {path} cannot be read as text: {error}") from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    objects = []
-    for number, line in enumerate(lines):
-        try:
-            objects.append(_parse_line(line, with_score, number))
-        except ValueError as error:
-            raise AIDError(f"{path}, line {number + 1}: {error}") from None
-    return objects
-
-
-def _parse_line(line: str, with_score: bool, number: int) -> KITTIObject:
-    fields = line.split()
-    expected = _NUM_FIELDS + with_score
-    if len(fields) != expected:
-        hint = ""
-        if {len(fields), expected} == {_NUM_FIELDS, _NUM_FIELDS + 1}:
-            hint = " (results have a score as field 16, labels do not)"
-        raise ValueError(f"{len(fields)} fields where KITTI has {expected}{hint}")
-    kind = _TYPES.get(fields[0].lower())
-    if kind is None:
-        known = ", ".join(_TYPES.values())
-        raise ValueError(f"unknown type {fields[0]!r}: KITTI has {known}; call other objects Misc")
-    for i, field in enumerate(fields[1:], start=2):
-        if not _is_finite_number(field):
-            raise ValueError(f"field {i} is {field!r}, not a finite number")
-    truncated, occluded = float(fields[1]), float(fields[2])
-    if truncated != -1 and not 0 <= truncated <= 1:
-        raise ValueError(f"truncation {fields[1]} is neither within 0 to 1 nor -1")
-    if occluded not in (-1, 0, 1, 2, 3):
-        raise ValueError(f"occlusion {fields[2]} is not one of -1, 0, 1, 2, 3")
-    x1, y1, x2, y2 = bbox = tuple(float(field) for field in fields[4:8])
-    if x2 <= x1 or y2 <= y1:
-        raise ValueError(f"box {' '.join(fields[4:8])} is empty: it must be x1 y1 x2 y2")
-    score = float(fields[15]) if with_score else None
-    return KITTIObject(kind, truncated, int(occluded), bbox, score, number)
-
-
-def _is_finite_number(field: str) -> bool:
-    try:
-        return math.isfinite(float(field))
-    except ValueError:
-        return False
+__all__ = ["load_kitti", "load_kitti_test", "register_kitti", "register_kitti_test"]
 
 
 def load_kitti(root: str, split: str, how_to_get: str) -> list[dict]:
@@ -171,8 +63,7 @@ def _read_split(root: str, split: str, how_to_get: str) -> list[str]:
     return names
 
 
-def _load_image(training: str, name: str, image_id: int) -> dict:
-    file_name = os.path.join(training, "image_2", f"{name}.png")
+def _read_header(file_name: str, image_id: int) -> dict:
     try:
         with Image.open(file_name) as image:  # reads the header only
             width, height = image.size
@@ -182,6 +73,12 @@ def _load_image(training: str, name: str, image_id: int) -> dict:
         ) from None
     except (OSError, UnidentifiedImageError) as error:
         raise AIDError(f"KITTI data: image {file_name} cannot be read: {error}") from error
+    return {"file_name": file_name, "image_id": image_id, "height": height, "width": width}
+
+
+def _load_image(training: str, name: str, image_id: int) -> dict:
+    record = _read_header(os.path.join(training, "image_2", f"{name}.png"), image_id)
+    width, height = record["width"], record["height"]
     label_file = os.path.join(training, "label_2", f"{name}.txt")
     annotations = []
     for obj in parse_label_file(label_file):
@@ -202,13 +99,26 @@ def _load_image(training: str, name: str, image_id: int) -> dict:
                     "label_index": obj.line,
                 }
             )
-    return {
-        "file_name": file_name,
-        "image_id": image_id,
-        "height": height,
-        "width": width,
-        "annotations": annotations,
-    }
+    return {**record, "annotations": annotations}
+
+
+def load_kitti_test(root: str, how_to_get: str) -> list[dict]:
+    """Load the images of KITTI's test set, which has no public labels, in Detectron2's format.
+
+    Args:
+        root: a folder in KITTI's layout.
+        how_to_get: what to do if the data are not there, for the error message.
+
+    Raises:
+        AIDError: there is no image, or one cannot be read.
+    """
+    folder = os.path.join(root, "testing", "image_2")
+    if not os.path.isdir(folder):
+        raise AIDError(f"KITTI data: folder {folder} does not exist: {how_to_get}")
+    names = sorted(name for name in os.listdir(folder) if name.endswith(".png"))
+    if not names:
+        raise AIDError(f"KITTI data: folder {folder} holds no .png file: {how_to_get}")
+    return [_read_header(os.path.join(folder, name), i) for i, name in enumerate(names)]
 
 
 def register_kitti(name: str, root: str, split: str, how_to_get: str) -> None:
@@ -220,5 +130,21 @@ def register_kitti(name: str, root: str, split: str, how_to_get: str) -> None:
     """
     DatasetCatalog.register(name, lambda: load_kitti(root, split, how_to_get))
     MetadataCatalog.get(name).set(
-        thing_classes=list(CLASSES), evaluator_type="coco", kitti_root=root, kitti_split=split
+        thing_classes=list(CLASSES),
+        evaluator_type="kitti",
+        kitti_root=root,
+        kitti_labels=os.path.join(root, "training", "label_2"),
+    )
+
+
+def register_kitti_test(name: str, root: str, how_to_get: str) -> None:
+    """Register the test images under ``name``, for result files to be submitted.
+
+    Args:
+        name: in Detectron2's catalogs.
+        root, how_to_get: see :func:`load_kitti_test`.
+    """
+    DatasetCatalog.register(name, lambda: load_kitti_test(root, how_to_get))
+    MetadataCatalog.get(name).set(
+        thing_classes=list(CLASSES), evaluator_type="kitti", kitti_labels=None
     )

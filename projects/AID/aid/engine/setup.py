@@ -12,11 +12,10 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
 from ..errors import AIDError
+from ..evaluation import check_evaluator_type
 
-__all__ = ["check_evaluator_type", "setup"]
+__all__ = ["setup"]
 
-# None: a dataset that was registered without naming its metric, as in Detectron2's tutorial.
-EVALUATOR_TYPES = ("coco", None)
 # Where a meta-architecture's number of classes is set.
 HEADS = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}
 
@@ -72,34 +71,23 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def check_evaluator_type(dataset: str) -> None:
-    """Raises:
-    AIDError: the dataset's metadata asks for a metric that there is no evaluator for.
-    """
-    kind = MetadataCatalog.get(dataset).get("evaluator_type", None)
-    if kind not in EVALUATOR_TYPES:
-        raise AIDError(
-            f"DATASETS.TEST: {dataset} has evaluator_type {kind!r}, this project evaluates by "
-            "COCO's metric only: set evaluator_type 'coco' in its metadata"
-        )
-
-
 def _check_dataset(cfg: CfgNode, key: str, name: str) -> None:
     """Load a dataset once, so that what is wrong with it is said now and not hours later."""
     if name not in DatasetCatalog.list():
-        known = ", ".join(n for n in DatasetCatalog.list() if "kitti" in n)
+        known = ", ".join(n for n in DatasetCatalog.list() if "kitti" in n or "traffic" in n)
         raise AIDError(
             f"DATASETS.{key}: {name!r} is not registered; this project registers {known}, "
             "Detectron2 its own, and docs/getting_started.md shows how to add yours"
         )
     try:
-        DatasetCatalog.get(name)
+        records = DatasetCatalog.get(name)
     except OSError as error:  # of Detectron2's own datasets
         raise AIDError(
             f"DATASETS.{key}: {name} cannot be loaded ({error}): check DETECTRON2_DATASETS"
         ) from error
     if key == "TEST":
         check_evaluator_type(name)
+        _check_image_ids(records, name)
     head = HEADS.get(cfg.MODEL.META_ARCHITECTURE.removeprefix("AID"))
     names = MetadataCatalog.get(name).get("thing_classes", None)
     if head and names is not None and len(names) != cfg.MODEL[head].NUM_CLASSES:
@@ -107,6 +95,19 @@ def _check_dataset(cfg: CfgNode, key: str, name: str) -> None:
             f"MODEL.{head}.NUM_CLASSES is {cfg.MODEL[head].NUM_CLASSES}, but DATASETS.{key} {name} "
             f"has {len(names)} classes ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
         )
+
+
+def _check_image_ids(records: list[dict], name: str) -> None:
+    seen = {}
+    for record in records:
+        image_id, file_name = record.get("image_id"), record["file_name"]
+        if image_id is None or image_id in seen:
+            whose = "no image_id" if image_id is None else f"the image_id of {seen[image_id]}"
+            raise AIDError(
+                f"DATASETS.TEST: in {name} {file_name} has {whose}: give every image an id of its "
+                "own, by which metrics tell them apart"
+            )
+        seen[image_id] = file_name
 
 
 def _draw_seed(cfg: CfgNode, resume: bool) -> int:

@@ -6,19 +6,18 @@ import weakref
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint import StudentCheckpointer
-from ..data.build import build_train_loader
+from ..data.build import build_test_loader, build_train_loader
 from ..errors import AIDError
+from ..evaluation import build_evaluator
 from ..modeling.meta_arch import DistillationMixin
 from .hooks import SeedStep
 from .optimizer import build_optimizer
-from .setup import check_evaluator_type
 
 __all__ = ["AIDTrainer"]
 
@@ -29,7 +28,7 @@ class AIDTrainer(DefaultTrainer):
     Differences from :class:`DefaultTrainer`: a model that can distil gets its teacher; checkpoints
     keep the student by itself; a resumed run sees the data and random numbers of one that was never
     interrupted, and ends bit for bit alike on the CPU; the optimizer is chosen by SOLVER.OPTIMIZER;
-    evaluation is by COCO's metric.
+    evaluation is by COCO's or KITTI's metric.
     """
 
     def build_hooks(self) -> list:
@@ -118,25 +117,12 @@ class AIDTrainer(DefaultTrainer):
         return build_train_loader(cfg)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """COCO's box metric, which any dataset in Detectron2's standard format can have.
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        return build_test_loader(cfg, dataset_name)
 
-        Raises:
-            AIDError: the dataset asks for another metric.
-        """
-        check_evaluator_type(dataset_name)
-        metadata = MetadataCatalog.get(dataset_name)
-        generated = metadata.get("json_file", None) is None
-        evaluator = COCOEvaluator(
-            dataset_name,
-            output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"),
-            allow_cached_coco=False,
-        )
-        if generated:
-            # The evaluator has read its converted copy. Left in the metadata, the path would be
-            # taken for the dataset's own, stale after the next change of data or output folder.
-            del metadata.json_file
-        return evaluator
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return build_evaluator(dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference"))
 
 
 def _unwrap(model: nn.Module) -> nn.Module:

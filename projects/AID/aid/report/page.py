@@ -9,9 +9,11 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
+from tabulate import tabulate
 from tqdm import tqdm
 
 from ..errors import AIDError
+from ..evaluation.kitti_metric import DIFFICULTIES, NUM_POSITIONS
 from .cost import Cost, measure_cost
 from .figures import draw_curves, draw_groups, draw_sheet, save
 from .instances import GROUPS, group_of, judge, load_sample, read_records
@@ -151,6 +153,7 @@ def _page(runs: list[Run], rows: list[dict], summary: dict, adaptive: Run | None
         f"over {NUM_TIMED} images at most, one at a time; {device}.",
         f"Every row is one run with one seed ({seeds}). One seed of a short run proves nothing: "
         "repeat with other seeds before you believe a difference of a few AP.",
+        *_kitti_section(runs),
         "## Training\n\n![training curves](curves.png)",
         "## Detections\n\n![detections of every run on validation images](detections.png)",
     ]
@@ -171,11 +174,27 @@ def _page(runs: list[Run], rows: list[dict], summary: dict, adaptive: Run | None
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * width for width in widths]
-    lines = [
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
-        for line in (header, rule, *rows)
+def _kitti_section(runs: list[Run]) -> list[str]:
+    """KITTI's official metric, where the runs were tested by it."""
+    found = [run.metrics_at_end("kitti") for run in runs]
+    if not all(found):
+        return []
+    header = ["run", *(f"{name} {d}" for name in runs[0].classes for d in DIFFICULTIES)]
+    keys = [f"{name}-{d}" for name in runs[0].classes for d in DIFFICULTIES]
+    table = [
+        [run.name, *(f"{x[f'AP_R40-{key}']:.1f}" for key in keys)]
+        for run, x in zip(runs, found, strict=True)
     ]
-    return "\n".join(lines)
+    counts = {key: found[0][f"objects-{key}"] for key in keys}
+    few = [f"{key} {n:.0f}" for key, n in counts.items() if n < NUM_POSITIONS]
+    text = "AP at 40 recall positions, in percent, on the objects that count at each difficulty."
+    if few:
+        text += (
+            f" With fewer than {NUM_POSITIONS} objects even a perfect detector stays below 100: "
+            f"{', '.join(few)}."
+        )
+    return ["## KITTI's official metric", text, _markdown(header, table)]
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    return tabulate(rows, header, tablefmt="github", disable_numparse=True)

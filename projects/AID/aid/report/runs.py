@@ -54,19 +54,21 @@ class Run:
     def classes(self) -> list[str]:
         return MetadataCatalog.get(self.cfg.DATASETS.TEST[0]).thing_classes
 
-    @property
-    def prefix(self) -> str:
-        """Of the names of the box metrics of the first test set."""
+    def metrics_at_end(self, task: str) -> dict[str, float]:
+        """What the last evaluation found on the first test set for "bbox" or "kitti", by name."""
         tested = self.cfg.DATASETS.TEST
-        return f"{tested[0]}/bbox/" if len(tested) > 1 else "bbox/"
+        prefix = f"{tested[0]}/{task}/" if len(tested) > 1 else f"{task}/"
+        lines = (x for x in reversed(self.metrics) if any(k.startswith(prefix) for k in x))
+        last = next(lines, {})
+        return {k.removeprefix(prefix): v for k, v in last.items() if k.startswith(prefix)}
 
     @cached_property
     def results(self) -> dict[str, float]:
         """COCO's box metrics at the end of the run, in percent: AP, AP50, and AP of each class;
         NaN where there is none."""
-        last = next(line for line in reversed(self.metrics) if f"{self.prefix}AP" in line)
+        found = self.metrics_at_end("bbox")
         keys = {"AP": "AP", "AP50": "AP50", **{name: f"AP-{name}" for name in self.classes}}
-        return {name: last.get(self.prefix + key, math.nan) for name, key in keys.items()}
+        return {name: found.get(key, math.nan) for name, key in keys.items()}
 
     @property
     def seconds_per_iteration(self) -> float:
@@ -111,7 +113,7 @@ def load_run(folder: str) -> Run:
                 "aid.report.write_report from a script that registers it"
             )
     run = Run(folder, cfg, metrics)
-    if not any(f"{run.prefix}AP" in line for line in metrics):
+    if not run.metrics_at_end("bbox"):
         raise AIDError(
             f"{paths[1]} holds no evaluation: run train_net.py with --config-file "
             f"{paths[0]} --resume, which evaluates a finished run"

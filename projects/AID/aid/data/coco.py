@@ -1,0 +1,149 @@
+"""Data in COCO's instance format, checked before Detectron2 reads it.
+
+Detectron2's own loader lets a repeated image id replace an image, and drops boxes of negative size.
+"""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from ..errors import AIDError
+
+__all__ = ["load_coco", "read_coco", "register_coco"]
+
+# What Detectron2 and COCO's metric need.
+FIELDS = {
+    "categories": {"id": int, "name": str},
+    "images": {"id": int, "file_name": str, "height": int, "width": int},
+    "annotations": {
+        "id": int,
+        "image_id": int,
+        "category_id": int,
+        "bbox": list,
+        "area": (int, float),
+        "iscrowd": int,
+    },
+}
+
+
+def read_coco(path: str, how_to_get: str) -> dict:
+    """Read a file of instance annotations, and check it.
+
+    Args:
+        path: of the json file.
+        how_to_get: what to do if the file is not there or damaged, for the error message.
+
+    Raises:
+        AIDError: the file is missing, cannot be read, or is not in COCO's format.
+    """
+    try:
+        with open(path, encoding="utf-8") as f:
+            coco = json.load(f)
+    except FileNotFoundError:
+        raise AIDError(f"{path} does not exist: {how_to_get}") from None
+    except OSError as error:
+        raise AIDError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise AIDError(f"{path} is not a whole JSON file ({error}): {how_to_get}") from error
+    try:
+        _check(coco)
+    except ValueError as error:
+        raise AIDError(f"{path} is not in COCO's instance format: {error}") from None
+    return coco
+
+
+def _check(coco: object) -> None:
+    ids = {}
+    for key, fields in FIELDS.items():
+        entries = coco.get(key) if isinstance(coco, dict) else None
+        if not isinstance(entries, list):
+            raise ValueError(f"it has no list {key!r}")
+        for number, entry in enumerate(entries):
+            for field, kind in fields.items():
+                if not (isinstance(entry, dict) and isinstance(entry.get(field), kind)):
+                    raise ValueError(f"entry {number} of {key!r} has no valid {field!r}")
+        ids[key] = _unique(key, "id", entries)
+    _unique("categories", "name", coco["categories"])
+    for annotation in coco["annotations"]:
+        for field, key in (("image_id", "images"), ("category_id", "categories")):
+            if annotation[field] not in ids[key]:
+                raise ValueError(
+                    f"annotation {annotation['id']} has {field} {annotation[field]}, which is not "
+                    f"in {key!r}"
+                )
+        if not _is_box(annotation["bbox"]):
+            raise ValueError(
+                f"annotation {annotation['id']} of image {annotation['image_id']} has bbox "
+                f"{annotation['bbox']}: it must be x, y, width, height in pixels"
+            )
+
+
+def _unique(key: str, field: str, entries: list[dict]) -> set:
+    values = Counter(entry[field] for entry in entries)
+    if len(values) < len(entries):
+        raise ValueError(f"{key!r} has {field} {values.most_common(1)[0][0]} twice")
+    return set(values)
+
+
+def _is_box(bbox: list) -> bool:
+    # Without area is not refused: COCO 2017 itself has such a box, and training leaves it out.
+    numbers = len(bbox) == 4 and all(isinstance(x, (int, float)) for x in bbox)
+    return numbers and all(map(math.isfinite, bbox)) and min(bbox[2:]) >= 0
+
+
+def load_coco(name: str, json_file: str, image_root: str, how_to_get: str) -> list[dict]:
+    """Load a dataset in Detectron2's standard format; boxes are x, y, width, height in pixels.
+
+    Args:
+        name: of the dataset in Detectron2's catalogs, whose metadata get the classes.
+        json_file: instance annotations in COCO's format.
+        image_root: folder of the images that it names.
+        how_to_get: what to do if the data are not there, for the error message.
+
+    Raises:
+        AIDError: see :func:`read_coco`; an image is missing; other classes than were registered.
+    """
+    coco = read_coco(json_file, how_to_get)
+    if not os.path.isdir(image_root):
+        raise AIDError(f"image folder {image_root} does not exist: {how_to_get}")
+    gone = [
+        x["file_name"]
+        for x in coco["images"]
+        if not os.path.isfile(os.path.join(image_root, x["file_name"]))
+    ]
+    if gone:
+        raise AIDError(
+            f"{image_root}: {len(gone)} of {len(coco['images'])} images in {json_file} are not "
+            f"there, first {gone[0]}: {how_to_get}"
+        )
+    found = [x["name"] for x in sorted(coco["categories"], key=lambda x: x["id"])]
+    registered = MetadataCatalog.get(name).get("thing_classes", found)
+    if found != registered:
+        raise AIDError(f"{json_file} has the categories {found}, registered are {registered}")
+    return load_coco_json(json_file, image_root, name)
+
+
+def register_coco(
+    name: str,
+    json_file: str,
+    image_root: str,
+    how_to_get: str = "check the path",
+    classes: Sequence[str] | None = None,
+) -> None:
+    """Register a dataset under ``name``. No file is looked at before the dataset is used.
+
+    Args:
+        name: in Detectron2's catalogs.
+        json_file, image_root, how_to_get: see :func:`load_coco`.
+        classes: names in the order of their ids, where they are known beforehand.
+    """
+    DatasetCatalog.register(name, lambda: load_coco(name, json_file, image_root, how_to_get))
+    metadata = MetadataCatalog.get(name)
+    metadata.set(json_file=json_file, image_root=image_root, evaluator_type="coco")
+    if classes is not None:
+        metadata.thing_classes = list(classes)

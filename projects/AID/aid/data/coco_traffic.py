@@ -1,0 +1,54 @@
+"""COCO traffic: the images of COCO 2017 with traffic on them, and 13 of COCO's 80 categories.
+
+The subset of AID's paper (arXiv 2201.11097). Below a root folder, in COCO's own layout::
+
+    train2017/000000000009.jpg
+    annotations/instances_traffic_train2017.json    by datasets/prepare_coco_traffic.py
+"""
+
+import os
+
+from .coco import register_coco
+
+__all__ = ["CLASSES", "SPLITS", "annotation_file", "register_coco_traffic"]
+
+# In the order of their category ids, which count from 1 in the file and from 0 in Detectron2.
+CLASSES = (
+    "person",
+    "bicycle",
+    "car",
+    "motorcycle",
+    "bus",
+    "train",
+    "truck",
+    "traffic light",
+    "fire hydrant",
+    "stop sign",
+    "parking meter",
+    "cat",
+    "dog",
+)
+SPLITS = ("train", "val")
+
+
+def annotation_file(root: str, split: str) -> str:
+    """Path of the subset's annotations for a split ("train" or "val") below COCO's folder."""
+    return os.path.join(root, "annotations", f"instances_traffic_{split}2017.json")
+
+
+def register_coco_traffic(name: str, root: str, split: str) -> None:
+    """Register a split under ``name``. No file is looked at before the dataset is used.
+
+    Args:
+        name: in Detectron2's catalogs.
+        root: COCO's folder, the one that holds ``train2017`` and ``annotations``.
+        split: "train" or "val".
+    """
+    register_coco(
+        name,
+        annotation_file(root, split),
+        os.path.join(root, f"{split}2017"),
+        f"unpack COCO's {split}2017.zip and annotations in {root}, then run `python "
+        f"datasets/prepare_coco_traffic.py --root {root} --split {split}`; see datasets/README.md",
+        CLASSES,
+    )

@@ -1,0 +1,128 @@
+"""KITTI's text files: labels, and detections in the same format.
+
+One object per line, with the fields of KITTI's object development kit: type, truncation, occlusion,
+alpha, the box x1 y1 x2 y2 in pixels, then size, location and rotation in space; results have the
+score as a sixteenth.
+"""
+
+import math
+from dataclasses import dataclass
+
+from ..errors import AIDError
+
+__all__ = ["CLASSES", "IGNORED_AS", "KITTIObject", "parse_label_file", "write_result_file"]
+
+# The classes of the benchmark, in the order of their category ids.
+CLASSES = ("Car", "Pedestrian", "Cyclist")
+# The other types that KITTI labels, and for which classes they are neither right nor wrong.
+IGNORED_AS = {
+    "Van": ("Car",),
+    "Person_sitting": ("Pedestrian",),
+    "Truck": CLASSES,
+    "Tram": CLASSES,
+    "Misc": CLASSES,
+    "DontCare": CLASSES,
+}
+_TYPES = {name.lower(): name for name in (*CLASSES, *IGNORED_AS)}
+_NUM_FIELDS = 15
+
+
+@dataclass(frozen=True)
+class KITTIObject:
+    """One line of a label or result file.
+
+    Attributes:
+        type: one of :data:`CLASSES` or of the keys of :data:`IGNORED_AS`.
+        truncated: share of the object outside the image, 0 to 1; -1 where it is not known.
+        occluded: 0 fully visible, 1 partly, 2 largely occluded, 3 unknown; -1 where not labelled.
+            Both mean nothing in a result.
+        bbox: x1, y1, x2, y2 in pixels, from 0.
+        score: of a detection; None in ground truth.
+        line: number of the line in its file, from 0.
+    """
+
+    type: str
+    truncated: float
+    occluded: int
+    bbox: tuple[float, float, float, float]
+    score: float | None
+    line: int
+
+
+def parse_label_file(path: str, with_score: bool = False) -> list[KITTIObject]:
+    """Read a file of KITTI labels, or of results.
+
+    Args:
+        path: of the text file. Upper and lower case of a type are the same, as in KITTI's own kit.
+        with_score: the lines have a sixteenth field, the score.
+
+    Raises:
+        AIDError: the file cannot be read, or a line is malformed; the message names both.
+    """
+    try:
+        with open(path, encoding="utf-8") as f:
+            lines = f.read().split("\n")
+    except FileNotFoundError:
+        raise AIDError(f"label file {path} does not exist: every listed image needs one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise AIDError(f"label file {path} cannot be read as text: {error}") from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    objects = []
+    for number, line in enumerate(lines):
+        try:
+            objects.append(_parse_line(line, with_score, number))
+        except ValueError as error:
+            raise AIDError(f"{path}, line {number + 1}: {error}") from None
+    return objects
+
+
+def _parse_line(line: str, with_score: bool, number: int) -> KITTIObject:
+    fields = line.split()
+    expected = _NUM_FIELDS + with_score
+    if len(fields) != expected:
+        hint = ""
+        if {len(fields), expected} == {_NUM_FIELDS, _NUM_FIELDS + 1}:
+            hint = " (results have a score as field 16, labels do not)"
+        raise ValueError(f"{len(fields)} fields where KITTI has {expected}{hint}")
+    kind = _TYPES.get(fields[0].lower())
+    if kind is None:
+        known = ", ".join(_TYPES.values())
+        raise ValueError(f"unknown type {fields[0]!r}: KITTI has {known}; call other objects Misc")
+    numbers = [_parse_number(field, i) for i, field in enumerate(fields[1:], start=2)]
+    truncated, occluded, _, *bbox = numbers[:7]
+    x1, y1, x2, y2 = bbox
+    if with_score:
+        if x2 < x1 or y2 < y1:
+            raise ValueError(f"box {' '.join(fields[4:8])} is inverted: it must be x1 y1 x2 y2")
+        return KITTIObject(kind, -1, -1, tuple(bbox), numbers[14], number)
+    if truncated != -1 and not 0 <= truncated <= 1:
+        raise ValueError(f"truncation {fields[1]} is neither within 0 to 1 nor -1")
+    if occluded not in (-1, 0, 1, 2, 3):
+        raise ValueError(f"occlusion {fields[2]} is not one of -1, 0, 1, 2, 3")
+    if x2 <= x1 or y2 <= y1:
+        raise ValueError(f"box {' '.join(fields[4:8])} is empty: it must be x1 y1 x2 y2")
+    return KITTIObject(kind, truncated, int(occluded), tuple(bbox), None, number)
+
+
+def _parse_number(field: str, position: int) -> float:
+    try:
+        number = float(field)
+    except ValueError:
+        number = math.nan
+    # Python reads 1_000 and digits of other scripts as numbers, KITTI's kit does not.
+    if not math.isfinite(number) or "_" in field or not field.isascii():
+        raise ValueError(f"field {position} is {field!r}, not a finite number")
+    return number
+
+
+def write_result_file(path: str, objects: list[KITTIObject]) -> None:
+    """Write detections in KITTI's format, 16 fields, with the kit's values for what is unknown.
+
+    Unknown are truncation and occlusion (-1), alpha and rotation (-10), size (-1) and location
+    (-1000). Numbers are written in full, so that the files are worth exactly what the objects are.
+    """
+    with open(path, "w", encoding="utf-8") as f:
+        for x in objects:
+            box = " ".join(map(repr, x.bbox))
+            f.write(f"{x.type} -1 -1 -10 {box} -1 -1 -1 -1000 -1000 -1000 -10 {x.score!r}\n")

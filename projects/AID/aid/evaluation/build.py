@@ -1,0 +1,44 @@
+"""Which evaluator a dataset gets."""
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+
+from ..errors import AIDError
+from .coco_evaluation import build_coco_evaluator
+from .kitti_evaluation import KITTIEvaluator
+
+__all__ = ["build_evaluator", "check_evaluator_type"]
+
+# By evaluator_type in a dataset's metadata: (dataset name, output folder) -> evaluator.
+EVALUATORS = {
+    "coco": build_coco_evaluator,
+    "kitti": KITTIEvaluator,
+    # Registered without naming a metric, as in Detectron2's tutorial.
+    None: build_coco_evaluator,
+}
+
+
+def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
+    """Build the evaluator that the dataset's metadata ask for.
+
+    Raises:
+        AIDError: they ask for a metric that is not here.
+    """
+    check_evaluator_type(dataset_name)
+    return EVALUATORS[_evaluator_type(dataset_name)](dataset_name, output_dir)
+
+
+def check_evaluator_type(dataset_name: str) -> None:
+    """Raises:
+    AIDError: the dataset's metadata ask for a metric that is not here.
+    """
+    kind = _evaluator_type(dataset_name)
+    if kind not in EVALUATORS:
+        raise AIDError(
+            f"DATASETS.TEST: {dataset_name} has evaluator_type {kind!r}, this project evaluates by "
+            "COCO's and KITTI's metrics only: set evaluator_type 'coco' in its metadata"
+        )
+
+
+def _evaluator_type(dataset_name: str) -> str | None:
+    return MetadataCatalog.get(dataset_name).get("evaluator_type", None)

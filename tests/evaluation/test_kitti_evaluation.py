@@ -1,0 +1,164 @@
+"""KITTI's metric from a detector's output and from files: the same figures."""
+
+import json
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+
+from aid.data.kitti import register_kitti, register_kitti_test
+from aid.errors import AIDError
+from aid.evaluation import KITTIEvaluator, build_evaluator
+
+SIZE = (160, 80)
+BOXES = torch.tensor([[10.0, 5.0, 70.0, 55.0], [90.0, 10.0, 150.0, 70.0]])
+
+
+@pytest.fixture
+def dataset(kitti, tmp_path):
+    """Name of a dataset of 50 images with a car and a pedestrian each, and its root."""
+    labels = [
+        f"{kind} 0 0 0 {' '.join(map(str, box.tolist()))} 1 1 1 0 0 9 0"
+        for kind, box in zip(("Car", "Pedestrian"), BOXES, strict=True)
+    ]
+    root = kitti({f"{i:06}": labels for i in range(50)}, SIZE)
+    name = f"kitti_{tmp_path.name}"
+    register_kitti(name, root, "train", "")
+    yield name, root
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def detections(seed: int) -> Instances:
+    """Both objects, moved a little, and one false car."""
+    generator = torch.Generator().manual_seed(seed)
+    instances = Instances(SIZE[::-1])
+    boxes = torch.cat([BOXES, torch.tensor([[0.0, 40.0, 40.0, 79.0]])])
+    instances.pred_boxes = Boxes(boxes + 6 * torch.rand(3, 4, generator=generator))
+    instances.pred_classes = torch.tensor([0, 1, 0])
+    instances.scores = torch.rand(3, generator=generator)
+    return instances
+
+
+def feed(evaluator, records, indices):
+    evaluator.reset()
+    for i in indices:
+        evaluator.process([records[i]], [{"instances": detections(i)}])
+    return evaluator.evaluate()
+
+
+def test_the_evaluator_and_its_files_agree(dataset, tmp_path, load_script, capsys):
+    name, root = dataset
+    records = DatasetCatalog.get(name)
+    results = feed(build_evaluator(name, str(tmp_path / "out")), records, range(50))
+    assert 0 < results["kitti"]["AP_R40-Car-moderate"] < 100
+    assert results["kitti"]["mAP50"] == results["bbox"]["AP50"]
+    assert results["kitti"]["AP_R11-Cyclist-hard"] == 0
+    folder = tmp_path / "out/kitti_results" / name
+    assert sorted(os.listdir(folder)) == [f"{i:06}.txt" for i in range(50)]
+
+    labels = os.path.join(root, "training/label_2")
+    arguments = ["--labels", labels, "--results", str(folder), "--json", str(tmp_path / "a.json")]
+    load_script("tools/evaluate_kitti.py").main(arguments)
+    assert "| Car " in capsys.readouterr().out
+    figures = json.loads((tmp_path / "a.json").read_text())
+    assert list(figures) == ["Car", "Pedestrian", "Cyclist"]
+    for kind, metrics in figures.items():
+        for metric, values in metrics.items():
+            for difficulty, value in values.items():
+                assert results["kitti"][f"{metric}-{kind}-{difficulty}"] == value
+
+
+def work(rank, name, records, folder):
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    comm.create_local_process_group(2)
+    results = feed(KITTIEvaluator(name, f"{folder}/two"), records, range(rank * 25, rank * 25 + 25))
+    torch.save(results, f"{folder}/{rank}.pth")
+    dist.destroy_process_group()
+
+
+def test_two_processes_with_half_of_the_images_each(dataset, tmp_path):
+    name, _ = dataset
+    records = DatasetCatalog.get(name)
+    expected = feed(KITTIEvaluator(name, str(tmp_path / "one")), records, range(50))
+    mp.start_processes(work, (name, records, str(tmp_path)), nprocs=2, start_method="fork")
+    first, second = (torch.load(tmp_path / f"{i}.pth", weights_only=False) for i in range(2))
+    assert second is None
+    assert first["kitti"] == expected["kitti"]
+    assert first["bbox"]["AP50"] == expected["bbox"]["AP50"]
+    for text in (tmp_path / "one/kitti_results" / name).iterdir():
+        other = tmp_path / "two/kitti_results" / name / text.name
+        assert other.read_text() == text.read_text()
+
+
+def test_images_without_labels_leave_result_files_alone(kitti, tmp_path):
+    kitti({"000000": [], "000001": []})
+    (tmp_path / "training").rename(tmp_path / "testing")
+    name = f"kitti_test_{tmp_path.name}"
+    register_kitti_test(name, str(tmp_path), "")
+    stale = tmp_path / "kitti_results" / name / "000009.txt"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("of an earlier run")
+    results = feed(build_evaluator(name, str(tmp_path)), DatasetCatalog.get(name), range(2))
+    assert results == {}
+    assert sorted(os.listdir(stale.parent)) == ["000000.txt", "000001.txt"]
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_a_dataset_that_is_not_kittis(toy_dataset, tmp_path):
+    MetadataCatalog.get(toy_dataset).evaluator_type = "coco"
+    with pytest.raises(AIDError, match=f"{toy_dataset} has evaluator_type 'kitti', but no kitti_l"):
+        KITTIEvaluator(toy_dataset, str(tmp_path))
+
+
+def test_folders_that_do_not_fit(tmp_path, load_script, capsys):
+    main = load_script("tools/evaluate_kitti.py").main
+    labels, results = tmp_path / "labels", tmp_path / "results"
+
+    def error() -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main(["--labels", str(labels), "--results", str(results)])
+        assert stopped.value.code == 2
+        (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("error: "))
+        return line
+
+    assert "labels does not exist" in error()
+    labels.mkdir()
+    results.mkdir()
+    assert "labels holds no .txt file" in error()
+    (labels / "000000.txt").write_text("")
+    (results / "000000.txt").write_text("")
+    (results / "000001.txt").write_text("")
+    assert "000001.txt has no label file in" in error()
+    (results / "000001.txt").unlink()
+    main(["--labels", str(labels), "--results", str(results)])
+    (results / "000000.txt").write_text("Car 0\n")
+    assert "results/000000.txt, line 1: 2 fields" in error()
+
+
+def test_images_without_result_file_are_left_out_and_empty_ones_count(tmp_path, load_script):
+    labels, results = tmp_path / "labels", tmp_path / "results"
+    car = "Car 0 0 0 0 0 50 50 1 1 1 0 0 9 0"
+    for folder in (labels, results):
+        folder.mkdir()
+    for i in range(82):
+        (labels / f"{i:06}.txt").write_text(car)
+    for i in range(41):
+        (results / f"{i:06}.txt").write_text(f"{car} 0.{i + 10}")
+
+    def measure() -> float:
+        arguments = ["--labels", str(labels), "--results", str(results)]
+        load_script("tools/evaluate_kitti.py").main([*arguments, "--json", str(tmp_path / "a")])
+        return json.loads((tmp_path / "a").read_text())["Car"]["AP_R40"]["hard"]
+
+    assert measure() == pytest.approx(100)
+    for i in range(41, 82):
+        (results / f"{i:06}.txt").write_text("")
+    assert measure() == pytest.approx(50, abs=2.5)

@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""KITTI's official 2D metric of result files, as the benchmark's development kit computes it.
+
+    python tools/evaluate_kitti.py --labels datasets/kitti/training/label_2 \\
+        --results output/.../inference/kitti_results/kitti_val --json ap.json
+
+Images without a result file are left out; an empty result file says that nothing was found.
+"""
+
+import argparse
+import json
+
+from aid.errors import AIDError, main_with_clear_errors
+from aid.evaluation import evaluate_folders
+from aid.evaluation.kitti_evaluation import as_dict, format_table
+
+
+@main_with_clear_errors
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--labels", required=True, help="folder of label files")
+    parser.add_argument("--results", required=True, help="folder of result files, names as labels")
+    parser.add_argument("--json", help="write the figures to this file too")
+    args = parser.parse_args(argv)
+    precision = evaluate_folders(args.labels, args.results)
+    print(format_table(precision))
+    if args.json:
+        try:
+            with open(args.json, "w") as f:
+                json.dump(as_dict(precision), f, indent=1)
+        except OSError as error:
+            raise AIDError(f"--json {args.json} cannot be written: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    main()
