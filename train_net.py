@@ -15,14 +15,14 @@ import aid  # noqa: F401  (registers models, losses and datasets)
 # isort: split
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import launch
 from detectron2.evaluation import verify_results
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
 from aid.checkpoint import StrictCheckpointer
-from aid.engine import AIDTrainer, setup
+from aid.engine import AIDTrainer, argument_parser, setup
 from aid.errors import AIDError, main_with_clear_errors
 
 
@@ -70,4 +70,4 @@ def run(args):
 
 
 if __name__ == "__main__":
-    run(default_argument_parser().parse_args())
+    run(argument_parser().parse_args())

@@ -14,6 +14,7 @@ import argparse
 import os
 
 import aid  # noqa: F401  (registers models and datasets)
+from aid.data import register_from_file
 from aid.errors import AIDError, main_with_clear_errors
 from aid.report import load_run, write_report
 
@@ -38,9 +39,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--threshold", type=float, default=0.4, help="score to draw from (default: %(default)s)"
     )
+    parser.add_argument(
+        "--register", metavar="FILE", help="Python file that registers your own datasets"
+    )
     args = parser.parse_args(argv)
     if min(args.images, args.train_images) < 1:
         raise AIDError("--images and --train-images must be at least 1")
+    if args.register:
+        register_from_file(args.register)
     runs = [load_run(folder) for folder in args.runs]
     write_report(runs, args.output, args.images, args.train_images, args.threshold)
     print(f"Report: {os.path.join(args.output, 'report.md')}")

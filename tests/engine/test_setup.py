@@ -2,9 +2,8 @@
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import default_argument_parser
 
-from aid.engine import setup
+from aid.engine import argument_parser, setup
 from aid.errors import AIDError
 
 
@@ -16,7 +15,7 @@ def configure(tiny_config, toy_dataset, tmp_path):
         keys = ["DATASETS.TRAIN", (toy_dataset,), "DATASETS.TEST", (toy_dataset,)]
         keys += ["OUTPUT_DIR", str(tmp_path / "out"), *opts]
         path = tiny_config("faster_rcnn", keys)
-        return setup(default_argument_parser().parse_args(["--config-file", path, *options]))
+        return setup(argument_parser().parse_args(["--config-file", path, *options]))
 
     return call
 
@@ -89,3 +88,17 @@ def test_a_dataset_with_other_classes(configure, tmp_path):
         configure(opts=["DATASETS.TEST", (name,)])
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
+
+
+def test_a_file_that_registers_is_run_first(configure, toy_dataset, tmp_path):
+    with pytest.raises(AIDError, match="--register gone.py does not exist"):
+        configure("--register", "gone.py")
+    name = f"from_file_{tmp_path.name}"
+    script = tmp_path / "register.py"
+    script.write_text(
+        "from detectron2.data import DatasetCatalog\n"
+        f"DatasetCatalog.register({name!r}, lambda: DatasetCatalog.get({toy_dataset!r}))\n"
+    )
+    cfg = configure("--register", str(script), opts=["DATASETS.TRAIN", (name,)])
+    assert cfg.DATASETS.TRAIN == (name,)
+    DatasetCatalog.remove(name)

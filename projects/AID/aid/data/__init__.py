@@ -5,6 +5,7 @@ from .build import build_test_loader, build_train_loader
 from .coco import load_coco, register_coco
 from .coco_traffic import register_coco_traffic
 from .kitti import load_kitti, parse_label_file, register_kitti, register_kitti_test
+from .register import register_from_file
 
 __all__ = [
     "build_test_loader",
@@ -15,6 +16,7 @@ __all__ = [
     "parse_label_file",
     "register_coco",
     "register_coco_traffic",
+    "register_from_file",
     "register_kitti",
     "register_kitti_test",
 ]

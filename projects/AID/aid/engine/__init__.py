@@ -1,6 +1,6 @@
 """The trainer, its hooks, and the setup of a run."""
 
-from .setup import setup
+from .setup import argument_parser, setup
 from .trainer import AIDTrainer
 
-__all__ = ["AIDTrainer", "setup"]
+__all__ = ["AIDTrainer", "argument_parser", "setup"]

@@ -6,25 +6,35 @@ import os
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import default_setup
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
+from ..data.register import register_from_file
 from ..errors import AIDError
 from ..evaluation import check_evaluator_type
 
-__all__ = ["setup"]
+__all__ = ["argument_parser", "setup"]
 
 # Where a meta-architecture's number of classes is set.
 HEADS = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's parser, with ``--register``."""
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--register", metavar="FILE", help="Python file that registers your own datasets"
+    )
+    return parser
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Build the config, check what can be checked early, and start logging.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``.
+        args: of :func:`argument_parser`.
 
     Returns:
         The frozen config. Its SEED is never negative: one that was drawn is written to the output
@@ -34,6 +44,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         AIDError: see :func:`load_config`; a dataset that is unknown, cannot be loaded, or has
             another number of classes than the model; a device that is not there.
     """
+    if args.register:
+        register_from_file(args.register)
     if not args.config_file:
         raise AIDError("--config-file is missing: choose one under configs/")
     cfg = load_config(args.config_file, args.opts)
@@ -77,7 +89,7 @@ def _check_dataset(cfg: CfgNode, key: str, name: str) -> None:
         known = ", ".join(n for n in DatasetCatalog.list() if "kitti" in n or "traffic" in n)
         raise AIDError(
             f"DATASETS.{key}: {name!r} is not registered; this project registers {known}, "
-            "Detectron2 its own, and docs/getting_started.md shows how to add yours"
+            "Detectron2 its own, and a file named by --register yours (docs/own_data.md)"
         )
     try:
         records = DatasetCatalog.get(name)

@@ -109,8 +109,8 @@ def load_run(folder: str) -> Run:
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if name not in DatasetCatalog.list():
             raise AIDError(
-                f"{paths[0]}: dataset {name!r} is not registered here: call "
-                "aid.report.write_report from a script that registers it"
+                f"{paths[0]}: dataset {name!r} is not registered here: add --register FILE, as "
+                "for training"
             )
     run = Run(folder, cfg, metrics)
     if not run.metrics_at_end("bbox"):
