@@ -84,7 +84,8 @@ def test_what_is_missing_is_named(kitti, tmp_path):
     split.write_text("000000\n000009\n")
     with pytest.raises(AIDError, match="000009.png is listed in ImageSets but does not exist"):
         load_kitti(root, "train", NOWHERE)
-    split.write_text("000000\n")
+    split.write_bytes(b"000000\r\n")
+    assert len(load_kitti(root, "train", NOWHERE)) == 1
     (tmp_path / "training/image_2/000000.png").write_bytes(b"no picture")
     with pytest.raises(AIDError, match="000000.png cannot be read"):
         load_kitti(root, "train", NOWHERE)
