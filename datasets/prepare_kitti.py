@@ -15,12 +15,12 @@ import os
 import random
 from collections import Counter
 
-from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
 from aid.data.builtin import datasets_root
-from aid.data.kitti_labels import CLASSES, parse_label_file
+from aid.data.kitti import load_image, read_names, read_size
+from aid.data.kitti_labels import CLASSES
 from aid.errors import AIDError, main_with_clear_errors
 
 KITTI_IMAGES = 7481
@@ -65,25 +65,39 @@ def check_files(root: str, names: list[str]) -> dict[str, Counter]:
     """Read every label and every image's header.
 
     Returns:
-        {image name: number of objects of each type}.
+        {image name: number of objects of each class}.
 
     Raises:
         AIDError: images whose header cannot be read, all of them; or the first malformed label.
     """
-    objects, broken = {}, []
-    for name in tqdm(names, desc="Checking", unit="image"):
-        try:
-            Image.open(os.path.join(root, "training", "image_2", f"{name}.png")).close()
-        except OSError:
-            broken.append(name)
-        labels = parse_label_file(os.path.join(root, "training", "label_2", f"{name}.txt"))
-        objects[name] = Counter(x.type for x in labels)
+    training = os.path.join(root, "training")
+    broken = [name for name in names if not is_readable(f"{training}/image_2/{name}.png")]
     if broken:
         raise AIDError(
-            f"{root}/training/image_2: {len(broken)} images cannot be read "
-            f"({enumerate_some(broken)}): unpack them again"
+            f"{training}/image_2: {len(broken)} images cannot be read ({enumerate_some(broken)}): "
+            "unpack them again"
         )
+    objects = {}
+    for name in tqdm(names, desc="Checking", unit="image"):
+        annotations = load_image(training, name, 0)["annotations"]
+        objects[name] = Counter(CLASSES[x["category_id"]] for x in annotations if not x["iscrowd"])
     return objects
+
+
+def is_readable(image: str) -> bool:
+    try:
+        read_size(image)
+    except AIDError:
+        return False
+    return True
+
+
+def find_gaps(names: list[str]) -> list[str]:
+    """Numbers that are missing between the first and the last name, if all are KITTI's numbers."""
+    if not all(len(name) == 6 and name.isascii() and name.isdigit() for name in names):
+        return []
+    there = {int(name) for name in names}
+    return [f"{i:06}" for i in range(min(there), max(there)) if i not in there]
 
 
 def draw_split(groups: list[list[str]], val_share: float, seed: int) -> tuple[list[str], list[str]]:
@@ -106,7 +120,7 @@ def draw_split(groups: list[list[str]], val_share: float, seed: int) -> tuple[li
     if not 0 < len(val) < total:
         raise AIDError(
             f"--val-share {val_share} of {total} images ({len(groups)} to draw from) leaves a "
-            "split empty"
+            "split empty: choose another share, or bring lists"
         )
     chosen = set(val)
     return sorted(x for group in groups for x in group if x not in chosen), sorted(val)
@@ -160,22 +174,19 @@ def read_split(train_list: str, val_list: str, names: list[str]) -> tuple[list[s
     Raises:
         AIDError: a file is missing or empty, a name is unknown, or is listed twice.
     """
-    seen, splits = {}, []
-    for path in (train_list, val_list):
-        splits.append([line.strip() for line in _read(path).splitlines() if line.strip()])
-        if not splits[-1]:
-            raise AIDError(f"{path} is empty")
-        for name in splits[-1]:
-            if name in seen:
-                raise AIDError(f"{path} lists {name}, which {seen[name]} has already")
-            seen[name] = path
-    unknown = sorted(set(seen) - set(names))
-    if unknown:
-        raise AIDError(
-            f"{seen[unknown[0]]} lists {unknown[0]}, which has no image in training/ "
-            f"({len(unknown)} such names: {enumerate_some(unknown)})"
-        )
-    return splits[0], splits[1]
+    splits = read_names(train_list), read_names(val_list)
+    both = set(splits[0]) & set(splits[1])
+    if both:
+        raise AIDError(f"{val_list} lists {min(both)}, which {train_list} has already")
+    known = set(names)
+    for path, members in zip((train_list, val_list), splits, strict=True):
+        unknown = [name for name in members if name not in known]
+        if unknown:
+            raise AIDError(
+                f"{path} lists {len(unknown)} images that are not in training/: "
+                f"{enumerate_some(unknown)}"
+            )
+    return splits
 
 
 def find_existing(root: str) -> list[str]:
@@ -210,8 +221,8 @@ def main(argv: list[str] | None = None) -> None:
         default=os.path.join(datasets_root(), "kitti"),
         help="folder that holds training/ (default: %(default)s)",
     )
-    parser.add_argument("--val-share", type=float, default=0.2, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw, default: %(default)s")
+    parser.add_argument("--val-share", type=float, help="default: 0.2")
+    parser.add_argument("--seed", type=int, help="of the draw, default: 0")
     parser.add_argument("--mapping", help="the devkit's folder mapping: keep drives together")
     parser.add_argument("--train-list", help="file with one image name per line; with --val-list")
     parser.add_argument("--val-list")
@@ -219,8 +230,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if bool(args.train_list) != bool(args.val_list):
         parser.error("--train-list and --val-list go together")
-    if args.train_list and args.mapping:
-        parser.error("--mapping draws a split, --train-list brings one: choose")
+    drawn = (args.val_share, args.seed, args.mapping)
+    if args.train_list and any(x is not None for x in drawn):
+        parser.error("--val-share, --seed and --mapping draw a split, --train-list brings one")
 
     existing = find_existing(args.root)
     if existing and not args.force:
@@ -230,12 +242,16 @@ def main(argv: list[str] | None = None) -> None:
         train, val = read_split(args.train_list, args.val_list, names)
     else:
         groups = read_drives(args.mapping, names) if args.mapping else [[x] for x in names]
-        train, val = draw_split(groups, args.val_share, args.seed)
+        share = 0.2 if args.val_share is None else args.val_share
+        train, val = draw_split(groups, share, args.seed or 0)
     objects = check_files(args.root, names)
     splits = {"train": train, "val": val, "trainval": sorted(train + val)}
     write_splits(args.root, splits)
     whole = "" if len(names) == KITTI_IMAGES else f" (KITTI has {KITTI_IMAGES})"
     print(f"{args.root}/training: {len(names)} images{whole}, each with a label")
+    gaps = find_gaps(names)
+    if gaps:
+        print(f"numbers between the first and the last that are not there: {enumerate_some(gaps)}")
     rows = []
     for split, members in splits.items():
         count = sum((objects[name] for name in members), Counter())

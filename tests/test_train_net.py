@@ -105,6 +105,25 @@ def test_bad_input_ends_in_one_line(train, arguments, message):
     assert re.search(message, one_error(train(f"Quickstart/{PLAIN}", *arguments)))
 
 
+@pytest.mark.parametrize("arguments", [[], ["--eval-only"]])
+def test_a_truncated_image_is_named(arguments, runs, train, workplace):
+    folder = workplace[0] / "datasets/synthetic_kitti/training/image_2"
+    split = {"train": range(8), "val": range(8, 12)}["val" if arguments else "train"]
+    kept = {path: path.read_bytes() for path in (folder / f"{i:06}.png" for i in split)}
+    for path, content in kept.items():
+        path.write_bytes(content[:900])
+    weights = [
+        "MODEL.WEIGHTS",
+        f"{runs[0][PLAIN]}/model_final.pth",
+        "OUTPUT_DIR",
+        "output/truncated",
+    ]
+    error = one_error(train(f"Quickstart/{PLAIN}", *arguments, *FEW, *weights))
+    assert re.search(r"image .*/0000\d\d.png cannot be used: .*: replace the file", error)
+    for path, content in kept.items():
+        path.write_bytes(content)
+
+
 def test_the_log_states_the_teacher_before_the_first_iteration(runs):
     log = runs[1][STUDENT]
     said, rest = log.split("Starting training")
@@ -190,7 +209,7 @@ def test_the_report_says_what_was_measured(report):
         assert part in text
     official = text.split("KITTI's official metric")[1].split("##")[0]
     objects = loaded[0].metrics[-1]["kitti/objects-Car-easy"]
-    assert f"Car-easy {objects:.0f}" in official and STUDENT in official
+    assert f"Car-easy: {objects:.0f}" in official and STUDENT in official
     pictures = {x.split(")")[0] for x in text.split("](")[1:]}
     assert pictures == {"curves.png", "detections.png", "instances.png"}
     assert all((folder / name).stat().st_size > 10_000 for name in pictures)

@@ -11,8 +11,7 @@ import argparse
 import json
 
 from aid.errors import AIDError, main_with_clear_errors
-from aid.evaluation import evaluate_folders
-from aid.evaluation.kitti_evaluation import as_dict, format_table
+from aid.evaluation import as_dict, evaluate_folders, format_table
 
 
 @main_with_clear_errors

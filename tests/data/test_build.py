@@ -105,3 +105,9 @@ def test_a_truncated_image_is_named(loader_config, toy_dataset, workers, capsys)
         assert stopped.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert re.match(rf"error: image {path} cannot be used: .*: replace the file, or", line)
+
+
+def test_a_wrong_config_is_not_blamed_on_the_image(loader_config, toy_dataset):
+    cfg = loader_config(["INPUT.FORMAT", "FOO"])
+    with pytest.raises(ValueError, match="FOO|mode"):
+        list(build_test_loader(cfg, toy_dataset))

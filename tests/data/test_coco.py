@@ -85,16 +85,27 @@ def edited(key: str, number: int, **fields) -> dict:
         (edited("images", 0, height="20"), "entry 0 of 'images' has no valid 'height'"),
         (edited("images", 1, id=4), "'images' has id 4 twice"),
         (edited("categories", 1, name="forklift"), "'categories' has name forklift twice"),
+        ({**COCO, "categories": [], "annotations": []}, "'categories' is empty"),
+        (edited("images", 0, height=0), r"image 4 has width and height \(30, 0\)"),
         (edited("annotations", 1, id=1), "'annotations' has id 1 twice"),
+        (edited("annotations", 0, id=0), "annotation id 0: count from 1"),
         (edited("annotations", 0, iscrowd=None), "entry 0 of 'annotations' has no valid 'iscrowd'"),
         (edited("annotations", 0, image_id=9), "annotation 1 has image_id 9, which is not in 'im"),
         (edited("annotations", 0, category_id=9), "annotation 1 has category_id 9, which is not"),
         (edited("annotations", 0, bbox=[1, 2, 3]), r"annotation 1 of image 4 has bbox \[1, 2, 3\]"),
         (edited("annotations", 0, bbox=[9, 2, -8, 8]), "it must be x, y, width, height in pixels"),
         (edited("annotations", 0, bbox=[float("nan"), 2, 9, 8]), r"has bbox \[nan, 2, 9, 8\]"),
+        (edited("annotations", 0, bbox=[10**400, 2, 9, 8]), "int too large to convert to float"),
+        (edited("annotations", 0, bbox=[30, 2, 9, 8]), "not outside of the image"),
+        (edited("annotations", 0, bbox=[-9, 2, 8, 8]), "not outside of the image"),
+        (
+            edited("annotations", 0, segmentation=[5, 5, 9, 5, 9, 9]),
+            "most likely in a segmentation",
+        ),
+        (edited("annotations", 0, ignore=1), "AssertionError"),
     ],
 )
 def test_what_is_malformed(dataset, content, message):
-    with pytest.raises(AIDError, match=f"a.json .*{message}") as error:
+    with pytest.raises(AIDError, match=f"a.json.*{message}") as error:
         DatasetCatalog.get(dataset(content))
     assert "\n" not in str(error.value)

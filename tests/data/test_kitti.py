@@ -1,6 +1,7 @@
 """KITTI's folders as a dataset, and its regions that count for nothing."""
 
 import os
+import zlib
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from aid.data.builtin import register_all
 from aid.data.kitti import (
-    CLASSES,
     load_kitti,
     load_kitti_test,
     register_kitti,
 )
+from aid.data.kitti_labels import CLASSES, IGNORED_AS
 from aid.errors import AIDError
 
 CAR = "Car 0.25 1 -1.57 10.00 20.00 50.00 60.00 1.50 1.60 3.90 1.00 1.50 20.00 -1.50"
@@ -48,7 +49,12 @@ def test_objects_and_ignored_regions(kitti):
 
 
 @pytest.mark.parametrize(
-    "kind, expected", [("Van", 100), ("Truck", 100), ("DontCare", 100), ("Cyclist", 50)]
+    "kind, expected",
+    [
+        *((x, 100) for x in IGNORED_AS if x != "Person_sitting"),
+        ("Person_sitting", 50),
+        ("Cyclist", 50),
+    ],
 )
 def test_detections_on_ignored_regions_are_no_errors(kind, expected, kitti, tmp_path):
     """A confident car on an ignored region costs nothing; on a cyclist it halves precision."""
@@ -82,8 +88,16 @@ def test_what_is_missing_is_named(kitti, tmp_path):
     with pytest.raises(AIDError, match="lists image 000000 twice"):
         load_kitti(root, "train", NOWHERE)
     split.write_text("000000\n000009\n")
-    with pytest.raises(AIDError, match="000009.png is listed in ImageSets but does not exist"):
+    with pytest.raises(AIDError, match="000009.png does not exist, but is listed: complete"):
         load_kitti(root, "train", NOWHERE)
+    for content, message in (
+        (b"a/000000\n", "'a/000000' is no image name"),
+        (b"00\x000\n", "is no image name"),
+        ("000000".encode("utf-16"), "cannot be read as a list of image names"),
+    ):
+        split.write_bytes(content)
+        with pytest.raises(AIDError, match=f"ImageSets/train.txt.* {message}"):
+            load_kitti(root, "train", NOWHERE)
     split.write_bytes(b"000000\r\n")
     assert len(load_kitti(root, "train", NOWHERE)) == 1
     (tmp_path / "training/image_2/000000.png").write_bytes(b"no picture")
@@ -95,8 +109,21 @@ def test_what_is_missing_is_named(kitti, tmp_path):
         load_kitti(root, "train", NOWHERE)
 
 
-def test_a_box_outside_of_its_image(kitti):
-    root = kitti({"000000": [CAR, label("Car", 200, 10, 240, 40)]})
+def test_an_image_of_a_size_that_nobody_means(kitti, tmp_path):
+    root = kitti({"000000": [CAR]})
+    path = tmp_path / "training/image_2/000000.png"
+    content = path.read_bytes()
+    header = content[12:16] + (100_000).to_bytes(4) * 2 + content[24:29]
+    path.write_bytes(content[:12] + header + zlib.crc32(header).to_bytes(4) + content[33:])
+    with pytest.raises(AIDError, match="000000.png cannot be read: .*exceeds limit"):
+        load_kitti(root, "train", NOWHERE)
+
+
+@pytest.mark.parametrize(
+    "box", [(200, 10, 240, 40), (10, 90, 20, 99), (-9, 1, 0, 9), (1, -9, 9, 0)]
+)
+def test_a_box_outside_of_its_image(kitti, box):
+    root = kitti({"000000": [CAR, label("Car", *box)]})
     with pytest.raises(AIDError, match="000000.txt, line 2: .*outside its image of 160x80"):
         load_kitti(root, "train", NOWHERE)
 

@@ -62,13 +62,15 @@ def test_given_lists(prepare, tmp_path):
     assert read(tmp_path, "train") == ["000004", "000002"] and read(tmp_path, "val") == ["000003"]
     for text, message in (
         ("000002\n", "v lists 000002, which"),
-        ("000077\n", "v lists 000077, which has no image"),
+        ("000003\n000003\n", "v lists image 000003 twice"),
+        ("000077\n", "v lists 1 images that are not in training/: 000077"),
         ("", "v is empty"),
     ):
         val.write_text(text)
         code, error = prepare("--force", *lists)
         assert code == 2 and message in error and "\n" not in error
     assert prepare("--train-list", str(train))[0] == 2
+    assert prepare(*lists, "--seed", "3")[0] == 2
 
 
 def test_what_is_missing(prepare, tmp_path):
@@ -93,8 +95,22 @@ def test_what_is_broken(prepare, tmp_path):
     code, error = prepare()
     assert code == 2 and "2 images cannot be read (000007, 000009): unpack them again" in error
     (tmp_path / "training/label_2/000003.txt").write_text(f"{CAR}Cat")
+    for i in (7, 9):
+        Image.new("L", (16, 16)).save(tmp_path / f"training/image_2/{i:06}.png")
     assert "000003.txt, line 2: 1 fields where KITTI has 15" in prepare()[1]
+    (tmp_path / "training/label_2/000003.txt").write_text(CAR.replace("1 1 9 9", "20 1 29 9"))
+    assert "000003.txt, line 1: box (20.0, 1.0, 29.0, 9.0) lies outside" in prepare()[1]
     assert not (tmp_path / "ImageSets").exists()
+
+
+def test_numbers_that_are_not_there_are_listed(prepare, tmp_path):
+    assert "not there" not in prepare()[1]
+    for i in (4, 31):
+        (tmp_path / f"training/image_2/{i:06}.png").unlink()
+        (tmp_path / f"training/label_2/{i:06}.txt").unlink()
+    assert (
+        "between the first and the last that are not there: 000004, 000031" in prepare("--force")[1]
+    )
 
 
 def test_what_is_written_is_counted(prepare, tmp_path):

@@ -67,6 +67,28 @@ def test_images_that_a_metric_cannot_tell_apart(image_id, message, configure, to
         configure()
 
 
+@pytest.mark.parametrize("annotations", [[], [{"iscrowd": 1}], None])
+def test_nothing_to_train_on(annotations, configure, toy_dataset):
+    records = [{**x, "annotations": annotations} for x in DatasetCatalog.get(toy_dataset)]
+    if annotations is None:
+        records = [{k: v for k, v in x.items() if k != "annotations"} for x in records]
+    DatasetCatalog.remove(toy_dataset)
+    DatasetCatalog.register(toy_dataset, lambda: records)
+    with pytest.raises(AIDError, match="has no object to train on in 7 images"):
+        configure()
+    configure("--eval-only")
+    records.clear()
+    with pytest.raises(AIDError, match="DATASETS.TEST: .* has no image"):
+        configure("--eval-only")
+
+
+def test_what_kittis_metric_needs_is_said_before_training(configure, toy_dataset):
+    del MetadataCatalog.get(toy_dataset).evaluator_type
+    MetadataCatalog.get(toy_dataset).evaluator_type = "kitti"
+    with pytest.raises(AIDError, match="has evaluator_type 'kitti', but no kitti_labels"):
+        configure()
+
+
 def test_a_metric_that_is_not_there_is_said_before_training(configure, toy_dataset):
     del MetadataCatalog.get(toy_dataset).evaluator_type
     MetadataCatalog.get(toy_dataset).evaluator_type = "lvis"

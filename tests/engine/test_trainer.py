@@ -134,11 +134,12 @@ def test_the_teacher_is_evaluated_first_if_asked(run_config):
     assert os.path.isdir(os.path.join(cfg.OUTPUT_DIR, "teacher", "inference"))
 
 
-def test_divergence_is_one_line(run_config):
+def test_divergence_is_one_line(run_config, caplog):
     cfg = run_config("run", opts=["SOLVER.BASE_LR", 1e12, "SOLVER.WARMUP_ITERS", 0])
     with pytest.raises(AIDError, match="training diverged: .*lower SOLVER.BASE_LR") as error:
         train(cfg)
     assert "\n" not in str(error.value)
+    assert not any(record.exc_info for record in caplog.records)
 
 
 def test_adamw_has_detectron2s_groups_and_clipping(run_config):

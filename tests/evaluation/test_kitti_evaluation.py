@@ -112,10 +112,28 @@ def test_images_without_labels_leave_result_files_alone(kitti, tmp_path):
     MetadataCatalog.remove(name)
 
 
-def test_a_dataset_that_is_not_kittis(toy_dataset, tmp_path):
-    MetadataCatalog.get(toy_dataset).evaluator_type = "coco"
-    with pytest.raises(AIDError, match=f"{toy_dataset} has evaluator_type 'kitti', but no kitti_l"):
-        KITTIEvaluator(toy_dataset, str(tmp_path))
+def test_nothing_found_and_a_second_round(dataset, tmp_path):
+    name, _ = dataset
+    records = DatasetCatalog.get(name)
+    evaluator = build_evaluator(name, str(tmp_path / "out"))
+    first = feed(evaluator, records, range(50))
+    evaluator.reset()
+    evaluator.process(records, [{"instances": detections(0)[:0]} for _ in records])
+    nothing = evaluator.evaluate()["kitti"]
+    assert nothing["mAP50"] == nothing["AP_R40-Car-easy"] == 0
+    assert nothing["objects-Car-easy"] == 50
+    assert feed(evaluator, records, range(50))["kitti"] == first["kitti"]
+    evaluator.reset()  # forgets
+    evaluator.process([records[7]], [{"instances": detections(7)}])
+    assert evaluator.evaluate()["kitti"]["objects-Car-easy"] == 1
+
+
+def test_a_folder_that_cannot_be_written(dataset, tmp_path):
+    name, _ = dataset
+    evaluator = build_evaluator(name, str(tmp_path / "out"))
+    (tmp_path / "out/kitti_results").write_text("in the way")
+    with pytest.raises(AIDError, match="result files cannot be written to .*kitti_results"):
+        feed(evaluator, DatasetCatalog.get(name), range(2))
 
 
 def test_folders_that_do_not_fit(tmp_path, load_script, capsys):
@@ -138,7 +156,11 @@ def test_folders_that_do_not_fit(tmp_path, load_script, capsys):
     (results / "000001.txt").write_text("")
     assert "000001.txt has no label file in" in error()
     (results / "000001.txt").unlink()
-    main(["--labels", str(labels), "--results", str(results)])
+    arguments = ["--labels", str(labels), "--results", str(results)]
+    main(arguments)
+    with pytest.raises(SystemExit):
+        main([*arguments, "--json", str(tmp_path / "gone/a.json")])
+    assert "--json " in capsys.readouterr().err
     (results / "000000.txt").write_text("Car 0\n")
     assert "results/000000.txt, line 1: 2 fields" in error()
 

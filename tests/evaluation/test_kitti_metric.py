@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aid.data.kitti_labels import KITTIObject
-from aid.evaluation import kitti_average_precision
-from aid.evaluation.kitti_evaluation import as_dict, format_table
+from aid.evaluation import as_dict, format_table, kitti_average_precision
 
 NAMES = {x.lower(): x for x in ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist")}
 NAMES |= {x.lower(): x for x in ("Tram", "Misc", "DontCare")}

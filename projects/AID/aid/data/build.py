@@ -16,7 +16,9 @@ from detectron2.data import (
     build_detection_test_loader,
 )
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import AIDError
@@ -73,7 +75,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
 
 
 class _NamesFile:
-    """A mapper whose error says which file it was, and what to do.
+    """A mapper whose error names a damaged image, and what to do.
 
     Images are checked by their headers at first, so that a damaged one is met here.
     """
@@ -84,11 +86,22 @@ class _NamesFile:
     def __call__(self, record: dict) -> dict | None:
         try:
             return self._mapper(record)
-        except (OSError, SyntaxError, ValueError) as error:  # all three are Pillow's
-            raise AIDError(
-                f"image {record['file_name']} cannot be used: {error}: replace the file, or take "
-                "it out of the dataset"
-            ) from error
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow's, and the mapper's own
+            if isinstance(error, SizeMismatchError) or not _is_readable(record["file_name"]):
+                raise AIDError(
+                    f"image {record['file_name']} cannot be used: {error}: replace the file, or "
+                    "take it out of the dataset"
+                ) from error
+            raise
+
+
+def _is_readable(file_name: str) -> bool:
+    try:
+        with Image.open(file_name) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
 
 
 class _Batches(Sampler):

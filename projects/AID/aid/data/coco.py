@@ -52,7 +52,7 @@ def read_coco(path: str, how_to_get: str) -> dict:
         raise AIDError(f"{path} is not a whole JSON file ({error}): {how_to_get}") from error
     try:
         _check(coco)
-    except ValueError as error:
+    except (OverflowError, ValueError) as error:
         raise AIDError(f"{path} is not in COCO's instance format: {error}") from None
     return coco
 
@@ -69,17 +69,29 @@ def _check(coco: object) -> None:
                     raise ValueError(f"entry {number} of {key!r} has no valid {field!r}")
         ids[key] = _unique(key, "id", entries)
     _unique("categories", "name", coco["categories"])
+    if not coco["categories"]:
+        raise ValueError("'categories' is empty")
+    sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
+    for image_id, size in sizes.items():
+        if min(size) < 1:
+            raise ValueError(f"image {image_id} has width and height {size}")
     for annotation in coco["annotations"]:
+        if annotation["id"] < 1:
+            raise ValueError(
+                f"annotation id {annotation['id']}: count from 1, since COCO's metric takes 0 for "
+                "no match"
+            )
         for field, key in (("image_id", "images"), ("category_id", "categories")):
             if annotation[field] not in ids[key]:
                 raise ValueError(
                     f"annotation {annotation['id']} has {field} {annotation[field]}, which is not "
                     f"in {key!r}"
                 )
-        if not _is_box(annotation["bbox"]):
+        if not _is_box(annotation["bbox"], *sizes[annotation["image_id"]]):
             raise ValueError(
                 f"annotation {annotation['id']} of image {annotation['image_id']} has bbox "
-                f"{annotation['bbox']}: it must be x, y, width, height in pixels"
+                f"{annotation['bbox']}: it must be x, y, width, height in pixels, not outside of "
+                "the image"
             )
 
 
@@ -90,10 +102,13 @@ def _unique(key: str, field: str, entries: list[dict]) -> set:
     return set(values)
 
 
-def _is_box(bbox: list) -> bool:
+def _is_box(bbox: list, image_width: int, image_height: int) -> bool:
+    if len(bbox) != 4 or not all(isinstance(n, (int, float)) and math.isfinite(n) for n in bbox):
+        return False
+    x, y, width, height = bbox
     # Without area is not refused: COCO 2017 itself has such a box, and training leaves it out.
-    numbers = len(bbox) == 4 and all(isinstance(x, (int, float)) for x in bbox)
-    return numbers and all(map(math.isfinite, bbox)) and min(bbox[2:]) >= 0
+    in_image = x < image_width and y < image_height and x + width >= 0 and y + height >= 0
+    return min(width, height) >= 0 and in_image
 
 
 def load_coco(name: str, json_file: str, image_root: str, how_to_get: str) -> list[dict]:
@@ -125,7 +140,14 @@ def load_coco(name: str, json_file: str, image_root: str, how_to_get: str) -> li
     registered = MetadataCatalog.get(name).get("thing_classes", found)
     if found != registered:
         raise AIDError(f"{json_file} has the categories {found}, registered are {registered}")
-    return load_coco_json(json_file, image_root, name)
+    try:
+        return load_coco_json(json_file, image_root, name)
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise AIDError(
+            f"{json_file} is not in COCO's instance format, most likely in a segmentation or "
+            f"keypoints: {reason}"
+        ) from error
 
 
 def register_coco(

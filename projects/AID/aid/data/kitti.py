@@ -12,12 +12,20 @@ import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import AIDError
 from .kitti_labels import CLASSES, IGNORED_AS, parse_label_file
 
-__all__ = ["load_kitti", "load_kitti_test", "register_kitti", "register_kitti_test"]
+__all__ = [
+    "load_image",
+    "load_kitti",
+    "load_kitti_test",
+    "read_names",
+    "read_size",
+    "register_kitti",
+    "register_kitti_test",
+]
 
 
 def load_kitti(root: str, split: str, how_to_get: str) -> list[dict]:
@@ -41,7 +49,7 @@ def load_kitti(root: str, split: str, how_to_get: str) -> list[dict]:
         if not os.path.isdir(folder):
             raise AIDError(f"KITTI data: folder {folder} does not exist: {how_to_get}")
     return [
-        _load_image(training, name, image_id)
+        load_image(training, name, image_id)
         for image_id, name in enumerate(_read_split(root, split, how_to_get))
     ]
 
@@ -53,32 +61,64 @@ def _read_split(root: str, split: str, how_to_get: str) -> list[str]:
             f"KITTI data: split file {path} does not exist: run `python datasets/prepare_kitti.py "
             f"--root {root}`"
         )
-    with open(path) as f:
-        names = [line.strip() for line in f if line.strip()]
+    return read_names(path)
+
+
+def read_names(path: str) -> list[str]:
+    """Read a list of image names, one a line.
+
+    Raises:
+        AIDError: the file cannot be read or is empty, a name is listed twice or is no name.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as f:
+            names = [line.strip() for line in f if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise AIDError(f"{path} cannot be read as a list of image names: {error}") from error
     if not names:
-        raise AIDError(f"KITTI data: split file {path} is empty: {how_to_get}")
-    if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise AIDError(f"KITTI data: split file {path} lists image {twice} twice: remove one")
+        raise AIDError(f"{path} is empty: it must list image names, one a line")
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise AIDError(f"{path} lists image {name} twice: remove one")
+        if "/" in name or "\0" in name:
+            raise AIDError(f"{path}: {name!r} is no image name: they have no folder in KITTI")
+        seen.add(name)
     return names
 
 
-def _read_header(file_name: str, image_id: int) -> dict:
+def read_size(file_name: str) -> tuple[int, int]:
+    """Width and height of an image, from its header alone.
+
+    Raises:
+        AIDError: there is no such image, or its header cannot be read.
+    """
     try:
-        with Image.open(file_name) as image:  # reads the header only
-            width, height = image.size
+        with Image.open(file_name) as image:
+            return image.size
     except FileNotFoundError:
         raise AIDError(
-            f"KITTI data: image {file_name} is listed in ImageSets but does not exist"
+            f"image {file_name} does not exist, but is listed: complete the images, or draw the "
+            "split anew with datasets/prepare_kitti.py"
         ) from None
-    except (OSError, UnidentifiedImageError) as error:
-        raise AIDError(f"KITTI data: image {file_name} cannot be read: {error}") from error
-    return {"file_name": file_name, "image_id": image_id, "height": height, "width": width}
+    # Pillow's errors over damaged headers, and over sizes that nobody can mean.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise AIDError(f"image {file_name} cannot be read: {error}") from error
 
 
-def _load_image(training: str, name: str, image_id: int) -> dict:
-    record = _read_header(os.path.join(training, "image_2", f"{name}.png"), image_id)
-    width, height = record["width"], record["height"]
+def load_image(training: str, name: str, image_id: int) -> dict:
+    """One image of :func:`load_kitti`, without its pixels.
+
+    Args:
+        training: the folder that holds image_2 and label_2.
+        name: of the image, without extension.
+        image_id: to give to it.
+
+    Raises:
+        AIDError: the image or its label is missing or malformed.
+    """
+    file_name = os.path.join(training, "image_2", f"{name}.png")
+    width, height = read_size(file_name)
     label_file = os.path.join(training, "label_2", f"{name}.txt")
     annotations = []
     for obj in parse_label_file(label_file):
@@ -99,7 +139,11 @@ def _load_image(training: str, name: str, image_id: int) -> dict:
                     "label_index": obj.line,
                 }
             )
-    return {**record, "annotations": annotations}
+    return {**_record(file_name, image_id, width, height), "annotations": annotations}
+
+
+def _record(file_name: str, image_id: int, width: int, height: int) -> dict:
+    return {"file_name": file_name, "image_id": image_id, "height": height, "width": width}
 
 
 def load_kitti_test(root: str, how_to_get: str) -> list[dict]:
@@ -115,10 +159,10 @@ def load_kitti_test(root: str, how_to_get: str) -> list[dict]:
     folder = os.path.join(root, "testing", "image_2")
     if not os.path.isdir(folder):
         raise AIDError(f"KITTI data: folder {folder} does not exist: {how_to_get}")
-    names = sorted(name for name in os.listdir(folder) if name.endswith(".png"))
-    if not names:
+    paths = sorted(os.path.join(folder, x) for x in os.listdir(folder) if x.endswith(".png"))
+    if not paths:
         raise AIDError(f"KITTI data: folder {folder} holds no .png file: {how_to_get}")
-    return [_read_header(os.path.join(folder, name), i) for i, name in enumerate(names)]
+    return [_record(path, i, *read_size(path)) for i, path in enumerate(paths)]
 
 
 def register_kitti(name: str, root: str, split: str, how_to_get: str) -> None:

@@ -13,7 +13,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import load_config
 from ..data.register import register_from_file
 from ..errors import AIDError
-from ..evaluation import check_evaluator_type
+from ..evaluation import check_evaluator
 
 __all__ = ["argument_parser", "setup"]
 
@@ -97,9 +97,6 @@ def _check_dataset(cfg: CfgNode, key: str, name: str) -> None:
         raise AIDError(
             f"DATASETS.{key}: {name} cannot be loaded ({error}): check DETECTRON2_DATASETS"
         ) from error
-    if key == "TEST":
-        check_evaluator_type(name)
-        _check_image_ids(records, name)
     head = HEADS.get(cfg.MODEL.META_ARCHITECTURE.removeprefix("AID"))
     names = MetadataCatalog.get(name).get("thing_classes", None)
     if head and names is not None and len(names) != cfg.MODEL[head].NUM_CLASSES:
@@ -107,9 +104,23 @@ def _check_dataset(cfg: CfgNode, key: str, name: str) -> None:
             f"MODEL.{head}.NUM_CLASSES is {cfg.MODEL[head].NUM_CLASSES}, but DATASETS.{key} {name} "
             f"has {len(names)} classes ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
         )
+    if key == "TEST":
+        check_evaluator(name)
+        _check_image_ids(records, name)
+    elif not any(_has_object(record) for record in records):
+        raise AIDError(
+            f"DATASETS.TRAIN: {name} has no object to train on in {len(records)} images: check its "
+            "labels, where only objects of the classes count that are no crowds or ignored regions"
+        )
+
+
+def _has_object(record: dict) -> bool:
+    return any(not a.get("iscrowd", 0) for a in record.get("annotations", ()))
 
 
 def _check_image_ids(records: list[dict], name: str) -> None:
+    if not records:
+        raise AIDError(f"DATASETS.TEST: {name} has no image")
     seen = {}
     for record in records:
         image_id, file_name = record.get("image_id"), record["file_name"]

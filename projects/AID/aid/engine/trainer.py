@@ -3,6 +3,8 @@
 import logging
 import os
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
@@ -69,7 +71,8 @@ class AIDTrainer(DefaultTrainer):
         if self.cfg.TEACHER.EVAL_FIRST and self.start_iter == 0:
             self.test_teacher()
         try:
-            return super().train()
+            with _without_traceback_of(AIDError, FloatingPointError):
+                return super().train()
         except FloatingPointError as error:
             reason = " ".join(str(error).split())
             raise AIDError(
@@ -123,6 +126,21 @@ class AIDTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         return build_evaluator(dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference"))
+
+
+@contextmanager
+def _without_traceback_of(*kinds: type[Exception]) -> Iterator[None]:
+    """Keep Detectron2's training loop from logging the traceback of what is said in a line."""
+    logger = logging.getLogger("detectron2.engine.train_loop")
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], kinds))
+
+    logger.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_wanted)
 
 
 def _unwrap(model: nn.Module) -> nn.Module:

@@ -1,13 +1,16 @@
 """Evaluators, chosen by evaluator_type in a dataset's metadata."""
 
-from .build import build_evaluator, check_evaluator_type
-from .kitti_evaluation import KITTIEvaluator, evaluate_folders
+from .build import build_evaluator, check_evaluator
+from .kitti_evaluation import KITTIEvaluator
+from .kitti_files import as_dict, evaluate_folders, format_table
 from .kitti_metric import kitti_average_precision
 
 __all__ = [
     "KITTIEvaluator",
+    "as_dict",
     "build_evaluator",
-    "check_evaluator_type",
+    "check_evaluator",
     "evaluate_folders",
+    "format_table",
     "kitti_average_precision",
 ]

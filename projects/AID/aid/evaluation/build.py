@@ -7,7 +7,7 @@ from ..errors import AIDError
 from .coco_evaluation import build_coco_evaluator
 from .kitti_evaluation import KITTIEvaluator
 
-__all__ = ["build_evaluator", "check_evaluator_type"]
+__all__ = ["build_evaluator", "check_evaluator"]
 
 # By evaluator_type in a dataset's metadata: (dataset name, output folder) -> evaluator.
 EVALUATORS = {
@@ -24,19 +24,24 @@ def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
     Raises:
         AIDError: they ask for a metric that is not here.
     """
-    check_evaluator_type(dataset_name)
+    check_evaluator(dataset_name)
     return EVALUATORS[_evaluator_type(dataset_name)](dataset_name, output_dir)
 
 
-def check_evaluator_type(dataset_name: str) -> None:
+def check_evaluator(dataset_name: str) -> None:
     """Raises:
-    AIDError: the dataset's metadata ask for a metric that is not here.
+    AIDError: the dataset's metadata ask for a metric that is not here, or lack what it needs.
     """
     kind = _evaluator_type(dataset_name)
     if kind not in EVALUATORS:
         raise AIDError(
             f"DATASETS.TEST: {dataset_name} has evaluator_type {kind!r}, this project evaluates by "
             "COCO's and KITTI's metrics only: set evaluator_type 'coco' in its metadata"
+        )
+    if kind == "kitti" and not hasattr(MetadataCatalog.get(dataset_name), "kitti_labels"):
+        raise AIDError(
+            f"DATASETS.TEST: {dataset_name} has evaluator_type 'kitti', but no kitti_labels in its "
+            "metadata: register it with aid.data.register_kitti, or set evaluator_type 'coco'"
         )
 
 

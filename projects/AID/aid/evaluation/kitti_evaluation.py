@@ -1,4 +1,4 @@
-"""KITTI's official metric, as a Detectron2 evaluator and from folders of text files."""
+"""KITTI's official metric as a Detectron2 evaluator."""
 
 import logging
 import os
@@ -8,22 +8,14 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
-from tabulate import tabulate
-from tqdm import tqdm
 
 from ..data.kitti_labels import KITTIObject, parse_label_file, write_result_file
 from ..errors import AIDError
 from .coco_evaluation import build_coco_evaluator
-from .kitti_metric import (
-    DIFFICULTIES,
-    NUM_POSITIONS,
-    AveragePrecision,
-    kitti_average_precision,
-)
+from .kitti_files import format_table
+from .kitti_metric import kitti_average_precision
 
-__all__ = ["KITTIEvaluator", "as_dict", "evaluate_folders", "format_table"]
-
-Results = dict[str, dict[str, AveragePrecision]]
+__all__ = ["KITTIEvaluator"]
 
 
 class KITTIEvaluator(DatasetEvaluator):
@@ -38,16 +30,8 @@ class KITTIEvaluator(DatasetEvaluator):
             dataset_name: registered by :func:`aid.data.kitti.register_kitti`, whose metadata name
                 the folder of the labels.
             output_dir: result files go to ``output_dir``/kitti_results/``dataset_name``.
-
-        Raises:
-            AIDError: the metadata lack that folder.
         """
         metadata = MetadataCatalog.get(dataset_name)
-        if not hasattr(metadata, "kitti_labels"):
-            raise AIDError(
-                f"{dataset_name} has evaluator_type 'kitti', but no kitti_labels in its metadata: "
-                "register it with aid.data.register_kitti, or set evaluator_type 'coco'"
-            )
         self._labels = metadata.kitti_labels
         self._classes = metadata.thing_classes
         self._folder = os.path.join(output_dir, "kitti_results", dataset_name)
@@ -112,92 +96,22 @@ class KITTIEvaluator(DatasetEvaluator):
                 results["kitti"] |= {f"AP_R40-{key}": x.r40, f"AP_R11-{key}": x.r11}
                 results["kitti"][f"objects-{key}"] = x.num_valid
         if "bbox" in results:
-            results["kitti"]["mAP50"] = results["bbox"]["AP50"]
+            # Detectron2 has no number where nothing was found, here it is 0.
+            results["kitti"]["mAP50"] = results["bbox"]["AP50"] if any(found.values()) else 0.0
         return results
 
     def _write(self, found: dict[str, list[KITTIObject]]) -> None:
-        os.makedirs(self._folder, exist_ok=True)
-        for stale in os.listdir(self._folder):
-            if stale.endswith(".txt"):
-                os.remove(os.path.join(self._folder, stale))
-        for name, objects in found.items():
-            write_result_file(os.path.join(self._folder, f"{name}.txt"), objects)
+        try:
+            os.makedirs(self._folder, exist_ok=True)
+            for stale in os.listdir(self._folder):
+                if stale.endswith(".txt"):
+                    os.remove(os.path.join(self._folder, stale))
+            for name, objects in found.items():
+                write_result_file(os.path.join(self._folder, f"{name}.txt"), objects)
+        except OSError as error:
+            raise AIDError(f"result files cannot be written to {self._folder}: {error}") from error
         logging.getLogger(__name__).info(
             "Result files of %d images: %s; KITTI's server takes them zipped without folder",
             len(found),
             self._folder,
         )
-
-
-def evaluate_folders(labels: str, results: str) -> Results:
-    """The metric of text files, as KITTI's development kit computes it.
-
-    Images without a result file are left out; an empty result file says that nothing was found.
-
-    Args:
-        labels: folder of label files, such as training/label_2.
-        results: folder of result files with the same names.
-
-    Raises:
-        AIDError: a folder is missing or has no file, a result belongs to no label, a line is
-            malformed.
-    """
-    names = {}
-    for folder in (labels, results):
-        if not os.path.isdir(folder):
-            raise AIDError(f"folder {folder} does not exist")
-        names[folder] = sorted(x for x in os.listdir(folder) if x.endswith(".txt"))
-        if not names[folder]:
-            raise AIDError(f"folder {folder} holds no .txt file: expected KITTI's 000000.txt, ...")
-    alone = sorted(set(names[results]) - set(names[labels]))
-    if alone:
-        raise AIDError(
-            f"{os.path.join(results, alone[0])} has no label file in {labels} ({len(alone)} such "
-            "results): results and labels must be of the same images"
-        )
-    return kitti_average_precision(
-        (
-            parse_label_file(os.path.join(labels, name)),
-            parse_label_file(os.path.join(results, name), with_score=True),
-        )
-        for name in tqdm(names[results], desc="Reading", unit="image")
-    )
-
-
-def as_dict(precision: Results) -> dict[str, dict[str, dict[str, float]]]:
-    """{class: {"AP_R40": {difficulty: percent}, "AP_R11": ...}}, unrounded."""
-    return {
-        name: {
-            "AP_R40": {difficulty: x.r40 for difficulty, x in by_difficulty.items()},
-            "AP_R11": {difficulty: x.r11 for difficulty, x in by_difficulty.items()},
-        }
-        for name, by_difficulty in precision.items()
-    }
-
-
-def format_table(precision: Results) -> str:
-    """A table for people, with a note where an AP cannot reach 100."""
-    rows, few = [], []
-    for name, by_difficulty in precision.items():
-        found = [by_difficulty[difficulty] for difficulty in DIFFICULTIES]
-        rows.append(
-            [name, *(x.r40 for x in found), *(x.r11 for x in found), *(x.num_valid for x in found)]
-        )
-        few += [
-            f"{name} {difficulty}: {x.num_valid}"
-            for difficulty, x in by_difficulty.items()
-            if x.num_valid < NUM_POSITIONS
-        ]
-    header = [
-        "class",
-        *(f"AP_R40 {d}" for d in DIFFICULTIES),
-        *(f"AP_R11 {d}" for d in DIFFICULTIES),
-        *(f"objects {d}" for d in DIFFICULTIES),
-    ]
-    table = tabulate(rows, headers=header, tablefmt="pipe", floatfmt=".2f")
-    if few:
-        table += (
-            f"\nFewer than {NUM_POSITIONS} objects ({'; '.join(few)}): there even a perfect "
-            "detector stays below 100."
-        )
-    return table

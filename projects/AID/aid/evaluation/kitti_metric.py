@@ -76,9 +76,9 @@ class _Table:
         lowest = min(MIN_OVERLAP.values())
         for truth, found in images:
             boxes, found_boxes = _boxes(truth), _boxes(found)
-            inter, areas, found_areas = _intersections(boxes, found_boxes)
             # Without an intersection there is no overlap, also of a box without area.
-            with np.errstate(invalid="ignore", divide="ignore"):
+            with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+                inter, areas, found_areas = _intersections(boxes, found_boxes)
                 iou = np.where(inter > 0, inter / (areas[:, None] + found_areas - inter), 0.0)
                 share = np.where(inter > 0, inter / found_areas, 0.0)
             rows, columns = np.nonzero(iou > lowest)

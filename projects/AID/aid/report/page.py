@@ -13,7 +13,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from ..errors import AIDError
-from ..evaluation.kitti_metric import DIFFICULTIES, NUM_POSITIONS
+from ..evaluation.kitti_files import note_on_few_objects
+from ..evaluation.kitti_metric import DIFFICULTIES
 from .cost import Cost, measure_cost
 from .figures import draw_curves, draw_groups, draw_sheet, save
 from .instances import GROUPS, group_of, judge, load_sample, read_records
@@ -39,7 +40,7 @@ def write_report(
         AIDError: the runs were tested on different datasets; a dataset or a teacher is missing;
             the folder cannot be written.
     """
-    tested = {tuple(run.cfg.DATASETS.TEST) for run in runs}
+    tested = {run.test_set for run in runs}
     if len(tested) > 1:
         raise AIDError(f"the runs were tested on different datasets, {sorted(tested)}: compare one")
     try:
@@ -51,7 +52,7 @@ def write_report(
     # Only here a weight belongs to an instance.
     by_instance = (run for run, x in zip(runs, role_of, strict=True) if x == "AID by instance")
     adaptive = next(by_instance, None)
-    val = DatasetCatalog.get(runs[0].cfg.DATASETS.TEST[0])
+    val = DatasetCatalog.get(runs[0].test_set)
     shown = val[:: max(1, len(val) // num_images)][:num_images]
 
     costs, detections = [], []
@@ -146,10 +147,10 @@ def _page(runs: list[Run], rows: list[dict], summary: dict, adaptive: Run | None
     ]  # fmt: skip
     seeds = ", ".join(sorted({str(row["seed"]) for row in rows}))
     parts = [
-        f"# {runs[0].cfg.DATASETS.TEST[0]}: {len(runs)} runs compared",
+        f"# {runs[0].test_set}: {len(runs)} runs compared",
         _markdown(header, table),
         f"AP, AP50 and the AP of each class in percent, COCO's metric, on "
-        f"{runs[0].cfg.DATASETS.TEST[0]}. GFLOPs: multiply-adds of one image. s / image: median "
+        f"{runs[0].test_set}. GFLOPs: multiply-adds of one image. s / image: median "
         f"over {NUM_TIMED} images at most, one at a time; {device}.",
         f"Every row is one run with one seed ({seeds}). One seed of a short run proves nothing: "
         "repeat with other seeds before you believe a difference of a few AP.",
@@ -185,15 +186,9 @@ def _kitti_section(runs: list[Run]) -> list[str]:
         [run.name, *(f"{x[f'AP_R40-{key}']:.1f}" for key in keys)]
         for run, x in zip(runs, found, strict=True)
     ]
-    counts = {key: found[0][f"objects-{key}"] for key in keys}
-    few = [f"{key} {n:.0f}" for key, n in counts.items() if n < NUM_POSITIONS]
     text = "AP at 40 recall positions, in percent, on the objects that count at each difficulty."
-    if few:
-        text += (
-            f" With fewer than {NUM_POSITIONS} objects even a perfect detector stays below 100: "
-            f"{', '.join(few)}."
-        )
-    return ["## KITTI's official metric", text, _markdown(header, table)]
+    note = note_on_few_objects({key: int(found[0][f"objects-{key}"]) for key in keys})
+    return ["## KITTI's official metric", f"{text} {note}".rstrip(), _markdown(header, table)]
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -52,12 +52,19 @@ class Run:
 
     @property
     def classes(self) -> list[str]:
-        return MetadataCatalog.get(self.cfg.DATASETS.TEST[0]).thing_classes
+        return MetadataCatalog.get(self.test_set).thing_classes
+
+    @property
+    def test_set(self) -> str:
+        """The first test set that has labels, by which the run is judged."""
+        tested = self.cfg.DATASETS.TEST
+        labelled = (x for x in tested if MetadataCatalog.get(x).get("kitti_labels", "") is not None)
+        return next(labelled, tested[0])
 
     def metrics_at_end(self, task: str) -> dict[str, float]:
-        """What the last evaluation found on the first test set for "bbox" or "kitti", by name."""
-        tested = self.cfg.DATASETS.TEST
-        prefix = f"{tested[0]}/{task}/" if len(tested) > 1 else f"{task}/"
+        """What the last evaluation found on the test set for "bbox" or "kitti", by name."""
+        several = len(self.cfg.DATASETS.TEST) > 1
+        prefix = f"{self.test_set}/{task}/" if several else f"{task}/"
         lines = (x for x in reversed(self.metrics) if any(k.startswith(prefix) for k in x))
         last = next(lines, {})
         return {k.removeprefix(prefix): v for k, v in last.items() if k.startswith(prefix)}

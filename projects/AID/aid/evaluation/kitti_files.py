@@ -1,0 +1,99 @@
+"""KITTI's official metric of folders of text files, and how it is shown."""
+
+import os
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from ..data.kitti_labels import parse_label_file
+from ..errors import AIDError
+from .kitti_metric import (
+    DIFFICULTIES,
+    NUM_POSITIONS,
+    AveragePrecision,
+    kitti_average_precision,
+)
+
+__all__ = ["as_dict", "evaluate_folders", "format_table", "note_on_few_objects"]
+
+Results = dict[str, dict[str, AveragePrecision]]
+
+
+def evaluate_folders(labels: str, results: str) -> Results:
+    """The metric of text files, as KITTI's development kit computes it.
+
+    Images without a result file are left out; an empty result file says that nothing was found.
+
+    Args:
+        labels: folder of label files, such as training/label_2.
+        results: folder of result files with the same names.
+
+    Raises:
+        AIDError: a folder is missing or has no file, a result belongs to no label, a line is
+            malformed.
+    """
+    names = {}
+    for folder in (labels, results):
+        if not os.path.isdir(folder):
+            raise AIDError(f"folder {folder} does not exist")
+        names[folder] = sorted(x for x in os.listdir(folder) if x.endswith(".txt"))
+        if not names[folder]:
+            raise AIDError(f"folder {folder} holds no .txt file: expected KITTI's 000000.txt, ...")
+    alone = sorted(set(names[results]) - set(names[labels]))
+    if alone:
+        raise AIDError(
+            f"{os.path.join(results, alone[0])} has no label file in {labels} ({len(alone)} such "
+            "results): results and labels must be of the same images"
+        )
+    return kitti_average_precision(
+        (
+            parse_label_file(os.path.join(labels, name)),
+            parse_label_file(os.path.join(results, name), with_score=True),
+        )
+        for name in tqdm(names[results], desc="Reading", unit="image")
+    )
+
+
+def as_dict(precision: Results) -> dict[str, dict[str, dict[str, float]]]:
+    """{class: {"AP_R40": {difficulty: percent}, "AP_R11": ...}}, unrounded."""
+    return {
+        name: {
+            "AP_R40": {difficulty: x.r40 for difficulty, x in by_difficulty.items()},
+            "AP_R11": {difficulty: x.r11 for difficulty, x in by_difficulty.items()},
+        }
+        for name, by_difficulty in precision.items()
+    }
+
+
+def format_table(precision: Results) -> str:
+    """A table for people, with a note where an AP cannot reach 100."""
+    rows, num_valid = [], {}
+    for name, by_difficulty in precision.items():
+        found = [by_difficulty[difficulty] for difficulty in DIFFICULTIES]
+        rows.append(
+            [name, *(x.r40 for x in found), *(x.r11 for x in found), *(x.num_valid for x in found)]
+        )
+        num_valid |= {f"{name} {d}": by_difficulty[d].num_valid for d in DIFFICULTIES}
+    header = [
+        "class",
+        *(f"AP_R40 {d}" for d in DIFFICULTIES),
+        *(f"AP_R11 {d}" for d in DIFFICULTIES),
+        *(f"objects {d}" for d in DIFFICULTIES),
+    ]
+    table = tabulate(rows, headers=header, tablefmt="pipe", floatfmt=".2f")
+    return "\n".join(filter(None, [table, note_on_few_objects(num_valid)]))
+
+
+def note_on_few_objects(num_valid: dict[str, int]) -> str:
+    """A sentence on the cases, by name, in which no detector can reach 100; empty if there is none.
+
+    Args:
+        num_valid: objects that count.
+    """
+    few = [f"{name}: {n}" for name, n in num_valid.items() if n < NUM_POSITIONS]
+    if not few:
+        return ""
+    return (
+        f"Fewer than {NUM_POSITIONS} objects ({'; '.join(few)}): there even a perfect detector "
+        "stays below 100."
+    )
