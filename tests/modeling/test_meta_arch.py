@@ -17,6 +17,7 @@ PAIRS = [(kind, kind) for kind in KINDS] + [
     ("retinanet", "faster_rcnn"),
     ("faster_rcnn", "retinanet"),
 ]
+RULES = ["RelativeWeighting", "StudentAwareWeighting", "QualityWeighting", "ConstantWeighting"]
 TERMS = {f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_local")}
 
 
@@ -30,12 +31,17 @@ def step(model, batch, seed=5):
     return losses, {k: p.grad for k, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("student, teacher", PAIRS)
+@pytest.mark.parametrize(
+    "student, teacher, rule",
+    [(*pair, "ExponentialWeighting") for pair in PAIRS]
+    + [(*pair, rule) for pair in PAIRS[-2:] for rule in RULES],
+)
 def test_lambda_0_is_plain_detectron2_bit_for_bit(
-    student, teacher, student_model, tiny_model, make_batch
+    student, teacher, rule, student_model, tiny_model, make_batch
 ):
     batch = make_batch((2, 0, 3), masks=student == "mask_rcnn")
-    distilled, _ = student_model(student, teacher, ["DISTILLATION.WEIGHT", 0.0])
+    opts = ["DISTILLATION.WEIGHT", 0.0, "AID.WEIGHTING", rule]
+    distilled, _ = student_model(student, teacher, opts)
     plain = tiny_model(student).train()
     for _ in range(2):  # the second step sees what the first left behind: RetinaNet's normaliser
         expected, gradients = step(plain, batch)
@@ -61,6 +67,16 @@ def test_every_pair_distils_and_every_parameter_gets_a_gradient(
         for name, gradient in gradients.items():
             # Without instances, Detectron2 itself leaves the mask head alone.
             assert gradient is not None or "mask_head" in name, name
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("student, teacher", PAIRS)
+def test_every_rule_works_for_every_pair(rule, student, teacher, student_model, make_batch):
+    model, _ = student_model(student, teacher, ["AID.WEIGHTING", rule])
+    for num_instances in ((2, 3), (0, 1), (0, 0)):
+        losses, _ = step(model, make_batch(num_instances, masks=student == "mask_rcnn"))
+        assert all(losses[name].isfinite() and losses[name] > 0 for name in TERMS)
+        assert all(module.training for module in model.modules())
 
 
 def test_plain_distillation_equals_alpha_0_and_a_teacher_without_loss(student_model, make_batch):
@@ -162,7 +178,7 @@ def test_log_leaves_the_students_names_alone(student_model, tiny_model, make_bat
     aid = {name for name in storage.latest() if name.startswith("aid/")}
     assert set(storage.latest()) - aid == set(plain.latest())
     names = "weight_mean weight_min weight_below_half teacher_loss num_non_finite num_instances"
-    assert aid == {f"aid/{name}" for name in names.split()}
+    assert aid == {f"aid/{name}" for name in ("map_mean", *names.split())}
     assert storage.latest()["aid/num_instances"][0] == 5
 
 
@@ -218,7 +234,7 @@ def test_no_loss_chosen_is_an_error(student_config):
 
 def test_a_loss_that_gives_nothing_is_an_error(student_model, make_batch, storage):
     model, _ = student_model("faster_rcnn")
-    model.distillation = nn.ModuleDict({"Silent": Silent()})
+    model.distillation["losses"] = nn.ModuleDict({"Silent": Silent()})
     with pytest.raises(AIDError, match="no distillation term"):
         model(make_batch())
 
@@ -247,7 +263,7 @@ def test_self_distillation_from_ones_own_weights_costs_nothing_where_adapters_ar
     for norm in model.modules():  # the student would normalise by the batch
         if isinstance(norm, nn.BatchNorm2d):
             norm.eval()
-    for adapters in model.distillation["AttentionGuidedLoss"].adapters.values():
+    for adapters in model.distillation["losses"]["AttentionGuidedLoss"].adapters.values():
         for parameter in adapters.parameters():
             nn.init.zeros_(parameter)
         with torch.no_grad():

@@ -2,7 +2,7 @@
 
 import torch
 
-from aid.modeling.weight_map import paint_boxes
+from aid.modeling.weighting.weight_map import paint_boxes
 
 
 def paint(boxes, weights, background=0.5, size=(4, 6), stride=8):

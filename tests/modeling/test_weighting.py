@@ -8,7 +8,15 @@ import torch
 from aid.config import load_config
 from aid.errors import AIDError
 from aid.modeling.instance_loss import InstanceLosses
-from aid.modeling.weighting import ExponentialWeighting, build_weighting
+from aid.modeling.weighting import (
+    ConstantWeighting,
+    Evidence,
+    ExponentialWeighting,
+    QualityWeighting,
+    RelativeWeighting,
+    StudentAwareWeighting,
+    build_weighting,
+)
 
 LEVELS = {"p2": ((4, 6), 8), "p3": ((2, 3), 16)}
 BOXES = [torch.tensor([[0.0, 0, 16, 16], [24, 8, 40, 24]]), torch.tensor([[8.0, 0, 24, 16]])]
@@ -25,7 +33,8 @@ def losses(instance, background, parts=("cls",)):
 
 
 def maps(instance, rest, boxes=BOXES, alpha=1.0, **kwargs):
-    return ExponentialWeighting(alpha=alpha, **kwargs)(losses(instance, rest), boxes, LEVELS)
+    evidence = Evidence(losses(instance, rest))
+    return ExponentialWeighting(alpha=alpha, **kwargs)(evidence, boxes, LEVELS)
 
 
 def test_weight_of_an_instance_is_exp_of_minus_alpha_times_its_loss():
@@ -101,7 +110,7 @@ def test_an_image_without_instances_uses_the_background_loss():
     )
     for granularity in ("instance", "level", "image"):
         rule = ExponentialWeighting(alpha=1.0, granularity=granularity)
-        found = rule(empty, [torch.zeros(0, 4)], LEVELS)
+        found = rule(Evidence(empty), [torch.zeros(0, 4)], LEVELS)
         level = torch.tensor(0.75 if granularity == "image" else 0.5)
         torch.testing.assert_close(found.maps["p2"], (-level).exp().expand(1, 1, 4, 6))
         assert found.instance.shape == (0,)
@@ -135,7 +144,72 @@ def test_coefficients_weigh_the_parts():
     both = losses([1.0, 2.0, 3.0], [[0.0, 0.0]] * 2)
     both.parts["box"] = torch.tensor([10.0, 10.0, 10.0])
     rule = ExponentialWeighting(alpha=1.0, coefficients={"cls": 2.0, "box": 0.0})
-    assert rule(both, BOXES, LEVELS).loss.tolist() == [2, 4, 6]
+    assert rule(Evidence(both), BOXES, LEVELS).loss.tolist() == [2, 4, 6]
+
+
+def test_a_constant_is_plain_distillation_times_it():
+    found = ConstantWeighting(constant=0.25)(None, BOXES, LEVELS)
+    assert found.instance is None and not ConstantWeighting(constant=0.25).needs_evidence
+    assert all((x == 0.25).all() for x in found.maps.values())
+
+
+def test_relative_weights_are_free_of_scale():
+    rest = [[0.5, 1.0], [0.25, 0.75]]
+    for scale in (1.0, 100.0):
+        rule = RelativeWeighting(alpha=0.7, momentum=0.9)
+        found = rule(Evidence(losses([1 * scale, 2 * scale, 3 * scale], rest)), BOXES, LEVELS)
+        torch.testing.assert_close(found.instance, torch.tensor([-0.35, -0.7, -1.05]).exp())
+    torch.testing.assert_close(rule.sum_and_count, torch.tensor([600.0, 3.0]))
+
+
+def test_the_mean_of_relative_weights_runs_and_is_kept():
+    rule = RelativeWeighting(alpha=1.0, momentum=0.5)
+    rest = [[0.0, 0.0]] * 2
+    rule(Evidence(losses([2.0, 2.0, math.inf], rest)), BOXES, LEVELS)  # 2 of loss 2
+    found = rule(Evidence(losses([4.0, 8.0, 6.0], rest)), BOXES, LEVELS)  # and 3 of mean 6
+    mean = (0.5 * 4 + 18) / (0.5 * 2 + 3)
+    torch.testing.assert_close(found.instance, (-torch.tensor([4.0, 8.0, 6.0]) / mean).exp())
+    other = RelativeWeighting(alpha=1.0, momentum=0.5).eval()
+    other.load_state_dict(rule.state_dict())
+    again = other(Evidence(losses([mean] * 3, rest)), BOXES, LEVELS)
+    torch.testing.assert_close(again.instance, torch.full((3,), math.exp(-1)))
+    assert torch.equal(other.sum_and_count, rule.sum_and_count)  # in eval mode it stands still
+
+
+def test_relative_weights_before_any_instance_was_seen():
+    empty = InstanceLosses(
+        ("p2", "p3"),
+        {"cls": torch.zeros(0)},
+        {"cls": torch.tensor([[0.5, 1.0]])},
+        torch.zeros(0, 2),
+    )
+    found = RelativeWeighting(alpha=1.0, momentum=0.9)(Evidence(empty), [torch.zeros(0, 4)], LEVELS)
+    torch.testing.assert_close(found.maps["p2"], torch.tensor(-0.5).exp().expand(1, 1, 4, 6))
+
+
+def test_imitation_fades_where_the_student_is_better():
+    teacher = losses([1.0, 5.0, 5.0], [[0.5, 1.0], [0.25, 0.75]])
+    teacher.parts["rpn_cls"] = torch.tensor([9.0, 9.0, 9.0])  # which the student does not have
+    student = InstanceLosses(
+        ("p3",),
+        {"cls": torch.tensor([3.0, 4.0, math.nan])},
+        {"cls": torch.tensor([[0.25], [2.0]])},
+        torch.ones(3, 1),
+    )
+    rule = StudentAwareWeighting(alpha=0.5, background="loss")
+    found = rule(Evidence(teacher, student=student), BOXES, LEVELS)
+    torch.testing.assert_close(found.instance, torch.tensor([1.0, math.exp(-0.5), 1.0]))
+    corner = [found.maps[level][:, 0, -1, 0].tolist() for level in LEVELS]
+    assert corner[0] == [1, 1]  # the student's heads do not read p2
+    assert corner[1] == pytest.approx([math.exp(-0.5 * 0.75), 1])
+
+
+def test_quality_to_the_power_of_alpha():
+    quality = torch.tensor([1.0, 0.25, 0.0])
+    evidence = Evidence(losses([1.0, 2.0, 3.0], [[0.5, 1.0], [0.25, 0.75]]), quality=quality)
+    found = QualityWeighting(alpha=0.5, background="loss")(evidence, BOXES, LEVELS)
+    torch.testing.assert_close(found.instance, torch.tensor([1.0, 0.5, 0.1]))
+    torch.testing.assert_close(found.maps["p2"][:, 0, 3, 0], torch.tensor([-0.25, -0.125]).exp())
 
 
 @pytest.mark.parametrize(
@@ -145,10 +219,13 @@ def test_coefficients_weigh_the_parts():
         ("AID.BACKGROUND", "zero", "AID.BACKGROUND: 'zero' is unknown.*mean"),
         ("AID.WEIGHTING", "Linear", "AID.WEIGHTING: 'Linear' is unknown.*ExponentialWeighting"),
         ("AID.ALPHA", -0.1, "AID.ALPHA is -0.1"),
+        (("AID.WEIGHTING", "ConstantWeighting", "AID.CONSTANT"), -1.0, "AID.CONSTANT is -1"),
+        (("AID.WEIGHTING", "RelativeWeighting", "AID.MOMENTUM"), 1.0, "AID.MOMENTUM is 1"),
         ("AID.ALPHA", math.nan, "AID.ALPHA is nan"),
     ],
 )
 def test_unknown_settings_are_named(key, value, message, repository):
-    cfg = load_config(f"{repository}/configs/Base-RetinaNet.yaml", [key, value])
+    keys = key if isinstance(key, tuple) else (key,)
+    cfg = load_config(f"{repository}/configs/Base-RetinaNet.yaml", [*keys, value])
     with pytest.raises(AIDError, match=message):
         build_weighting(cfg)

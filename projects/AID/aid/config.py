@@ -57,11 +57,15 @@ def add_aid_config(cfg: CN) -> None:
     # The rest of the map under "instance": "mean" (the image's mean instance weight), "loss" (from
     # the teacher's loss on the background) or "one". Images without instances use "loss".
     cfg.AID.BACKGROUND = "mean"
+    # ConstantWeighting: the weight.
+    cfg.AID.CONSTANT = 1.0
+    # RelativeWeighting: momentum of the running mean of D, per iteration.
+    cfg.AID.MOMENTUM = 0.99
     # Divide each level's map by its mean over the batch: weights then move imitation from place to
     # place and leave its overall strength alone.
     cfg.AID.NORMALIZE = False
-    # D = sum of these coefficients times the parts of the teacher's loss on an instance. A dense
-    # teacher has CLS and BOX only.
+    # D = sum of these coefficients times the parts of the teacher's loss on an instance, so that
+    # each part has an alpha of its own. A dense teacher has CLS and BOX only.
     cfg.AID.COEFFICIENTS = CN()
     cfg.AID.COEFFICIENTS.CLS = 1.0
     cfg.AID.COEFFICIENTS.BOX = 1.0

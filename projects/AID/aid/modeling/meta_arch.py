@@ -5,14 +5,16 @@ import logging
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, RetinaNet
-from detectron2.utils.events import get_event_storage
+from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
 from ..errors import AIDError
 from ..visualization import weight_image
+from .instance_loss import InstanceLosses, instance_losses, loss_levels
 from .losses import Context, build_distillation_losses
 from .teacher import Teacher, build_teacher, check_teacher
-from .weighting import Weighting, Weights, build_weighting
+from .weighting import Evidence, Weighting, Weights, build_weighting
 
 __all__ = ["AIDGeneralizedRCNN", "AIDRetinaNet", "DistillationMixin"]
 
@@ -25,14 +27,18 @@ class DistillationMixin:
 
     The student is built as Detectron2 builds it and is nothing else until
     :meth:`attach_distillation`: inference and evaluation need no teacher. Its parameters keep
-    Detectron2's names; the adapters of the distillation losses are ``distillation.*``.
+    Detectron2's names; the adapters of the distillation losses and what the weighting remembers
+    are ``distillation.*``.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.distillation: nn.ModuleDict | None = None
         self.teacher: Teacher | None = None
-        self.weighting: Weighting | None = None
+
+    @property
+    def weighting(self) -> Weighting:
+        return self.distillation["weighting"]
 
     def attach_distillation(self, cfg: CfgNode) -> None:
         """Build the teacher, the weighting rule and the distillation losses, and say which.
@@ -51,10 +57,11 @@ class DistillationMixin:
             levels = check_teacher(self.teacher, self, cfg)
             student_shapes = self.backbone.output_shape()
             teacher_shapes = self.teacher.detector.backbone.output_shape()
-            self.weighting = build_weighting(cfg)
-            self.distillation = build_distillation_losses(
-                cfg, levels, student_shapes, teacher_shapes
-            ).to(self.device)
+            losses = build_distillation_losses(cfg, levels, student_shapes, teacher_shapes)
+            parts = {"losses": losses, "weighting": build_weighting(cfg)}
+            self.distillation = nn.ModuleDict(parts).to(self.device)
+        if self.weighting.needs_student:
+            loss_levels(self)  # an error now if it has none
         self.distillation_weight = cfg.DISTILLATION.WEIGHT
         self.strides = {level: student_shapes[level].stride for level in levels}
         logging.getLogger(__name__).info(
@@ -64,7 +71,7 @@ class DistillationMixin:
             self.teacher.num_parameters / 1e6,
             cfg.TEACHER.WEIGHTS,
             ", ".join(f"{k} (stride {v})" for k, v in self.strides.items()),
-            ", ".join(f"{k}({v.extra_repr()})" for k, v in self.distillation.items()),
+            ", ".join(f"{k}({v.extra_repr()})" for k, v in losses.items()),
             self.distillation_weight,
             self.weighting,
         )
@@ -90,20 +97,25 @@ class DistillationMixin:
             )
         with _Tap(self.backbone) as tap:
             losses = super().forward(batched_inputs)
-        losses.update(self._distill(batched_inputs, tap.padded_size, tap.features))
+        losses.update(self._distill(batched_inputs, tap.images, tap.features))
         return losses
 
     def _distill(
-        self, batched_inputs: list[dict], padded_size: tuple[int, int], features: dict[str, Tensor]
+        self, batched_inputs: list[dict], images: Tensor, features: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         self.teacher.follow(self.device)
-        view = self.teacher.view(batched_inputs, padded_size, self.input_format)
-        instance_losses = None
-        if self.weighting.needs_losses:
-            instance_losses = self.teacher.instance_losses(view, batched_inputs)
+        view = self.teacher.view(batched_inputs, tuple(images.shape[-2:]), self.input_format)
         instances = [x["instances"].to(self.device) for x in batched_inputs]
+        evidence = None
+        if self.weighting.needs_evidence:
+            evidence = Evidence(self.teacher.instance_losses(view, batched_inputs))
+            if self.weighting.needs_student:
+                ours = ImageList(images, view.images.image_sizes)
+                evidence.student = self._own_losses(ours, features, instances)
+            if self.weighting.needs_quality:
+                evidence.quality = self.teacher.quality(view, batched_inputs)
         maps = {k: (tuple(features[k].shape[-2:]), v) for k, v in self.strides.items()}
-        weights = self.weighting(instance_losses, [x.gt_boxes.tensor for x in instances], maps)
+        weights = self.weighting(evidence, [x.gt_boxes.tensor for x in instances], maps)
         self._log(batched_inputs, weights)
 
         terms = {}
@@ -111,20 +123,38 @@ class DistillationMixin:
         with torch.autocast(self.device.type, enabled=False):
             student = {level: features[level].float() for level in self.strides}
             teacher = {level: view.features[level].float() for level in self.strides}
-            for loss in self.distillation.values():
+            for loss in self.distillation["losses"].values():
                 terms.update(loss(student, teacher, weights.maps, Context(instances, self.strides)))
         if not terms:
             raise AIDError(
-                f"no distillation term came from {', '.join(self.distillation)}: the student would "
-                "train without its teacher; see DISTILLATION.LOSSES"
+                f"no distillation term came from {', '.join(self.distillation['losses'])}: the "
+                "student would train without its teacher; see DISTILLATION.LOSSES"
             )
         return {name: self.distillation_weight * term for name, term in terms.items()}
 
+    @torch.no_grad()
+    def _own_losses(
+        self, images: ImageList, features: dict[str, Tensor], instances: list[Instances]
+    ) -> InstanceLosses:
+        """The student's own loss on every instance, taken as the teacher's is: in eval mode."""
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            with EventStorage():
+                return instance_losses(self, images, features, instances)
+        finally:
+            for module in training:
+                module.training = True
+
     def _log(self, batched_inputs: list[dict], weights: Weights) -> None:
         storage = get_event_storage()
+        log_now = (storage.iter + 1) % LOG_PERIOD == 0
+        if log_now:
+            means = [x.mean() for x in weights.maps.values()]
+            storage.put_scalar("aid/map_mean", torch.stack(means).mean().item(), False)
         if weights.instance is None:
             return
-        if (storage.iter + 1) % LOG_PERIOD == 0:
+        if log_now:
             values = _diagnostics(weights)
             storage.put_scalars(smoothing_hint=False, **values)
             if 0 < values["aid/num_instances"] == values.get("aid/num_non_finite"):
@@ -179,7 +209,7 @@ class _Tap:
         self._handle.remove()
 
     def _keep(self, module: nn.Module, inputs: tuple, output: dict[str, Tensor]) -> None:
-        self.padded_size = tuple(inputs[0].shape[-2:])
+        self.images = inputs[0]
         self.features = output
 
 

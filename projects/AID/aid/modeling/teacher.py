@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from ..checkpoint import StrictCheckpointer
 from ..config import load_config
 from ..errors import AIDError
-from .instance_loss import InstanceLosses, instance_losses, loss_levels
+from .instance_loss import (
+    InstanceLosses,
+    detection_quality,
+    instance_losses,
+    loss_levels,
+)
 
 __all__ = ["Teacher", "TeacherView", "build_teacher", "check_teacher", "num_classes"]
 
@@ -91,6 +96,12 @@ class Teacher:
         # An EventStorage of its own keeps whatever the teacher logs out of the student's.
         with EventStorage():
             return instance_losses(self.detector, view.images, view.features, targets)
+
+    def quality(self, view: TeacherView, batched_inputs: list[dict]) -> Tensor:
+        """How well the teacher finds each instance of the batch it has seen: (G,), in [0, 1]."""
+        targets = [x["instances"].to(self.detector.device) for x in batched_inputs]
+        with EventStorage():
+            return detection_quality(self.detector, view.images, view.features, targets)
 
     def follow(self, device: torch.device) -> None:
         """Move to ``device``, if it is elsewhere."""

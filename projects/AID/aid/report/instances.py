@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import AIDError
 from ..modeling.teacher import build_teacher
-from ..modeling.weighting import build_weighting
+from ..modeling.weighting import Evidence, build_weighting
 
 __all__ = ["GROUPS", "Judged", "group_of", "judge", "load_sample", "read_records"]
 
@@ -97,7 +97,7 @@ def judge(cfg: CfgNode, records: Iterable[dict]) -> Iterator[Judged]:
         view = teacher.view([sample], padded, cfg.INPUT.FORMAT)
         losses = teacher.instance_losses(view, [sample])
         boxes = [sample["instances"].gt_boxes.tensor.to(teacher.detector.device)]
-        weights = weighting(losses, boxes, {})
+        weights = weighting(Evidence(losses), boxes, {})
         yield Judged(
             convert_image_to_rgb(sample["image"].permute(1, 2, 0), cfg.INPUT.FORMAT),
             sample["instances"].gt_boxes.tensor,

@@ -2,5 +2,13 @@
 
 from . import dense, two_stage
 from .base import InstanceLosses, instance_losses, loss_levels
+from .quality import detection_quality
 
-__all__ = ["InstanceLosses", "dense", "instance_losses", "loss_levels", "two_stage"]
+__all__ = [
+    "InstanceLosses",
+    "dense",
+    "detection_quality",
+    "instance_losses",
+    "loss_levels",
+    "two_stage",
+]

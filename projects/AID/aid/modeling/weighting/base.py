@@ -1,4 +1,4 @@
-"""How much to believe the teacher, and where.
+"""What every weighting rule shares: from how much to believe the teacher to where.
 
 Shape letters: N images, G instances of the batch, L levels of the teacher's losses.
 """
@@ -9,22 +9,38 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.utils import comm
 from fvcore.common.registry import Registry
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import AIDError
-from .instance_loss import InstanceLosses
+from ...errors import AIDError
+from ..instance_loss import InstanceLosses
 from .weight_map import paint_boxes
 
-__all__ = ["WEIGHTING_REGISTRY", "ExponentialWeighting", "Weighting", "Weights", "build_weighting"]
+__all__ = ["WEIGHTING_REGISTRY", "Evidence", "Weighting", "Weights", "build_weighting"]
 
 WEIGHTING_REGISTRY = Registry("AID_WEIGHTING")
 WEIGHTING_REGISTRY.__doc__ = """
-Rules from the teacher's losses to weights of imitation. A registered object is called with the
-config and returns a :class:`Weighting`.
+Rules from evidence about the teacher to weights of imitation. A registered object is called with
+the config and returns a :class:`Weighting`.
 """
 
 GRANULARITIES = ("instance", "level", "image", "none")
 BACKGROUNDS = ("mean", "loss", "one")
+
+
+@dataclass
+class Evidence:
+    """What is known about the teacher on a batch.
+
+    Attributes:
+        teacher: its losses against the ground truth.
+        student: the student's own, where a rule asks for them.
+        quality: (G,), in [0, 1], of the teacher's best detection of each instance, where a rule
+            asks for it.
+    """
+
+    teacher: InstanceLosses
+    student: InstanceLosses | None = None
+    quality: Tensor | None = None
 
 
 @dataclass
@@ -33,8 +49,8 @@ class Weights:
 
     Attributes:
         maps: {level: (N, 1, H, W)}, in the size of the level's features.
-        instance: (G,), the weight of each instance; None under granularity "none".
-        loss: (G,), the teacher's loss D on each instance; None likewise.
+        instance: (G,), the weight of each instance; None where no evidence was asked for.
+        loss: (G,), the teacher's loss D on each instance, whatever the rule; None likewise.
     """
 
     maps: dict[str, Tensor]
@@ -42,11 +58,16 @@ class Weights:
     loss: Tensor | None = None
 
 
-class Weighting:
-    """From the teacher's losses to weight maps, at any granularity.
+class Weighting(nn.Module):
+    """From evidence about the teacher to weight maps, at any granularity.
 
-    A subclass says in :meth:`weight` what a loss is worth.
+    A subclass says in :meth:`weight` what a loss is worth, and, if the loss is not the teacher's,
+    in :meth:`disbelief` what stands for it. Buffers are kept in checkpoints.
     """
+
+    # Whether :attr:`Evidence.student` and :attr:`Evidence.quality` are needed.
+    needs_student = False
+    needs_quality = False
 
     @configurable
     def __init__(
@@ -66,6 +87,7 @@ class Weighting:
         Raises:
             AIDError: an unknown granularity or background.
         """
+        super().__init__()
         for key, value, known in (
             ("AID.GRANULARITY", granularity, GRANULARITIES),
             ("AID.BACKGROUND", background, BACKGROUNDS),
@@ -87,7 +109,7 @@ class Weighting:
         }
 
     def __str__(self) -> str:
-        if not self.needs_losses:
+        if not self.needs_evidence:
             return "none: the same everywhere"
         return (
             f"{type(self).__name__} by {self.granularity}, background {self.background}, "
@@ -95,32 +117,44 @@ class Weighting:
         )
 
     @property
-    def needs_losses(self) -> bool:
+    def needs_evidence(self) -> bool:
         """Whether the teacher's losses are needed at all."""
         return self.granularity != "none"
 
     def weight(self, loss: Tensor) -> Tensor:
-        """Weights, of the shape of ``loss``; 0 where the loss is not finite."""
+        """Weights, of the shape of ``loss``; where the loss is not finite they do not matter."""
         raise NotImplementedError
 
-    def __call__(
+    def disbelief(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
+        """What :meth:`weight` is a function of: the teacher's loss.
+
+        Returns:
+            (G,) for the instances and (N, L) for the background, in the teacher's levels.
+        """
+        return self.total(evidence.teacher.parts), self.total(evidence.teacher.background)
+
+    def total(self, parts: dict[str, Tensor]) -> Tensor:
+        """The sum of the parts of a loss by their coefficients."""
+        return sum(self.coefficients.get(name, 1.0) * part for name, part in parts.items())
+
+    def forward(
         self,
-        losses: InstanceLosses | None,
+        evidence: Evidence | None,
         boxes: list[Tensor],
         levels: dict[str, tuple[tuple[int, int], int]],
     ) -> Weights:
         """
         Args:
-            losses: the teacher's; None if not :attr:`needs_losses`.
+            evidence: None if not :attr:`needs_evidence`.
             boxes: ground-truth boxes of each of N images, (G_n, 4), XYXY in pixels.
             levels: {level: ((H, W), stride)} of the maps to make.
         """
-        if losses is None:
+        if evidence is None:
             ones = torch.ones(len(boxes), device=boxes[0].device)
             return Weights({level: _fill(ones, size) for level, (size, _) in levels.items()})
 
-        loss = self._total(losses.parts)
-        background = self._total(losses.background)  # (N, L)
+        losses = evidence.teacher
+        loss, background = self.disbelief(evidence)
         finite = loss.isfinite()
         instance = self._finite_weight(loss)
         image = torch.cat([torch.full((len(b),), n) for n, b in enumerate(boxes)]).to(loss.device)
@@ -141,10 +175,7 @@ class Weighting:
         if self.normalize:
             # A batch in which nothing is to be believed stays at 0.
             maps = {k: x / _mean_over_processes(x).clamp(min=1e-6) for k, x in maps.items()}
-        return Weights(maps, instance, loss)
-
-    def _total(self, parts: dict[str, Tensor]) -> Tensor:
-        return sum(self.coefficients.get(name, 1.0) * part for name, part in parts.items())
+        return Weights(maps, instance, self.total(losses.parts))
 
     def _finite_weight(self, loss: Tensor) -> Tensor:
         return torch.where(loss.isfinite(), self.weight(loss), 0.0)
@@ -159,35 +190,6 @@ class Weighting:
         count = torch.zeros_like(background).index_add_(0, image, finite.to(background.dtype))
         total = torch.zeros_like(background).index_add_(0, image, instance)
         return torch.where(count > 0, total / count.clamp(min=1), by_loss)
-
-
-@WEIGHTING_REGISTRY.register()
-class ExponentialWeighting(Weighting):
-    """w = exp(-alpha * D), the weight of AID (arXiv 2201.11097)."""
-
-    @configurable
-    def __init__(self, *, alpha: float, **kwargs):
-        """
-        Args:
-            alpha: how fast trust falls with the teacher's loss; 0 is plain distillation.
-
-        Raises:
-            AIDError: a negative alpha, which would trust the teacher most where it is worst.
-        """
-        super().__init__(**kwargs)
-        if not alpha >= 0:
-            raise AIDError(f"AID.ALPHA is {alpha}: it must be 0 or more")
-        self.alpha = alpha
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        return {"alpha": cfg.AID.ALPHA, **super().from_config(cfg)}
-
-    def __str__(self) -> str:
-        return f"{super().__str__()}, alpha {self.alpha}"
-
-    def weight(self, loss: Tensor) -> Tensor:
-        return torch.exp(-self.alpha * loss)
 
 
 def build_weighting(cfg: CfgNode) -> Weighting:

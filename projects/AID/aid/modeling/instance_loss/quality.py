@@ -1,0 +1,59 @@
+"""How well a detector finds each ground-truth instance."""
+
+from functools import singledispatch
+
+import torch
+from detectron2.modeling import GeneralizedRCNN, RetinaNet
+from detectron2.structures import ImageList, Instances, pairwise_iou
+from torch import Tensor, nn
+
+from ...errors import AIDError
+
+__all__ = ["detection_quality"]
+
+
+@torch.no_grad()
+def detection_quality(
+    detector: nn.Module, images: ImageList, features: dict[str, Tensor], targets: list[Instances]
+) -> Tensor:
+    """The root of IoU times score of the best detection of each instance.
+
+    Args:
+        detector: in eval mode, with its own thresholds of score and suppression.
+        images, features, targets: see :func:`~aid.modeling.instance_loss.instance_losses`.
+
+    Returns:
+        (G,), in [0, 1]; 0 for an instance that no detection of its class overlaps.
+
+    Raises:
+        AIDError: no implementation for this type of detector.
+    """
+    quality = []
+    for found, truth in zip(detect(detector, images, features), targets, strict=True):
+        iou = pairwise_iou(truth.gt_boxes, found.pred_boxes)
+        same = truth.gt_classes[:, None] == found.pred_classes
+        product = torch.where(same, iou * found.scores, 0.0)
+        none = product.new_zeros(len(truth), 1)
+        quality.append(torch.cat([product, none], dim=1).amax(dim=1).sqrt())
+    return torch.cat(quality)
+
+
+@singledispatch
+def detect(detector: nn.Module, images: ImageList, features: dict[str, Tensor]) -> list[Instances]:
+    """Detections on a batch whose features are known, in pixels of the detector's input."""
+    raise AIDError(f"no detections can be had from the features of a {type(detector).__name__}")
+
+
+@detect.register
+def _(detector: GeneralizedRCNN, images: ImageList, features: dict[str, Tensor]):
+    proposals, _ = detector.proposal_generator(images, features)
+    return detector.roi_heads(images, features, proposals)[0]
+
+
+@detect.register
+def _(detector: RetinaNet, images: ImageList, features: dict[str, Tensor]):
+    features = [features[level] for level in detector.head_in_features]
+    found = detector.forward_inference(images, features, detector.head(features))
+    for instances in found:
+        instances.pred_boxes.clip(instances.image_size)
+    return found

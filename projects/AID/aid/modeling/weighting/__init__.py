@@ -1,0 +1,21 @@
+"""How much to believe the teacher, and where: one rule per file. Importing registers them."""
+
+from .base import WEIGHTING_REGISTRY, Evidence, Weighting, Weights, build_weighting
+from .constant import ConstantWeighting
+from .exponential import ExponentialWeighting
+from .quality import QualityWeighting
+from .relative import RelativeWeighting
+from .student_aware import StudentAwareWeighting
+
+__all__ = [
+    "WEIGHTING_REGISTRY",
+    "ConstantWeighting",
+    "Evidence",
+    "ExponentialWeighting",
+    "QualityWeighting",
+    "RelativeWeighting",
+    "StudentAwareWeighting",
+    "Weighting",
+    "Weights",
+    "build_weighting",
+]

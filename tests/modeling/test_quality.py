@@ -1,0 +1,47 @@
+"""How well a teacher finds an instance."""
+
+import pytest
+import torch
+from detectron2.structures import Boxes, ImageList, Instances
+
+from aid.modeling.instance_loss import detection_quality, quality
+
+
+def instances(boxes, classes, scores=None):
+    found = Instances((64, 96))
+    name = "pred" if scores else "gt"
+    found.set(f"{name}_boxes", Boxes(torch.tensor(boxes).reshape(-1, 4)))
+    found.set(f"{name}_classes", torch.tensor(classes, dtype=torch.int64))
+    if scores:
+        found.scores = torch.tensor(scores)
+    return found
+
+
+def test_the_best_detection_of_the_right_class_counts(monkeypatch):
+    truth = [
+        instances([[0.0, 0, 10, 10], [40, 0, 50, 10], [60, 0, 70, 10]], [0, 1, 2]),
+        instances([], []),
+    ]
+    found = [
+        instances([[0.0, 0, 10, 10], [0, 0, 10, 5], [40, 0, 50, 10]], [0, 0, 2], [0.16, 0.5, 0.9]),
+        instances([[0.0, 0, 10, 10]], [0], [0.9]),
+    ]
+    monkeypatch.setattr(quality, "detect", lambda *args: found)
+    expected = torch.tensor([0.5, 0.0, 0.0])  # root of 1/2 times 0.5, above the root of 0.16
+    torch.testing.assert_close(detection_quality(None, None, None, truth), expected)
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "cascade_rcnn", "retinanet"])
+def test_detections_from_features_are_those_of_inference(kind, tiny_model, make_batch):
+    model = tiny_model(kind, ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0])
+    batch = make_batch()
+    expected = model.inference(batch) if kind != "retinanet" else model(batch)
+    images = model.preprocess_image(batch)
+    assert isinstance(images, ImageList)
+    with torch.no_grad():
+        found = quality.detect(model, images, model.backbone(images.tensor))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len(ours) > 0
+        torch.testing.assert_close(
+            ours.pred_boxes.tensor, theirs["instances"].pred_boxes.tensor, rtol=0, atol=1e-4
+        )
