@@ -177,6 +177,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         ("--wrong-class", "get another of the three classes"),
         ("--jitter", "get a box that is off by a quarter or more of its size"),
         ("--missing", "get no label"),
+        ("--cyclist-as-pedestrian", "of the cyclists are labelled as pedestrians"),
     ):
         noise.add_argument(option, type=float, default=0.0, metavar="SHARE", help=help)
     parser.add_argument(
@@ -189,10 +190,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 @main_with_clear_errors
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    noise = LabelNoise(args.wrong_class, args.jitter, args.missing)
-    shares = list(asdict(noise).values())
-    if not (min(shares) >= 0 and sum(shares) <= 1):
-        raise AIDError("--wrong-class, --jitter and --missing are shares: 0 to 1, together too")
+    shares = (args.wrong_class, args.jitter, args.missing)
+    noise = LabelNoise(*shares, args.cyclist_as_pedestrian)
+    if not (min(shares) >= 0 and sum(shares) <= 1 and 0 <= args.cyclist_as_pedestrian <= 1):
+        raise AIDError(
+            "--wrong-class, --jitter and --missing are shares: 0 to 1, together too; so is "
+            "--cyclist-as-pedestrian"
+        )
     if min(args.train, args.val, args.workers) < 1 or args.seed < 0:
         raise AIDError("--train, --val and --workers must be at least 1, --seed at least 0")
     if min(args.height, args.width) < MIN_SIDE:

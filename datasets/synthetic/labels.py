@@ -59,11 +59,18 @@ class Label:
 
 @dataclass(frozen=True)
 class LabelNoise:
-    """Shares of the objects of the three classes whose label is spoiled, each from 0 to 1."""
+    """Shares of the objects of the three classes whose label is spoiled, each from 0 to 1.
+
+    Attributes:
+        wrong_class, jitter, missing: of all objects, at random.
+        cyclist_as_pedestrian: of the cyclists that are left; a systematic error, which a detector
+            learns.
+    """
 
     wrong_class: float = 0.0
     jitter: float = 0.0
     missing: float = 0.0
+    cyclist_as_pedestrian: float = 0.0
 
 
 def label_objects(seen: list[SeenObject], camera: Camera, height: int, width: int) -> list[Label]:
@@ -112,6 +119,8 @@ def spoil(
             kept.append(_with_jitter(label, sub_rng, height, width))
         elif share < noise.wrong_class + noise.jitter + noise.missing:
             missing.append(label)
+        elif label.type == "Cyclist" and sub_rng.random() < noise.cyclist_as_pedestrian:
+            kept.append(_with_class(label, "Pedestrian"))
         else:
             kept.append(label)
     return kept, missing
@@ -119,7 +128,10 @@ def spoil(
 
 def _with_wrong_class(label: Label, rng: np.random.Generator) -> Label:
     others = [kind for kind in CLASSES if kind != label.type]
-    kind = others[rng.integers(len(others))]
+    return _with_class(label, others[rng.integers(len(others))])
+
+
+def _with_class(label: Label, kind: str) -> Label:
     return Label(kind, label.bbox, label.rest, label.visible, "class", label.type, label.bbox)
 
 

@@ -1,0 +1,7 @@
+"""Studies: many runs of train_net.py, side by side, and what they say together."""
+
+from .grid import Job, Study, load_study
+from .results import paired_difference, read_results
+from .runner import run_study
+
+__all__ = ["Job", "Study", "load_study", "paired_difference", "read_results", "run_study"]

@@ -1,0 +1,170 @@
+"""From a study's YAML file to its jobs, each of which is one call of a script."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import yaml
+
+from ..errors import AIDError
+
+__all__ = ["Job", "Scenes", "Study", "load_study"]
+
+SECTIONS = ("output", "scenes", "detectors", "regimes", "rules", "experiments")
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A rendered folder.
+
+    Attributes:
+        folder: as DETECTRON2_DATASETS, the folder that holds synthetic_kitti.
+        options: of datasets/make_synthetic_kitti.py.
+    """
+
+    folder: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A call of train_net.py.
+
+    Attributes:
+        folder: OUTPUT_DIR, which also identifies the job.
+        config: the config file.
+        scenes: the data that it trains and is tested on.
+        options: overrides of config keys.
+        needs: folders of jobs that must be done before.
+        constant_of: folder of the run whose mean weight this control takes for its constant.
+        labels: what the run is: set, regime, detector, rule, strength, seed.
+    """
+
+    folder: str
+    config: str
+    scenes: Scenes
+    options: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    constant_of: str | None = None
+    labels: dict = field(default_factory=dict, compare=False)
+
+    @property
+    def is_teacher(self) -> bool:
+        return "rule" not in self.labels
+
+
+@dataclass(frozen=True)
+class Study:
+    """All jobs of a study, teachers first where they are needed, none twice.
+
+    Attributes:
+        output: folder of everything.
+        jobs: in the order in which they should run.
+    """
+
+    output: str
+    jobs: list[Job]
+
+
+def load_study(path: str) -> Study:
+    """Read a study.
+
+    Raises:
+        AIDError: the file is missing or malformed, or an experiment names what is not defined.
+    """
+    try:
+        with open(path, encoding="utf-8") as f:
+            content = yaml.safe_load(f)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise AIDError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    missing = [x for x in SECTIONS if not isinstance(content, dict) or x not in content]
+    if missing:
+        raise AIDError(f"{path} has no section {', '.join(missing)}")
+    jobs = {}
+    try:
+        for experiment in content["experiments"]:
+            for job in _Grid(content).jobs(experiment):
+                jobs.setdefault(job.folder, job)
+    except KeyError as error:
+        raise AIDError(f"{path}: an experiment names {error}, which is not defined") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise AIDError(f"{path} is not laid out as a study: {error}") from error
+    return Study(content["output"], list(jobs.values()))
+
+
+class _Grid:
+    def __init__(self, content: dict):
+        self._content = content
+        self._output = content["output"]
+
+    def jobs(self, experiment: dict) -> Iterator[Job]:
+        axes = (experiment[x] for x in ("seeds", "detectors", "regimes", "strengths", "rules"))
+        # Seeds outermost: an interrupted study has all of its cells from fewer seeds.
+        for seed, detector, regime, strength, rule in itertools.product(*axes):
+            job = self._student(experiment, seed, detector, regime, strength, rule)
+            for folder in job.needs:
+                if folder == job.constant_of:
+                    other = self._content["rules"][rule]["constant_of"]
+                    yield from self._with_teacher(
+                        self._student(experiment, seed, detector, regime, strength, other)
+                    )
+            yield from self._with_teacher(job)
+
+    def _with_teacher(self, job: Job) -> Iterator[Job]:
+        teacher = self._teacher(job.labels["set"], job.labels["regime"], job.labels["detector"])
+        if teacher.folder in job.needs:
+            yield teacher
+        yield job
+
+    def _scenes(self, set_name: str, kind: str) -> Scenes:
+        scenes = self._content["scenes"]
+        options = {**scenes["options"], **scenes["kinds"][kind], "seed": scenes["sets"][set_name]}
+        return Scenes(
+            os.path.join(self._output, "scenes", set_name, kind),
+            tuple(x for key, value in options.items() for x in (f"--{key}", *str(value).split())),
+        )
+
+    def _teacher(self, set_name: str, regime: str, detector: str) -> Job:
+        kind = self._content["regimes"][regime]["teacher"]
+        return Job(
+            os.path.join(self._output, "teachers", set_name, kind, detector),
+            self._content["detectors"][detector]["teacher"],
+            self._scenes(set_name, kind),
+            ("SEED", "1"),
+            labels={"set": set_name, "scenes": kind, "detector": detector},
+        )
+
+    def _student(
+        self, experiment: dict, seed: int, detector: str, regime: str, strength: float, rule: str
+    ) -> Job:
+        set_name, iterations = experiment["set"], experiment["iterations"]
+        keys = dict(self._content["rules"][rule])
+        constant_of = keys.pop("constant_of", None)
+        is_plain = keys.pop("plain", False)
+        if is_plain:
+            strength = 0  # without a teacher there is none: the runs of all strengths are one
+        options = {"SEED": seed, "SOLVER.MAX_ITER": iterations, **keys}
+        labels = {"set": set_name, "regime": regime, "detector": detector, "rule": rule}
+        labels |= {"strength": strength, "seed": seed, "iterations": iterations}
+        needs, other = [], None
+        if not is_plain:
+            teacher = self._teacher(set_name, regime, detector).folder
+            needs.append(teacher)
+            options["DISTILLATION.WEIGHT"] = float(strength)
+            options["TEACHER.WEIGHTS"] = f"{teacher}/model_final.pth"
+        if constant_of:
+            other = self._student(experiment, seed, detector, regime, strength, constant_of).folder
+            needs.append(other)
+        return Job(
+            os.path.join(
+                self._output, "runs", set_name, regime, detector, f"{rule}_{iterations}",
+                f"strength_{strength:g}", f"seed_{seed}",
+            ),
+            self._content["detectors"][detector]["plain" if is_plain else "student"],
+            self._scenes(set_name, self._content["regimes"][regime]["student"]),
+            tuple(str(x) for item in options.items() for x in item),
+            tuple(needs),
+            other,
+            labels,
+        )  # fmt: skip

@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""Run a grid of trainings from one YAML file; what is done already is not done again.
+
+python tools/study.py studies/weighting.yaml
+python tools/study.py studies/weighting.yaml --list     what is done and what is not
+"""
+
+import argparse
+import os
+
+from aid.errors import AIDError, main_with_clear_errors
+from aid.study import load_study, run_study
+from aid.study.runner import is_done
+
+
+@main_with_clear_errors
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", metavar="FILE", help="the study's YAML file")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="runs at a time, of one thread each (default: %(default)s)",
+    )
+    parser.add_argument("--list", action="store_true", help="list the runs, and start none")
+    args = parser.parse_args(argv)
+    if args.workers < 1:
+        raise AIDError("--workers must be at least 1")
+    study = load_study(args.study)
+    if args.list:
+        for job in study.jobs:
+            print("done" if is_done(job) else "    ", job.folder)
+        return
+    failed = run_study(study, args.workers)
+    if failed:
+        raise AIDError(
+            f"{len(failed)} of {len(study.jobs)} runs failed, first {failed[0].folder}: see its "
+            "stdout.txt, and call again"
+        )
+
+
+if __name__ == "__main__":
+    main()
