@@ -121,6 +121,18 @@ def test_what_stands_in_front_hides(synthetic):
         assert visible == pytest.approx(expected, abs=0.05)
 
 
+def test_a_systematic_error_spoils_one_class_alone(make):
+    folder, _, _ = make("a", "--cyclist-as-pedestrian", "1")
+    cyclists = 0
+    for name, scene in scenes(folder).items():
+        for obj, known in zip(labels(folder, name), scene["objects"], strict=True):
+            spoiled = known["type"] == "Cyclist" and int(name) < 6  # validation stays right
+            assert obj.type == ("Pedestrian" if spoiled else known["type"])
+            assert known["spoiled"] == ("class" if spoiled else None)
+            cyclists += spoiled
+    assert cyclists > 0
+
+
 def test_noise_is_recorded_and_leaves_the_pictures_and_validation_alone(make):
     clean, _, _ = make("clean")
     noisy, _, _ = make("noisy", "--wrong-class", "0.3", "--jitter", "0.3", "--missing", "0.3")

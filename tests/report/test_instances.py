@@ -68,3 +68,14 @@ def test_weights_are_those_of_training(student_config, student_model, record):
     expected = model.teacher.instance_losses(view, [sample])
     assert torch.equal(seen.losses, sum(expected.parts.values()))
     assert seen.boxes.shape == (2, 4) and seen.image.shape == (64, 96, 3)
+
+
+def test_every_rule_judges_with_what_it_remembers(record, student_config):
+    cfg = student_config("faster_rcnn", opts=["AID.WEIGHTING", "RelativeWeighting"])
+    memory = {"sum_and_count": torch.tensor([20.0, 4.0])}
+    (seen,) = judge(cfg, [record], memory)
+    torch.testing.assert_close(seen.weights, torch.exp(-cfg.AID.ALPHA * seen.losses / 5))
+    (seen,) = judge(
+        student_config("faster_rcnn", opts=["AID.WEIGHTING", "QualityWeighting"]), [record]
+    )
+    assert ((0 < seen.weights) & (seen.weights <= 1)).all()

@@ -77,17 +77,22 @@ def load_sample(cfg: CfgNode, record: dict) -> tuple[dict, list[dict]]:
     return sample, annotations
 
 
-def judge(cfg: CfgNode, records: Iterable[dict]) -> Iterator[Judged]:
+def judge(
+    cfg: CfgNode, records: Iterable[dict], memory: dict[str, Tensor] | None = None
+) -> Iterator[Judged]:
     """Losses and weights by the teacher of a distilled student, image by image.
 
     Args:
-        cfg: the student's config; its weighting must need the teacher's losses.
+        cfg: the student's config; its weighting must need the teacher's losses, and not the
+            student's.
         records: of a dataset.
+        memory: state of the weighting at the end of training, if it has one.
 
     Raises:
         AIDError: the teacher cannot be built.
     """
-    teacher, weighting = build_teacher(cfg), build_weighting(cfg)
+    teacher, weighting = build_teacher(cfg), build_weighting(cfg).eval()
+    weighting.load_state_dict(memory or weighting.state_dict())
     divisibility = max(1, teacher.detector.backbone.size_divisibility)
     for record in records:
         sample, annotations = load_sample(cfg, record)
@@ -95,9 +100,11 @@ def judge(cfg: CfgNode, records: Iterable[dict]) -> Iterator[Judged]:
             -(-side // divisibility) * divisibility for side in sample["image"].shape[1:]
         )
         view = teacher.view([sample], padded, cfg.INPUT.FORMAT)
-        losses = teacher.instance_losses(view, [sample])
+        evidence = Evidence(teacher.instance_losses(view, [sample]))
+        if weighting.needs_quality:
+            evidence.quality = teacher.quality(view, [sample])
         boxes = [sample["instances"].gt_boxes.tensor.to(teacher.detector.device)]
-        weights = weighting(Evidence(losses), boxes, {})
+        weights = weighting(evidence, boxes, {})
         yield Judged(
             convert_image_to_rgb(sample["image"].permute(1, 2, 0), cfg.INPUT.FORMAT),
             sample["instances"].gt_boxes.tensor,

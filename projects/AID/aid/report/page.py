@@ -49,9 +49,7 @@ def write_report(
         raise AIDError(f"--output {output} cannot be written: {error.strerror}") from error
     role_of = roles(runs)
     labels = [f"{run.name}\n({role})" for run, role in zip(runs, role_of, strict=True)]
-    # Only here a weight belongs to an instance.
-    by_instance = (run for run, x in zip(runs, role_of, strict=True) if x == "AID by instance")
-    adaptive = next(by_instance, None)
+    adaptive = next((run for run in runs if run.weighs_instances), None)
     val = DatasetCatalog.get(runs[0].test_set)
     shown = val[:: max(1, len(val) // num_images)][:num_images]
 
@@ -65,7 +63,7 @@ def write_report(
     save(draw_curves(runs, labels), os.path.join(output, "curves.png"))
     judged, groups = None, {}
     if adaptive is not None:
-        judged = list(judge(adaptive.cfg, shown))
+        judged = list(judge(adaptive.cfg, shown, adaptive.weighting_memory))
         groups = _judge_groups(adaptive, num_train)
         save(draw_groups(groups), os.path.join(output, "instances.png"))
     images = [read_image(record["file_name"], format="RGB") for record in shown]
@@ -116,7 +114,8 @@ def _judge_groups(run: Run, num_train: int) -> dict[str, tuple[list[float], list
     records, known = DatasetCatalog.get(name), read_records(name)
     chosen = records[:: max(1, len(records) // num_train)][:num_train]
     groups = {group: ([], []) for group in GROUPS}
-    seen = tqdm(judge(run.cfg, chosen), total=len(chosen), desc="Asking the teacher", unit="image")
+    judged = judge(run.cfg, chosen, run.weighting_memory)
+    seen = tqdm(judged, total=len(chosen), desc="Asking the teacher", unit="image")
     for record, judged in zip(chosen, seen, strict=True):
         image = os.path.splitext(os.path.basename(record["file_name"]))[0]
         entries = known[image]["objects"] if known else None

@@ -18,6 +18,7 @@ from ..checkpoint import StrictCheckpointer
 from ..config import load_config
 from ..errors import AIDError
 from ..modeling.meta_arch import DistillationMixin
+from ..modeling.weighting import build_weighting
 
 __all__ = ["Run", "load_run", "roles"]
 
@@ -83,6 +84,21 @@ class Run:
         times = [line["time"] for line in self.metrics if "time" in line]
         return median(times) if times else math.nan
 
+    @property
+    def weighs_instances(self) -> bool:
+        """Whether each instance has a weight that the teacher alone decides."""
+        if not self.is_distilled or self.cfg.AID.GRANULARITY != "instance":
+            return False
+        rule = build_weighting(self.cfg)
+        return rule.needs_evidence and not rule.needs_student
+
+    @property
+    def weighting_memory(self) -> dict[str, torch.Tensor]:
+        """State of the weighting rule at the end of the run."""
+        saved = torch.load(self.weights, map_location="cpu")["distillation"]
+        prefix = "weighting."
+        return {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
+
     def build(self) -> nn.Module:
         """The trained detector, in eval mode, without a teacher.
 
@@ -146,7 +162,9 @@ def roles(runs: list[Run]) -> list[str]:
 def _role(run: Run, teachers: set[str]) -> str:
     if not run.is_distilled:
         return "teacher" if os.path.realpath(run.weights) in teachers else "plain"
-    granularity = run.cfg.AID.GRANULARITY
+    rule, granularity = run.cfg.AID.WEIGHTING, run.cfg.AID.GRANULARITY
+    if rule == "ConstantWeighting":
+        return f"constant weight {run.cfg.AID.CONSTANT:g}"
     if granularity == "none" or run.cfg.AID.ALPHA == 0:
         return "plain distillation"
-    return f"AID by {granularity}"
+    return f"{'AID' if rule == 'ExponentialWeighting' else rule} by {granularity}"

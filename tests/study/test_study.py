@@ -1,0 +1,167 @@
+"""Studies: which runs there are, in which order they run, and what is made of them."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from aid.errors import AIDError
+from aid.study import load_study, paired_difference, run_study
+from aid.study import runner as runner_module
+
+CONTENT = {
+    "output": "out",
+    "scenes": {
+        "options": {"train": 6, "val": 2},
+        "sets": {"choose": 100, "report": 200},
+        "kinds": {"day": {}, "mixed": {"conditions": "day=0.5 night=0.5", "train": 4}},
+    },
+    "detectors": {"net": {"teacher": "t.yaml", "plain": "p.yaml", "student": "s.yaml"}},
+    "regimes": {"gap": {"teacher": "day", "student": "mixed"}},
+    "rules": {
+        "plain_student": {"plain": True},
+        "aid": {"AID.ALPHA": 0.3},
+        "control": {"AID.WEIGHTING": "ConstantWeighting", "constant_of": "aid"},
+    },
+    "experiments": [
+        {
+            "set": "choose",
+            "iterations": 50,
+            "detectors": ["net"],
+            "regimes": ["gap"],
+            "strengths": [2, 8],
+            "seeds": [0, 1],
+            "rules": ["plain_student", "control"],
+        }
+    ],
+}
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A function (changes of the file) -> the study, whose output is below the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def load(**changes):
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump({**CONTENT, **changes}))
+        return load_study("study.yaml")
+
+    return load
+
+
+def test_the_runs_of_a_grid(study):
+    jobs = study().jobs
+    folders = [job.folder for job in jobs]
+    teacher = "out/teachers/choose/day/net"
+    runs = "out/runs/choose/gap/net"
+    assert folders == [
+        f"{runs}/plain_student_50/strength_0/seed_0",  # one for all strengths
+        teacher,
+        f"{runs}/aid_50/strength_2/seed_0",  # the control needs it
+        f"{runs}/control_50/strength_2/seed_0",
+        f"{runs}/aid_50/strength_8/seed_0",
+        f"{runs}/control_50/strength_8/seed_0",
+        f"{runs}/plain_student_50/strength_0/seed_1",
+        f"{runs}/aid_50/strength_2/seed_1",
+        f"{runs}/control_50/strength_2/seed_1",
+        f"{runs}/aid_50/strength_8/seed_1",
+        f"{runs}/control_50/strength_8/seed_1",
+    ]
+    plain, _, aid, control = jobs[:4]
+    assert plain.config == "p.yaml" and plain.needs == ()
+    assert "TEACHER.WEIGHTS" not in plain.options
+    assert aid.config == "s.yaml" and aid.needs == (teacher,)
+    options = dict(zip(aid.options[::2], aid.options[1::2], strict=True))
+    assert options == {
+        "SEED": "0",
+        "SOLVER.MAX_ITER": "50",
+        "AID.ALPHA": "0.3",
+        "DISTILLATION.WEIGHT": "2.0",
+        "TEACHER.WEIGHTS": f"{teacher}/model_final.pth",
+    }
+    assert control.constant_of == aid.folder and control.needs == (teacher, aid.folder)
+    expected = "--train 4 --val 2 --conditions day=0.5 night=0.5 --seed 100"
+    assert " ".join(aid.scenes.options) == expected
+    assert jobs[1].is_teacher and not aid.is_teacher
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"rules": {}}, "names 'plain_student', which is not defined"),
+        ({"regimes": {"gap": {"student": "day"}}}, "names 'teacher', which is not defined"),
+        ({"experiments": 3}, "is not laid out as a study"),
+    ],
+)
+def test_a_study_that_makes_no_sense(study, changes, message):
+    with pytest.raises(AIDError, match=f"study.yaml.* {message}"):
+        study(**changes)
+
+
+def test_a_file_that_is_no_study(tmp_path):
+    with pytest.raises(AIDError, match="gone.yaml cannot be read"):
+        load_study("gone.yaml")
+    (tmp_path / "a.yaml").write_text("output: x\nscenes: {}\n")
+    with pytest.raises(AIDError, match="has no section detectors, regimes, rules, experiments"):
+        load_study(str(tmp_path / "a.yaml"))
+
+
+@pytest.fixture
+def fake_runs(monkeypatch):
+    """Jobs that only sleep and note that they ran; one may be told to fail."""
+    started, bad = [], set()
+
+    def start(job):
+        started.append(job.folder)
+        code = f"import time; time.sleep(0.05); raise SystemExit({int(job.folder in bad)})"
+        return subprocess.Popen([sys.executable, "-c", code])
+
+    def collect(job):
+        import os
+
+        os.makedirs(job.folder, exist_ok=True)
+        with open(os.path.join(job.folder, "results.json"), "w") as f:
+            json.dump({"AP": 1.0}, f)
+
+    monkeypatch.setattr(runner_module, "POLL", 0.01)
+    monkeypatch.setattr(runner_module, "_render", lambda *args: None)
+    monkeypatch.setattr(runner_module, "_start", start)
+    monkeypatch.setattr(runner_module, "_last_line", lambda job: "its last words")
+    monkeypatch.setattr(runner_module, "collect", collect)
+    return started, bad
+
+
+def test_every_run_runs_once_and_after_what_it_needs(study, fake_runs):
+    started, _ = fake_runs
+    jobs = study().jobs
+    assert run_study(study(), workers=3) == []
+    assert sorted(started) == sorted(job.folder for job in jobs)
+    place = {folder: i for i, folder in enumerate(started)}
+    assert all(place[need] < place[job.folder] for job in jobs for need in job.needs)
+    assert run_study(study(), workers=3) == []
+    assert len(started) == len(jobs)  # all of it was done
+
+
+def test_what_fails_takes_along_only_what_needs_it(study, fake_runs, capsys):
+    started, bad = fake_runs
+    jobs = study().jobs
+    bad.add("out/runs/choose/gap/net/aid_50/strength_2/seed_0")
+    failed = run_study(study(), workers=2)
+    expected = bad | {"out/runs/choose/gap/net/control_50/strength_2/seed_0"}
+    assert {job.folder for job in failed} == expected
+    assert len(started) == len(jobs) - 1
+    bad.clear()
+    assert run_study(study(), workers=2) == []
+    assert len(started) == len(jobs) + 1
+
+
+def test_a_paired_difference():
+    found = paired_difference({0: 3.0, 1: 5.0, 2: 4.0, 9: 8.0}, {0: 1.0, 1: 2.0, 2: 3.0, 7: 0.0})
+    assert found.seeds == 3 and found.mean == 2.0
+    half = 4.303 * 1.0 / math.sqrt(3)  # differences 2, 3 and 1
+    assert found.interval == pytest.approx((2 - half, 2 + half))
+    assert paired_difference({0: 1.0}, {1: 2.0}) is None
+    assert paired_difference({0: 1.0}, {0: 0.0}).interval == (-math.inf, math.inf)
