@@ -2,14 +2,15 @@
 """Run a grid of trainings from one YAML file; what is done already is not done again.
 
 python tools/study.py studies/weighting.yaml
-python tools/study.py studies/weighting.yaml --list     what is done and what is not
+python tools/study.py studies/weighting.yaml --list                what is done and what is not
+python tools/study.py studies/weighting.yaml --report docs/results  tables of what is done
 """
 
 import argparse
 import os
 
 from aid.errors import AIDError, main_with_clear_errors
-from aid.study import load_study, run_study
+from aid.study import load_study, read_results, run_study, write_study
 from aid.study.runner import is_done
 
 
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         help="runs at a time, of one thread each (default: %(default)s)",
     )
     parser.add_argument("--list", action="store_true", help="list the runs, and start none")
+    parser.add_argument("--report", metavar="FOLDER", help="write tables there, and start none")
     args = parser.parse_args(argv)
     if args.workers < 1:
         raise AIDError("--workers must be at least 1")
@@ -34,6 +36,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.list:
         for job in study.jobs:
             print("done" if is_done(job) else "    ", job.folder)
+        return
+    if args.report:
+        write_study(read_results(study.jobs), args.report)
+        print(f"Tables: {os.path.join(args.report, 'tables.md')}")
         return
     failed = run_study(study, args.workers)
     if failed:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from aid.errors import AIDError
-from aid.study import load_study, paired_difference, run_study
+from aid.study import compare, load_study, paired_difference, run_study, write_study
 from aid.study import runner as runner_module
 
 CONTENT = {
@@ -165,3 +165,51 @@ def test_a_paired_difference():
     assert found.interval == pytest.approx((2 - half, 2 + half))
     assert paired_difference({0: 1.0}, {1: 2.0}) is None
     assert paired_difference({0: 1.0}, {0: 0.0}).interval == (-math.inf, math.inf)
+
+
+def result(rule, strength, seed, ap, night=None):
+    labels = {"set": "choose", "regime": "gap", "detector": "net", "iterations": 50}
+    labels |= {"rule": rule, "strength": strength, "seed": seed}
+    conditions = {} if night is None else {"night": {"AP": night, "AP50": night}}
+    return {
+        "AP": ap, "AP50": 2 * ap, "conditions": conditions, "map_mean": 0.5, "labels": labels
+    }  # fmt: skip
+
+
+RESULTS = [
+    *(result("plain_student", 0, seed, 10.0) for seed in (0, 1, 2)),
+    *(result("plain_distillation", s, seed, 9.0 + s) for s in (1, 2, 4) for seed in (0, 1, 2)),
+    *(result("aid", s, seed, 11.0 + s + seed, 7.0) for s in (1, 2, 4) for seed in (0, 1, 2)),
+    *(result("aid_strength", 2, seed, 12.5) for seed in (0, 1)),
+    {"AP": 30.0, "labels": {"set": "choose", "scenes": "day", "detector": "net"}},
+]
+
+
+def test_comparisons_are_paired_and_of_one_strength():
+    found = {
+        (x["rule"], x["strength"], x["against"]): (x["seeds"], x["mean"])
+        for x in compare(RESULTS)
+        if x["metric"] == "AP"
+    }
+    assert found["aid", 2, "plain_distillation"] == (3, 3.0)  # 2, 3 and 4
+    assert found["aid", 4, "plain_student"] == (3, 6.0)
+    assert found["aid", 2, "equal_strength"] == (2, 1.0)  # two seeds have a control
+    assert ("aid", 4, "equal_strength") not in found
+    assert ("plain_student", 0, "plain_student") not in found
+    (entry,) = (
+        x for x in compare(RESULTS)
+        if (x["rule"], x["strength"], x["metric"]) == ("aid", 2, "AP50")
+        and x["against"] == "plain_distillation"
+    )  # fmt: skip
+    half = 4.303 * 2.0 / math.sqrt(3)
+    assert entry["mean"] == 6.0 and entry["ci95"] == pytest.approx([6 - half, 6 + half])
+
+
+def test_the_page_lists_every_run(tmp_path):
+    write_study(RESULTS, str(tmp_path))
+    text = (tmp_path / "tables.md").read_text()
+    assert "13.0 14.0 15.0" in text and "+3.0 ± 2.5" in text and "AP night" in text
+    assert (tmp_path / "choose_gap_net_50.png").stat().st_size > 5000
+    assert len(json.loads((tmp_path / "study.json").read_text())["comparisons"]) > 10
+    with pytest.raises(AIDError, match="no run of the study is done"):
+        write_study([], str(tmp_path))
