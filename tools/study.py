@@ -9,9 +9,14 @@ python tools/study.py studies/weighting.yaml --report docs/results  tables of wh
 import argparse
 import os
 
+from tqdm import tqdm
+
 from aid.errors import AIDError, main_with_clear_errors
-from aid.study import load_study, read_results, run_study, write_study
+from aid.study import load_study, measure_weights, read_results, run_study, write_study
 from aid.study.runner import is_done
+
+# Training images on which weights are measured.
+NUM_IMAGES = 100
 
 
 @main_with_clear_errors
@@ -38,7 +43,9 @@ def main(argv: list[str] | None = None) -> None:
             print("done" if is_done(job) else "    ", job.folder)
         return
     if args.report:
-        write_study(read_results(study.jobs), args.report)
+        kept = [job for job in study.jobs if job.weighs_instances and is_done(job)]
+        weights = [measure_weights(job, NUM_IMAGES) for job in tqdm(kept, desc="Weights")]
+        write_study(read_results(study.jobs), weights, args.report)
         print(f"Tables: {os.path.join(args.report, 'tables.md')}")
         return
     failed = run_study(study, args.workers)

@@ -5,6 +5,7 @@ import torch
 from detectron2.structures import BoxMode
 from PIL import Image
 
+from aid.modeling.teacher import build_teacher
 from aid.report.instances import group_of, judge, load_sample
 
 CLEAN = {"spoiled": None, "visible": 0.9}
@@ -70,7 +71,7 @@ def test_weights_are_those_of_training(student_config, student_model, record):
     assert seen.boxes.shape == (2, 4) and seen.image.shape == (64, 96, 3)
 
 
-def test_every_rule_judges_with_what_it_remembers(record, student_config):
+def test_every_rule_judges_with_what_it_asks_for(record, student_config, tiny_model):
     cfg = student_config("faster_rcnn", opts=["AID.WEIGHTING", "RelativeWeighting"])
     memory = {"sum_and_count": torch.tensor([20.0, 4.0])}
     (seen,) = judge(cfg, [record], memory)
@@ -79,3 +80,13 @@ def test_every_rule_judges_with_what_it_remembers(record, student_config):
         student_config("faster_rcnn", opts=["AID.WEIGHTING", "QualityWeighting"]), [record]
     )
     assert ((0 < seen.weights) & (seen.weights <= 1)).all()
+    cfg = student_config("faster_rcnn", "retinanet", ["AID.WEIGHTING", "StudentAwareWeighting"])
+    student = tiny_model("faster_rcnn")
+    (seen,) = judge(cfg, [record], student=student)
+    assert ((0 < seen.weights) & (seen.weights <= 1)).all()
+    cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.WEIGHTS = (
+        student_config("faster_rcnn").TEACHER[key] for key in ("CONFIG_FILE", "WEIGHTS")
+    )
+    teacher = build_teacher(cfg).detector
+    (seen,) = judge(cfg, [record], student=teacher)  # no better than itself
+    assert seen.weights.tolist() == [1, 1]

@@ -206,10 +206,16 @@ def test_comparisons_are_paired_and_of_one_strength():
 
 
 def test_the_page_lists_every_run(tmp_path):
-    write_study(RESULTS, str(tmp_path))
+    weights = {"labels": RESULTS[9]["labels"], "mean": 0.5, "instances": 9}
+    weights |= {
+        "auc": {"night": 0.75, "tiny": math.nan},
+        "correlation": {"visible": 0.5, "size": 0},
+    }
+    write_study(RESULTS, [weights], str(tmp_path))
     text = (tmp_path / "tables.md").read_text()
     assert "13.0 14.0 15.0" in text and "+3.0 ± 2.5" in text and "AP night" in text
+    assert "| 0.75        |            | +0.50" in text
     assert (tmp_path / "choose_gap_net_50.png").stat().st_size > 5000
     assert len(json.loads((tmp_path / "study.json").read_text())["comparisons"]) > 10
     with pytest.raises(AIDError, match="no run of the study is done"):
-        write_study([], str(tmp_path))
+        write_study([], [], str(tmp_path))

@@ -12,9 +12,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import convert_image_to_rgb, read_image
 from detectron2.structures import Boxes, BoxMode, Instances
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import AIDError
+from ..modeling.instance_loss import InstanceLosses, instance_losses
 from ..modeling.teacher import build_teacher
 from ..modeling.weighting import Evidence, build_weighting
 
@@ -78,15 +79,18 @@ def load_sample(cfg: CfgNode, record: dict) -> tuple[dict, list[dict]]:
 
 
 def judge(
-    cfg: CfgNode, records: Iterable[dict], memory: dict[str, Tensor] | None = None
+    cfg: CfgNode,
+    records: Iterable[dict],
+    memory: dict[str, Tensor] | None = None,
+    student: nn.Module | None = None,
 ) -> Iterator[Judged]:
     """Losses and weights by the teacher of a distilled student, image by image.
 
     Args:
-        cfg: the student's config; its weighting must need the teacher's losses, and not the
-            student's.
+        cfg: the student's config; its weighting must need the teacher's losses.
         records: of a dataset.
         memory: state of the weighting at the end of training, if it has one.
+        student: the detector in eval mode, for a rule that asks for the student's own losses.
 
     Raises:
         AIDError: the teacher cannot be built.
@@ -103,6 +107,8 @@ def judge(
         evidence = Evidence(teacher.instance_losses(view, [sample]))
         if weighting.needs_quality:
             evidence.quality = teacher.quality(view, [sample])
+        if weighting.needs_student:
+            evidence.student = _own_losses(student, sample)
         boxes = [sample["instances"].gt_boxes.tensor.to(teacher.detector.device)]
         weights = weighting(evidence, boxes, {})
         yield Judged(
@@ -112,6 +118,13 @@ def judge(
             weights.loss.cpu(),
             weights.instance.cpu(),
         )
+
+
+@torch.no_grad()
+def _own_losses(student: nn.Module, sample: dict) -> InstanceLosses:
+    images = student.preprocess_image([sample])
+    targets = [sample["instances"].to(student.device)]
+    return instance_losses(student, images, student.backbone(images.tensor), targets)
 
 
 def read_records(dataset: str) -> dict | None:

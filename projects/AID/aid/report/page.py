@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from statistics import mean, median
 
@@ -17,7 +18,7 @@ from ..evaluation.kitti_files import note_on_few_objects
 from ..evaluation.kitti_metric import DIFFICULTIES
 from .cost import Cost, measure_cost
 from .figures import draw_curves, draw_groups, draw_sheet, save
-from .instances import GROUPS, group_of, judge, load_sample, read_records
+from .instances import GROUPS, Judged, group_of, judge, load_sample, read_records
 from .runs import Run, roles
 
 __all__ = ["write_report"]
@@ -63,7 +64,7 @@ def write_report(
     save(draw_curves(runs, labels), os.path.join(output, "curves.png"))
     judged, groups = None, {}
     if adaptive is not None:
-        judged = list(judge(adaptive.cfg, shown, adaptive.weighting_memory))
+        judged = list(_judge(adaptive, shown))
         groups = _judge_groups(adaptive, num_train)
         save(draw_groups(groups), os.path.join(output, "instances.png"))
     images = [read_image(record["file_name"], format="RGB") for record in shown]
@@ -108,14 +109,17 @@ def _row(run: Run, role: str, cost: Cost) -> dict:
     }
 
 
+def _judge(run: Run, records: list[dict]) -> Iterator[Judged]:
+    return judge(run.cfg, records, run.weighting_memory, run.build())
+
+
 def _judge_groups(run: Run, num_train: int) -> dict[str, tuple[list[float], list[float]]]:
     """{group: (losses, weights)} of instances in evenly chosen training images."""
     name = run.cfg.DATASETS.TRAIN[0]
     records, known = DatasetCatalog.get(name), read_records(name)
     chosen = records[:: max(1, len(records) // num_train)][:num_train]
     groups = {group: ([], []) for group in GROUPS}
-    judged = judge(run.cfg, chosen, run.weighting_memory)
-    seen = tqdm(judged, total=len(chosen), desc="Asking the teacher", unit="image")
+    seen = tqdm(_judge(run, chosen), total=len(chosen), desc="Asking the teacher", unit="image")
     for record, judged in zip(chosen, seen, strict=True):
         image = os.path.splitext(os.path.basename(record["file_name"]))[0]
         entries = known[image]["objects"] if known else None

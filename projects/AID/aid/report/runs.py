@@ -86,11 +86,10 @@ class Run:
 
     @property
     def weighs_instances(self) -> bool:
-        """Whether each instance has a weight that the teacher alone decides."""
+        """Whether each instance has a weight of its own."""
         if not self.is_distilled or self.cfg.AID.GRANULARITY != "instance":
             return False
-        rule = build_weighting(self.cfg)
-        return rule.needs_evidence and not rule.needs_student
+        return build_weighting(self.cfg).needs_evidence
 
     @property
     def weighting_memory(self) -> dict[str, torch.Tensor]:

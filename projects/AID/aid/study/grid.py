@@ -53,6 +53,17 @@ class Job:
     def is_teacher(self) -> bool:
         return "rule" not in self.labels
 
+    @property
+    def weighs_instances(self) -> bool:
+        """Whether the weights of this run are looked at: of one seed, where a rule chooses them."""
+        chosen = {"ConstantWeighting", "none"}.isdisjoint(self.options)
+        return self.keeps_weights and chosen and "TEACHER.WEIGHTS" in self.options
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether the run's checkpoint stays: of one seed, for :mod:`.separation`."""
+        return self.labels.get("seed") == 0
+
 
 @dataclass(frozen=True)
 class Study:

@@ -101,8 +101,13 @@ def _baseline(cells: dict, rule: str, strength: float) -> Cell | None:
     return cells.get((rule, strength)) or cells.get((rule, 0))
 
 
-def write_study(results: list[dict], folder: str) -> None:
+def write_study(results: list[dict], weights: list[dict], folder: str) -> None:
     """Write study.json, tables.md and a figure for each regime and detector into ``folder``.
+
+    Args:
+        results: of all finished runs.
+        weights: of :func:`~aid.study.separation.measure_weights`, for some of them.
+        folder: to write to.
 
     Raises:
         AIDError: there is no result, or the folder cannot be written.
@@ -124,6 +129,7 @@ def write_study(results: list[dict], folder: str) -> None:
                 figure.savefig(os.path.join(folder, f"{name}.png"), dpi=110)
                 plt.close(figure)
                 parts.append(f"![AP against strength]({name}.png)")
+        parts += _weights(weights)
         with open(os.path.join(folder, "tables.md"), "w") as f:
             f.write("\n\n".join(parts) + "\n")
     except OSError as error:
@@ -139,6 +145,33 @@ def _teachers(results: list[dict]) -> str:
     return "Teachers:\n\n" + tabulate(
         rows, ["set", "trained on", "detector", "AP there"], tablefmt="github"
     )
+
+
+def _weights(weights: list[dict]) -> list[str]:
+    if not weights:
+        return []
+    flags = list(weights[0]["auc"])
+    names = ("set", "regime", "detector", "rule")
+    rows = [
+        [
+            *(x["labels"][name] for name in names),
+            f"{x['mean']:.2f}",
+            *(
+                "" if x["auc"][flag] != x["auc"][flag] else f"{x['auc'][flag]:.2f}"
+                for flag in flags
+            ),
+            *(f"{value:+.2f}" for value in x["correlation"].values()),
+        ]
+        for x in weights
+    ]
+    header = [*names, "mean w", *(f"AUC {flag}" for flag in flags), "with visible", "with size"]
+    return [
+        "## Where the weights fall",
+        "At the end of training, seed 0. AUC: the chance that an instance of this kind weighs less "
+        "than one that is not; 0.5 tells nothing. The last two are Spearman's rank correlations of "
+        "the weight with the visible share and with the size.",
+        tabulate(rows, header, tablefmt="github", disable_numparse=True),
+    ]
 
 
 def _table(group: tuple, cells: dict[tuple[str, float], Cell]) -> str:

@@ -42,7 +42,7 @@ def collect(job: Job) -> None:
     os.replace(part, os.path.join(job.folder, RESULTS))
     shutil.rmtree(os.path.join(job.folder, "inference"), ignore_errors=True)
     for name in os.listdir(job.folder):
-        keep = job.is_teacher and name == "model_final.pth"
+        keep = (job.is_teacher or job.keeps_weights) and name == "model_final.pth"
         if name.endswith(".pth") and not keep or name.startswith("events."):
             os.remove(os.path.join(job.folder, name))
 

@@ -1,0 +1,131 @@
+"""Do the weights fall where the teacher is known to be wrong?"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..config import load_config
+from ..data.kitti import register_kitti
+from ..errors import AIDError
+from ..report.instances import HIDDEN_VISIBLE, TINY_SIDE, Judged, judge, read_records
+from ..report.runs import Run
+from .grid import Job
+
+__all__ = ["auc", "measure_weights", "rank_correlation"]
+
+FLAGS = ("spoiled class", "spoiled box", "night", "Cyclist", "mostly hidden", "tiny")
+
+
+@dataclass(frozen=True)
+class Known:
+    """A labelled instance, its weight, and what the renderer knows of it.
+
+    Attributes:
+        weight: w.
+        visible: share of the silhouette.
+        side: root of the box's area, in pixels of the network's input.
+        flags: those of FLAGS that hold.
+    """
+
+    weight: float
+    visible: float
+    side: float
+    flags: frozenset[str]
+
+
+def measure_weights(job: Job, num_images: int) -> dict:
+    """Weights on training images of a finished run, against what makes a teacher wrong there.
+
+    Args:
+        job: a run with a teacher and with weights by instance.
+        num_images: of the training set, evenly chosen.
+
+    Returns:
+        labels of the run; "auc" by flag, of which 0.5 tells nothing; "correlation" of the weights
+        with the visible share and with the size; "mean" weight and "instances".
+
+    Raises:
+        AIDError: the teacher's or the student's checkpoint is missing.
+    """
+    cfg = load_config(job.config, [*job.options, "MODEL.DEVICE", "cpu"])
+    dataset = f"{job.folder}/train"
+    register_kitti(dataset, os.path.join(job.scenes.folder, "synthetic_kitti"), "train", "-")
+    try:
+        records = DatasetCatalog.get(dataset)
+        records = records[:: max(1, len(records) // num_images)][:num_images]
+        run = Run(job.folder, cfg, [])
+        if not os.path.isfile(run.weights):
+            raise AIDError(
+                f"{run.weights} does not exist, but weights are measured at the end of training: "
+                f"delete {job.folder} and run the study again"
+            )
+        student, memory = run.build(), run.weighting_memory
+        known = list(_known(read_records(dataset), records, judge(cfg, records, memory, student)))
+    finally:
+        DatasetCatalog.remove(dataset)
+        MetadataCatalog.remove(dataset)
+    weights = np.array([x.weight for x in known])
+    flags = {flag: np.array([flag in x.flags for x in known]) for flag in FLAGS}
+    return {
+        "labels": job.labels,
+        "instances": len(known),
+        "mean": float(weights.mean()),
+        "auc": {flag: auc(weights, wrong) for flag, wrong in flags.items()},
+        "correlation": {
+            "visible": rank_correlation(weights, np.array([x.visible for x in known])),
+            "size": rank_correlation(weights, np.array([x.side for x in known])),
+        },
+    }
+
+
+def _known(scenes: dict, records: list[dict], judged: Iterator[Judged]) -> Iterator[Known]:
+    for record, seen in zip(records, judged, strict=True):
+        scene = scenes[os.path.splitext(os.path.basename(record["file_name"]))[0]]
+        sides = (seen.boxes[:, 2:] - seen.boxes[:, :2]).prod(dim=1).sqrt().tolist()
+        values = (seen.weights.tolist(), sides, seen.annotations)
+        for weight, side, annotation in zip(*values, strict=True):
+            about = scene["objects"][annotation["label_index"]]
+            flags = {
+                "spoiled class": about["spoiled"] == "class",
+                "spoiled box": about["spoiled"] == "jitter",
+                "night": scene["condition"] == "night",
+                "Cyclist": about["type"] == "Cyclist",
+                "mostly hidden": about["visible"] < HIDDEN_VISIBLE,
+                "tiny": side < TINY_SIDE,
+            }
+            present = frozenset(name for name, holds in flags.items() if holds)
+            yield Known(weight, about["visible"], side, present)
+
+
+def auc(weights: np.ndarray, wrong: np.ndarray) -> float:
+    """The chance that an instance of the wrong ones weighs less than one of the others.
+
+    Args:
+        weights: (G,).
+        wrong: (G,), bool.
+
+    Returns:
+        0.5 for weights that tell nothing, 1 for perfect ones; NaN if one of the two is empty.
+    """
+    low, high = weights[wrong], weights[~wrong]
+    if not len(low) or not len(high):
+        return float("nan")
+    ranks = _ranks(np.concatenate([low, high]))
+    # Mann and Whitney's U of the others, over the number of pairs.
+    u = ranks[len(low) :].sum() - len(high) * (len(high) - 1) / 2
+    return float(u / (len(low) * len(high)))
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank correlation of two arrays (G,)."""
+    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0; equals share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum() - 1
+    return (last - (counts - 1) / 2)[inverse]
