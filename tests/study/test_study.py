@@ -215,7 +215,8 @@ def test_the_page_lists_every_run(tmp_path):
     text = (tmp_path / "tables.md").read_text()
     assert "13.0 14.0 15.0" in text and "+3.0 ± 2.5" in text and "AP night" in text
     assert "| 0.75        |            | +0.50" in text
-    assert (tmp_path / "choose_gap_net_50.png").stat().st_size > 5000
+    for name in ("choose_gap_net_50.png", "rules.png"):
+        assert (tmp_path / name).stat().st_size > 5000
     assert len(json.loads((tmp_path / "study.json").read_text())["comparisons"]) > 10
     with pytest.raises(AIDError, match="no run of the study is done"):
         write_study([], [], str(tmp_path))

@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from ..errors import AIDError
 from .results import paired_difference
+from .rules_figure import draw_rules
 
 __all__ = ["Cell", "cells_of", "compare", "write_study"]
 
@@ -130,6 +131,10 @@ def write_study(results: list[dict], weights: list[dict], folder: str) -> None:
                 plt.close(figure)
                 parts.append(f"![AP against strength]({name}.png)")
         parts += _weights(weights)
+        figure = draw_rules()
+        figure.savefig(os.path.join(folder, "rules.png"), dpi=110)
+        plt.close(figure)
+        parts.append("## What the rules make of it\n\n![weight by rule](rules.png)")
         with open(os.path.join(folder, "tables.md"), "w") as f:
             f.write("\n\n".join(parts) + "\n")
     except OSError as error:
