@@ -40,13 +40,25 @@ def in_two_processes(model, batch, folder, only_distillation=True):
 
 
 @pytest.mark.parametrize("student", ["faster_rcnn", "retinanet"])
-@pytest.mark.parametrize("normalize", [False, True])
-def test_half_the_batch_in_each_of_two(student, normalize, student_model, make_batch, tmp_path):
-    opts = ["MODEL.RESNETS.NORM", "FrozenBN", "AID.NORMALIZE", normalize]
+@pytest.mark.parametrize(
+    "rule, normalize",
+    [
+        ("ExponentialWeighting", False),
+        ("ExponentialWeighting", True),
+        ("RelativeWeighting", False),
+        ("StudentAwareWeighting", False),
+    ],
+)
+def test_half_the_batch_in_each_of_two(
+    student, rule, normalize, student_model, make_batch, tmp_path
+):
+    opts = ["MODEL.RESNETS.NORM", "FrozenBN", "AID.NORMALIZE", normalize, "AID.WEIGHTING", rule]
     model, _ = student_model(student, opts=opts)
     batch = make_batch(NUM_INSTANCES)
     expected = gradients(model, batch)
     model.zero_grad()
+    for memory in model.weighting.buffers():
+        memory.zero_()
     first, second = in_two_processes(model, batch, tmp_path)
     for name, gradient in expected.items():
         torch.testing.assert_close(first[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
