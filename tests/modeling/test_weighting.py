@@ -204,6 +204,18 @@ def test_imitation_fades_where_the_student_is_better():
     assert corner[1] == pytest.approx([math.exp(-0.5 * 0.75), 1])
 
 
+def test_the_parts_are_added_up_in_their_order():
+    """Else the rounding, and after some iterations the weights, differ between two processes."""
+    names = ("rpn_cls", "rpn_box", "cls", "box")
+    numbers = torch.rand(4, 100, generator=torch.Generator().manual_seed(0)).exp()
+    values = dict(zip(names, numbers, strict=True))
+    rest, share = {"cls": torch.zeros(1, 1)}, torch.ones(100, 1)
+    teacher = InstanceLosses(("p3",), {k: 10 * v for k, v in values.items()}, rest, share)
+    student = InstanceLosses(("p3",), values, rest, share)
+    loss, _ = StudentAwareWeighting(alpha=1.0).disbelief(Evidence(teacher, student=student))
+    assert torch.equal(loss, sum(10 * v for v in values.values()) - sum(values.values()))
+
+
 def test_quality_to_the_power_of_alpha():
     quality = torch.tensor([1.0, 0.25, 0.0])
     evidence = Evidence(losses([1.0, 2.0, 3.0], [[0.5, 1.0], [0.25, 0.75]]), quality=quality)

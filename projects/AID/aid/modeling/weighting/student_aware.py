@@ -33,7 +33,8 @@ class StudentAwareWeighting(ExponentialWeighting):
         return loss, background
 
     def _excess(self, teacher: dict[str, Tensor], student: dict[str, Tensor]) -> Tensor:
-        both = teacher.keys() & student.keys()
+        # A list: the order of a set, and with it the rounding, changes from process to process.
+        both = [k for k in teacher if k in student]
         teacher, student = (self.total({k: x[k] for k in both}) for x in (teacher, student))
         # Where the student's loss is not finite the teacher is the better one.
         return torch.where(student.isfinite(), teacher - student, 0.0 * teacher).clamp(min=0)
