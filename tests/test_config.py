@@ -52,7 +52,7 @@ def test_every_detector_builds(file):
 
 @pytest.mark.parametrize("file", FRAGMENTS)
 def test_every_fragment_is_a_config(file):
-    load_config(os.path.join(ROOT, file))
+    assert load_config(os.path.join(ROOT, file)).VERSION == 2
 
 
 @pytest.mark.parametrize("file", STUDENTS)

@@ -50,11 +50,11 @@ def load_kitti(root: str, split: str, how_to_get: str) -> list[dict]:
             raise AIDError(f"KITTI data: folder {folder} does not exist: {how_to_get}")
     return [
         load_image(training, name, image_id)
-        for image_id, name in enumerate(_read_split(root, split, how_to_get))
+        for image_id, name in enumerate(_read_split(root, split))
     ]
 
 
-def _read_split(root: str, split: str, how_to_get: str) -> list[str]:
+def _read_split(root: str, split: str) -> list[str]:
     path = os.path.join(root, "ImageSets", f"{split}.txt")
     if not os.path.isfile(path):
         raise AIDError(

@@ -1,19 +1,17 @@
 """The report's pictures."""
 
-import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from detectron2.structures import Instances
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")  # no display is needed
-
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-from detectron2.structures import Instances  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-
-from ..visualization import draw_boxes, draw_weights, enlarge  # noqa: E402
-from .instances import Judged  # noqa: E402
-from .runs import Run  # noqa: E402
+from ..visualization import draw_boxes, draw_weights, enlarge
+from .instances import Judged
+from .runs import Run
 
 __all__ = ["draw_curves", "draw_groups", "draw_sheet", "save"]
+
+plt.switch_backend("Agg")  # no display is needed
 
 # Okabe and Ito's colours, told apart by all eyes.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")

@@ -65,6 +65,7 @@ def run_study(study: Study, workers: int) -> list[Job]:
 
 
 def is_done(job: Job) -> bool:
+    """Whether the job's results were collected."""
     return os.path.isfile(os.path.join(job.folder, RESULTS))
 
 
