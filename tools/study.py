@@ -2,6 +2,7 @@
 """Run a grid of trainings from one YAML file; what is done already is not done again.
 
 python tools/study.py studies/weighting.yaml
+python tools/study.py studies/weighting.yaml --only reduced        one of its experiments
 python tools/study.py studies/weighting.yaml --list                what is done and what is not
 python tools/study.py studies/weighting.yaml --report docs/results  tables of what is done
 """
@@ -34,17 +35,22 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--list", action="store_true", help="list the runs, and start none")
     parser.add_argument("--report", metavar="FOLDER", help="write tables there, and start none")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="these experiments of the study"
+    )
     args = parser.parse_args(argv)
     if args.workers < 1:
         raise AIDError("--workers must be at least 1")
-    study = load_study(args.study)
+    study = load_study(args.study, args.only)
     if args.list:
         for job in study.jobs:
             print("done" if is_done(job) else "    ", job.folder)
         return
     if args.report:
         kept = [job for job in study.jobs if job.weighs_instances and is_done(job)]
-        weights = [measure_weights(job, NUM_IMAGES) for job in tqdm(kept, desc="Weights")]
+        weights = [
+            x for job in tqdm(kept, desc="Weights") for x in measure_weights(job, NUM_IMAGES)
+        ]
         write_study(read_results(study.jobs), weights, args.report)
         print(f"Tables: {os.path.join(args.report, 'tables.md')}")
         return

@@ -9,7 +9,16 @@ import pytest
 import yaml
 
 from aid.errors import AIDError
-from aid.study import compare, load_study, paired_difference, run_study, write_study
+from aid.study import (
+    BASELINES,
+    EQUAL_TIME,
+    compare,
+    load_study,
+    paired_difference,
+    run_study,
+    tune,
+    write_study,
+)
 from aid.study import runner as runner_module
 
 CONTENT = {
@@ -26,8 +35,8 @@ CONTENT = {
         "aid": {"AID.ALPHA": 0.3},
         "control": {"AID.WEIGHTING": "ConstantWeighting", "constant_of": "aid"},
     },
-    "experiments": [
-        {
+    "experiments": {
+        "first": {
             "set": "choose",
             "iterations": 50,
             "detectors": ["net"],
@@ -35,8 +44,17 @@ CONTENT = {
             "strengths": [2, 8],
             "seeds": [0, 1],
             "rules": ["plain_student", "control"],
-        }
-    ],
+        },
+        "second": {
+            "set": "report",
+            "iterations": 50,
+            "detectors": ["net"],
+            "regimes": ["gap"],
+            "strengths": [2],
+            "seeds": [0],
+            "rules": ["plain_student", "aid"],
+        },
+    },
 }
 
 
@@ -45,15 +63,16 @@ def study(tmp_path, monkeypatch):
     """A function (changes of the file) -> the study, whose output is below the current folder."""
     monkeypatch.chdir(tmp_path)
 
-    def load(**changes):
-        (tmp_path / "study.yaml").write_text(yaml.safe_dump({**CONTENT, **changes}))
-        return load_study("study.yaml")
+    def load(*only, **changes):
+        content = yaml.safe_dump({**CONTENT, **changes}, sort_keys=False)
+        (tmp_path / "study.yaml").write_text(content)
+        return load_study("study.yaml", only)
 
     return load
 
 
 def test_the_runs_of_a_grid(study):
-    jobs = study().jobs
+    jobs = study("first").jobs
     folders = [job.folder for job in jobs]
     teacher = "out/teachers/choose/day/net"
     runs = "out/runs/choose/gap/net"
@@ -86,6 +105,19 @@ def test_the_runs_of_a_grid(study):
     expected = "--train 4 --val 2 --conditions day=0.5 night=0.5 --seed 100"
     assert " ".join(aid.scenes.options) == expected
     assert jobs[1].is_teacher and not aid.is_teacher
+
+
+def test_one_experiment_of_several(study):
+    everything = [job.folder for job in study().jobs]
+    some = [job.folder for job in study("second").jobs]
+    assert some == [
+        "out/runs/report/gap/net/plain_student_50/strength_0/seed_0",
+        "out/teachers/report/day/net",
+        "out/runs/report/gap/net/aid_50/strength_2/seed_0",
+    ]
+    assert everything[-3:] == some and len(everything) == 14
+    with pytest.raises(AIDError, match="has no experiment third: choose from first, second"):
+        study("first", "third")
 
 
 @pytest.mark.parametrize(
@@ -167,8 +199,8 @@ def test_a_paired_difference():
     assert paired_difference({0: 1.0}, {0: 0.0}).interval == (-math.inf, math.inf)
 
 
-def result(rule, strength, seed, ap, night=None):
-    labels = {"set": "choose", "regime": "gap", "detector": "net", "iterations": 50}
+def result(rule, strength, seed, ap, night=None, on="choose"):
+    labels = {"set": on, "regime": "gap", "detector": "net", "iterations": 50}
     labels |= {"rule": rule, "strength": strength, "seed": seed}
     conditions = {} if night is None else {"night": {"AP": night, "AP50": night}}
     return {
@@ -188,7 +220,7 @@ RESULTS = [
 def test_comparisons_are_paired_and_of_one_strength():
     found = {
         (x["rule"], x["strength"], x["against"]): (x["seeds"], x["mean"])
-        for x in compare(RESULTS)
+        for x in compare(RESULTS, BASELINES)
         if x["metric"] == "AP"
     }
     assert found["aid", 2, "plain_distillation"] == (3, 3.0)  # 2, 3 and 4
@@ -197,7 +229,7 @@ def test_comparisons_are_paired_and_of_one_strength():
     assert ("aid", 4, "equal_strength") not in found
     assert ("plain_student", 0, "plain_student") not in found
     (entry,) = (
-        x for x in compare(RESULTS)
+        x for x in compare(RESULTS, BASELINES)
         if (x["rule"], x["strength"], x["metric"]) == ("aid", 2, "AP50")
         and x["against"] == "plain_distillation"
     )  # fmt: skip
@@ -205,18 +237,58 @@ def test_comparisons_are_paired_and_of_one_strength():
     assert entry["mean"] == 6.0 and entry["ci95"] == pytest.approx([6 - half, 6 + half])
 
 
+def test_the_best_strength_is_chosen_on_other_scenes():
+    chosen = [
+        result("aid", strength, seed, ap)
+        for strength, ap in ((0.5, 10.0), (2, 12.0), (8, 11.0))
+        for seed in (0, 1)
+    ]
+    judged = [
+        result("aid", strength, seed, ap + d * seed, on="report")
+        for strength, ap, d in ((0.63, 17, 0), (2, 18, 1), (6.1, 16, 0), (8, 30, 0))
+        for seed in (0, 1)
+    ]
+    two = [result("plain", s, 0, 1.0, on=on) for s in (1, 2) for on in ("choose", "report")]
+    (found,) = tune([*chosen, *judged, *two])
+    assert (found.rule, found.strength, found.group.set) == ("aid", 2, "report")
+    assert found.ap("best") == {0: 18, 1: 19}
+    assert found.fall("a 3rd").mean == -1.5 and found.fall("3 times").mean == -2.5
+    assert found.fall("10 times") is None and found.ap("a 10th") == {}
+    entry = found.as_dict()
+    assert entry["best_strength"] == 2 and entry["AP"] == {"a 3rd": 17, "best": 18.5, "3 times": 16}
+    assert set(entry["fall"]) == {"a 3rd", "3 times"}
+
+
+def test_a_comparison_at_equal_time():
+    results = [
+        *(result("aid", 2, seed, 20.0 + seed) for seed in (0, 1)),
+        *(result("plain_student_equal_time", 0, seed, 12.0) for seed in (0, 1)),
+    ]
+    (entry,) = (x for x in compare(results, EQUAL_TIME) if x["metric"] == "AP")
+    assert (entry["rule"], entry["against"], entry["mean"]) == ("aid", "plain_student", 8.5)
+
+
 def test_the_page_lists_every_run(tmp_path):
-    weights = {"labels": RESULTS[9]["labels"], "mean": 0.5, "instances": 9}
-    weights |= {
-        "auc": {"night": 0.75, "tiny": math.nan},
-        "correlation": {"visible": 0.5, "size": 0},
-    }
-    write_study(RESULTS, [weights], str(tmp_path))
+    weights = {"labels": RESULTS[9]["labels"], "at": "end", "mean": 0.5, "instances": 9}
+    weights |= {"auc": {"night": 0.75, "tiny": None}, "correlation": {"visible": 0.5, "size": 0}}
+    reported = [
+        {**x, "labels": {**x["labels"], "set": "report"}} for x in RESULTS if "rule" in x["labels"]
+    ]
+    write_study(RESULTS + reported, [weights], str(tmp_path))
     text = (tmp_path / "tables.md").read_text()
-    assert "13.0 14.0 15.0" in text and "+3.0 ± 2.5" in text and "AP night" in text
+    assert "13.0 14.0 15.0" in text and "+3.0 ± 2.5" in text and "AP50 night" in text
     assert "| 0.75        |            | +0.50" in text
-    for name in ("choose_gap_net_50.png", "rules.png"):
+    row = next(x for x in text.splitlines() if x.startswith("| gap      | net        | aid  "))
+    # The best is 4; nothing was run near a third or a tenth of it, nor above.
+    assert [x.strip() for x in row.split("|")[3:10]] == ["aid", "4", "", "", "16.0", "", ""]
+    for name in ("choose_gap_net_50.png", "rules.png", "differences.png"):
         assert (tmp_path / name).stat().st_size > 5000
-    assert len(json.loads((tmp_path / "study.json").read_text())["comparisons"]) > 10
+    found = json.loads((tmp_path / "study.json").read_text())
+    assert len(found["comparisons"]) > 10 and found["weights"] == [weights]
+    assert len(found["runs"]) == len(RESULTS + reported)
+    assert {x["rule"]: x["best_strength"] for x in found["strengths"]} == {
+        "aid": 4,
+        "plain_distillation": 4,
+    }
     with pytest.raises(AIDError, match="no run of the study is done"):
         write_study([], [], str(tmp_path))

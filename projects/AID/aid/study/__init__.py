@@ -1,12 +1,16 @@
 """Studies: many runs of train_net.py, side by side, and what they say together."""
 
+from .cells import BASELINES, EQUAL_TIME, compare
 from .grid import Job, Study, load_study
-from .page import compare, write_study
+from .page import write_study
 from .results import paired_difference, read_results
 from .runner import run_study
 from .separation import measure_weights
+from .strengths import tune
 
 __all__ = [
+    "BASELINES",
+    "EQUAL_TIME",
     "Job",
     "Study",
     "compare",
@@ -15,5 +19,6 @@ __all__ = [
     "paired_difference",
     "read_results",
     "run_study",
+    "tune",
     "write_study",
 ]

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import yaml
@@ -78,11 +78,16 @@ class Study:
     jobs: list[Job]
 
 
-def load_study(path: str) -> Study:
+def load_study(path: str, only: Collection[str] = ()) -> Study:
     """Read a study.
 
+    Args:
+        path: of the YAML file.
+        only: names of experiments; empty for all.
+
     Raises:
-        AIDError: the file is missing or malformed, or an experiment names what is not defined.
+        AIDError: the file is missing or malformed, an experiment names what is not defined, or
+            ``only`` names what is not there.
     """
     try:
         with open(path, encoding="utf-8") as f:
@@ -94,7 +99,16 @@ def load_study(path: str) -> Study:
         raise AIDError(f"{path} has no section {', '.join(missing)}")
     jobs = {}
     try:
-        for experiment in content["experiments"]:
+        experiments = dict(content["experiments"])
+        unknown = [name for name in only if name not in experiments]
+        if unknown:
+            raise AIDError(
+                f"{path} has no experiment {', '.join(unknown)}: choose from "
+                f"{', '.join(experiments)}"
+            )
+        for name, experiment in experiments.items():
+            if only and name not in only:
+                continue
             for job in _Grid(content).jobs(experiment):
                 jobs.setdefault(job.folder, job)
     except KeyError as error:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections import defaultdict
 from statistics import mean
 
 import matplotlib.pyplot as plt
@@ -10,100 +9,17 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from ..errors import AIDError
-from .results import paired_difference
+from .cells import BASELINES, EQUAL_TIME, Cells, Group, against, cells_of, compare
+from .figures import draw_differences, draw_strengths
+from .results import Difference
 from .rules_figure import draw_rules
+from .strengths import FACTORS, REPORT, Tuned, tune
 
-__all__ = ["Cell", "cells_of", "compare", "write_study"]
-
-METRICS = ("AP", "AP50")
-# What a rule is compared with: name in study.json, and the rule, of which "" stands for the rule's
-# own control.
-BASELINES = {
-    "plain_student": "plain_student",
-    "plain_distillation": "plain_distillation",
-    "equal_strength": "",
-}
-
-
-class Cell:
-    """Runs that differ in their seed alone.
-
-    Attributes:
-        rule, strength: of these runs; the rest is in the group that the cell belongs to.
-        runs: {seed: results}.
-    """
-
-    def __init__(self, rule: str, strength: float):
-        self.rule = rule
-        self.strength = strength
-        self.runs: dict[int, dict] = {}
-
-    def values(self, metric: str) -> dict[int, float]:
-        """{seed: metric}; a metric of a condition is written as "night AP"."""
-        *condition, name = metric.split()
-        sources = {
-            seed: run["conditions"].get(condition[0], {}) if condition else run
-            for seed, run in self.runs.items()
-        }
-        return {seed: x[name] for seed, x in sources.items() if x.get(name) is not None}
-
-
-def cells_of(results: list[dict]) -> dict[tuple, dict[tuple[str, float], Cell]]:
-    """{(set, regime, detector, iterations): {(rule, strength): cell}} of all students' results."""
-    groups = defaultdict(dict)
-    for result in results:
-        labels = result["labels"]
-        if "rule" not in labels:  # a teacher
-            continue
-        group = groups[tuple(labels[x] for x in ("set", "regime", "detector", "iterations"))]
-        key = labels["rule"], labels["strength"]
-        group.setdefault(key, Cell(*key)).runs[labels["seed"]] = result
-    return dict(groups)
-
-
-def compare(results: list[dict]) -> list[dict]:
-    """Every rule against every baseline at the same strength, paired by seed.
-
-    Returns:
-        The entries of study.json: regime, detector, rule, against, metric, seeds, mean and ci95,
-        with set, iterations and strength, in points of AP.
-    """
-    comparisons = []
-    for (set_name, regime, detector, iterations), cells in cells_of(results).items():
-        for (rule, strength), cell in cells.items():
-            for against, name in BASELINES.items():
-                baseline = _baseline(cells, name or f"{rule}_strength", strength)
-                if baseline is None or baseline is cell:
-                    continue
-                for metric in METRICS:
-                    found = paired_difference(cell.values(metric), baseline.values(metric))
-                    if found is None or found.seeds < 2:
-                        continue
-                    comparisons.append(
-                        {
-                            "set": set_name,
-                            "regime": regime,
-                            "detector": detector,
-                            "iterations": iterations,
-                            "rule": rule,
-                            "strength": strength,
-                            "against": against,
-                            "metric": metric,
-                            "seeds": found.seeds,
-                            "mean": found.mean,
-                            "ci95": list(found.interval),
-                        }
-                    )
-    return comparisons
-
-
-def _baseline(cells: dict, rule: str, strength: float) -> Cell | None:
-    # A plain student has no strength: it is there once.
-    return cells.get((rule, strength)) or cells.get((rule, 0))
+__all__ = ["write_study"]
 
 
 def write_study(results: list[dict], weights: list[dict], folder: str) -> None:
-    """Write study.json, tables.md and a figure for each regime and detector into ``folder``.
+    """Write study.json, tables.md and figures into ``folder``.
 
     Args:
         results: of all finished runs.
@@ -116,29 +32,39 @@ def write_study(results: list[dict], weights: list[dict], folder: str) -> None:
     groups = cells_of(results)
     if not groups:
         raise AIDError("no run of the study is done: call without --report first")
-    comparisons = compare(results)
+    found = {
+        "comparisons": compare(results, BASELINES),
+        "equal_time": compare(results, EQUAL_TIME),
+        "strengths": [x.as_dict() for x in tune(results)],
+        "weights": weights,
+        "runs": [_as_run(x) for x in results],
+    }
     try:
         os.makedirs(folder, exist_ok=True)
         with open(os.path.join(folder, "study.json"), "w") as f:
-            json.dump({"comparisons": comparisons}, f, indent=1)
+            json.dump(found, f, indent=1)
         parts = ["# Every run of the study", _teachers(results)]
-        for group, cells in sorted(groups.items()):
-            name = "_".join(map(str, group))
-            parts += [f"## {', '.join(map(str, group))} iterations", _table(group, cells)]
-            if len({strength for _, strength in cells}) > 2:
-                figure = _draw(cells)
-                figure.savefig(os.path.join(folder, f"{name}.png"), dpi=110)
-                plt.close(figure)
-                parts.append(f"![AP against strength]({name}.png)")
+        parts += _differences(found["comparisons"], folder)
+        parts += _strengths(tune(results))
         parts += _weights(weights)
-        figure = draw_rules()
-        figure.savefig(os.path.join(folder, "rules.png"), dpi=110)
-        plt.close(figure)
-        parts.append("## What the rules make of it\n\n![weight by rule](rules.png)")
+        for group, cells in sorted(groups.items()):
+            parts += _group(group, cells, folder)
+        _save(draw_rules(), folder, "rules.png")
         with open(os.path.join(folder, "tables.md"), "w") as f:
             f.write("\n\n".join(parts) + "\n")
     except OSError as error:
         raise AIDError(f"{folder} cannot be written: {error.strerror}") from error
+
+
+def _as_run(result: dict) -> dict:
+    metrics = {k: v for k, v in result.items() if k.startswith("AP") or k == "conditions"}
+    return {**result["labels"], **metrics, "map_mean": result.get("map_mean")}
+
+
+def _save(figure: Figure, folder: str, name: str) -> str:
+    figure.savefig(os.path.join(folder, name), dpi=110)
+    plt.close(figure)
+    return name
 
 
 def _teachers(results: list[dict]) -> str:
@@ -152,6 +78,40 @@ def _teachers(results: list[dict]) -> str:
     )
 
 
+def _differences(comparisons: list[dict], folder: str) -> list[str]:
+    """The figure of the scenes that are reported on, without the controls."""
+    shown = [
+        x
+        for x in comparisons
+        if (x["set"], x["metric"]) == (REPORT, "AP") and x["seeds"] > 2
+        and not x["rule"].endswith("_strength")
+    ]  # fmt: skip
+    if not shown:
+        return []
+    name = _save(draw_differences(shown), folder, "differences.png")
+    return [f"## Differences\n\n![means and 95 % intervals of differences of AP]({name})"]
+
+
+def _strengths(tuned: list[Tuned]) -> list[str]:
+    if not tuned:
+        return []
+    rows = []
+    for x in tuned:
+        row = [x.group.regime, x.group.detector, x.rule, f"{x.strength:g}"]
+        for factor in FACTORS:
+            cell = _mean(x.ap(factor))
+            rows_difference = _difference(x.fall(factor)) if factor != "best" else ""
+            row.append(f"{cell} ({rows_difference})" if rows_difference else cell)
+        rows.append(row)
+    header = ["regime", "detector", "rule", "best strength", *(f"AP at {x}" for x in FACTORS)]
+    return [
+        "## Best and wrong strengths",
+        "The best strength was chosen on other scenes. In brackets the change against it, paired "
+        "by seed, with its 95 % interval.",
+        tabulate(rows, header, tablefmt="github", disable_numparse=True),
+    ]
+
+
 def _weights(weights: list[dict]) -> list[str]:
     if not weights:
         return []
@@ -160,41 +120,53 @@ def _weights(weights: list[dict]) -> list[str]:
     rows = [
         [
             *(x["labels"][name] for name in names),
+            x["at"],
             f"{x['mean']:.2f}",
             *(
-                "" if x["auc"][flag] != x["auc"][flag] else f"{x['auc'][flag]:.2f}"
+                "" if x["auc"][flag] is None else f"{x['auc'][flag]:.2f}"
                 for flag in flags
             ),
             *(f"{value:+.2f}" for value in x["correlation"].values()),
         ]
         for x in weights
-    ]
-    header = [*names, "mean w", *(f"AUC {flag}" for flag in flags), "with visible", "with size"]
+    ]  # fmt: skip
+    header = [*names, "at", "mean w", *(f"AUC {flag}" for flag in flags)]
+    header += ["with visible", "with size"]
     return [
         "## Where the weights fall",
-        "At the end of training, seed 0. AUC: the chance that an instance of this kind weighs less "
-        "than one that is not; 0.5 tells nothing. The last two are Spearman's rank correlations of "
-        "the weight with the visible share and with the size.",
+        "Of seed 0. AUC: the chance that an instance of this kind weighs less than one that is "
+        "not; 0.5 tells nothing. The last two are Spearman's rank correlations of the weight with "
+        "the visible share and with the size. The order of the weights by rules that look at the "
+        "teacher alone is the same at the start of training as at its end.",
         tabulate(rows, header, tablefmt="github", disable_numparse=True),
     ]
 
 
-def _table(group: tuple, cells: dict[tuple[str, float], Cell]) -> str:
-    conditions = sorted({c for cell in cells.values() for x in cell.runs.values()
-                         for c in x["conditions"]})  # fmt: skip
-    header = ["rule", "strength", "mean w", "AP", "AP by seed", "AP50"]
-    header += [f"AP {c}" for c in conditions]
-    header += [f"against {against}" for against in BASELINES]
+def _group(group: Group, cells: Cells, folder: str) -> list[str]:
+    title = f"{group.set}, {group.regime}, {group.detector}, {group.iterations} iterations"
+    parts = [f"## {title}", _table(cells)]
+    if len({strength for _, strength in cells}) > 2:
+        name = _save(draw_strengths(cells), folder, f"{'_'.join(map(str, group))}.png")
+        parts.append(f"![AP against strength]({name})")
+    return parts
+
+
+def _table(cells: Cells) -> str:
+    runs = [run for cell in cells.values() for run in cell.runs.values()]
+    classes = sorted({k for run in runs for k in run if k.startswith("AP-")})
+    conditions = sorted({condition for run in runs for condition in run["conditions"]})
+    shown = {"AP50": "AP50", **{f"AP {k.removeprefix('AP-')}": k for k in classes}}
+    shown |= {f"{name} {c}": f"{c} {name}" for c in conditions for name in ("AP", "AP50")}
+    header = ["rule", "strength", "mean w", "AP", "AP by seed", *shown]
+    header += [f"against {name}" for name in BASELINES]
     rows = []
     for (rule, strength), cell in sorted(cells.items()):
         aps = cell.values("AP")
         weights = [x["map_mean"] for x in cell.runs.values() if x["map_mean"] is not None]
         row = [rule, f"{strength:g}", f"{mean(weights):.2f}" if weights else ""]
         row += [_mean(aps), " ".join(f"{aps[seed]:.1f}" for seed in sorted(aps))]
-        row += [_mean(cell.values(name)) for name in ("AP50", *(f"{c} AP" for c in conditions))]
-        for name in BASELINES.values():
-            baseline = _baseline(cells, name or f"{rule}_strength", strength)
-            row.append(_difference(aps, baseline.values("AP") if baseline else {}))
+        row += [_mean(cell.values(metric)) for metric in shown.values()]
+        row += [_difference(against(cells, cell, name)) for name in BASELINES.values()]
         rows.append(row)
     return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
@@ -203,32 +175,10 @@ def _mean(values: dict[int, float]) -> str:
     return f"{mean(values.values()):.1f}" if values else ""
 
 
-def _difference(ours: dict[int, float], theirs: dict[int, float]) -> str:
-    found = paired_difference(ours, theirs)
-    if found is None or ours == theirs:
+def _difference(found: Difference | None) -> str:
+    if found is None:
         return ""
     if found.seeds < 2:
         return f"{found.mean:+.1f}"
     half = found.interval[1] - found.mean
     return f"{found.mean:+.1f} ± {half:.1f}"
-
-
-def _draw(cells: dict[tuple[str, float], Cell]) -> Figure:
-    """AP against strength, a line for each rule, bars over the range of the seeds."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    rules = sorted({rule for rule, strength in cells if strength > 0})
-    for rule in rules:
-        strengths = sorted(strength for name, strength in cells if name == rule)
-        values = [list(cells[rule, s].values("AP").values()) for s in strengths]
-        middle = [mean(v) for v in values]
-        low = [m - min(v) for m, v in zip(middle, values, strict=True)]
-        high = [max(v) - m for m, v in zip(middle, values, strict=True)]
-        axes.errorbar(strengths, middle, (low, high), marker="o", capsize=3, label=rule)
-    plain = cells.get(("plain_student", 0))
-    if plain is not None:
-        level = mean(plain.values("AP").values())
-        axes.axhline(level, color="black", linestyle="--", label="plain_student")
-    axes.set(xscale="log", xlabel="strength (DISTILLATION.WEIGHT)", ylabel="AP")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    return figure

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+from detectron2.utils.env import seed_all_rng
 
 from ..config import load_config
 from ..data.kitti import register_kitti
 from ..errors import AIDError
+from ..modeling.weighting import build_weighting
 from ..report.instances import HIDDEN_VISIBLE, TINY_SIDE, Judged, judge, read_records
 from ..report.runs import Run
 from .grid import Job
@@ -36,7 +39,7 @@ class Known:
     flags: frozenset[str]
 
 
-def measure_weights(job: Job, num_images: int) -> dict:
+def measure_weights(job: Job, num_images: int) -> list[dict]:
     """Weights on training images of a finished run, against what makes a teacher wrong there.
 
     Args:
@@ -44,8 +47,10 @@ def measure_weights(job: Job, num_images: int) -> dict:
         num_images: of the training set, evenly chosen.
 
     Returns:
-        labels of the run; "auc" by flag, of which 0.5 tells nothing; "correlation" of the weights
-        with the visible share and with the size; "mean" weight and "instances".
+        An entry for the end of training and, if the rule looks at the student, one for the start:
+        labels of the run; "at" start or end; "auc" by flag, of which 0.5 tells nothing, None where
+        there is no such instance or no other; "correlation" of the weights with the visible share
+        and with the size; "mean" weight and "instances".
 
     Raises:
         AIDError: the teacher's or the student's checkpoint is missing.
@@ -56,21 +61,34 @@ def measure_weights(job: Job, num_images: int) -> dict:
     try:
         records = DatasetCatalog.get(dataset)
         records = records[:: max(1, len(records) // num_images)][:num_images]
+        scenes = read_records(dataset)
         run = Run(job.folder, cfg, [])
         if not os.path.isfile(run.weights):
             raise AIDError(
                 f"{run.weights} does not exist, but weights are measured at the end of training: "
                 f"delete {job.folder} and run the study again"
             )
-        student, memory = run.build(), run.weighting_memory
-        known = list(_known(read_records(dataset), records, judge(cfg, records, memory, student)))
+        students = {"end": (run.build(), run.weighting_memory)}
+        if build_weighting(cfg).needs_student:
+            seed_all_rng(cfg.SEED)
+            students["start"] = (build_model(cfg).eval(), None)
+        return [
+            {
+                "labels": job.labels,
+                "at": at,
+                **_summary(list(_known(scenes, records, judge(cfg, records, memory, student)))),
+            }
+            for at, (student, memory) in students.items()
+        ]
     finally:
         DatasetCatalog.remove(dataset)
         MetadataCatalog.remove(dataset)
+
+
+def _summary(known: list[Known]) -> dict:
     weights = np.array([x.weight for x in known])
     flags = {flag: np.array([flag in x.flags for x in known]) for flag in FLAGS}
     return {
-        "labels": job.labels,
         "instances": len(known),
         "mean": float(weights.mean()),
         "auc": {flag: auc(weights, wrong) for flag, wrong in flags.items()},
@@ -100,7 +118,7 @@ def _known(scenes: dict, records: list[dict], judged: Iterator[Judged]) -> Itera
             yield Known(weight, about["visible"], side, present)
 
 
-def auc(weights: np.ndarray, wrong: np.ndarray) -> float:
+def auc(weights: np.ndarray, wrong: np.ndarray) -> float | None:
     """The chance that an instance of the wrong ones weighs less than one of the others.
 
     Args:
@@ -108,11 +126,11 @@ def auc(weights: np.ndarray, wrong: np.ndarray) -> float:
         wrong: (G,), bool.
 
     Returns:
-        0.5 for weights that tell nothing, 1 for perfect ones; NaN if one of the two is empty.
+        0.5 for weights that tell nothing, 1 for perfect ones; None if one of the two is empty.
     """
     low, high = weights[wrong], weights[~wrong]
     if not len(low) or not len(high):
-        return float("nan")
+        return None
     ranks = _ranks(np.concatenate([low, high]))
     # Mann and Whitney's U of the others, over the number of pairs.
     u = ranks[len(low) :].sum() - len(high) * (len(high) - 1) / 2
