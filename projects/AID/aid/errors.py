@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -26,7 +27,13 @@ def main_with_clear_errors(main: Callable) -> Callable:
         ignore_known_deprecations()
         logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
         try:
-            return main(*args, **kwargs)
+            result = main(*args, **kwargs)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            # Whoever reads the output, such as head, has seen enough; nor is it told at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except AIDError as error:
             line = _one_line(error)
         # Only now the frames of what failed are gone, and progress bars with them.
