@@ -6,31 +6,36 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from aid.modeling.teacher import build_teacher
-from aid.report.instances import group_of, judge, load_sample
+from aid.report.instances import group_of, groups_of, judge, load_sample
 
 CLEAN = {"spoiled": None, "visible": 0.9}
+CLASSES = ["Car", "Cyclist"]
 
 
 @pytest.mark.parametrize(
     "side, known, expected",
     [
-        (40, CLEAN, "clean"),
+        (40, CLEAN, "Cyclist"),
         (15, CLEAN, "tiny"),
         (15, {**CLEAN, "visible": 0.3}, "mostly hidden"),
         (15, {"spoiled": "class", "visible": 0.3}, "wrong class"),
         (40, {"spoiled": "jitter", "visible": 0.9}, "jittered box"),
-        (40, None, "other"),
+        (40, {"spoiled": "missing", "visible": 0.9}, "Cyclist"),
+        (40, None, "Cyclist"),
         (15, None, "tiny"),
     ],
 )
 def test_an_instance_is_in_the_first_group_that_fits(side, known, expected):
-    assert group_of({"occluded": 1}, side, known) == expected
+    annotation = {"occluded": 1, "category_id": 1}
+    found = group_of(annotation, side, known, CLASSES)
+    assert found == expected and found in groups_of(CLASSES)
 
 
 def test_kittis_own_occlusion_serves_where_nothing_more_is_known():
-    assert group_of({"occluded": 2}, 40, None) == "mostly hidden"
-    assert group_of({"occluded": 2}, 40, CLEAN) == "clean"
-    assert group_of({}, 40, None) == "other"
+    annotation = {"occluded": 2, "category_id": 0}
+    assert group_of(annotation, 40, None, CLASSES) == "mostly hidden"
+    assert group_of(annotation, 40, CLEAN, CLASSES) == "Car"
+    assert group_of({"category_id": 0}, 40, None, CLASSES) == "Car"
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from ..modeling.instance_loss import InstanceLosses, instance_losses
 from ..modeling.teacher import build_teacher
 from ..modeling.weighting import Evidence, build_weighting
 
-__all__ = ["GROUPS", "Judged", "group_of", "judge", "load_sample", "read_records"]
+__all__ = ["Judged", "group_of", "groups_of", "judge", "load_sample", "read_records"]
 
-# In the order of the figure. "other": nothing speaks against the label, but nothing is known.
-GROUPS = ("clean", "wrong class", "jittered box", "mostly hidden", "tiny", "other")
+# What speaks against a label, in the order in which it is looked for.
+DOUBTS = ("wrong class", "jittered box", "mostly hidden", "tiny")
 # Mostly hidden: this share of the silhouette is visible, or KITTI says "largely occluded".
 HIDDEN_VISIBLE, HIDDEN_OCCLUDED = 0.45, 2
 # Root of the box's area, in pixels of the network's input.
@@ -144,24 +144,26 @@ def read_records(dataset: str) -> dict | None:
         raise AIDError(f"{path} is no side file of datasets/make_synthetic_kitti.py") from error
 
 
-def group_of(annotation: dict, side: float, known: dict | None) -> str:
-    """The group of :data:`GROUPS` that an instance belongs to: the first that fits.
+def groups_of(classes: list[str]) -> list[str]:
+    """All groups, in the order of the figure: classes, of which nothing is known to be wrong, then
+    what is."""
+    return [*classes, *DOUBTS]
+
+
+def group_of(annotation: dict, side: float, known: dict | None, classes: list[str]) -> str:
+    """The group that an instance belongs to: the first of DOUBTS that fits, else its class.
 
     Args:
         annotation: of the dataset.
         side: root of the box's area, in pixels of the network's input.
-        known: what the side file says of this label.
+        known: what the side file says of this label, if there is one.
+        classes: names, by category id.
     """
-    if known is not None and known["spoiled"] == "class":
-        return "wrong class"
-    if known is not None and known["spoiled"] == "jitter":
-        return "jittered box"
+    spoiled = known["spoiled"] if known is not None else None
     if known is not None:
         hidden = known["visible"] < HIDDEN_VISIBLE
     else:
         hidden = annotation.get("occluded", 0) == HIDDEN_OCCLUDED
-    if hidden:
-        return "mostly hidden"
-    if side < TINY_SIDE:
-        return "tiny"
-    return "other" if known is None else "clean"
+    doubts = (spoiled == "class", spoiled == "jitter", hidden, side < TINY_SIDE)
+    found = (doubt for doubt, holds in zip(DOUBTS, doubts, strict=True) if holds)
+    return next(found, classes[annotation["category_id"]])

@@ -18,7 +18,7 @@ from ..evaluation.kitti_files import note_on_few_objects
 from ..evaluation.kitti_metric import DIFFICULTIES
 from .cost import Cost, measure_cost
 from .figures import draw_curves, draw_groups, draw_sheet, save
-from .instances import GROUPS, Judged, group_of, judge, load_sample, read_records
+from .instances import Judged, group_of, groups_of, judge, load_sample, read_records
 from .runs import Run, roles
 
 __all__ = ["write_report"]
@@ -118,7 +118,7 @@ def _judge_groups(run: Run, num_train: int) -> dict[str, tuple[list[float], list
     name = run.cfg.DATASETS.TRAIN[0]
     records, known = DatasetCatalog.get(name), read_records(name)
     chosen = records[:: max(1, len(records) // num_train)][:num_train]
-    groups = {group: ([], []) for group in GROUPS}
+    groups = {group: ([], []) for group in groups_of(run.classes)}
     seen = tqdm(_judge(run, chosen), total=len(chosen), desc="Asking the teacher", unit="image")
     for record, judged in zip(chosen, seen, strict=True):
         image = os.path.splitext(os.path.basename(record["file_name"]))[0]
@@ -126,7 +126,7 @@ def _judge_groups(run: Run, num_train: int) -> dict[str, tuple[list[float], list
         for i, annotation in enumerate(judged.annotations):
             about = entries[annotation["label_index"]] if entries else None
             x1, y1, x2, y2 = judged.boxes[i].tolist()
-            group = group_of(annotation, ((x2 - x1) * (y2 - y1)) ** 0.5, about)
+            group = group_of(annotation, ((x2 - x1) * (y2 - y1)) ** 0.5, about, run.classes)
             groups[group][0].append(judged.losses[i].item())
             groups[group][1].append(judged.weights[i].item())
     return groups
@@ -171,7 +171,7 @@ def _page(runs: list[Run], rows: list[dict], summary: dict, adaptive: Run | None
             f"For `{adaptive.name}`: median of the teacher's loss D and of the weight w on "
             f"instances of {adaptive.cfg.DATASETS.TRAIN[0]}, by what is known about them. An "
             "instance is in the first group that fits: its label was given the wrong class, or a "
-            "jittered box; most of it is hidden; it is tiny at the net's input; none of these.",
+            "jittered box; most of it is hidden; it is tiny at the net's input; else its class.",
             _markdown(["group", "instances", "teacher's loss D", "weight w"], rows),
             "![teacher's loss and weight by group](instances.png)",
         ]
