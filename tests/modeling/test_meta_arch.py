@@ -24,10 +24,11 @@ TERMS = {f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_loc
 def step(model, batch, seed=5):
     """Losses and gradients of one step whose random numbers start at ``seed``."""
     torch.manual_seed(seed)
-    with EventStorage():
+    # As the trainer does: TorchScript's first calls differ from the later ones in their rounding.
+    with EventStorage(), torch.jit.optimized_execution(False):
         losses = model(copy.deepcopy(batch))
-    model.zero_grad()
-    sum(losses.values()).backward()
+        model.zero_grad()
+        sum(losses.values()).backward()
     return losses, {k: p.grad for k, p in model.named_parameters()}
 
 

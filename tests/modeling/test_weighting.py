@@ -9,6 +9,7 @@ from aid.config import load_config
 from aid.errors import AIDError
 from aid.modeling.instance_loss import InstanceLosses
 from aid.modeling.weighting import (
+    ClassWeighting,
     ConstantWeighting,
     Evidence,
     ExponentialWeighting,
@@ -151,6 +152,25 @@ def test_a_constant_is_plain_distillation_times_it():
     found = ConstantWeighting(constant=0.25)(None, BOXES, LEVELS)
     assert found.instance is None and not ConstantWeighting(constant=0.25).needs_evidence
     assert all((x == 0.25).all() for x in found.maps.values())
+
+
+def test_a_class_that_is_not_to_be_learned_from_the_teacher():
+    evidence = Evidence(losses([1.0, 9.0, math.inf], [[0.5, 1.0]] * 2), torch.tensor([2, 0, 0]))
+    found = ClassWeighting(distrusted=[1, 2])(evidence, BOXES, LEVELS)
+    assert found.instance.tolist() == [0, 1, 0]
+    assert found.maps["p2"][:, 0, 3, 0].tolist() == [0.5, 1]  # no finite loss: the background's
+    assert found.loss.tolist() == [1, 9, math.inf]
+
+
+@pytest.mark.parametrize("names", [[], ["Car", "Lorry"]])
+def test_distrusted_classes_are_named(names, repository):
+    file = f"{repository}/configs/Quickstart/faster_rcnn_R18_from_R34.yaml"
+    cfg = load_config(file)
+    cfg.AID.WEIGHTING, cfg.AID.DISTRUSTED_CLASSES = "ClassWeighting", names
+    with pytest.raises(AIDError, match="name classes of .*, which has Car, Pedestrian, Cyclist"):
+        build_weighting(cfg)
+    cfg.AID.DISTRUSTED_CLASSES = ["Cyclist", "Car"]
+    assert build_weighting(cfg).distrusted == [2, 0]
 
 
 def test_relative_weights_are_free_of_scale():

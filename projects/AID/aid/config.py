@@ -59,6 +59,8 @@ def add_aid_config(cfg: CN) -> None:
     cfg.AID.BACKGROUND = "mean"
     # ConstantWeighting: the weight.
     cfg.AID.CONSTANT = 1.0
+    # ClassWeighting: names of the classes that are not to be learned from this teacher.
+    cfg.AID.DISTRUSTED_CLASSES = []
     # RelativeWeighting: momentum of the running mean of D, per iteration.
     cfg.AID.MOMENTUM = 0.99
     # Divide each level's map by its mean over the batch: weights then move imitation from place to

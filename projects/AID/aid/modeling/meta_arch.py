@@ -108,7 +108,8 @@ class DistillationMixin:
         instances = [x["instances"].to(self.device) for x in batched_inputs]
         evidence = None
         if self.weighting.needs_evidence:
-            evidence = Evidence(self.teacher.instance_losses(view, batched_inputs))
+            losses = self.teacher.instance_losses(view, batched_inputs)
+            evidence = Evidence(losses, torch.cat([x.gt_classes for x in instances]))
             if self.weighting.needs_student:
                 ours = ImageList(images, view.images.image_sizes)
                 evidence.student = self._own_losses(ours, features, instances)

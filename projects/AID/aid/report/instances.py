@@ -104,7 +104,8 @@ def judge(
             -(-side // divisibility) * divisibility for side in sample["image"].shape[1:]
         )
         view = teacher.view([sample], padded, cfg.INPUT.FORMAT)
-        evidence = Evidence(teacher.instance_losses(view, [sample]))
+        losses = teacher.instance_losses(view, [sample])
+        evidence = Evidence(losses, sample["instances"].gt_classes.to(teacher.detector.device))
         if weighting.needs_quality:
             evidence.quality = teacher.quality(view, [sample])
         if weighting.needs_student:

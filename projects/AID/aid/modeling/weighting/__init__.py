@@ -1,6 +1,7 @@
 """How much to believe the teacher, and where: one rule per file. Importing registers them."""
 
 from .base import WEIGHTING_REGISTRY, Evidence, Weighting, Weights, build_weighting
+from .classes import ClassWeighting
 from .constant import ConstantWeighting
 from .exponential import ExponentialWeighting
 from .quality import QualityWeighting
@@ -9,6 +10,7 @@ from .student_aware import StudentAwareWeighting
 
 __all__ = [
     "WEIGHTING_REGISTRY",
+    "ClassWeighting",
     "ConstantWeighting",
     "Evidence",
     "ExponentialWeighting",

@@ -33,12 +33,14 @@ class Evidence:
 
     Attributes:
         teacher: its losses against the ground truth.
+        classes: (G,), category ids of the ground truth.
         student: the student's own, where a rule asks for them.
         quality: (G,), in [0, 1], of the teacher's best detection of each instance, where a rule
             asks for it.
     """
 
     teacher: InstanceLosses
+    classes: Tensor | None = None
     student: InstanceLosses | None = None
     quality: Tensor | None = None
 
