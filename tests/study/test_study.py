@@ -237,6 +237,16 @@ def test_comparisons_are_paired_and_of_one_strength():
     assert entry["mean"] == 6.0 and entry["ci95"] == pytest.approx([6 - half, 6 + half])
 
 
+def test_the_control_of_a_rule_of_mean_weight_1_is_plain_distillation():
+    normalized = [{**result("normalized", 2, seed, 14.0), "map_mean": 1.0} for seed in (0, 1)]
+    found = {
+        x["rule"]: x["mean"]
+        for x in compare([*RESULTS, *normalized], BASELINES)
+        if (x["against"], x["metric"], x["strength"]) == ("equal_strength", "AP", 2)
+    }
+    assert found == {"normalized": 3.0, "aid": 1.0}
+
+
 def test_the_best_strength_is_chosen_on_other_scenes():
     chosen = [
         result("aid", strength, seed, ap)

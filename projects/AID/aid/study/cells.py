@@ -8,8 +8,9 @@ from .results import Difference, paired_difference
 __all__ = ["BASELINES", "EQUAL_TIME", "Cell", "Group", "against", "cells_of", "compare"]
 
 METRICS = ("AP", "AP50")
+MEAN_TOLERANCE = 0.01
 # What a rule is compared with: name in study.json, and the rule, of which "" stands for the rule's
-# own control.
+# own control: a constant of the same mean weight.
 BASELINES = {
     "plain_student": "plain_student",
     "plain_distillation": "plain_distillation",
@@ -50,6 +51,12 @@ class Cell:
         }
         return {seed: x[name] for seed, x in sources.items() if x.get(name) is not None}
 
+    @property
+    def has_mean_1(self) -> bool:
+        """Whether the rule's weights have mean 1: it is then as strong as plain distillation."""
+        means = [run["map_mean"] for run in self.runs.values()]
+        return all(x is not None and abs(x - 1) < MEAN_TOLERANCE for x in means)
+
 
 Cells = dict[tuple[str, float], Cell]
 
@@ -79,9 +86,10 @@ def against(cells: Cells, cell: Cell, baseline: str, metric: str = "AP") -> Diff
     Returns:
         None if there is no such baseline, no seed that both have, or it is the cell itself.
     """
-    name = baseline or f"{cell.rule}_strength"
+    if not baseline:
+        baseline = f"{cell.rule}_strength" if not cell.has_mean_1 else "plain_distillation"
     # A plain student has no strength: it is there once.
-    other = cells.get((name, cell.strength)) or cells.get((name, 0))
+    other = cells.get((baseline, cell.strength)) or cells.get((baseline, 0))
     if other is None or other is cell:
         return None
     return paired_difference(cell.values(metric), other.values(metric))
