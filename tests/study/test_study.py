@@ -32,6 +32,7 @@ CONTENT = {
     "regimes": {"gap": {"teacher": "day", "student": "mixed"}},
     "rules": {
         "plain_student": {"plain": True},
+        "longer": {"plain": True, "stretch": 1.667},
         "aid": {"AID.ALPHA": 0.3},
         "control": {"AID.WEIGHTING": "ConstantWeighting", "constant_of": "aid"},
     },
@@ -52,7 +53,7 @@ CONTENT = {
             "regimes": ["gap"],
             "strengths": [2],
             "seeds": [0],
-            "rules": ["plain_student", "aid"],
+            "rules": ["longer", "aid"],
         },
     },
 }
@@ -109,9 +110,10 @@ def test_the_runs_of_a_grid(study):
 
 def test_one_experiment_of_several(study):
     everything = [job.folder for job in study().jobs]
+    assert "SOLVER.MAX_ITER 83" in " ".join(study("second").jobs[0].options)
     some = [job.folder for job in study("second").jobs]
     assert some == [
-        "out/runs/report/gap/net/plain_student_50/strength_0/seed_0",
+        "out/runs/report/gap/net/longer_50/strength_0/seed_0",
         "out/teachers/report/day/net",
         "out/runs/report/gap/net/aid_50/strength_2/seed_0",
     ]

@@ -167,9 +167,10 @@ class _Grid:
         keys = dict(self._content["rules"][rule])
         constant_of = keys.pop("constant_of", None)
         is_plain = keys.pop("plain", False)
+        steps = round(iterations * keys.pop("stretch", 1))
         if is_plain:
             strength = 0  # without a teacher there is none: the runs of all strengths are one
-        options = {"SEED": seed, "SOLVER.MAX_ITER": iterations, **keys}
+        options = {"SEED": seed, "SOLVER.MAX_ITER": steps, **keys}
         labels = {"set": set_name, "regime": regime, "detector": detector, "rule": rule}
         labels |= {"strength": strength, "seed": seed, "iterations": iterations}
         needs, other = [], None
