@@ -13,7 +13,14 @@ import os
 from tqdm import tqdm
 
 from aid.errors import AIDError, main_with_clear_errors
-from aid.study import load_study, measure_weights, read_results, run_study, write_study
+from aid.study import (
+    jobs_to_measure,
+    load_study,
+    measure_weights,
+    read_results,
+    run_study,
+    write_study,
+)
 from aid.study.runner import is_done
 
 # Training images on which weights are measured.
@@ -47,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             print("done" if is_done(job) else "    ", job.folder)
         return
     if args.report:
-        kept = [job for job in study.jobs if job.weighs_instances and is_done(job)]
+        kept = jobs_to_measure(study.jobs)
         weights = [
             x for job in tqdm(kept, desc="Weights") for x in measure_weights(job, NUM_IMAGES)
         ]

@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from aid.study.separation import auc, rank_correlation
+from aid.study import Job, separation
+from aid.study.grid import Scenes
+from aid.study.separation import auc, jobs_to_measure, rank_correlation
 
 
 def test_auc():
@@ -26,3 +28,23 @@ def test_rank_correlation():
     assert rank_correlation(np.array([1.0, 2, 2, 4]), np.array([1.0, 3, 2, 4])) == pytest.approx(
         4.5 / math.sqrt(4.5 * 5)
     )
+
+
+def test_each_rule_is_measured_once_and_only_where_it_chooses_weights(monkeypatch):
+    def job(rule, strength, seed, *options):
+        labels = {"rule": rule, "strength": strength, "seed": seed}
+        options += ("TEACHER.WEIGHTS", "x.pth")
+        folder = f"{rule}{strength}{seed}"
+        return Job(folder, "s.yaml", Scenes("s", ()), options, labels=labels)
+
+    jobs = [
+        job("aid", 2, 0),
+        job("aid", 8, 0),
+        job("aid", 8, 1),  # its checkpoint was not kept
+        job("late", 2, 0),
+        job("late", 8, 0),
+        job("none", 8, 0, "AID.GRANULARITY", "none"),
+        job("constant", 8, 0, "AID.WEIGHTING", "ConstantWeighting"),
+    ]
+    monkeypatch.setattr(separation, "is_done", lambda job: job.folder != "late20")
+    assert [x.folder for x in jobs_to_measure(jobs)] == ["aid20", "late80"]

@@ -5,7 +5,7 @@ from .grid import Job, Study, load_study
 from .page import write_study
 from .results import paired_difference, read_results
 from .runner import run_study
-from .separation import measure_weights
+from .separation import jobs_to_measure, measure_weights
 from .strengths import tune
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Job",
     "Study",
     "compare",
+    "jobs_to_measure",
     "load_study",
     "measure_weights",
     "paired_difference",

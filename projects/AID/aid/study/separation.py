@@ -16,8 +16,9 @@ from ..modeling.weighting import build_weighting
 from ..report.instances import HIDDEN_VISIBLE, TINY_SIDE, Judged, judge, read_records
 from ..report.runs import Run
 from .grid import Job
+from .runner import is_done
 
-__all__ = ["auc", "measure_weights", "rank_correlation"]
+__all__ = ["auc", "jobs_to_measure", "measure_weights", "rank_correlation"]
 
 FLAGS = ("spoiled class", "spoiled box", "night", "Cyclist", "mostly hidden", "tiny")
 
@@ -37,6 +38,16 @@ class Known:
     visible: float
     side: float
     flags: frozenset[str]
+
+
+def jobs_to_measure(jobs: list[Job]) -> list[Job]:
+    """The finished runs to measure: strengths of one rule share their weights' order."""
+    found = {}
+    for job in jobs:
+        if job.weighs_instances and is_done(job):
+            key = tuple(value for name, value in job.labels.items() if name != "strength")
+            found.setdefault(key, job)
+    return list(found.values())
 
 
 def measure_weights(job: Job, num_images: int) -> list[dict]:
