@@ -26,7 +26,10 @@ CONTENT = {
     "scenes": {
         "options": {"train": 6, "val": 2},
         "sets": {"choose": 100, "report": 200},
-        "kinds": {"day": {}, "mixed": {"conditions": "day=0.5 night=0.5", "train": 4}},
+        "kinds": {
+            "day": {},
+            "mixed": {"conditions": "day=0.5 night=0.5", "train": 4, "seed_offset": 7},
+        },
     },
     "detectors": {"net": {"teacher": "t.yaml", "plain": "p.yaml", "student": "s.yaml"}},
     "regimes": {"gap": {"teacher": "day", "student": "mixed"}},
@@ -103,7 +106,7 @@ def test_the_runs_of_a_grid(study):
         "TEACHER.WEIGHTS": f"{teacher}/model_final.pth",
     }
     assert control.constant_of == aid.folder and control.needs == (teacher, aid.folder)
-    expected = "--train 4 --val 2 --conditions day=0.5 night=0.5 --seed 100"
+    expected = "--train 4 --val 2 --conditions day=0.5 night=0.5 --seed 107"
     assert " ".join(aid.scenes.options) == expected
     assert jobs[1].is_teacher and not aid.is_teacher
 

@@ -166,4 +166,4 @@ def _role(run: Run, teachers: set[str]) -> str:
         return f"constant weight {run.cfg.AID.CONSTANT:g}"
     if granularity == "none" or run.cfg.AID.ALPHA == 0:
         return "plain distillation"
-    return f"{'AID' if rule == 'ExponentialWeighting' else rule} by {granularity}"
+    return f"AID by {granularity}" + ("" if rule == "ExponentialWeighting" else f", {rule}")

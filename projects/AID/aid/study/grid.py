@@ -144,7 +144,8 @@ class _Grid:
 
     def _scenes(self, set_name: str, kind: str) -> Scenes:
         scenes = self._content["scenes"]
-        options = {**scenes["options"], **scenes["kinds"][kind], "seed": scenes["sets"][set_name]}
+        options = {**scenes["options"], **scenes["kinds"][kind]}
+        options["seed"] = scenes["sets"][set_name] + options.pop("seed_offset", 0)
         return Scenes(
             os.path.join(self._output, "scenes", set_name, kind),
             tuple(x for key, value in options.items() for x in (f"--{key}", *str(value).split())),
