@@ -203,7 +203,7 @@ def test_the_report_says_what_was_measured(report):
         assert row["parameters"] == pytest.approx(counted / 1e6)
         assert row["gflops"] > 0 and row["seconds"] > 0
     assert found["runs"][1]["gflops"] == pytest.approx(found["runs"][2]["gflops"], rel=0.2)
-    assert {"clean", "wrong class", "jittered box"} <= set(found["instances"])
+    assert {"Car", "wrong class", "jittered box"} <= set(found["instances"])
     text = (folder / "report.md").read_text()
     for part in ("teacher", "AID by instance", "One seed of a short run proves nothing"):
         assert part in text
