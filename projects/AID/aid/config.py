@@ -46,6 +46,12 @@ def add_aid_config(cfg: CN) -> None:
     # Max-pooling of keys and values, finest level first; the last entry serves all further levels.
     cfg.DISTILLATION.NON_LOCAL.SUBSAMPLE = [8, 4, 2, 2, 2]
 
+    # BoxResponseLoss: soft targets on the ground-truth boxes (Hinton et al., arXiv 1503.02531), for
+    # two-stage detectors of the same classes.
+    cfg.DISTILLATION.RESPONSE = CN()
+    cfg.DISTILLATION.RESPONSE.TEMPERATURE = 1.0
+    cfg.DISTILLATION.RESPONSE.WEIGHT = 1.0
+
     cfg.AID = CN()
     # Name in WEIGHTING_REGISTRY: how the teacher's loss D becomes the weight of imitation.
     cfg.AID.WEIGHTING = "ExponentialWeighting"

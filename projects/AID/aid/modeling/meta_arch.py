@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..errors import AIDError
 from ..visualization import weight_image
 from .instance_loss import InstanceLosses, instance_losses, loss_levels
-from .losses import Context, build_distillation_losses
+from .losses import Context, Responses, build_distillation_losses
+from .responses import box_logits, check_answers
 from .teacher import Teacher, build_teacher, check_teacher
 from .weighting import Evidence, Weighting, Weights, build_weighting
 
@@ -62,6 +63,10 @@ class DistillationMixin:
             self.distillation = nn.ModuleDict(parts).to(self.device)
         if self.weighting.needs_student:
             loss_levels(self)  # an error now if it has none
+        self.needs_responses = any(getattr(x, "needs_responses", False) for x in losses.values())
+        if self.needs_responses:
+            check_answers(self, "student")
+            check_answers(self.teacher.detector, "teacher")
         self.distillation_weight = cfg.DISTILLATION.WEIGHT
         self.strides = {level: student_shapes[level].stride for level in levels}
         logging.getLogger(__name__).info(
@@ -119,19 +124,37 @@ class DistillationMixin:
         weights = self.weighting(evidence, [x.gt_boxes.tensor for x in instances], maps)
         self._log(batched_inputs, weights)
 
+        context = Context(instances, self.strides)
+        if self.needs_responses:
+            context.responses = self._responses(instances, features, view.features, weights)
+
         terms = {}
         # Norms over a whole map overflow in half precision.
         with torch.autocast(self.device.type, enabled=False):
             student = {level: features[level].float() for level in self.strides}
             teacher = {level: view.features[level].float() for level in self.strides}
             for loss in self.distillation["losses"].values():
-                terms.update(loss(student, teacher, weights.maps, Context(instances, self.strides)))
+                terms.update(loss(student, teacher, weights.maps, context))
         if not terms:
             raise AIDError(
                 f"no distillation term came from {', '.join(self.distillation['losses'])}: the "
                 "student would train without its teacher; see DISTILLATION.LOSSES"
             )
         return {name: self.distillation_weight * term for name, term in terms.items()}
+
+    def _responses(
+        self,
+        instances: list[Instances],
+        features: dict[str, Tensor],
+        teacher_features: dict[str, Tensor],
+        weights: Weights,
+    ) -> Responses:
+        """What both sides say about the ground-truth boxes."""
+        boxes = [x.gt_boxes for x in instances]
+        ours = box_logits(self, features, boxes)
+        with torch.no_grad():
+            theirs = box_logits(self.teacher.detector, teacher_features, boxes)
+        return Responses(ours, theirs, weights.boxes)
 
     @torch.no_grad()
     def _own_losses(

@@ -17,6 +17,7 @@ from ...errors import AIDError
 __all__ = [
     "DISTILLATION_LOSS_REGISTRY",
     "Context",
+    "Responses",
     "build_distillation_losses",
     "channels_of",
     "norm_per_image",
@@ -35,8 +36,24 @@ whose
 * context: :class:`Context`,
 
 and returns named scalars, each multiplied by its own weight. Every parameter must get a gradient at
-every step, also where an image has no box, so that DDP need not look for unused ones.
+every step, also where an image has no box, so that DDP need not look for unused ones. A loss that
+reads ``context.responses`` has the attribute ``needs_responses``.
 """
+
+
+@dataclass
+class Responses:
+    """What both sides say about the G ground-truth boxes of the batch, image after image.
+
+    Attributes:
+        student, teacher: (G, K + 1), class logits, the background last; the teacher's without
+            gradient.
+        weights: (G,), of imitation.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    weights: Tensor
 
 
 @dataclass
@@ -46,10 +63,12 @@ class Context:
     Attributes:
         instances: ground truth of each image.
         strides: {level: pixels per cell}.
+        responses: None unless a loss has ``needs_responses``.
     """
 
     instances: list[Instances]
     strides: dict[str, int]
+    responses: Responses | None = None
 
 
 def channels_of(

@@ -51,11 +51,14 @@ class Weights:
 
     Attributes:
         maps: {level: (N, 1, H, W)}, in the size of the level's features.
+        boxes: (G,), for a loss that looks at instances instead of maps: normalised as the maps are,
+            and of the whole image where the granularity is not the instance.
         instance: (G,), the weight of each instance; None where no evidence was asked for.
         loss: (G,), the teacher's loss D on each instance, whatever the rule; None likewise.
     """
 
     maps: dict[str, Tensor]
+    boxes: Tensor
     instance: Tensor | None = None
     loss: Tensor | None = None
 
@@ -151,15 +154,17 @@ class Weighting(nn.Module):
             boxes: ground-truth boxes of each of N images, (G_n, 4), XYXY in pixels.
             levels: {level: ((H, W), stride)} of the maps to make.
         """
+        device = boxes[0].device
+        image = torch.cat([torch.full((len(b),), n) for n, b in enumerate(boxes)]).to(device)
         if evidence is None:
-            ones = torch.ones(len(boxes), device=boxes[0].device)
-            return Weights({level: _fill(ones, size) for level, (size, _) in levels.items()})
+            ones = torch.ones(len(boxes), device=device)
+            maps = {level: _fill(ones, size) for level, (size, _) in levels.items()}
+            return Weights(maps, ones[image])
 
         losses = evidence.teacher
         loss, background = self.disbelief(evidence)
         finite = loss.isfinite()
         instance = self._finite_weight(loss)
-        image = torch.cat([torch.full((len(b),), n) for n, b in enumerate(boxes)]).to(loss.device)
         maps = {}
         for level, (size, stride) in levels.items():
             column = losses.levels.index(level)
@@ -175,9 +180,12 @@ class Weighting(nn.Module):
             regions = _mean_with(rest, loss, share, image)
             maps[level] = _fill(self._finite_weight(regions), size)
         if self.normalize:
-            # A batch in which nothing is to be believed stays at 0.
-            maps = {k: x / _mean_over_processes(x).clamp(min=1e-6) for k, x in maps.items()}
-        return Weights(maps, instance, self.total(losses.parts))
+            maps = {k: _normalized(x) for k, x in maps.items()}
+        if self.granularity != "instance":
+            of_boxes = next(iter(maps.values()))[:, 0, 0, 0][image] if maps else instance
+        else:
+            of_boxes = _normalized(instance) if self.normalize else instance
+        return Weights(maps, of_boxes, instance, self.total(losses.parts))
 
     def _finite_weight(self, loss: Tensor) -> Tensor:
         return torch.where(loss.isfinite(), self.weight(loss), 0.0)
@@ -230,9 +238,10 @@ def _mean_with(rest: Tensor, loss: Tensor, share: Tensor, image: Tensor) -> Tens
     return total / rest.isfinite().to(rest.dtype).index_add(0, image, share)
 
 
-def _mean_over_processes(x: Tensor) -> Tensor:
-    """Mean of a map over the whole batch, also where it is spread over processes."""
+def _normalized(x: Tensor) -> Tensor:
+    """``x`` by its mean over the whole batch, also where that is spread over processes."""
     total = torch.stack([x.sum(), x.new_tensor(float(x.numel()))])
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(total)
-    return total[0] / total[1]
+    # A batch in which nothing is to be believed stays at 0.
+    return x / (total[0] / total[1].clamp(min=1)).clamp(min=1e-6)

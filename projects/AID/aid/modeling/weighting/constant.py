@@ -44,4 +44,5 @@ class ConstantWeighting(Weighting):
 
     def forward(self, evidence: Evidence | None, boxes: list[Tensor], levels: dict) -> Weights:
         plain = super().forward(None, boxes, levels)
-        return Weights({level: self.constant * x for level, x in plain.maps.items()})
+        maps = {level: self.constant * x for level, x in plain.maps.items()}
+        return Weights(maps, self.constant * plain.boxes)
