@@ -23,7 +23,14 @@ from .instance_loss import (
     loss_levels,
 )
 
-__all__ = ["Teacher", "TeacherView", "build_teacher", "check_teacher", "num_classes"]
+__all__ = [
+    "Teacher",
+    "TeacherView",
+    "build_teacher",
+    "check_teacher",
+    "load_teacher_config",
+    "num_classes",
+]
 
 
 @dataclass
@@ -127,7 +134,7 @@ def build_teacher(cfg: CfgNode) -> Teacher:
     if not config_file or not weights:
         empty = "TEACHER.CONFIG_FILE" if not config_file else "TEACHER.WEIGHTS"
         raise AIDError(f"{empty} is empty: name the teacher's config file and its weights")
-    teacher_cfg = _load_config(config_file)
+    teacher_cfg = load_teacher_config(config_file)
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
     if "://" not in weights and not os.path.isfile(weights):
         raise AIDError(
@@ -200,7 +207,12 @@ def _class_names(datasets: Iterable[str]) -> list[str] | None:
     return MetadataCatalog.get(name).get("thing_classes", None) if name else None
 
 
-def _load_config(config_file: str) -> CfgNode:
+def load_teacher_config(config_file: str) -> CfgNode:
+    """Read TEACHER.CONFIG_FILE: a file, or a name in Detectron2's model zoo.
+
+    Raises:
+        AIDError: it is neither, or malformed.
+    """
     if os.path.isfile(config_file):
         return load_config(config_file)
     try:
