@@ -1,0 +1,298 @@
+"""tools/benchmark.py and what it is made of. No test looks at how long anything took."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+from detectron2.modeling import GeneralizedRCNN
+
+from aid.benchmark import Results, Settings, measure, random_batch
+from aid.benchmark.inputs import SMALLEST_SIDE
+from aid.benchmark.memory import can_measure, measure_memory
+from aid.benchmark.nets import Nets, random_detector, write_teacher_weights
+from aid.benchmark.timing import as_in_training, time_rounds
+from aid.config import load_config
+from aid.errors import AIDError
+
+CPU = torch.device("cpu")
+SIZE = {"height": 64, "width": 96}
+
+
+@pytest.fixture
+def benchmark(load_script, capsys):
+    """A function (arguments) -> what tools/benchmark.py prints, or its error line."""
+    script = load_script("tools/benchmark.py")
+
+    def run(*argv: str) -> str:
+        try:
+            script.main(["--size", "64x96", "--repeat", "3", *argv])
+        except SystemExit as exit:
+            assert exit.code == 2
+            return capsys.readouterr().err.splitlines()[-1]
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def config_file(tiny_config, tmp_path):
+    """A function (kind, opts) -> path of the config of a student whose teacher has no weights."""
+
+    def write(kind: str = "faster_rcnn", opts=()) -> str:
+        arch = "AIDRetinaNet" if kind == "retinanet" else "AIDGeneralizedRCNN"
+        teacher = tiny_config(kind, name="teacher")
+        keys = ["MODEL.META_ARCHITECTURE", arch, "TEACHER.CONFIG_FILE", teacher]
+        return tiny_config(kind, [*keys, *opts], name="student")
+
+    return write
+
+
+# --- the tool
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools, for masks
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet"])
+def test_every_family_is_measured(kind, config_file, benchmark, tmp_path):
+    path = tmp_path / "new folder" / "numbers.json"
+    options = ["--no-memory", "--json", str(path), "--instances", "3"]
+    page = benchmark("--config-file", config_file(kind), *options, "AID.BACKGROUND", "one")
+    found = json.loads(path.read_text())
+    assert found["setup"]["opts"] == ["AID.BACKGROUND", "one"]
+    assert found["setup"]["height"] == 64
+    assert len(found["rounds"]) == 3
+    assert all(value > 0 for value in found["seconds"].values())
+    for name in ("aid", "plain_distillation"):
+        assert found["ratios"][f"{name}_to_floor"] > 0
+    assert found["ratios"]["aid_to_plain_distillation"] > 0
+    assert found["ratios"]["memory_overhead"] is None
+    assert {"AttentionGuidedLoss", "NonLocalLoss", "weighting"} <= set(found["shares"])
+    assert found["images_per_second"]["student"] == pytest.approx(2 / found["seconds"]["student"])
+    for wanted in ("plain student's step", "floor of AID", "AID's step, by level", "64x96"):
+        assert wanted in page
+
+
+OWN_LOSS = """
+import torch
+from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY
+
+class MeasuredLoss(torch.nn.Module):
+    def __init__(self, cfg, levels, student_shapes, teacher_shapes):
+        super().__init__()
+
+    def forward(self, student, teacher, weights, context):
+        terms = [(weights[k] * (teacher[k] - x) ** 2).mean() for k, x in student.items()]
+        return {"loss_distill_measured": torch.stack(terms).sum()}
+
+DISTILLATION_LOSS_REGISTRY.register(MeasuredLoss)
+"""
+
+
+def test_a_loss_of_ones_own(config_file, benchmark, tmp_path):
+    own, numbers = tmp_path / "own.py", tmp_path / "numbers.json"
+    own.write_text(OWN_LOSS)
+    options = ["--register", str(own), "--no-memory", "--json", str(numbers)]
+    losses = ["DISTILLATION.LOSSES", '["MeasuredLoss"]']
+    benchmark("--config-file", config_file(), *options, *losses)
+    found = json.loads(numbers.read_text())
+    assert found["seconds"]["MeasuredLoss"] > 0
+    assert "MeasuredLoss" in found["shares"] and "NonLocalLoss" not in found["shares"]
+
+
+def test_sweep(config_file, benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr("aid.benchmark.sweep.INSTANCES", (0, 30))
+    monkeypatch.setattr("aid.benchmark.sweep.SCALES", (1.0, 2.0))
+    monkeypatch.setattr("aid.benchmark.sweep.BATCHES", (1, 2))
+    numbers, figure = tmp_path / "numbers.json", tmp_path / "figure.png"
+    options = ["--sweep", "--json", str(numbers), "--figure", str(figure)]
+    page = benchmark("--config-file", config_file(), *options)
+    image, batch, instances = json.loads(numbers.read_text())["sweeps"]
+    # 64x96, and 128x192, over strides of 4 to 64.
+    assert image["values"] == [384 + 96 + 24 + 6 + 2, 1536 + 384 + 96 + 24 + 6]
+    assert batch["values"] == [1, 2]
+    assert instances["values"] == [0, 30]
+    for sweep in (image, batch, instances):
+        assert all(len(seconds) == 2 for seconds in sweep["seconds"].values())
+        assert len(sweep["aid_to_floor"]) == 2
+        assert sweep["title"] in page
+    assert figure.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "argv, wanted",
+    [
+        (["--size", "370"], "--size: '370' is not HEIGHTxWIDTH"),
+        (["--size", "0x96"], "--height: 0 is below 1"),
+        (["--batch", "0"], "--batch: 0 is below 1"),
+        (["--instances", "-1"], "--instances: -1 is below 0"),
+        (["--threads", "0"], "--threads: 0 is below 1"),
+        (["--seed", "-1"], "--seed: -1 is negative"),
+        (["--repeat", "2"], "--repeat: 2 is below 3"),
+        (["--seconds", "nan"], "--seconds: nan is not above 0"),
+        (["--device", "abacus"], "--device: 'abacus' is not one of cpu, cuda, cuda:N"),
+        (["--device", "cuda:99"], "--device cuda:99: torch finds"),
+        (["--amp"], "--amp needs a GPU"),
+        (["--figure", "f.png"], "--figure draws what --sweep measures"),
+        (["--sweep", "--figure", "f.word"], "f.word: its ending is none of"),
+        (["--json", "/dev/null/f.json"], "/dev/null/f.json cannot be written"),
+        (["AID.ALFA", "1"], "AID.ALFA"),
+        (["AID.WEIGHTING", "ConstantWeighting"], "does not ask for the teacher's losses"),
+        (["TEACHER.CONFIG_FILE", ""], "TEACHER.CONFIG_FILE is empty"),
+        (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "GeneralizedRCNN has no teacher"),
+        (["MODEL.META_ARCHITECTURE", "Nothing"], "Nothing has no teacher"),
+    ],
+)
+def test_mistakes_end_in_one_line(argv, wanted, config_file, benchmark):
+    line = benchmark("--config-file", config_file(), *argv)
+    assert line.startswith("error: ")
+    assert wanted in line
+
+
+def test_images_too_small_to_train_on(config_file, benchmark):
+    # Batch norm of the head on the last level, of one cell.
+    path = config_file("retinanet", ["MODEL.RETINANET.NORM", "BN"])
+    line = benchmark("--config-file", path, "--size", "32x32", "--batch", "1")
+    assert line.startswith("error: the student cannot train on 1 images of 32x32")
+
+
+# --- what is measured
+
+
+def test_random_batch(config_file):
+    settings = Settings(config_file(), height=200, width=300, batch=3, instances=50, seed=5)
+    batch = random_batch(settings, settings.apply())
+    assert len(batch) == 3
+    for sample in batch:
+        assert sample["image"].shape == (3, 200, 300)
+        truth = sample["instances"]
+        assert len(truth) == 50
+        boxes = truth.gt_boxes.tensor
+        assert (boxes >= 0).all() and (boxes <= torch.tensor([300, 200, 300, 200])).all()
+        sides = boxes[:, 2:] - boxes[:, :2]
+        assert sides.min() >= SMALLEST_SIDE - 1e-3 and sides.max() <= 100 + 1e-3
+        assert set(truth.gt_classes.tolist()) == {0, 1, 2}
+    again = random_batch(settings, settings.apply())
+    assert torch.equal(batch[2]["image"], again[2]["image"])
+    assert torch.equal(batch[2]["instances"].gt_boxes.tensor, again[2]["instances"].gt_boxes.tensor)
+
+
+def test_random_weights_give_features_of_a_trained_net(config_file):
+    opts = ["MODEL.RESNETS.NORM", "FrozenBN", "MODEL.RESNETS.DEPTH", "101"]
+    settings = Settings(config_file(opts=opts), **SIZE)
+    cfg = settings.apply()
+    batch = random_batch(settings, cfg)
+    detector = random_detector(cfg, batch)
+    assert detector.training
+    with torch.no_grad():
+        features = detector.backbone(detector.preprocess_image(batch).tensor)
+    assert all(0.01 < x.std() < 100 for x in features.values())
+
+
+def test_the_floor_is_plain_detectron2_and_no_step_changes_the_weights(config_file, tmp_path):
+    settings = Settings(config_file(), **SIZE)
+    cfg = settings.apply()
+    batch = random_batch(settings, cfg)
+    cfg.TEACHER.WEIGHTS = str(tmp_path / "teacher.pth")
+    write_teacher_weights(cfg, batch[:1], cfg.TEACHER.WEIGHTS)
+    nets = Nets(cfg, False, batch[:1])
+    assert type(nets.plain.model) is GeneralizedRCNN
+    assert nets.distilled.model.teacher is nets.teacher
+    for trainee in (nets.plain, nets.distilled):
+        before = [x.clone() for x in trainee.model.parameters()]
+        with as_in_training(CPU):
+            trainee.step(batch)
+        after = list(trainee.model.parameters())
+        assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
+        assert any(x.grad is not None and x.grad.any() for x in after)
+    plain, distilled = nets.plain.model.state_dict(), nets.distilled.model.state_dict()
+    assert all(torch.equal(x, distilled[k]) for k, x in plain.items() if "running" not in k)
+
+
+def test_cases_take_turns():
+    calls = []
+    cases = {name: lambda name=name: calls.append(name) for name in "abc"}
+    rounds = time_rounds(cases, CPU, seed=0, repeat=4)
+    assert "".join(calls) == "abc" * 5  # one round of warm-up
+    assert [list(x) for x in rounds] == [["a", "b", "c"]] * 4
+
+
+def test_every_round_does_the_same_and_the_time_limits_their_number():
+    drawn = Counter()
+
+    def draw() -> None:
+        drawn[torch.rand(()).item()] += 1
+
+    assert len(time_rounds({"draw": draw}, CPU, seed=0, repeat=10**6, seconds=1e-9)) == 3
+    assert list(drawn.values()) == [4]
+
+
+@pytest.mark.skipif(not can_measure(CPU), reason="needs Linux's count of resident memory")
+def test_memory_is_what_the_case_holds(config_file, tmp_path):
+    # A box head of 64 MB in the student, of which a step holds weights, gradients and momentum.
+    opts = ["MODEL.ROI_BOX_HEAD.FC_DIM", "4000", "MODEL.ROI_BOX_HEAD.NUM_FC", "2"]
+    settings = Settings(config_file(opts=opts), threads=1, batch=1, **SIZE)
+    cfg = settings.apply()
+    weights = str(tmp_path / "teacher.pth")
+    write_teacher_weights(cfg, random_batch(settings, cfg), weights)
+    peaks = measure_memory(settings, weights, ("student", "teacher"))
+    assert peaks["student"] > 3 * 4000 * 4000 * 4
+    assert peaks["student"] < 6 * 4000 * 4000 * 4
+    assert 0 < peaks["teacher"] < 64 * 2**20
+
+
+# --- what it comes to
+
+
+def test_known_ratios():
+    one = {
+        "student": 4.0,
+        "teacher": 2.0,
+        "teacher_heads": 1.0,
+        "instance_losses": 2.0,
+        "weighting": 0.5,
+        "Loss": 0.5,
+        "plain_distillation": 9.0,
+        "aid_instance": 14.0,
+        "aid_level": 7.0,
+        "aid_image": 21.0,
+    }
+    slow = {name: 10 * value for name, value in one.items()}
+    memory = {
+        "student": 60,
+        "teacher": 30,
+        "teacher_heads": 40,
+        "aid_instance": 120,
+        "teacher_weights": 20,
+    }
+    results = Results([one, slow, one], ("Loss",), memory, batch=2)
+    assert results.seconds()["aid_floor"] == 7
+    assert results.seconds()["plain_distillation_floor"] == 6
+    assert results.ratios() == pytest.approx(
+        {
+            "plain_distillation_to_floor": 1.5,
+            "aid_to_floor": 2,
+            "aid_level_to_floor": 1,
+            "aid_image_to_floor": 3,
+            "aid_to_plain_distillation": 14 / 9,
+            "instance_losses_to_teacher": 1,
+            "instance_losses_to_heads": 2,
+            "memory_overhead": 0.2,
+            "memory_overhead_to_weights": 0.5,
+        }
+    )
+    assert results.shares() == pytest.approx(
+        {"teacher": 0.2, "instance_losses": 0.2, "weighting": 0.05, "Loss": 0.05, "rest": 0.5}
+    )
+
+
+def test_rounds_are_checked_before_anything_is_built():
+    with pytest.raises(AIDError, match="--repeat"):
+        measure(Settings("no such file"), repeat=1)
+
+
+def test_configs_are_read_as_train_net_reads_them(config_file):
+    path = config_file()
+    cfg = Settings(path, ("AID.ALPHA", "0.5")).apply()
+    wanted = load_config(path, ["AID.ALPHA", "0.5"])
+    changed = {"VIS_PERIOD", "SOLVER", "SEED"}
+    assert {k for k in cfg if cfg[k] != wanted[k]} <= changed
