@@ -17,11 +17,13 @@ DISTILLED := faster_rcnn_R18_from_R34_none faster_rcnn_R18_from_R34
 STUDENTS := faster_rcnn_R18_FPN $(DISTILLED)
 # Options of datasets/make_synthetic_kitti.py for both.
 SCENE_OPTIONS ?=
+# Options of tools/benchmark.py.
+BENCHMARK_OPTIONS ?=
 # Overrides of config keys for all runs, such as "SOLVER.MAX_ITER 10".
 TRAIN_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reuse test test-slow lint clean distclean always
+.PHONY: help install demo reuse benchmark test test-slow lint clean distclean always
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -72,6 +74,11 @@ $(RUNS)/%/.finished:
 
 $(RUNS)/report/report.md: $(foreach run,$(TEACHER) $(STUDENTS),$(RUNS)/$(run)/.finished)
 	$(BIN)/python tools/report.py $(^D) --output $(@D)
+
+benchmark: install  ## what a step with a teacher costs, under 8 minutes on 2 cores
+	$(BIN)/python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml \
+		--size 370x1242 --batch 2 --seconds 200 --json output/benchmark/benchmark.json \
+		$(BENCHMARK_OPTIONS)
 
 test: install  ## the tests, under 10 minutes on 2 cores
 	$(BIN)/python -m pytest
