@@ -75,7 +75,7 @@ $(RUNS)/%/.finished:
 $(RUNS)/report/report.md: $(foreach run,$(TEACHER) $(STUDENTS),$(RUNS)/$(run)/.finished)
 	$(BIN)/python tools/report.py $(^D) --output $(@D)
 
-benchmark: install  ## what a step with a teacher costs, under 8 minutes on 2 cores
+benchmark: install  ## what a step with a teacher costs
 	$(BIN)/python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml \
 		--size 370x1242 --batch 2 --seconds 200 --json output/benchmark/benchmark.json \
 		$(BENCHMARK_OPTIONS)
