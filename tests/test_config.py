@@ -31,10 +31,8 @@ def test_the_configs_that_users_are_told_of_exist():
         expected += [f"Quickstart/{meta_arch}_{r}" for r in ("R34_FPN", "R18_FPN", "R18_from_R34")]
         expected += [f"Quickstart/{meta_arch}_R18_from_R34_none"]
     expected += [
-        f"AID/faster_rcnn_R18_from_R101_{g}"
-        for g in ("none", "level", "image", "instance", "paper")
+        f"AID/faster_rcnn_R18_from_R101_{g}" for g in ("none", "level", "image", "instance")
     ]
-    expected += ["Quickstart/faster_rcnn_R18_from_R34_paper"]
     assert sorted(f"{name}.yaml" for name in expected) == DETECTORS
 
 

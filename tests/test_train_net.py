@@ -129,7 +129,7 @@ def test_the_log_states_the_teacher_before_the_first_iteration(runs):
     said, rest = log.split("Starting training")
     facts = ["configs/Quickstart/faster_rcnn_R34_FPN.yaml", " M parameters", "p2 (stride 4)"]
     facts += ["output/quickstart/faster_rcnn_R34_FPN/model_final.pth", "AttentionGuidedLoss"]
-    facts += ["NonLocalLoss", "times 8", "RelativeWeighting by instance", "alpha 1.0"]
+    facts += ["NonLocalLoss", "times 8", "ExponentialWeighting by instance", "alpha 0.1"]
     for fact in facts:
         assert fact in said
     assert "loss_distill_feature" in rest and "eta: " in rest
@@ -191,7 +191,7 @@ def report(runs, workplace, monkeypatch, tmp_path):
 
 def test_the_report_says_what_was_measured(report):
     loaded, folder = report
-    assert roles(loaded) == ["teacher", "plain", "AID by instance, RelativeWeighting"]
+    assert roles(loaded) == ["teacher", "plain", "AID by instance"]
     found = json.loads((folder / "report.json").read_text())
     for run, row in zip(loaded, found["runs"], strict=True):
         assert row["AP50"] == run.metrics[-1]["bbox/AP50"] and row["iterations"] == 3
