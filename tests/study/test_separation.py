@@ -48,3 +48,17 @@ def test_each_rule_is_measured_once_and_only_where_it_chooses_weights(monkeypatc
     ]
     monkeypatch.setattr(separation, "is_done", lambda job: job.folder != "late20")
     assert [x.folder for x in jobs_to_measure(jobs)] == ["aid20", "late80"]
+
+
+def test_weights_are_measured_once(tmp_path, monkeypatch):
+    measured = []
+
+    def measure(job, num_images):
+        measured.append((job.folder, num_images))
+        return [{"at": "end", "auc": {"tiny": None}}]
+
+    monkeypatch.setattr(separation, "_measure", measure)
+    job = Job(str(tmp_path), "s.yaml", Scenes("s", ()), ())
+    first, second = (separation.measure_weights(job, 7) for _ in range(2))
+    assert first == second == [{"at": "end", "auc": {"tiny": None}}]
+    assert measured == [(str(tmp_path), 7)]

@@ -12,10 +12,15 @@ __all__ = ["draw_differences", "draw_strengths"]
 
 
 def draw_strengths(cells: Cells) -> Figure:
-    """AP against strength, a line for each rule, bars over the range of the seeds."""
+    """AP against strength, a line for each rule of several strengths, bars over the range of the
+    seeds."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for rule in sorted({rule for rule, strength in cells if strength > 0}):
+    shown = set()
+    for rule in sorted({rule for rule, _ in cells}):
         strengths = sorted(strength for name, strength in cells if name == rule)
+        if len(strengths) < 2:
+            continue
+        shown.update(strengths)
         values = [list(cells[rule, s].values("AP").values()) for s in strengths]
         middle = [mean(v) for v in values]
         low = [m - min(v) for m, v in zip(middle, values, strict=True)]
@@ -26,14 +31,16 @@ def draw_strengths(cells: Cells) -> Figure:
         level = mean(plain.values("AP").values())
         axes.axhline(level, color="black", linestyle="--", label="plain_student")
     axes.set(xscale="log", xlabel="strength (DISTILLATION.WEIGHT)", ylabel="AP")
+    axes.set_xticks(sorted(shown), [f"{x:g}" for x in sorted(shown)])
+    axes.set_xticks([], minor=True)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return figure
 
 
 def draw_differences(comparisons: list[dict]) -> Figure:
-    """Means and 95 % intervals of differences of AP: a panel for each baseline, a row for each
-    rule, regime and detector.
+    """Means, 95 % intervals and numbers of seeds of differences of AP: a panel for each baseline, a
+    row for each rule, regime and detector.
 
     Args:
         comparisons: of :func:`~aid.study.cells.compare`, at least one, all of one metric.
@@ -41,11 +48,14 @@ def draw_differences(comparisons: list[dict]) -> Figure:
     names = [x for x in BASELINES if any(entry["against"] == x for entry in comparisons)]
     panels = defaultdict(dict)
     for x in comparisons:
-        row = f"{x['regime']}, {x['detector']}: {x['rule']} ({x['strength']:g})"
+        row = (
+            f"{x['regime']}, {x['detector']}, {x['iterations']} iterations: "
+            f"{x['rule']}, strength {x['strength']:g}"
+        )
         panels[x["against"]][row] = x
     rows = sorted({row for panel in panels.values() for row in panel}, reverse=True)
     figure, axes = plt.subplots(
-        1, len(names), figsize=(4 + 3 * len(names), 1.2 + 0.3 * len(rows)), layout="constrained",
+        1, len(names), figsize=(6 + 3 * len(names), 1.2 + 0.3 * len(rows)), layout="constrained",
         sharex=True, sharey=True, squeeze=False,
     )  # fmt: skip
     for axis, name in zip(axes[0], names, strict=True):
@@ -56,6 +66,10 @@ def draw_differences(comparisons: list[dict]) -> Figure:
             error = [[x["mean"] - low], [high - x["mean"]]]
             place = rows.index(row)
             axis.errorbar(x["mean"], place, xerr=error, fmt="o", capsize=3, color=color)
+            axis.annotate(
+                f"{x['seeds']}", (x["mean"], place), (0, 4), textcoords="offset points",
+                ha="center", fontsize=7,
+            )  # fmt: skip
         axis.set(title=f"against {name.replace('_', ' ')}", xlabel="difference of AP")
         axis.set_yticks(range(len(rows)), rows)
         axis.grid(alpha=0.3)

@@ -89,7 +89,7 @@ def _differences(comparisons: list[dict], folder: str) -> list[str]:
     if not shown:
         return []
     name = _save(draw_differences(shown), folder, "differences.png")
-    return [f"## Differences\n\n![means and 95 % intervals of differences of AP]({name})"]
+    return [f"## Differences\n\n![means, 95 % intervals and numbers of seeds]({name})"]
 
 
 def _strengths(tuned: list[Tuned]) -> list[str]:
@@ -116,7 +116,7 @@ def _weights(weights: list[dict]) -> list[str]:
     if not weights:
         return []
     flags = list(weights[0]["auc"])
-    names = ("set", "regime", "detector", "rule")
+    names = ("set", "regime", "detector", "iterations", "rule")
     rows = [
         [
             *(x["labels"][name] for name in names),

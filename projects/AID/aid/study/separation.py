@@ -1,5 +1,6 @@
 """Do the weights fall where the teacher is known to be wrong?"""
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from .runner import is_done
 
 __all__ = ["auc", "jobs_to_measure", "measure_weights", "rank_correlation"]
 
+WEIGHTS = "weights.json"
 FLAGS = ("spoiled class", "spoiled box", "night", "Cyclist", "mostly hidden", "tiny")
 
 
@@ -53,6 +55,8 @@ def jobs_to_measure(jobs: list[Job]) -> list[Job]:
 def measure_weights(job: Job, num_images: int) -> list[dict]:
     """Weights on training images of a finished run, against what makes a teacher wrong there.
 
+    They are kept in the run's folder and read from there the next time.
+
     Args:
         job: a run with a teacher and with weights by instance.
         num_images: of the training set, evenly chosen.
@@ -66,6 +70,17 @@ def measure_weights(job: Job, num_images: int) -> list[dict]:
     Raises:
         AIDError: the teacher's or the student's checkpoint is missing.
     """
+    path = os.path.join(job.folder, WEIGHTS)
+    if not os.path.isfile(path):
+        found = _measure(job, num_images)
+        with open(f"{path}.part", "w") as f:
+            json.dump(found, f, indent=1)
+        os.replace(f"{path}.part", path)
+    with open(path) as f:
+        return json.load(f)
+
+
+def _measure(job: Job, num_images: int) -> list[dict]:
     cfg = load_config(job.config, [*job.options, "MODEL.DEVICE", "cpu"])
     dataset = f"{job.folder}/train"
     register_kitti(dataset, os.path.join(job.scenes.folder, "synthetic_kitti"), "train", "-")
