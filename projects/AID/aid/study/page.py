@@ -99,9 +99,8 @@ def _strengths(tuned: list[Tuned]) -> list[str]:
     for x in tuned:
         row = [x.group.regime, x.group.detector, x.rule, f"{x.strength:g}"]
         for factor in FACTORS:
-            cell = _mean(x.ap(factor))
-            rows_difference = _difference(x.fall(factor)) if factor != "best" else ""
-            row.append(f"{cell} ({rows_difference})" if rows_difference else cell)
+            change = _difference(x.fall(factor)) if factor != "best" else ""
+            row.append(_mean(x.ap(factor)) + (f" ({change})" if change else ""))
         rows.append(row)
     header = ["regime", "detector", "rule", "best strength", *(f"AP at {x}" for x in FACTORS)]
     return [
