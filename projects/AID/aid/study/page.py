@@ -42,7 +42,7 @@ def write_study(results: list[dict], weights: list[dict], folder: str) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
         with open(os.path.join(folder, "study.json"), "w") as f:
-            json.dump(found, f, indent=1)
+            f.write(_as_json(found))
         parts = ["# Every run of the study", _teachers(results)]
         parts += _differences(found["comparisons"], folder)
         parts += _strengths(tune(results))
@@ -54,6 +54,12 @@ def write_study(results: list[dict], weights: list[dict], folder: str) -> None:
             f.write("\n\n".join(parts) + "\n")
     except OSError as error:
         raise AIDError(f"{folder} cannot be written: {error.strerror}") from error
+
+
+def _as_json(lists: dict[str, list[dict]]) -> str:
+    """An entry a line, so that a change of one shows as a change of one."""
+    lines = {name: ",\n".join(json.dumps(x) for x in entries) for name, entries in lists.items()}
+    return "{\n" + ",\n".join(f'"{k}": [\n{v}\n]' for k, v in lines.items()) + "\n}\n"
 
 
 def _as_run(result: dict) -> dict:
