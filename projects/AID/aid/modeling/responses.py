@@ -28,7 +28,7 @@ def check_answers(detector: nn.Module, whose: str) -> None:
         kind = type(detector if heads is None else heads).__name__
         raise AIDError(
             f"DISTILLATION.LOSSES: BoxResponseLoss needs a Faster or Mask R-CNN on both sides, the "
-            f"{whose} is a {kind}"
+            f"{whose} is a {kind}: leave the loss out, or choose another {whose}"
         )
 
 

@@ -1,0 +1,130 @@
+"""What is made of a study's runs: comparisons, best strengths, the page."""
+
+import json
+import math
+
+import pytest
+
+from aid.errors import AIDError
+from aid.study import (
+    BASELINES,
+    EQUAL_TIME,
+    compare,
+    paired_difference,
+    tune,
+    write_study,
+)
+
+
+def test_a_paired_difference():
+    found = paired_difference({0: 3.0, 1: 5.0, 2: 4.0, 9: 8.0}, {0: 1.0, 1: 2.0, 2: 3.0, 7: 0.0})
+    assert found.seeds == 3 and found.mean == 2.0
+    half = 4.303 * 1.0 / math.sqrt(3)  # differences 2, 3 and 1
+    assert found.interval == pytest.approx((2 - half, 2 + half))
+    assert paired_difference({0: 1.0}, {1: 2.0}) is None
+    assert paired_difference({0: 1.0}, {0: 0.0}).interval == (-math.inf, math.inf)
+
+
+def result(rule, strength, seed, ap, night=None, on="choose"):
+    labels = {"set": on, "regime": "gap", "detector": "net", "iterations": 50}
+    labels |= {"rule": rule, "strength": strength, "seed": seed}
+    conditions = {} if night is None else {"night": {"AP": night, "AP50": night}}
+    return {
+        "AP": ap, "AP50": 2 * ap, "conditions": conditions, "map_mean": 0.5, "labels": labels
+    }  # fmt: skip
+
+
+RESULTS = [
+    *(result("plain_student", 0, seed, 10.0) for seed in (0, 1, 2)),
+    *(result("plain_distillation", s, seed, 9.0 + s) for s in (1, 2, 4) for seed in (0, 1, 2)),
+    *(result("aid", s, seed, 11.0 + s + seed, 7.0) for s in (1, 2, 4) for seed in (0, 1, 2)),
+    *(result("aid_strength", 2, seed, 12.5) for seed in (0, 1)),
+    {"AP": 30.0, "labels": {"set": "choose", "scenes": "day", "detector": "net"}},
+]
+
+
+def test_comparisons_are_paired_and_of_one_strength():
+    found = {
+        (x["rule"], x["strength"], x["against"]): (x["seeds"], x["mean"])
+        for x in compare(RESULTS, BASELINES)
+        if x["metric"] == "AP"
+    }
+    assert found["aid", 2, "plain_distillation"] == (3, 3.0)  # 2, 3 and 4
+    assert found["aid", 4, "plain_student"] == (3, 6.0)
+    assert found["aid", 2, "equal_strength"] == (2, 1.0)  # two seeds have a control
+    assert ("aid", 4, "equal_strength") not in found
+    assert ("plain_student", 0, "plain_student") not in found
+    (entry,) = (
+        x for x in compare(RESULTS, BASELINES)
+        if (x["rule"], x["strength"], x["metric"]) == ("aid", 2, "AP50")
+        and x["against"] == "plain_distillation"
+    )  # fmt: skip
+    half = 4.303 * 2.0 / math.sqrt(3)
+    assert entry["mean"] == 6.0 and entry["ci95"] == pytest.approx([6 - half, 6 + half])
+
+
+def test_the_control_of_a_rule_of_mean_weight_1_is_plain_distillation():
+    normalized = [{**result("normalized", 2, seed, 14.0), "map_mean": 1.0} for seed in (0, 1)]
+    found = {
+        x["rule"]: x["mean"]
+        for x in compare([*RESULTS, *normalized], BASELINES)
+        if (x["against"], x["metric"], x["strength"]) == ("equal_strength", "AP", 2)
+    }
+    assert found == {"normalized": 3.0, "aid": 1.0}
+
+
+def test_the_best_strength_is_chosen_on_other_scenes():
+    chosen = [
+        result("aid", strength, seed, ap)
+        for strength, ap in ((0.5, 10.0), (2, 12.0), (8, 11.0))
+        for seed in (0, 1)
+    ]
+    judged = [
+        result("aid", strength, seed, ap + d * seed, on="report")
+        for strength, ap, d in ((0.63, 17, 0), (2, 18, 1), (6.1, 16, 0), (8, 30, 0))
+        for seed in (0, 1)
+    ]
+    two = [result("plain", s, 0, 1.0, on=on) for s in (1, 2) for on in ("choose", "report")]
+    (found,) = tune([*chosen, *judged, *two])
+    assert (found.rule, found.strength, found.group.set) == ("aid", 2, "report")
+    assert found.ap("best") == {0: 18, 1: 19}
+    assert found.fall("a 3rd").mean == -1.5 and found.fall("3 times").mean == -2.5
+    assert found.fall("10 times") is None and found.ap("a 10th") == {}
+    entry = found.as_dict()
+    assert entry["best_strength"] == 2 and entry["AP"] == {"a 3rd": 17, "best": 18.5, "3 times": 16}
+    assert set(entry["fall"]) == {"a 3rd", "3 times"}
+
+
+def test_a_comparison_at_equal_time():
+    results = [
+        *(result("aid", 2, seed, 20.0 + seed) for seed in (0, 1)),
+        *(result("plain_student_equal_time", 0, seed, 12.0) for seed in (0, 1)),
+    ]
+    (entry,) = (x for x in compare(results, EQUAL_TIME) if x["metric"] == "AP")
+    assert (entry["rule"], entry["against"], entry["mean"]) == ("aid", "plain_student", 8.5)
+
+
+def test_the_page_lists_every_run(tmp_path):
+    weights = {"labels": RESULTS[9]["labels"], "at": "end", "mean": 0.5, "instances": 9}
+    weights |= {"auc": {"night": 0.75, "tiny": None}, "correlation": {"visible": 0.5, "size": 0}}
+    reported = [
+        {**x, "labels": {**x["labels"], "set": "report"}} for x in RESULTS if "rule" in x["labels"]
+    ]
+    write_study(RESULTS + reported, [weights], str(tmp_path))
+    text = (tmp_path / "tables.md").read_text()
+    assert "13.0 14.0 15.0" in text and "+3.0 ± 2.5" in text and "AP50 night" in text
+    assert "| 0.75        |            | +0.50" in text
+    row = next(x for x in text.splitlines() if x.startswith("| gap      | net        | aid  "))
+    # The best is 4; nothing was run near a third or a tenth of it, nor above.
+    assert [x.strip() for x in row.split("|")[3:10]] == ["aid", "4", "", "", "16.0", "", ""]
+    for name in ("choose_gap_net_50.png", "rules.png", "differences.png"):
+        assert (tmp_path / name).stat().st_size > 5000
+    found = json.loads((tmp_path / "study.json").read_text())
+    assert len(found["comparisons"]) > 10 and found["weights"] == [weights]
+    assert len(found["runs"]) == len(RESULTS + reported)
+    assert {x["rule"]: x["best_strength"] for x in found["strengths"]} == {
+        "aid": 4,
+        "plain_distillation": 4,
+    }
+    with pytest.raises(AIDError, match="no run of the study is done"):
+        write_study([], [], str(tmp_path))
