@@ -9,13 +9,17 @@ python tools/study.py studies/weighting.yaml --report docs/results  tables of wh
 
 import argparse
 import os
+from collections.abc import Callable
 
 from tqdm import tqdm
 
 from aid.errors import AIDError, main_with_clear_errors
 from aid.study import (
+    Job,
     jobs_to_measure,
+    jobs_with_gradients,
     load_study,
+    measure_gradients,
     measure_weights,
     read_results,
     run_study,
@@ -25,6 +29,8 @@ from aid.study.runner import is_done
 
 # Training images on which weights are measured.
 NUM_IMAGES = 100
+# Batches on which gradients are.
+NUM_BATCHES = 5
 
 
 @main_with_clear_errors
@@ -54,11 +60,11 @@ def main(argv: list[str] | None = None) -> None:
             print("done" if is_done(job) else "    ", job.folder)
         return
     if args.report:
-        kept = jobs_to_measure(study.jobs)
-        weights = [
-            x for job in tqdm(kept, desc="Weights") for x in measure_weights(job, NUM_IMAGES)
-        ]
-        write_study(read_results(study.jobs), weights, args.report)
+        weights = _measure("Weights", jobs_to_measure(study.jobs), measure_weights, NUM_IMAGES)
+        gradients = _measure(
+            "Gradients", jobs_with_gradients(study.jobs), measure_gradients, NUM_BATCHES
+        )
+        write_study(read_results(study.jobs), weights, gradients, args.report)
         print(f"Tables: {os.path.join(args.report, 'tables.md')}")
         return
     failed = run_study(study, args.workers)
@@ -67,6 +73,10 @@ def main(argv: list[str] | None = None) -> None:
             f"{len(failed)} of {len(study.jobs)} runs failed, first {failed[0].folder}: see its "
             "stdout.txt, and call again"
         )
+
+
+def _measure(what: str, jobs: list[Job], measure: Callable, amount: int) -> list[dict]:
+    return [x for job in tqdm(jobs, desc=what) for x in measure(job, amount)]
 
 
 if __name__ == "__main__":

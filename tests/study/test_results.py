@@ -110,10 +110,13 @@ def test_the_page_lists_every_run(tmp_path):
     reported = [
         {**x, "labels": {**x["labels"], "set": "report"}} for x in RESULTS if "rule" in x["labels"]
     ]
-    write_study(RESULTS + reported, [weights], str(tmp_path))
+    gradients = {"labels": RESULTS[9]["labels"], "at": "start", "ratio": 6.04, "cosine": -0.1}
+    gradients["batches"] = 5
+    write_study(RESULTS + reported, [weights], [gradients], str(tmp_path))
     text = (tmp_path / "tables.md").read_text()
     assert "13.0 14.0 15.0" in text and "+3.0 ± 2.5" in text and "AP50 night" in text
     assert "| 0.75        |            | +0.50" in text
+    assert "| start | 6.0     | -0.10    |" in text and "medians of 5 batches" in text
     row = next(x for x in text.splitlines() if x.startswith("| gap      | net        | aid  "))
     # The best is 4; nothing was run near a third or a tenth of it, nor above.
     assert [x.strip() for x in row.split("|")[3:10]] == ["aid", "4", "", "", "16.0", "", ""]
@@ -121,10 +124,11 @@ def test_the_page_lists_every_run(tmp_path):
         assert (tmp_path / name).stat().st_size > 5000
     found = json.loads((tmp_path / "study.json").read_text())
     assert len(found["comparisons"]) > 10 and found["weights"] == [weights]
+    assert found["gradients"] == [gradients]
     assert len(found["runs"]) == len(RESULTS + reported)
     assert {x["rule"]: x["best_strength"] for x in found["strengths"]} == {
         "aid": 4,
         "plain_distillation": 4,
     }
     with pytest.raises(AIDError, match="no run of the study is done"):
-        write_study([], [], str(tmp_path))
+        write_study([], [], [], str(tmp_path))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from aid.study import Job, separation
+from aid.study import Job, gradients, separation
 from aid.study.grid import Scenes
 from aid.study.separation import auc, jobs_to_measure, rank_correlation
 
@@ -48,6 +48,8 @@ def test_each_rule_is_measured_once_and_only_where_it_chooses_weights(monkeypatc
     ]
     monkeypatch.setattr(separation, "is_done", lambda job: job.folder != "late20")
     assert [x.folder for x in jobs_to_measure(jobs)] == ["aid20", "late80"]
+    monkeypatch.setattr(gradients, "is_done", lambda job: True)
+    assert [x.folder for x in gradients.jobs_with_gradients(jobs)] == ["none80"]
 
 
 def test_weights_are_measured_once(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Studies: many runs of train_net.py, side by side, and what they say together."""
 
 from .cells import BASELINES, EQUAL_TIME, compare
+from .gradients import compare_gradients, jobs_with_gradients, measure_gradients
 from .grid import Job, Study, load_study
 from .page import write_study
 from .results import paired_difference, read_results
@@ -14,8 +15,11 @@ __all__ = [
     "Job",
     "Study",
     "compare",
+    "compare_gradients",
     "jobs_to_measure",
+    "jobs_with_gradients",
     "load_study",
+    "measure_gradients",
     "measure_weights",
     "paired_difference",
     "read_results",

@@ -60,8 +60,13 @@ class Job:
         return self.keeps_weights and chosen and "TEACHER.WEIGHTS" in self.options
 
     @property
+    def imitates_everywhere(self) -> bool:
+        """Whether it is plain distillation."""
+        return "none" in self.options and "TEACHER.WEIGHTS" in self.options
+
+    @property
     def keeps_weights(self) -> bool:
-        """Whether the run's checkpoint stays: of one seed, for :mod:`.separation`."""
+        """Whether the run's checkpoint stays to be measured: of one seed."""
         return self.labels.get("seed") == 0
 
 

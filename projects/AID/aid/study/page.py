@@ -17,13 +17,19 @@ from .strengths import FACTORS, REPORT, Tuned, tune
 
 __all__ = ["write_study"]
 
+# Labels of a run that was measured after its end.
+MEASURED = ("set", "regime", "detector", "iterations", "rule")
 
-def write_study(results: list[dict], weights: list[dict], folder: str) -> None:
+
+def write_study(
+    results: list[dict], weights: list[dict], gradients: list[dict], folder: str
+) -> None:
     """Write study.json, tables.md and figures into ``folder``.
 
     Args:
         results: of all finished runs.
         weights: of :func:`~aid.study.separation.measure_weights`, for some of them.
+        gradients: of :func:`~aid.study.gradients.measure_gradients`, for some of them.
         folder: to write to.
 
     Raises:
@@ -37,6 +43,7 @@ def write_study(results: list[dict], weights: list[dict], folder: str) -> None:
         "equal_time": compare(results, EQUAL_TIME),
         "strengths": [x.as_dict() for x in tune(results)],
         "weights": weights,
+        "gradients": gradients,
         "runs": [_as_run(x) for x in results],
     }
     try:
@@ -47,6 +54,7 @@ def write_study(results: list[dict], weights: list[dict], folder: str) -> None:
         parts += _differences(found["comparisons"], folder)
         parts += _strengths(tune(results))
         parts += _weights(weights)
+        parts += _gradients(gradients)
         for group, cells in sorted(groups.items()):
             parts += _group(group, cells, folder)
         _save(draw_rules(), folder, "rules.png")
@@ -121,10 +129,9 @@ def _weights(weights: list[dict]) -> list[str]:
     if not weights:
         return []
     flags = list(weights[0]["auc"])
-    names = ("set", "regime", "detector", "iterations", "rule")
     rows = [
         [
-            *(x["labels"][name] for name in names),
+            *(x["labels"][name] for name in MEASURED),
             x["at"],
             f"{x['mean']:.2f}",
             *(
@@ -135,7 +142,7 @@ def _weights(weights: list[dict]) -> list[str]:
         ]
         for x in weights
     ]  # fmt: skip
-    header = [*names, "at", "mean w", *(f"AUC {flag}" for flag in flags)]
+    header = [*MEASURED, "at", "mean w", *(f"AUC {flag}" for flag in flags)]
     header += ["with visible", "with size"]
     return [
         "## Where the weights fall",
@@ -144,6 +151,27 @@ def _weights(weights: list[dict]) -> list[str]:
         "the visible share and with the size. The order of the weights by rules that look at the "
         "teacher alone is the same at the start of training as at its end.",
         tabulate(rows, header, tablefmt="github", disable_numparse=True),
+    ]
+
+
+def _gradients(gradients: list[dict]) -> list[str]:
+    if not gradients:
+        return []
+    names = (*MEASURED, "strength")
+    rows = [
+        [
+            *(x["labels"][name] for name in names),
+            x["at"],
+            f"{x['ratio']:.1f}",
+            f"{x['cosine']:+.2f}",
+        ]
+        for x in gradients
+    ]
+    return [
+        "## How strong imitation is",
+        "Its gradient on the student's backbone beside that of the task: norm over norm, and the "
+        f"cosine between both. Seed 0, medians of {gradients[0]['batches']} batches.",
+        tabulate(rows, [*names, "at", "ratio", "cosine"], tablefmt="github", disable_numparse=True),
     ]
 
 

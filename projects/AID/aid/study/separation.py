@@ -1,22 +1,20 @@
 """Do the weights fall where the teacher is known to be wrong?"""
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 
 from ..config import load_config
-from ..data.kitti import register_kitti
-from ..errors import AIDError
 from ..modeling.weighting import build_weighting
 from ..report.instances import HIDDEN_VISIBLE, TINY_SIDE, Judged, judge, read_records
 from ..report.runs import Run
 from .grid import Job
+from .measured import final_weights, kept, training_set
 from .runner import is_done
 
 __all__ = ["auc", "jobs_to_measure", "measure_weights", "rank_correlation"]
@@ -70,30 +68,17 @@ def measure_weights(job: Job, num_images: int) -> list[dict]:
     Raises:
         AIDError: the teacher's or the student's checkpoint is missing.
     """
-    path = os.path.join(job.folder, WEIGHTS)
-    if not os.path.isfile(path):
-        found = _measure(job, num_images)
-        with open(f"{path}.part", "w") as f:
-            json.dump(found, f, indent=1)
-        os.replace(f"{path}.part", path)
-    with open(path) as f:
-        return json.load(f)
+    return kept(job, WEIGHTS, lambda: _measure(job, num_images))
 
 
 def _measure(job: Job, num_images: int) -> list[dict]:
     cfg = load_config(job.config, [*job.options, "MODEL.DEVICE", "cpu"])
-    dataset = f"{job.folder}/train"
-    register_kitti(dataset, os.path.join(job.scenes.folder, "synthetic_kitti"), "train", "-")
-    try:
-        records = DatasetCatalog.get(dataset)
+    final_weights(job)  # an error now if they are gone
+    with training_set(job) as name:
+        records = DatasetCatalog.get(name)
         records = records[:: max(1, len(records) // num_images)][:num_images]
-        scenes = read_records(dataset)
+        scenes = read_records(name)
         run = Run(job.folder, cfg, [])
-        if not os.path.isfile(run.weights):
-            raise AIDError(
-                f"{run.weights} does not exist, but weights are measured at the end of training: "
-                f"delete {job.folder} and run the study again"
-            )
         students = {"end": (run.build(), run.weighting_memory)}
         if build_weighting(cfg).needs_student:
             seed_all_rng(cfg.SEED)
@@ -106,9 +91,6 @@ def _measure(job: Job, num_images: int) -> list[dict]:
             }
             for at, (student, memory) in students.items()
         ]
-    finally:
-        DatasetCatalog.remove(dataset)
-        MetadataCatalog.remove(dataset)
 
 
 def _summary(known: list[Known]) -> dict:

@@ -1,0 +1,34 @@
+"""How strong imitation is beside the task."""
+
+import pytest
+import torch
+from torch import nn
+
+from aid.study import compare_gradients
+
+
+class Student(nn.Module):
+    """Its losses are linear in the backbone's weights, so that their gradients are known."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Linear(2, 1, bias=False)
+        self.head = nn.Linear(2, 1, bias=False)
+
+    def forward(self, batch):
+        task, imitation = batch
+        return {
+            "loss_cls": self.backbone(task).sum() + self.head(task).sum(),
+            "loss_distill_feature": self.backbone(imitation).sum(),
+            "loss_distill_spatial": self.backbone(imitation).sum(),
+        }
+
+
+def test_norms_and_the_angle_between():
+    batches = [
+        (torch.tensor([3.0, 4.0]), torch.tensor([0.0, 5.0])),
+        (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])),
+        (torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 0.0])),
+    ]
+    found = list(compare_gradients(Student(), batches))
+    assert found == [pytest.approx(x) for x in [(2, 0.8), (6, 0), (2, -1)]]
