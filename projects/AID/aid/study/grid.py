@@ -62,7 +62,8 @@ class Job:
     @property
     def imitates_everywhere(self) -> bool:
         """Whether it is plain distillation."""
-        return "none" in self.options and "TEACHER.WEIGHTS" in self.options
+        is_taught = "TEACHER.WEIGHTS" in self.options
+        return is_taught and "none" in self.options and self.constant_of is None
 
     @property
     def keeps_weights(self) -> bool:
