@@ -1,6 +1,7 @@
 """Tiny detectors and batches. Every net here has a few ten thousand parameters and runs on CPU."""
 
 import copy
+import functools
 import importlib.util
 import os
 import sys
@@ -109,6 +110,12 @@ def load_script():
         return module
 
     return load
+
+
+@pytest.fixture
+def in_processes(load_script, tmp_path):
+    """A function (number, function, arguments) -> what each of so many processes returns."""
+    return functools.partial(load_script("tests/processes.py").run, tmp_path)
 
 
 @pytest.fixture
