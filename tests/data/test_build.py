@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+from detectron2.utils import comm
 
 from aid.config import load_config
 from aid.data.build import build_test_loader, build_train_loader
@@ -85,6 +86,25 @@ def test_seeded_depends_on_the_key_alone():
         with seeded(*key):
             draws.append((random.random(), np.random.rand(), torch.rand(1).item()))
     assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_each_epoch_and_resume_their_own_streams(
+    processes, loader_config, monkeypatch
+):
+    cfg = loader_config(
+        ["SOLVER.IMS_PER_BATCH", processes, "DATALOADER.ASPECT_RATIO_GROUPING", False]
+    )
+    monkeypatch.setattr(comm, "get_world_size", lambda: processes)
+    monkeypatch.setattr(comm, "all_gather", lambda x: [x])  # of what the seed makes the same
+    counts = {}
+    for rank in range(processes):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        stream = take(cfg, 7)  # 7 images a process: as many epochs as processes
+        assert same(take(cfg, 4, start_iter=3), stream[3:])
+        for (sample,) in stream:
+            counts[sample["file_name"]] = counts.get(sample["file_name"], 0) + 1
+    assert len(counts) == 7 and set(counts.values()) == {processes}
 
 
 def test_a_batch_that_cannot_be_divided(loader_config, monkeypatch):

@@ -2,6 +2,7 @@
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 
 from aid.engine import argument_parser, setup
 from aid.errors import AIDError
@@ -30,6 +31,13 @@ def test_a_drawn_seed_is_written_down_and_found_at_resume(configure):
     assert seed >= 0
     assert configure("--resume", opts=["SEED", -1]).SEED == seed
     assert configure(opts=["SEED", -1]).SEED != seed
+
+
+def test_the_main_process_decides_on_the_seed(configure, monkeypatch):
+    """The others may find no config.yaml, on a machine of their own, or half of one."""
+    configure(opts=["SEED", -1])
+    monkeypatch.setattr(comm, "all_gather", lambda x: [5, x])
+    assert configure("--resume", opts=["SEED", -1]).SEED == 5
 
 
 def test_an_evaluation_leaves_the_runs_record_alone(configure, tmp_path):

@@ -13,23 +13,6 @@ from aid.engine import AIDTrainer
 from aid.errors import AIDError
 
 
-@pytest.fixture
-def run_config(student_config, toy_dataset, tmp_path):
-    """A function (output, student, teacher, opts) -> frozen config of a run of 4 iterations."""
-
-    def make(output: str, student="faster_rcnn", teacher=None, opts=()):
-        keys = ["DATASETS.TRAIN", (toy_dataset,), "DATASETS.TEST", (toy_dataset,)]
-        keys += ["SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 1]
-        keys += ["SOLVER.BASE_LR", 0.01, "SOLVER.WARMUP_ITERS", 2, "DATALOADER.NUM_WORKERS", 0]
-        keys += ["INPUT.MIN_SIZE_TRAIN", (48, 64), "OUTPUT_DIR", str(tmp_path / output)]
-        cfg = student_config(student, teacher, [*keys, *opts])
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-        cfg.freeze()
-        return cfg
-
-    return make
-
-
 class StopAt(HookBase):
     """Ends a run as an interruption would, after the checkpoint of an iteration."""
 

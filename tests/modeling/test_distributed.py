@@ -30,20 +30,21 @@ def gradients_of_a_share(model, batch, only_distillation=True):
 
 @pytest.mark.parametrize("student", ["faster_rcnn", "retinanet"])
 @pytest.mark.parametrize(
-    "rule, normalize, processes",
+    "rule, normalize, norm, processes",
     [
-        ("ExponentialWeighting", False, 2),
-        ("ExponentialWeighting", True, 2),
-        ("ExponentialWeighting", True, 4),
-        ("RelativeWeighting", False, 2),
-        ("RelativeWeighting", False, 4),
-        ("StudentAwareWeighting", False, 2),
+        ("ExponentialWeighting", False, "FrozenBN", 2),
+        ("ExponentialWeighting", True, "FrozenBN", 2),
+        ("ExponentialWeighting", True, "FrozenBN", 4),
+        ("ExponentialWeighting", False, "naiveSyncBN", 2),
+        ("RelativeWeighting", False, "FrozenBN", 2),
+        ("RelativeWeighting", False, "FrozenBN", 4),
+        ("StudentAwareWeighting", False, "FrozenBN", 2),
     ],
 )
 def test_a_share_of_the_batch_in_each_process(
-    student, rule, normalize, processes, student_model, make_batch, in_processes
+    student, rule, normalize, norm, processes, student_model, make_batch, in_processes
 ):
-    opts = ["MODEL.RESNETS.NORM", "FrozenBN", "AID.NORMALIZE", normalize, "AID.WEIGHTING", rule]
+    opts = ["MODEL.RESNETS.NORM", norm, "AID.NORMALIZE", normalize, "AID.WEIGHTING", rule]
     model, _ = student_model(student, opts=opts)
     batch = make_batch(NUM_INSTANCES)
     expected = gradients(model, batch)
@@ -52,7 +53,8 @@ def test_a_share_of_the_batch_in_each_process(
         memory.zero_()
     first, *others = in_processes(processes, gradients_of_a_share, model, batch)
     for name, gradient in expected.items():
-        torch.testing.assert_close(first[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+        error = (first[name] - gradient).abs().max()
+        assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
         assert all(torch.equal(first[name], other[name]) for other in others)
     assert any("distillation" in name for name in expected)
     assert any("backbone" in name for name in expected)

@@ -134,7 +134,11 @@ def _check_image_ids(records: list[dict], name: str) -> None:
 
 
 def _draw_seed(cfg: CfgNode, resume: bool) -> int:
+    seed = None
     previous = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    if resume and os.path.isfile(previous):
-        return load_config(previous).SEED
-    return comm.shared_random_seed()
+    if resume and comm.is_main_process() and os.path.isfile(previous):
+        seed = load_config(previous).SEED
+    drawn = comm.shared_random_seed()
+    # The main process decides: the others may see no such file, or one that is being written.
+    found = comm.all_gather(seed)[0]
+    return drawn if found is None else found

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -33,15 +35,50 @@ class AIDTrainer(DefaultTrainer):
     evaluation is by COCO's or KITTI's metric.
     """
 
-    def build_hooks(self) -> list:
-        # DefaultTrainer has no method that builds its checkpointer, and hands it out first here.
-        self.checkpointer = StudentCheckpointer(
-            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: with SEED >= 0.
+
+        Raises:
+            AIDError: what the config asks for cannot be built.
+        """
+        # Not DefaultTrainer's own, which hands DDP a GPU in any case, and keeps its checkpointer
+        # and its trainer of a step to itself. The parts come in its order.
+        super(DefaultTrainer, self).__init__()
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        model = _distribute(model)
+        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(
+            model, loader, optimizer
         )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = StudentCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list:
         return [SeedStep(self.cfg.SEED), *super().build_hooks()]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As :class:`DefaultTrainer`; a resumed run also goes on where the data stopped."""
+        """As :class:`DefaultTrainer`; a resumed run also goes on where the data stopped.
+
+        Raises:
+            AIDError: the processes do not find the same checkpoint.
+        """
+        if resume:
+            path = self.checkpointer.get_checkpoint_file()
+            found = comm.all_gather(os.path.basename(path))
+            if len(set(found)) > 1:
+                names = sorted({name or "none" for name in found})
+                raise AIDError(
+                    f"--resume: processes find different checkpoints in {self.cfg.OUTPUT_DIR} "
+                    f"({', '.join(names)}): let all machines share this folder, or copy it"
+                )
         super().resume_or_load(resume)
         if self.start_iter > 0:
             self.data_loader = build_train_loader(self.cfg, self.start_iter)
@@ -124,6 +161,18 @@ class AIDTrainer(DefaultTrainer):
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> dict:
+        """As :class:`DefaultTrainer`; of several processes all have the main process's buffers.
+
+        BatchNorm keeps running statistics of its own in each of them, and a checkpoint those of the
+        main process: what is measured is what is saved.
+        """
+        if comm.get_world_size() > 1:
+            for buffer in _unwrap(model).buffers():
+                torch.distributed.broadcast(buffer, 0)
+        return super().test(cfg, model, evaluators)
+
+    @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         return build_evaluator(dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference"))
 
@@ -141,6 +190,18 @@ def _without_traceback_of(*kinds: type[Exception]) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_wanted)
+
+
+def _distribute(model: nn.Module) -> nn.Module:
+    """The model in DDP if there are other processes."""
+    on_cpu = model.device.type == "cpu"
+    synchronized = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    if on_cpu and synchronized and comm.get_world_size() > 1:
+        raise AIDError(
+            "SyncBN needs GPUs: for several processes on the CPU set the NORM keys to naiveSyncBN"
+        )
+    gpu = None if on_cpu else [comm.get_local_rank()]
+    return create_ddp_model(model, broadcast_buffers=False, device_ids=gpu)
 
 
 def _unwrap(model: nn.Module) -> nn.Module:

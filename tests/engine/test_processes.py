@@ -1,0 +1,131 @@
+"""Training and evaluation in several processes, on the CPU."""
+
+import copy
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.data.samplers import InferenceSampler
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+
+from aid.engine import AIDTrainer
+from aid.errors import AIDError
+from aid.evaluation import build_evaluator
+
+
+def train(cfg):
+    """The weights after a run; processes begin at different random numbers, as in a real one."""
+    torch.manual_seed(cfg.SEED + comm.get_rank())
+    trainer = AIDTrainer(cfg)
+    trainer.train()
+    model = getattr(trainer.model, "module", trainer.model)
+    return dict(model.named_parameters())
+
+
+@pytest.fixture
+def an_image_without_boxes(toy_dataset):
+    records = DatasetCatalog.get(toy_dataset)
+    records[4]["annotations"] = []
+    DatasetCatalog.remove(toy_dataset)
+    DatasetCatalog.register(toy_dataset, lambda: copy.deepcopy(records))
+
+
+@pytest.mark.usefixtures("an_image_without_boxes")
+@pytest.mark.parametrize("processes", [2, 4])
+def test_all_processes_end_with_the_same_student_and_adapters(processes, run_config, in_processes):
+    opts = ["SOLVER.IMS_PER_BATCH", 4, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False]
+    cfg = run_config("run", opts=[*opts, "AID.WEIGHTING", "RelativeWeighting"])
+    first, *others = in_processes(processes, train, cfg)
+    early, saved = (
+        torch.load(os.path.join(cfg.OUTPUT_DIR, f"model_{name}.pth"))
+        for name in ("0000000", "final")
+    )
+    for name, weight in first.items():
+        assert weight.isfinite().all()
+        assert all(torch.equal(weight, other[name]) for other in others), name
+        part = "distillation" if name.startswith("distillation.") else "model"
+        key = name.removeprefix("distillation.")
+        assert torch.equal(weight, saved[part][key])
+        assert not torch.equal(weight, early[part][key]) or not name.endswith("weight"), name
+    assert any(name.startswith("distillation.") for name in first)
+
+
+def found_near(records, indices):
+    """Detections of each of these images: its objects, moved a little, the first one twice."""
+    for i in indices:
+        boxes = torch.tensor([x["bbox"] for x in records[i]["annotations"]])
+        classes = torch.tensor([x["category_id"] for x in records[i]["annotations"]])
+        instances = Instances((records[i]["height"], records[i]["width"]))
+        instances.pred_boxes = Boxes(torch.cat([boxes + i, boxes[:1]]))
+        instances.pred_classes = torch.cat([classes, classes[:1]])
+        instances.scores = 1 / (torch.arange(len(instances)) + i + 2)
+        yield records[i], {"instances": instances}
+
+
+def evaluate_share(name, output):
+    records = DatasetCatalog.get(name)
+    evaluator = build_evaluator(name, output)
+    evaluator.reset()
+    for record, detections in found_near(records, InferenceSampler(len(records))):
+        evaluator.process([record], [detections])
+    return evaluator.evaluate()
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_cocos_metric_of_seven_images(processes, toy_dataset, in_processes, tmp_path):
+    expected = evaluate_share(toy_dataset, str(tmp_path / "one"))
+    assert 0 < expected["bbox"]["AP"] < 100
+    first, *others = in_processes(processes, evaluate_share, toy_dataset, str(tmp_path / "more"))
+    np.testing.assert_equal(first["bbox"], expected["bbox"])
+    assert others == [{}] * (processes - 1)
+
+
+def evaluate_with_own_statistics(cfg, model):
+    """Evaluates after what training leaves: BatchNorm's statistics, other ones in each process."""
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer += comm.get_rank()
+    return AIDTrainer.test(cfg, model)
+
+
+def test_what_is_measured_is_what_is_saved(student_model, run_config, in_processes):
+    model, _ = student_model("faster_rcnn", opts=["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0])
+    detections = []
+    for processes in (1, 2):
+        cfg = run_config(f"in_{processes}")
+        in_processes(processes, evaluate_with_own_statistics, cfg, model)
+        with open(os.path.join(cfg.OUTPUT_DIR, "inference/coco_instances_results.json")) as f:
+            detections.append(json.load(f))
+    assert detections[0] == detections[1] and len(detections[0]) > 7
+
+
+def resume_where_only_the_main_process_has_a_checkpoint(cfg):
+    if comm.get_rank() == 0:
+        trainer = AIDTrainer(cfg)
+        trainer.checkpointer.save("model_0000001", iteration=1)
+    else:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR += "_of_another_machine"
+        trainer = AIDTrainer(cfg)
+    with pytest.raises(AIDError, match="processes find different checkpoints in .*: let all mach"):
+        trainer.resume_or_load(resume=True)
+
+
+def test_a_machine_without_the_checkpoint(run_config, in_processes):
+    in_processes(2, resume_where_only_the_main_process_has_a_checkpoint, run_config("run"))
+
+
+def build_with_torchs_norm(cfg):
+    with pytest.raises(AIDError, match="SyncBN needs GPUs: .* to naiveSyncBN"):
+        AIDTrainer(cfg)
+
+
+def test_torchs_synchronized_norm_on_the_cpu(run_config, in_processes):
+    cfg = run_config("run", opts=["MODEL.RESNETS.NORM", "SyncBN"])
+    AIDTrainer(cfg)  # alone it is BatchNorm
+    in_processes(2, build_with_torchs_norm, cfg)
