@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from aid.config import load_config
 from aid.data.build import build_test_loader, build_train_loader
 from aid.data.seeding import seed_all, seeded
+from aid.engine import AIDTrainer
 from aid.errors import AIDError, main_with_clear_errors
 
 
@@ -107,10 +108,30 @@ def test_processes_share_each_epoch_and_resume_their_own_streams(
     assert len(counts) == 7 and set(counts.values()) == {processes}
 
 
-def test_a_batch_that_cannot_be_divided(loader_config, monkeypatch):
-    monkeypatch.setattr("aid.data.build.comm.get_world_size", lambda: 4)
-    with pytest.raises(AIDError, match="IMS_PER_BATCH 2 is not divisible.*processes, 4"):
-        build_train_loader(loader_config())
+def test_micro_batches_share_an_iterations_batch(loader_config):
+    """Also where a run goes on: at micro-batch 2 * 3 of this stream."""
+    opts = ["DATALOADER.ASPECT_RATIO_GROUPING", False]
+    whole = take(loader_config(opts), 6)
+    cfg = loader_config([*opts, "SOLVER.ACCUMULATION_STEPS", 2])
+    micro = take(cfg, 12)
+    assert all(len(batch) == 1 for batch in micro)
+    assert same([[x, y] for (x,), (y,) in zip(micro[::2], micro[1::2], strict=True)], whole)
+    assert same(take(cfg, 6, start_iter=3), micro[6:])
+
+
+@pytest.mark.parametrize(
+    "processes, steps, message",
+    [
+        (4, 1, "IMS_PER_BATCH 2 is not divisible.*processes, 4, times .*STEPS, 1"),
+        (1, 4, "IMS_PER_BATCH 2 is not divisible.*processes, 1, times .*STEPS, 4"),
+        (1, 0, "ACCUMULATION_STEPS is 0: it must be 1 or more"),
+    ],
+)
+def test_a_batch_that_cannot_be_divided(processes, steps, message, loader_config, monkeypatch):
+    cfg = loader_config(["SOLVER.ACCUMULATION_STEPS", steps])
+    monkeypatch.setattr(comm, "get_world_size", lambda: processes)
+    with pytest.raises(AIDError, match=message):
+        AIDTrainer(cfg)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -62,6 +62,13 @@ def test_several_gpus_for_a_model_on_the_cpu(configure):
         configure("--num-gpus", "4")
 
 
+def test_mixed_precision_on_the_cpu(configure):
+    amp = ["SOLVER.AMP.ENABLED", True]
+    with pytest.raises(AIDError, match="AMP.ENABLED is on, but MODEL.DEVICE is cpu: mixed preci"):
+        configure(opts=amp)
+    assert configure("--eval-only", opts=amp).SOLVER.AMP.ENABLED
+
+
 @pytest.mark.parametrize(
     "image_id, message",
     [(0, "3.png has the image_id of .*0.png: give every image"), (None, "3.png has no image_id")],

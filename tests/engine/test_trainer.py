@@ -42,9 +42,11 @@ def train(cfg, stop_at=None, resume=False):
 def test_interrupted_anywhere_it_ends_with_the_same_weights(
     student, teacher, optimizer, run_config
 ):
-    # A rule with a memory, and one without.
+    # A rule with a memory, which micro-batches share, and one without.
     rule = {"SGD": "ExponentialWeighting", "AdamW": "RelativeWeighting"}[optimizer]
     opts = ["SOLVER.OPTIMIZER", optimizer, "AID.WEIGHTING", rule]
+    if optimizer == "AdamW":
+        opts += ["SOLVER.ACCUMULATION_STEPS", 2]
     expected = train(run_config("whole", student, teacher, opts))
     for stop_at in (0, 2):
         cfg = run_config(f"stopped_at_{stop_at}", student, teacher, opts)

@@ -214,6 +214,14 @@ def test_the_mean_of_relative_weights_runs_and_is_kept():
     assert torch.equal(other.sum_and_count, rule.sum_and_count)  # in eval mode it stands still
 
 
+def test_the_mean_of_relative_weights_fades_by_the_iteration_and_not_by_the_micro_batch():
+    rule = RelativeWeighting(alpha=1.0, momentum=0.25, steps=2)
+    rest = [[0.0, 0.0]] * 2
+    for loss in (8.0, 0.0, 0.0):  # two micro-batches later it counts a quarter
+        rule(Evidence(losses([loss] * 3, rest)), BOXES, LEVELS)
+    torch.testing.assert_close(rule.sum_and_count, torch.tensor([6.0, 0.75 + 1.5 + 3]))
+
+
 def test_relative_weights_before_any_instance_was_seen():
     empty = InstanceLosses(
         ("p2", "p3"),

@@ -83,6 +83,9 @@ def add_aid_config(cfg: CN) -> None:
     # "SGD" as in Detectron2, or "AdamW", with which small nets learn from scratch in a few hundred
     # iterations. The other SOLVER keys apply to both.
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # Micro-batches of an iteration, whose gradients are averaged: IMS_PER_BATCH images are divided
+    # by it and by the number of processes, and take as much less memory.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
 
 
 class _Reader(CN):

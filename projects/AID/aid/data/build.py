@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..errors import AIDError
 from .seeding import seeded
 
-__all__ = ["build_test_loader", "build_train_loader"]
+__all__ = ["build_test_loader", "build_train_loader", "micro_batch_size"]
 
 # Keeps the random numbers of samples apart from those of iterations, see engine/hooks.py.
 SAMPLES = 1
@@ -37,17 +37,14 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
 
     Args:
         cfg: a config with SEED >= 0.
-        start_iter: number of batches that were consumed before.
+        start_iter: number of iterations whose batches were consumed before.
+
+    Returns:
+        Endless micro-batches, of which an iteration takes SOLVER.ACCUMULATION_STEPS.
 
     Raises:
-        AIDError: the batch cannot be divided among the processes.
+        AIDError: the batch cannot be divided among processes and micro-batches.
     """
-    world_size = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH % world_size:
-        raise AIDError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not divisible by the number of "
-            f"processes, {world_size}"
-        )
     with seeded(cfg.SEED):  # for the seed that the sampler draws
         parts = _train_loader_from_config(cfg)
     dicts = parts["dataset"]
@@ -55,8 +52,8 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
     batches = _Batches(
         parts["sampler"],
         [not grouping or x["width"] > x["height"] for x in dicts],
-        cfg.SOLVER.IMS_PER_BATCH // world_size,
-        start_iter,
+        micro_batch_size(cfg),
+        start_iter * cfg.SOLVER.ACCUMULATION_STEPS,
     )
     dataset = MapDataset(DatasetFromList(dicts, copy=False), _NamesFile(parts["mapper"]))
     return DataLoader(
@@ -72,6 +69,24 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """The loader that Detectron2 builds to test on ``dataset_name``."""
     mapper = _NamesFile(DatasetMapper(cfg, is_train=False))
     return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+
+def micro_batch_size(cfg: CfgNode) -> int:
+    """Images that go through the model at once, in one process.
+
+    Raises:
+        AIDError: the batch cannot be divided among processes and micro-batches.
+    """
+    images, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION_STEPS
+    if steps < 1:
+        raise AIDError(f"SOLVER.ACCUMULATION_STEPS is {steps}: it must be 1 or more")
+    size, rest = divmod(images, comm.get_world_size() * steps)
+    if rest or not size:
+        raise AIDError(
+            f"SOLVER.IMS_PER_BATCH {images} is not divisible by the number of processes, "
+            f"{comm.get_world_size()}, times SOLVER.ACCUMULATION_STEPS, {steps}"
+        )
+    return size
 
 
 class _NamesFile:
@@ -107,11 +122,11 @@ def _is_readable(file_name: str) -> bool:
 class _Batches(Sampler):
     """Endless batches of (place in the stream, index), each of one orientation."""
 
-    def __init__(self, sampler: Sampler, landscape: list[bool], batch_size: int, start_iter: int):
+    def __init__(self, sampler: Sampler, landscape: list[bool], batch_size: int, consumed: int):
         self._sampler = sampler
         self._landscape = landscape
         self._batch_size = batch_size
-        self._start_iter = start_iter
+        self._consumed = consumed
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         buckets = {True: [], False: []}
@@ -120,7 +135,7 @@ class _Batches(Sampler):
             bucket = buckets[self._landscape[index]]
             bucket.append((place, index))
             if len(bucket) == self._batch_size:
-                if num_batches >= self._start_iter:
+                if num_batches >= self._consumed:
                     yield list(bucket)
                 num_batches += 1
                 bucket.clear()

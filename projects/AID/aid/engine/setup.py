@@ -60,6 +60,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise AIDError(
             f"MODEL.DEVICE is cpu, but --num-gpus is {args.num_gpus}: choose one of both"
         )
+    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED and not args.eval_only:
+        raise AIDError(
+            "SOLVER.AMP.ENABLED is on, but MODEL.DEVICE is cpu: mixed precision needs a GPU"
+        )
     for key in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             _check_dataset(cfg, key, name)

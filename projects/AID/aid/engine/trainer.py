@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model
+from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -16,10 +16,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint import StudentCheckpointer
-from ..data.build import build_test_loader, build_train_loader
+from ..data.build import build_test_loader, build_train_loader, micro_batch_size
 from ..errors import AIDError
 from ..evaluation import build_evaluator
 from ..modeling.meta_arch import DistillationMixin
+from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .hooks import SeedStep
 from .optimizer import build_optimizer
 
@@ -49,13 +50,13 @@ class AIDTrainer(DefaultTrainer):
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        micro_batch_size(cfg)  # an error now if there is none
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         model = _distribute(model)
-        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(
-            model, loader, optimizer
-        )
+        step = AccumulatingAMPTrainer if cfg.SOLVER.AMP.ENABLED else AccumulatingTrainer
+        self._trainer = step(model, loader, optimizer, cfg.SOLVER.ACCUMULATION_STEPS)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = StudentCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.max_iter = cfg.SOLVER.MAX_ITER

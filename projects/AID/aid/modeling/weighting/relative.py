@@ -21,11 +21,12 @@ class RelativeWeighting(ExponentialWeighting):
     """
 
     @configurable
-    def __init__(self, *, momentum: float, **kwargs):
+    def __init__(self, *, momentum: float, steps: int = 1, **kwargs):
         """
         Args:
             momentum: of the running mean, per iteration; its first values are means of what has
                 been seen so far.
+            steps: micro-batches in an iteration; this rule sees one at a time.
 
         Raises:
             AIDError: a momentum outside of [0, 1).
@@ -33,12 +34,16 @@ class RelativeWeighting(ExponentialWeighting):
         super().__init__(**kwargs)
         if not 0 <= momentum < 1:
             raise AIDError(f"AID.MOMENTUM is {momentum}: it must be in [0, 1)")
-        self.momentum = momentum
+        self.momentum = momentum ** (1 / steps)
         self.register_buffer("sum_and_count", torch.zeros(2))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        return {"momentum": cfg.AID.MOMENTUM, **super().from_config(cfg)}
+        return {
+            "momentum": cfg.AID.MOMENTUM,
+            "steps": cfg.SOLVER.ACCUMULATION_STEPS,
+            **super().from_config(cfg),
+        }
 
     def disbelief(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
         loss, background = super().disbelief(evidence)

@@ -1,0 +1,88 @@
+"""Iterations over several micro-batches, for batches that do not fit into memory at once."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from detectron2.engine import AMPTrainer, SimpleTrainer
+from detectron2.utils.events import EventStorage
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+__all__ = ["AccumulatingAMPTrainer", "AccumulatingTrainer"]
+
+
+class AccumulatingTrainer(SimpleTrainer):
+    """One optimizer step with the mean of the gradients of several micro-batches.
+
+    The logged losses are means too. What the model itself logs is that of the last micro-batch.
+    """
+
+    def __init__(self, model, data_loader, optimizer, steps: int = 1, **kwargs):
+        """
+        Args:
+            model, data_loader, optimizer: see :class:`SimpleTrainer`; the loader's batches are the
+                micro-batches.
+            steps: number of micro-batches in an iteration; with 1 it is Detectron2's trainer.
+        """
+        super().__init__(model, data_loader, optimizer, **kwargs)
+        self.steps = steps
+
+    def run_step(self) -> None:
+        """An iteration; see :class:`SimpleTrainer`."""
+        assert self.model.training, "the model was changed to eval mode"
+        self.optimizer.zero_grad()
+        data_time, losses = 0.0, []
+        for step in range(self.steps):
+            start = time.perf_counter()
+            data = next(self._data_loader_iter)
+            data_time += time.perf_counter() - start
+            with nullcontext() if step == self.steps - 1 else self._not_yet_the_last():
+                terms = self._forward(data)
+                self._backward(sum(terms.values()) / self.steps)
+            losses.append({name: term.detach() for name, term in terms.items()})
+        self.after_backward()
+        means = {name: sum(x[name] for x in losses) / self.steps for name in losses[0]}
+        self._write_metrics(means, data_time)
+        self._update()
+
+    @contextmanager
+    def _not_yet_the_last(self) -> Iterator[None]:
+        """Gradients stay in this process, and of what the model logs nothing is kept."""
+        distributed = isinstance(self.model, DistributedDataParallel)
+        with EventStorage(self.iter), self.model.no_sync() if distributed else nullcontext():
+            yield
+
+    def _forward(self, data: list[dict]) -> dict[str, Tensor]:
+        return self.model(data)
+
+    def _backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def _update(self) -> None:
+        self.optimizer.step()
+
+
+class AccumulatingAMPTrainer(AccumulatingTrainer, AMPTrainer):
+    """The same in mixed precision, with one scale of the gradients for an iteration."""
+
+    def __init__(self, model, data_loader, optimizer, steps: int = 1):
+        """
+        Args:
+            model, data_loader, optimizer, steps: see :class:`AccumulatingTrainer`.
+        """
+        self._device = next(model.parameters()).device.type
+        scaler = torch.amp.GradScaler(self._device)
+        super().__init__(model, data_loader, optimizer, steps, grad_scaler=scaler)
+
+    def _forward(self, data: list[dict]) -> dict[str, Tensor]:
+        with torch.autocast(self._device, dtype=self.precision):
+            return self.model(data)
+
+    def _backward(self, loss: Tensor) -> None:
+        self.grad_scaler.scale(loss).backward()
+
+    def _update(self) -> None:
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()

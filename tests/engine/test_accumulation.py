@@ -1,0 +1,115 @@
+"""Iterations over micro-batches: known gradients, and those of as many processes."""
+
+import pytest
+import torch
+from detectron2.solver.build import maybe_add_gradient_clipping
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, get_event_storage
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from aid.config import load_config
+from aid.engine.accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
+
+TRAINERS = [AccumulatingTrainer, AccumulatingAMPTrainer]
+
+
+class Weight(nn.Module):
+    """One weight w, 1 at first; its loss on a number x is w * x, beside one that is always 3."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        get_event_storage().put_scalar("seen", x)
+        return {"loss": (self.weight * x).sum(), "three": 3 + 0 * self.weight.sum()}
+
+
+def run(kind, numbers, steps, model=None, optimizer=torch.optim.SGD):
+    """The weight before and after one iteration, and what was logged."""
+    model = model or Weight()
+    (weight,) = model.parameters()
+    trainer = kind(model, numbers, optimizer([weight], lr=0.01), steps)
+    with EventStorage(0) as storage:
+        trainer.iter = 0
+        trainer.run_step()
+        logged = {name: value for name, (value, _) in storage.latest().items()}
+    return weight.item(), logged, trainer
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+@pytest.mark.parametrize(
+    "numbers, steps, mean", [([4.0, 9.0], 1, 4.0), ([1.0, 2.0, 6.0, 9.0], 3, 3.0)]
+)
+def test_a_step_with_the_mean_of_known_gradients(kind, numbers, steps, mean):
+    weight, logged, _ = run(kind, numbers, steps)
+    assert weight == pytest.approx(1 - 0.01 * mean, abs=1e-6)
+    assert logged["loss"] == pytest.approx(mean)
+    assert logged["three"] == 3 and logged["total_loss"] == pytest.approx(mean + 3)
+    assert logged["seen"] == numbers[steps - 1]
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_it_is_the_mean_that_is_clipped(kind, tiny_config):
+    opts = ["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 2.5]
+    clipped = maybe_add_gradient_clipping(
+        load_config(tiny_config("faster_rcnn", opts)), torch.optim.SGD
+    )
+    for numbers, gradient in (([-8.0, 12.0], 2.0), ([2.0, 12.0], 2.5)):
+        weight, _, _ = run(kind, numbers, 2, optimizer=clipped)
+        assert weight == pytest.approx(1 - 0.01 * gradient, abs=1e-6)
+
+
+def test_a_micro_batch_whose_loss_is_not_finite_stops_the_run():
+    with pytest.raises(FloatingPointError, match="iteration=0"):
+        run(AccumulatingTrainer, [float("nan"), 1.0], 2)
+
+
+def test_a_step_whose_gradients_overflow_is_left_out_in_mixed_precision():
+    weight, _, trainer = run(AccumulatingAMPTrainer, [1e35, 1.0], 2)
+    assert weight == 1
+    assert trainer.state_dict()["grad_scaler"]["scale"] == 2.0**15  # half of what it was
+
+
+class Imitation(nn.Module):
+    """A student of which only the terms of imitation count: the others draw random samples."""
+
+    def __init__(self, student):
+        super().__init__()
+        self.student = student
+
+    def forward(self, batch):
+        terms = {k: v for k, v in self.student(batch).items() if "distill" in k}
+        return {**terms, "rest": 0 * sum(p.sum() for p in self.student.parameters())}
+
+
+def gradients(student, batch, steps):
+    """Of one iteration, in which this process has its share of the batch in micro-batches."""
+    share = len(batch) // comm.get_world_size()
+    batch = batch[share * comm.get_rank() :][:share]
+    model = Imitation(student)
+    if comm.get_world_size() > 1:
+        model = DistributedDataParallel(model, broadcast_buffers=False)
+    model.train()
+    size = share // steps
+    loader = [batch[i : i + size] for i in range(0, share, size)]
+    trainer = AccumulatingTrainer(model, loader, torch.optim.SGD(model.parameters(), 0.0), steps)
+    with EventStorage(19):
+        trainer.iter = 19
+        trainer.run_step()
+    return {name: p.grad for name, p in student.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("processes, steps", [(1, 4), (2, 2), (1, 2)])
+def test_micro_batches_have_the_gradients_of_processes(
+    processes, steps, student_model, make_batch, in_processes
+):
+    model, _ = student_model("faster_rcnn", opts=["MODEL.RESNETS.NORM", "FrozenBN"])
+    batch = make_batch((2, 0, 3, 1))
+    expected = in_processes(4, gradients, model, batch, 1)[0]
+    for found in in_processes(processes, gradients, model, batch, steps):
+        for name, gradient in expected.items():
+            error = (found[name] - gradient).abs().max()
+            assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
+    assert any(gradient.abs().max() > 1e-3 for gradient in expected.values())
