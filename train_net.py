@@ -3,30 +3,25 @@
 
     python train_net.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml --num-gpus 4
     python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
+    torchrun --nproc-per-node 4 train_net.py --config-file ...
 
 A config whose MODEL.META_ARCHITECTURE is one of this project's distils; any other trains as plain
 Detectron2.
 """
 
-import sys
-
 import aid  # noqa: F401  (registers models, losses and datasets)
 
 # isort: split
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import launch
 from detectron2.evaluation import verify_results
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from torch.multiprocessing import ProcessExitedException
 
 from aid.checkpoint import StrictCheckpointer
-from aid.engine import AIDTrainer, argument_parser, setup
+from aid.engine import AIDTrainer, argument_parser, launch, setup
 from aid.errors import AIDError, main_with_clear_errors
 
 
-@main_with_clear_errors
 def main(args):
     cfg = setup(args)
     if args.eval_only:
@@ -49,25 +44,5 @@ def evaluate(cfg, resume):
     return results
 
 
-@main_with_clear_errors
-def run(args):
-    if args.num_gpus > max(1, torch.cuda.device_count()):
-        raise AIDError(
-            f"--num-gpus {args.num_gpus}: torch finds {torch.cuda.device_count()} GPUs here; "
-            "--num-gpus 0 runs on the CPU"
-        )
-    try:
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-    except ProcessExitedException as error:  # a process has said what is wrong
-        sys.exit(error.exit_code)
-
-
 if __name__ == "__main__":
-    run(argument_parser().parse_args())
+    main_with_clear_errors(launch)(main, argument_parser().parse_args())

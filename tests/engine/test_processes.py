@@ -17,10 +17,11 @@ from aid.errors import AIDError
 from aid.evaluation import build_evaluator
 
 
-def train(cfg):
+def train(cfg, resume=False):
     """The weights after a run; processes begin at different random numbers, as in a real one."""
     torch.manual_seed(cfg.SEED + comm.get_rank())
     trainer = AIDTrainer(cfg)
+    trainer.resume_or_load(resume)
     trainer.train()
     model = getattr(trainer.model, "module", trainer.model)
     return dict(model.named_parameters())
@@ -52,6 +53,15 @@ def test_all_processes_end_with_the_same_student_and_adapters(processes, run_con
         assert torch.equal(weight, saved[part][key])
         assert not torch.equal(weight, early[part][key]) or not name.endswith("weight"), name
     assert any(name.startswith("distillation.") for name in first)
+
+
+def test_resumed_in_two_processes_it_ends_with_the_same_weights(run_config, in_processes):
+    cfg = run_config("run", opts=["SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUMULATION_STEPS", 2])
+    expected = in_processes(2, train, cfg)
+    with open(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"), "w") as f:
+        f.write("model_0000001.pth")
+    for found, weights in zip(in_processes(2, train, cfg, True), expected, strict=True):
+        assert all(torch.equal(found[name], weight) for name, weight in weights.items())
 
 
 def found_near(records, indices):

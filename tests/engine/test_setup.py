@@ -60,6 +60,15 @@ def test_a_gpu_that_is_not_there(configure, monkeypatch):
 def test_several_gpus_for_a_model_on_the_cpu(configure):
     with pytest.raises(AIDError, match="MODEL.DEVICE is cpu, but --num-gpus is 4"):
         configure("--num-gpus", "4")
+    with pytest.raises(AIDError, match="--num-gpus is 1.* --num-processes starts several"):
+        configure("--num-machines", "2")
+
+
+def test_one_gpu_for_several_processes(configure, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    with pytest.raises(AIDError, match="MODEL.DEVICE cuda:1 is one GPU for several processes"):
+        configure(opts=["MODEL.DEVICE", "cuda:1"])
 
 
 def test_mixed_precision_on_the_cpu(configure):

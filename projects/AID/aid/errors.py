@@ -25,7 +25,6 @@ def main_with_clear_errors(main: Callable) -> Callable:
     @functools.wraps(main)
     def wrapper(*args, **kwargs):
         ignore_known_deprecations()
-        logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
         try:
             result = main(*args, **kwargs)
             sys.stdout.flush()
@@ -54,5 +53,7 @@ def ignore_known_deprecations() -> None:
         "pkg_resources is deprecated",
         "`torch.jit.script` is deprecated",
         "torch.meshgrid: in an upcoming release",
+        "`broadcast_buffers` is deprecated",
     ):
         warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)

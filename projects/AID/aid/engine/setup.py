@@ -7,6 +7,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -22,8 +23,22 @@ HEADS = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's parser, with ``--register``."""
+    """Detectron2's parser, with ``--register``, ``--num-processes`` and ``--timeout``.
+
+    ``num_gpus`` is None unless given, for 1; ``dist_url`` "auto", for a free port of this machine.
+    """
     parser = default_argument_parser()
+    parser.set_defaults(num_gpus=None, dist_url="auto")
+    parser.add_argument(
+        "--num-processes", type=int, help="number of processes on the CPU *per machine*"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=DEFAULT_TIMEOUT.total_seconds() / 60,
+        metavar="MINUTES",
+        help="how long a process waits for the others before it gives up; default %(default)g",
+    )
     parser.add_argument(
         "--register", metavar="FILE", help="Python file that registers your own datasets"
     )
@@ -54,11 +69,17 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise AIDError(
             f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU here: add --num-gpus 0 to "
-            "run on the CPU"
+            "run on the CPU, or --num-processes for several processes"
         )
-    if cfg.MODEL.DEVICE == "cpu" and args.num_gpus > 1:
+    num_gpus = 1 if args.num_gpus is None else args.num_gpus
+    if cfg.MODEL.DEVICE == "cpu" and num_gpus * args.num_machines > 1:
         raise AIDError(
-            f"MODEL.DEVICE is cpu, but --num-gpus is {args.num_gpus}: choose one of both"
+            f"MODEL.DEVICE is cpu, but --num-gpus is {num_gpus}: choose one of both; "
+            "--num-processes starts several processes on the CPU"
+        )
+    if ":" in cfg.MODEL.DEVICE and comm.get_world_size() > 1:
+        raise AIDError(
+            f"MODEL.DEVICE {cfg.MODEL.DEVICE} is one GPU for several processes: write cuda"
         )
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED and not args.eval_only:
         raise AIDError(

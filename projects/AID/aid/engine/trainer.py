@@ -21,6 +21,7 @@ from ..errors import AIDError
 from ..evaluation import build_evaluator
 from ..modeling.meta_arch import DistillationMixin
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
+from .connection import is_lost_connection
 from .hooks import SeedStep
 from .optimizer import build_optimizer
 
@@ -109,7 +110,7 @@ class AIDTrainer(DefaultTrainer):
         if self.cfg.TEACHER.EVAL_FIRST and self.start_iter == 0:
             self.test_teacher()
         try:
-            with _without_traceback_of(AIDError, FloatingPointError):
+            with _without_known_tracebacks():
                 return super().train()
         except FloatingPointError as error:
             reason = " ".join(str(error).split())
@@ -179,12 +180,13 @@ class AIDTrainer(DefaultTrainer):
 
 
 @contextmanager
-def _without_traceback_of(*kinds: type[Exception]) -> Iterator[None]:
+def _without_known_tracebacks() -> Iterator[None]:
     """Keep Detectron2's training loop from logging the traceback of what is said in a line."""
     logger = logging.getLogger("detectron2.engine.train_loop")
 
     def is_wanted(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], kinds))
+        error = record.exc_info and record.exc_info[1]
+        return not (isinstance(error, AIDError | FloatingPointError) or is_lost_connection(error))
 
     logger.addFilter(is_wanted)
     try:

@@ -1,0 +1,173 @@
+"""Starts the processes of a run, or joins those that torchrun started."""
+
+import logging
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from datetime import timedelta
+
+import detectron2.engine
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+from ..config import load_config
+from ..errors import AIDError, ignore_known_deprecations
+from .connection import clear_connection_errors, not_joined
+
+__all__ = ["launch"]
+
+# What torchrun tells a process of its place.
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def launch(main: Callable[[Namespace], object], args: Namespace) -> None:
+    """Run ``main(args)`` in every process of the run, on NCCL with GPUs and on gloo without.
+
+    Processes are started by Detectron2; one that torchrun started joins the others.
+
+    Args:
+        main: a function at the top level of a module. On the CPU it sees ``num_gpus`` 0.
+        args: of :func:`argument_parser`.
+
+    Raises:
+        AIDError: options that contradict each other or the machine, a process that failed with an
+            error that a user can mend, or one that ended without a word.
+    """
+    if args.timeout <= 0:
+        raise AIDError(f"--timeout is {args.timeout:g}: give a number of minutes above 0")
+    if "LOCAL_RANK" in os.environ:
+        with clear_connection_errors():
+            _join(args)
+        _run(main, args)
+    else:
+        _start(main, args)
+
+
+def _run(main: Callable[[Namespace], object], args: Namespace) -> None:
+    """What a process does once it has joined."""
+    ignore_known_deprecations()
+    with clear_connection_errors():
+        # On GPUs Detectron2 gathers over gloo, by connections that it makes when it first needs
+        # them. Made now, they tell a process at once when another one ends, even in its set-up.
+        comm.all_gather(None)
+        main(args)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _join(args: Namespace) -> None:
+    missing = [name for name in TORCHRUN if name not in os.environ]
+    if missing:
+        raise AIDError(
+            f"LOCAL_RANK is set, as by torchrun, but not {', '.join(missing)}: start with "
+            "torchrun, or unset LOCAL_RANK"
+        )
+    if args.num_gpus or args.num_processes is not None or args.num_machines > 1:
+        raise AIDError(
+            "torchrun says how many processes there are (--nnodes, --nproc-per-node): leave out "
+            "--num-gpus, --num-processes and --num-machines; --num-gpus 0 means the CPU"
+        )
+    world_size, local_rank, local_size = (int(os.environ[name]) for name in TORCHRUN[1:4])
+    if world_size % local_size:
+        raise AIDError(
+            f"torchrun started {local_size} of {world_size} processes here: start as many on every "
+            "machine"
+        )
+    on_cpu = args.num_gpus == 0 or load_config(args.config_file, args.opts).MODEL.DEVICE == "cpu"
+    if not on_cpu:
+        _check_gpus(f"--nproc-per-node {local_size}", local_size)
+        torch.cuda.set_device(local_rank)
+    args.num_gpus = 0 if on_cpu else local_size
+    dist.init_process_group("gloo" if on_cpu else "nccl", timeout=timedelta(minutes=args.timeout))
+    comm.create_local_process_group(local_size)
+    comm.synchronize()
+
+
+def _start(main: Callable[[Namespace], object], args: Namespace) -> None:
+    _check_options(args)
+    if args.num_processes is not None:
+        args.num_gpus = 0
+        # Detectron2 takes gloo where a process sees no GPU.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        threads = len(os.sched_getaffinity(0)) // args.num_processes
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
+    elif args.num_gpus is None:
+        args.num_gpus = 1
+    # The line below says that the other processes were stopped.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    try:
+        detectron2.engine.launch(
+            _run,
+            args.num_processes or max(1, args.num_gpus),
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(main, args),
+            timeout=timedelta(minutes=args.timeout),
+        )
+    except ProcessRaisedException as error:
+        _tell(str(error).strip())
+    except ProcessExitedException as error:
+        how = error.signal_name or f"exit code {error.exit_code}"
+        raise AIDError(
+            f"process {error.error_index} of this machine ended by {how}, and the others were "
+            "stopped (SIGKILL often means that memory ran out); --resume goes on from the last "
+            "checkpoint"
+        ) from None
+
+
+def _check_options(args: Namespace) -> None:
+    gpus, processes, machines = args.num_gpus, args.num_processes, args.num_machines
+    for wrong, message in (
+        (
+            gpus and processes is not None,
+            "--num-gpus starts processes on GPUs, --num-processes on the CPU: choose one of both",
+        ),
+        (
+            machines < 1 or (processes is not None and processes < 1) or (gpus or 0) < 0,
+            "--num-machines and --num-processes must be 1 or more, --num-gpus 0 or more",
+        ),
+        (
+            gpus == 0 and processes is None and machines > 1,
+            f"--num-machines {machines} with --num-gpus 0: add --num-processes, the number of "
+            "processes of each machine",
+        ),
+        (
+            not 0 <= args.machine_rank < machines,
+            f"--machine-rank {args.machine_rank}: with --num-machines {machines} machines are "
+            f"numbered from 0 to {machines - 1}",
+        ),
+        (
+            args.dist_url == "auto" and machines > 1,
+            f"--num-machines {machines} needs --dist-url tcp://HOST:PORT, a free port of machine 0",
+        ),
+    ):
+        if wrong:
+            raise AIDError(message)
+    if (gpus or 0) > 1:
+        _check_gpus(f"--num-gpus {gpus}", gpus)
+
+
+def _check_gpus(what: str, wanted: int) -> None:
+    found = torch.cuda.device_count()
+    if wanted > found:
+        raise AIDError(
+            f"{what}: torch finds {found} GPUs here; --num-gpus 0 runs on the CPU, in several "
+            "processes with --num-processes or torchrun"
+        )
+
+
+def _tell(traceback: str) -> None:
+    """Say what a process raised: a line for what a user can mend, else its traceback."""
+    kind, _, message = traceback.splitlines()[-1].partition(": ")
+    if kind == f"{AIDError.__module__}.{AIDError.__qualname__}":
+        raise AIDError(message)
+    if kind.startswith("torch.distributed.Dist"):  # while Detectron2 joined the processes
+        raise not_joined(message)
+    if kind == BrokenPipeError.__name__:  # which the entry point knows
+        raise BrokenPipeError
+    print(traceback, file=sys.stderr)
+    sys.exit(1)

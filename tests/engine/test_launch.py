@@ -1,0 +1,198 @@
+"""How processes are started or joined, and what is said when one fails."""
+
+import os
+import re
+import signal
+import time
+from datetime import timedelta
+
+import detectron2.engine
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from aid.engine import argument_parser, launch
+from aid.engine.connection import clear_connection_errors, is_lost_connection
+from aid.errors import AIDError
+
+
+def parse(*options):
+    return argument_parser().parse_args(options)
+
+
+def never(args):
+    raise AssertionError("started in spite of its options")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """Neither torchrun's nor what a launch leaves for the processes that it starts."""
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What Detectron2's launch is called with, in place of the call."""
+    calls = []
+    monkeypatch.setattr(
+        detectron2.engine, "launch", lambda *args, **options: calls.append((args, options))
+    )
+    return calls
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    """Detectron2's launch replaced by forks that do not join."""
+
+    def launch_forks(run, number, args, **options):
+        mp.start_processes(lambda rank: run(*args), nprocs=number, start_method="fork")
+
+    monkeypatch.setattr(detectron2.engine, "launch", launch_forks)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--num-gpus", "2", "--num-processes", "2"], "choose one of both"),
+        (["--num-gpus", "64"], "--num-gpus 64: torch finds"),
+        (["--num-gpus", "-1"], "--num-gpus 0 or more"),
+        (["--num-processes", "0"], "--num-processes must be 1 or more"),
+        (["--num-gpus", "0", "--num-machines", "2"], "with --num-gpus 0: add --num-processes"),
+        (["--num-machines", "2", "--machine-rank", "2"], "numbered from 0 to 1"),
+        (["--machine-rank", "1"], "numbered from 0 to 0"),
+        (["--num-machines", "2"], "needs --dist-url tcp://HOST:PORT"),
+        (["--timeout", "0"], "--timeout is 0: give a number of minutes above 0"),
+    ],
+)
+def test_options_that_make_no_sense(options, message, started):
+    with pytest.raises(AIDError, match=message):
+        launch(never, parse(*options))
+    assert not started
+
+
+def test_processes_on_the_cpu_share_its_cores_and_see_no_gpu(started, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(7))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    machines = ["--num-machines", "2", "--machine-rank", "1", "--dist-url", "tcp://first:1234"]
+    args = parse("--num-processes", "3", "--timeout", "2", *machines)
+    launch(never, args)
+    (((_, processes), options),) = started
+    assert processes == 3 and options["timeout"].total_seconds() == 120
+    assert (options["num_machines"], options["machine_rank"]) == (2, 1)
+    assert options["dist_url"] == "tcp://first:1234"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "" and os.environ["OMP_NUM_THREADS"] == "2"
+    assert args.num_gpus == 0
+
+
+def test_a_number_of_threads_that_was_set_stays(started, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    launch(never, parse("--num-processes", "3"))
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+
+
+@pytest.mark.parametrize("options, num_gpus", [([], 1), (["--num-gpus", "0"], 0)])
+def test_a_single_process_is_this_one(options, num_gpus):
+    seen = []
+    launch(seen.append, parse(*options))
+    assert [args.num_gpus for args in seen] == [num_gpus] and not dist.is_initialized()
+
+
+@pytest.mark.parametrize(
+    "options, changes, message",
+    [
+        (["--num-gpus", "2"], {}, "leave out --num-gpus, --num-processes and --num-machines"),
+        (["--num-processes", "2"], {}, "leave out --num-gpus"),
+        (["--num-machines", "2"], {}, "leave out --num-gpus"),
+        ([], {"MASTER_PORT": None}, "LOCAL_RANK is set, .* but not MASTER_PORT"),
+        ([], {"WORLD_SIZE": "3"}, "2 of 3 processes here: start as many on every"),
+        ([], {}, "--nproc-per-node 2: torch finds 0 GPUs here; --num-gpus 0 runs on the CPU"),
+    ],
+)
+def test_under_torchrun(options, changes, message, tiny_config, monkeypatch):
+    place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    place |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1", **changes}
+    for name, value in place.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(
+            name, value
+        )
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    config = tiny_config("faster_rcnn", ["MODEL.DEVICE", "cuda"])
+    with pytest.raises(AIDError, match=message):
+        launch(never, parse("--config-file", config, *options))
+
+
+def refuse(args):
+    raise AIDError("DATASETS.TRAIN: there is none: get some")
+
+
+def break_down(args):
+    {}["a bug"]
+
+
+def be_killed(args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("forks")
+def test_what_all_processes_say_is_said_once(capfd):
+    with pytest.raises(AIDError, match="^DATASETS.TRAIN: there is none: get some$"):
+        launch(refuse, parse("--num-processes", "2"))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("forks")
+def test_a_bug_keeps_its_traceback(capfd):
+    with pytest.raises(SystemExit) as stopped:
+        launch(break_down, parse("--num-processes", "2"))
+    assert stopped.value.code == 1
+    assert capfd.readouterr().err.endswith("KeyError: 'a bug'\n")
+
+
+@pytest.mark.usefixtures("forks")
+def test_a_process_that_ends_without_a_word():
+    with pytest.raises(AIDError, match="process [01] .* ended by SIGKILL.* --resume goes on"):
+        launch(be_killed, parse("--num-processes", "2"))
+
+
+def lose_the_other(rank, folder, timeout):
+    """Process 1 is killed, or hangs if there is a time-out; process 0 writes down what it says."""
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timeout)
+    dist.barrier()
+    if rank == 1:
+        be_killed(None) if timeout is None else time.sleep(60)
+    try:
+        with clear_connection_errors():
+            dist.all_gather_object([None, None], rank)
+    except AIDError as error:
+        with open(f"{folder}/said", "w") as f:
+            f.write(str(error))
+
+
+@pytest.mark.parametrize("timeout, reason", [(None, "peer"), (timedelta(seconds=1), "imed out")])
+def test_a_process_that_loses_another(timeout, reason, tmp_path):
+    processes = mp.start_processes(
+        lose_the_other, (str(tmp_path), timeout), nprocs=2, join=False, start_method="fork"
+    ).processes
+    processes[0].join(30)
+    processes[1].kill()
+    said = (tmp_path / "said").read_text()
+    assert re.fullmatch(
+        rf"process 0 of 2 lost the others \([^)]*{reason}.*--resume goes on.*", said
+    )
+    assert "/gloo/" not in said and "GLHF" not in said
+
+
+def test_what_is_no_lost_connection():
+    for error in (RuntimeError("CUDA out of memory"), ValueError("peer"), AIDError("connect")):
+        assert not is_lost_connection(error)
+    with pytest.raises(RuntimeError, match="CUDA"), clear_connection_errors():
+        raise RuntimeError("CUDA out of memory")
+
+
+def test_processes_that_do_not_meet():
+    said = "did not find each other .the first said: no.: start all of them"
+    with pytest.raises(AIDError, match=said), clear_connection_errors():
+        raise dist.DistNetworkError("[a.cpp:3] the first said: no. Exception raised from")
