@@ -52,5 +52,5 @@ def not_joined(message: str) -> AIDError:
 
 
 def _reason(message: str) -> str:
-    """Without the place in the source before it, and general advice after it."""
-    return re.sub(r"^\[\S+\] ", "", message).splitlines()[0].split(". ")[0].rstrip(".")
+    """Without places in torch's source, and general advice after it."""
+    return re.sub(r"\[[^\]\s]+\] ", "", message).splitlines()[0].split(". ")[0].rstrip(".")
