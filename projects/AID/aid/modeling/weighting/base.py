@@ -163,22 +163,16 @@ class Weighting(nn.Module):
 
         losses = evidence.teacher
         loss, background = self.disbelief(evidence)
-        finite = loss.isfinite()
         instance = self._finite_weight(loss)
-        maps = {}
-        for level, (size, stride) in levels.items():
-            column = losses.levels.index(level)
-            rest = background[:, column]
-            if self.granularity == "instance":
-                rest = self._rest(instance, finite, image, rest)
-                maps[level] = paint_boxes(boxes, instance, rest, size, stride)
-                continue
-            if self.granularity == "level":
-                share = losses.level_share[:, column]
-            else:
-                share, rest = torch.ones_like(loss), background.mean(dim=1)
-            regions = _mean_with(rest, loss, share, image)
-            maps[level] = _fill(self._finite_weight(regions), size)
+        if self.granularity == "instance":
+            rest = self._rest(instance, loss.isfinite(), image, background)
+        else:
+            rest = self._whole(loss, background, losses.level_share, image)
+        rest = {level: rest[:, losses.levels.index(level)] for level in levels}
+        if self.granularity == "instance":
+            maps = paint_boxes(boxes, instance, rest, levels)
+        else:
+            maps = {level: _fill(rest[level], size) for level, (size, _) in levels.items()}
         if self.normalize:
             maps = {k: _normalized(x) for k, x in maps.items()}
         if self.granularity != "instance":
@@ -191,15 +185,23 @@ class Weighting(nn.Module):
         return torch.where(loss.isfinite(), self.weight(loss), 0.0)
 
     def _rest(self, instance: Tensor, finite: Tensor, image: Tensor, background: Tensor) -> Tensor:
-        """The weight (N,) of what lies outside all boxes, on a level with these losses (N,)."""
+        """The weights (N, L) of what lies outside all boxes, on levels with these losses (N, L)."""
         if self.background == "one":
             return torch.ones_like(background)
         by_loss = self._finite_weight(background)
         if self.background == "loss":
             return by_loss
-        count = torch.zeros_like(background).index_add_(0, image, finite.to(background.dtype))
-        total = torch.zeros_like(background).index_add_(0, image, instance)
+        none = background.new_zeros(len(background))
+        count = none.index_add(0, image, finite.to(none.dtype))[:, None]
+        total = none.index_add(0, image, instance)[:, None]
         return torch.where(count > 0, total / count.clamp(min=1), by_loss)
+
+    def _whole(self, loss: Tensor, background: Tensor, share: Tensor, image: Tensor) -> Tensor:
+        """The weights (N, L) of levels that have one weight each, or of images that have."""
+        if self.granularity == "image":
+            share = torch.ones_like(share)
+            background = background.mean(dim=1, keepdim=True).expand_as(background)
+        return self._finite_weight(_mean_with(background, loss, share, image))
 
 
 def build_weighting(cfg: CfgNode) -> Weighting:
@@ -226,12 +228,14 @@ def _mean_with(rest: Tensor, loss: Tensor, share: Tensor, image: Tensor) -> Tens
     Losses that are not finite are left out.
 
     Args:
-        rest: (N,), the background's loss.
-        loss, share, image: (G,).
+        rest: (N, L), the background's loss.
+        loss, image: (G,).
+        share: (G, L).
 
     Returns:
-        (N,), NaN for an image of which no loss is finite.
+        (N, L), NaN for an image of which no loss is finite.
     """
+    loss = loss[:, None]
     share = torch.where(loss.isfinite(), share, 0.0)
     total = torch.where(rest.isfinite(), rest, 0.0)
     total = total.index_add(0, image, torch.where(share > 0, share * loss, 0.0))

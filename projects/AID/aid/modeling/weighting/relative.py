@@ -48,8 +48,8 @@ class RelativeWeighting(ExponentialWeighting):
     def disbelief(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
         loss, background = super().disbelief(evidence)
         if self.training:
-            finite = loss[loss.isfinite()]
-            new = torch.stack([finite.sum(), finite.new_tensor(float(len(finite)))])
+            finite = loss.isfinite()
+            new = torch.stack([torch.where(finite, loss, 0.0).sum(), finite.sum()])
             if comm.get_world_size() > 1:
                 torch.distributed.all_reduce(new)
             self.sum_and_count.mul_(self.momentum).add_(new)

@@ -1,15 +1,22 @@
-"""Weights of instances painted onto feature maps."""
+"""Weights of instances painted onto feature maps.
+
+Shape letters: N images, G instances of the batch, (H, W) size of a level.
+"""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["paint_boxes"]
 
 
 def paint_boxes(
-    boxes: list[Tensor], weights: Tensor, background: Tensor, size: tuple[int, int], stride: int
-) -> Tensor:
-    """One weight map per image of one level.
+    boxes: list[Tensor],
+    weights: Tensor,
+    background: dict[str, Tensor],
+    levels: dict[str, tuple[tuple[int, int], int]],
+) -> dict[str, Tensor]:
+    """One weight map per image and level.
 
     A cell takes the weight of the smallest box that touches it, of the smaller weight if boxes of
     one size compete, and the background's weight if none does. A box touches at least one cell,
@@ -18,28 +25,43 @@ def paint_boxes(
     Args:
         boxes: for each of N images (G_n, 4), XYXY in pixels.
         weights: (G,), the boxes' weights, image after image.
-        background: (N,), the weight of the rest of each image.
-        size: height H and width W of the level.
-        stride: pixels per cell.
+        background: {level: (N,)}, the weight of the rest of each image.
+        levels: {level: ((H, W), pixels per cell)}.
 
     Returns:
-        (N, 1, H, W)
+        {level: (N, 1, H, W)}
     """
-    height, width = size
-    painted = []
-    per_image = zip(boxes, weights.split([len(b) for b in boxes]), background, strict=True)
-    for box, weight, rest in per_image:
-        # The smallest box is last, and among boxes of one size the smallest weight.
-        order = weight.argsort(descending=True, stable=True)
-        area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
-        order = order[area[order].argsort(descending=True, stable=True)]
-        columns = _touched(box[order, 0], box[order, 2], width, stride)
-        rows = _touched(box[order, 1], box[order, 3], height, stride)
-        rank = torch.arange(1, len(box) + 1, device=box.device)
-        covered = (rows[:, :, None] & columns[:, None, :]) * rank[:, None, None]
-        top = covered.amax(dim=0) if len(box) else covered.new_zeros(size)
-        painted.append(torch.cat([rest[None], weight[order]])[top])
-    return torch.stack(painted)[:, None]
+    order = _order(torch.cat(boxes), weights)
+    rank = torch.empty(len(order), device=order.device)
+    rank[order] = torch.arange(1.0, len(order) + 1, device=order.device)
+    of_rank = torch.cat([weights.new_zeros(1), weights[order]])
+    ranks_per_image = rank.split([len(b) for b in boxes])
+    maps, finer = {}, None
+    for level, (size, stride) in sorted(levels.items(), key=lambda item: item[1][1]):
+        top = _coarser(finer, size, stride)
+        if top is None:
+            per_image = zip(boxes, ranks_per_image, strict=True)
+            top = torch.stack([_top_rank(*x, size, stride) for x in per_image])[:, None]
+        rest = background[level][:, None, None, None]
+        maps[level] = torch.where(top > 0, of_rank[top.long()], rest)
+        finer = top, stride
+    return {level: maps[level] for level in levels}
+
+
+def _order(boxes: Tensor, weights: Tensor) -> Tensor:
+    """Indices (G,) of the boxes: the smallest is last, of one size the one of smallest weight."""
+    order = weights.argsort(descending=True, stable=True)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return order[area[order].argsort(descending=True, stable=True)]
+
+
+def _top_rank(boxes: Tensor, rank: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    """The highest rank (G_n,) of the boxes that touch a cell, 0 where none does: (H, W)."""
+    if not len(boxes):
+        return rank.new_zeros(size)
+    rows = _touched(boxes[:, 1], boxes[:, 3], size[0], stride)
+    columns = _touched(boxes[:, 0], boxes[:, 2], size[1], stride)
+    return ((rows * rank[:, None])[:, :, None] * columns[:, None, :]).amax(dim=0)
 
 
 def _touched(low: Tensor, high: Tensor, num_cells: int, stride: int) -> Tensor:
@@ -48,3 +70,14 @@ def _touched(low: Tensor, high: Tensor, num_cells: int, stride: int) -> Tensor:
     last = torch.maximum((high / stride).ceil() - 1, first).clamp(max=num_cells - 1)
     cells = torch.arange(num_cells, device=low.device)
     return (cells >= first[:, None]) & (cells <= last[:, None])
+
+
+def _coarser(finer: tuple[Tensor, int] | None, size: tuple[int, int], stride: int) -> Tensor | None:
+    """Top ranks of a level from those of a finer one; None if its cells are not made of theirs.
+
+    A box touches a cell exactly if it touches one of the finer cells that the cell is made of.
+    """
+    if finer is None or stride % finer[1]:
+        return None
+    top = F.max_pool2d(finer[0], stride // finer[1], ceil_mode=True)
+    return top if tuple(top.shape[-2:]) == size else None
