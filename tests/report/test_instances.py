@@ -71,7 +71,7 @@ def test_weights_are_those_of_training(student_config, student_model, record):
     model, cfg = student_model("faster_rcnn")
     sample, _ = load_sample(cfg, record)
     view = model.teacher.view([sample], (64, 96), cfg.INPUT.FORMAT)
-    expected = model.teacher.instance_losses(view, [sample])
+    expected = model.teacher.instance_losses(view, [sample["instances"]])
     assert torch.equal(seen.losses, sum(expected.parts.values()))
     assert seen.boxes.shape == (2, 4) and seen.image.shape == (64, 96, 3)
 

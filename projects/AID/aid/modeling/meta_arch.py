@@ -113,13 +113,13 @@ class DistillationMixin:
         instances = [x["instances"].to(self.device) for x in batched_inputs]
         evidence = None
         if self.weighting.needs_evidence:
-            losses = self.teacher.instance_losses(view, batched_inputs)
+            losses = self.teacher.instance_losses(view, instances)
             evidence = Evidence(losses, torch.cat([x.gt_classes for x in instances]))
             if self.weighting.needs_student:
                 ours = ImageList(images, view.images.image_sizes)
                 evidence.student = self._own_losses(ours, features, instances)
             if self.weighting.needs_quality:
-                evidence.quality = self.teacher.quality(view, batched_inputs)
+                evidence.quality = self.teacher.quality(view, instances)
         maps = {k: (tuple(features[k].shape[-2:]), v) for k, v in self.strides.items()}
         weights = self.weighting(evidence, [x.gt_boxes.tensor for x in instances], maps)
         self._log(batched_inputs, weights)

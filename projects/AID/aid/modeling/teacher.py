@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.model_zoo import get_config_file
 from detectron2.modeling import build_model
-from detectron2.structures import ImageList
+from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
@@ -97,16 +97,23 @@ class Teacher:
         return TeacherView(ImageList(batch, sizes), detector.backbone(batch))
 
     @torch.no_grad()
-    def instance_losses(self, view: TeacherView, batched_inputs: list[dict]) -> InstanceLosses:
-        """The teacher's own losses against the ground truth of the batch it has seen."""
-        targets = [x["instances"].to(self.detector.device) for x in batched_inputs]
+    def instance_losses(self, view: TeacherView, targets: list[Instances]) -> InstanceLosses:
+        """The teacher's own losses against the ground truth of the batch it has seen.
+
+        Args:
+            view: of :meth:`view`.
+            targets: ground truth of each image, on the teacher's device.
+        """
         # An EventStorage of its own keeps whatever the teacher logs out of the student's.
         with EventStorage():
             return instance_losses(self.detector, view.images, view.features, targets)
 
-    def quality(self, view: TeacherView, batched_inputs: list[dict]) -> Tensor:
-        """How well the teacher finds each instance of the batch it has seen: (G,), in [0, 1]."""
-        targets = [x["instances"].to(self.detector.device) for x in batched_inputs]
+    def quality(self, view: TeacherView, targets: list[Instances]) -> Tensor:
+        """How well the teacher finds each instance of the batch it has seen: (G,), in [0, 1].
+
+        Args:
+            view, targets: as for :meth:`instance_losses`.
+        """
         with EventStorage():
             return detection_quality(self.detector, view.images, view.features, targets)
 

@@ -104,14 +104,14 @@ def judge(
             -(-side // divisibility) * divisibility for side in sample["image"].shape[1:]
         )
         view = teacher.view([sample], padded, cfg.INPUT.FORMAT)
-        losses = teacher.instance_losses(view, [sample])
-        evidence = Evidence(losses, sample["instances"].gt_classes.to(teacher.detector.device))
+        targets = sample["instances"].to(teacher.detector.device)
+        losses = teacher.instance_losses(view, [targets])
+        evidence = Evidence(losses, targets.gt_classes)
         if weighting.needs_quality:
-            evidence.quality = teacher.quality(view, [sample])
+            evidence.quality = teacher.quality(view, [targets])
         if weighting.needs_student:
             evidence.student = _own_losses(student, sample)
-        boxes = [sample["instances"].gt_boxes.tensor.to(teacher.detector.device)]
-        weights = weighting(evidence, boxes, {})
+        weights = weighting(evidence, [targets.gt_boxes.tensor], {})
         yield Judged(
             convert_image_to_rgb(sample["image"].permute(1, 2, 0), cfg.INPUT.FORMAT),
             sample["instances"].gt_boxes.tensor,
