@@ -78,11 +78,11 @@ def make_case(name: str, nets: Nets, batch: list[dict]) -> Case:
     if name == TEACHER:
         return partial(_view, nets, batch)
     view = _view(nets, batch)
+    targets = [x["instances"].to(nets.device) for x in batch]
     if name == TEACHER_HEADS:
-        targets = [x["instances"] for x in batch]
         run = partial(run_heads, teacher.detector, view.images, view.features, targets)
     else:
-        run = partial(teacher.instance_losses, view, batch)
+        run = partial(teacher.instance_losses, view, targets)
     return _under(nets, run)
 
 

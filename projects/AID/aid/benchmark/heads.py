@@ -27,7 +27,7 @@ def run_heads(
         detector: in eval mode.
         images: its own preprocessed batch of N images.
         features: output of its backbone on it.
-        targets: ground truth of each image.
+        targets: ground truth of each image, on the same device.
 
     Raises:
         AIDError: a detector of another family.
@@ -40,7 +40,7 @@ def run_heads(
 def _(detector: GeneralizedRCNN, images, features, targets) -> None:
     proposals, _ = detector.proposal_generator(images, features)
     rois = [
-        Boxes.cat([found.proposal_boxes, truth.gt_boxes.to(found.proposal_boxes.device)])
+        Boxes.cat([found.proposal_boxes, truth.gt_boxes])
         for found, truth in zip(proposals, targets, strict=True)
     ]
     heads = detector.roi_heads
