@@ -16,7 +16,7 @@ from ..data.register import register_from_file
 from ..errors import AIDError
 from ..evaluation import check_evaluator
 
-__all__ = ["argument_parser", "setup"]
+__all__ = ["argument_parser", "check_dataset", "setup"]
 
 # Where a meta-architecture's number of classes is set.
 HEADS = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}
@@ -87,7 +87,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         )
     for key in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
-            _check_dataset(cfg, key, name)
+            check_dataset(cfg, key, name)
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(cfg, resume=args.resume)
     cfg.freeze()
@@ -108,8 +108,18 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def _check_dataset(cfg: CfgNode, key: str, name: str) -> None:
-    """Load a dataset once, so that what is wrong with it is said now and not hours later."""
+def check_dataset(cfg: CfgNode, key: str, name: str) -> None:
+    """Load a dataset once, so that what is wrong with it is said now and not hours later.
+
+    Args:
+        cfg: that names it.
+        key: "TRAIN" or "TEST".
+        name: of the dataset.
+
+    Raises:
+        AIDError: it is unknown, cannot be loaded, has another number of classes than the model,
+            nothing to train on, or images that cannot be told apart.
+    """
     if name not in DatasetCatalog.list():
         known = ", ".join(n for n in DatasetCatalog.list() if "kitti" in n or "traffic" in n)
         raise AIDError(
