@@ -28,6 +28,7 @@ def test_a_paired_difference():
 def result(rule, strength, seed, ap, night=None, on="choose"):
     labels = {"set": on, "regime": "gap", "detector": "net", "iterations": 50}
     labels |= {"rule": rule, "strength": strength, "seed": seed}
+    labels["unweighted"] = "answers" if rule.startswith("answers") else "plain_distillation"
     conditions = {} if night is None else {"night": {"AP": night, "AP50": night}}
     return {
         "AP": ap, "AP50": 2 * ap, "conditions": conditions, "map_mean": 0.5, "labels": labels
@@ -93,6 +94,21 @@ def test_the_best_strength_is_chosen_on_other_scenes():
     entry = found.as_dict()
     assert entry["best_strength"] == 2 and entry["AP"] == {"a 3rd": 17, "best": 18.5, "3 times": 16}
     assert set(entry["fall"]) == {"a 3rd", "3 times"}
+
+
+def test_a_rule_is_compared_with_the_same_imitation_without_weights():
+    runs = [("answers", 5.0, 1.0), ("answers_aid", 6.0, 0.5), ("answers_normalized", 8.0, 1.0)]
+    runs += [("answers_aid_strength", 5.5, 0.5), ("plain_distillation", 1.0, 1.0)]
+    results = [
+        {**result(rule, 2, seed, ap), "map_mean": mean}
+        for rule, ap, mean in runs
+        for seed in (0, 1)
+    ]
+    found = {(x["rule"], x["against"]): x["mean"] for x in compare(results, BASELINES)}
+    assert found["answers_aid", "plain_distillation"] == 2.0  # of AP50, the last
+    assert found["answers_aid", "equal_strength"] == 1.0
+    assert found["answers_normalized", "equal_strength"] == 6.0
+    assert ("answers", "plain_distillation") not in found
 
 
 def test_a_comparison_at_equal_time():

@@ -9,12 +9,14 @@ __all__ = ["BASELINES", "EQUAL_TIME", "Cell", "Group", "against", "cells_of", "c
 
 METRICS = ("AP", "AP50")
 MEAN_TOLERANCE = 0.01
-# What a rule is compared with: name in study.json, and the rule, of which "" stands for the rule's
-# own control: a constant of the same mean weight.
+# Rules that depend on the one that is compared: the same imitation without weights, and with a
+# constant of the same mean weight.
+UNWEIGHTED, CONTROL = "unweighted", "control"
+# What a rule is compared with: name in study.json, and the rule.
 BASELINES = {
     "plain_student": "plain_student",
-    "plain_distillation": "plain_distillation",
-    "equal_strength": "",
+    "plain_distillation": UNWEIGHTED,
+    "equal_strength": CONTROL,
 }
 # The same at equal wall time: a plain student takes more steps in the time that a teacher takes.
 EQUAL_TIME = {"plain_student": "plain_student_equal_time"}
@@ -34,12 +36,14 @@ class Cell:
 
     Attributes:
         rule, strength: of these runs; the rest is in the group that the cell belongs to.
+        unweighted: the rule that imitates the same without weights.
         runs: {seed: results}.
     """
 
-    def __init__(self, rule: str, strength: float):
+    def __init__(self, rule: str, strength: float, unweighted: str):
         self.rule = rule
         self.strength = strength
+        self.unweighted = unweighted
         self.runs: dict[int, dict] = {}
 
     def values(self, metric: str) -> dict[int, float]:
@@ -70,7 +74,7 @@ def cells_of(results: list[dict]) -> dict[Group, Cells]:
             continue
         group = groups[Group(*(labels[name] for name in Group._fields))]
         key = labels["rule"], labels["strength"]
-        group.setdefault(key, Cell(*key)).runs[labels["seed"]] = result
+        group.setdefault(key, Cell(*key, labels["unweighted"])).runs[labels["seed"]] = result
     return dict(groups)
 
 
@@ -80,14 +84,16 @@ def against(cells: Cells, cell: Cell, baseline: str, metric: str = "AP") -> Diff
     Args:
         cells: of the group.
         cell: one of them.
-        baseline: its rule; empty for the cell's own control.
+        baseline: its rule, UNWEIGHTED or CONTROL.
         metric: see :meth:`Cell.values`.
 
     Returns:
         None if there is no such baseline, no seed that both have, or it is the cell itself.
     """
-    if not baseline:
-        baseline = f"{cell.rule}_strength" if not cell.has_mean_1 else "plain_distillation"
+    if baseline == CONTROL and not cell.has_mean_1:
+        baseline = f"{cell.rule}_strength"
+    elif baseline in (UNWEIGHTED, CONTROL):
+        baseline = cell.unweighted
     # A plain student has no strength: it is there once.
     other = cells.get((baseline, cell.strength)) or cells.get((baseline, 0))
     if other is None or other is cell:

@@ -38,7 +38,8 @@ class Job:
         options: overrides of config keys.
         needs: folders of jobs that must be done before.
         constant_of: folder of the run whose mean weight this control takes for its constant.
-        labels: what the run is: set, regime, detector, rule, strength, seed.
+        labels: what the run is: set, regime, detector, iterations, rule, strength, seed; and
+            unweighted, the rule that imitates the same without weights.
     """
 
     folder: str
@@ -173,6 +174,7 @@ class _Grid:
         set_name, iterations = experiment["set"], experiment["iterations"]
         keys = dict(self._content["rules"][rule])
         constant_of = keys.pop("constant_of", None)
+        unweighted = keys.pop("unweighted", "plain_distillation")
         is_plain = keys.pop("plain", False)
         steps = round(iterations * keys.pop("stretch", 1))
         if is_plain:
@@ -180,6 +182,7 @@ class _Grid:
         options = {"SEED": seed, "SOLVER.MAX_ITER": steps, **keys}
         labels = {"set": set_name, "regime": regime, "detector": detector, "rule": rule}
         labels |= {"strength": strength, "seed": seed, "iterations": iterations}
+        labels["unweighted"] = unweighted
         needs, other = [], None
         if not is_plain:
             teacher = self._teacher(set_name, regime, detector).folder

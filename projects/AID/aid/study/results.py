@@ -73,13 +73,13 @@ def _by_condition(job: Job) -> dict[str, float]:
 
 
 def read_results(jobs: list[Job]) -> list[dict]:
-    """The results of all jobs that are done, teachers included."""
+    """The results of all jobs that are done, teachers included, with the labels of the jobs."""
     found = []
     for job in jobs:
         path = os.path.join(job.folder, RESULTS)
         if os.path.isfile(path):
             with open(path) as f:
-                found.append(json.load(f))
+                found.append({**json.load(f), "labels": job.labels})
     return found
 
 
