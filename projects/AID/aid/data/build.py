@@ -84,7 +84,7 @@ def micro_batch_size(cfg: CfgNode) -> int:
     if rest or not size:
         raise AIDError(
             f"SOLVER.IMS_PER_BATCH {images} is not divisible by the number of processes, "
-            f"{comm.get_world_size()}, times SOLVER.ACCUMULATION_STEPS, {steps}"
+            f"{comm.get_world_size()}, times SOLVER.ACCUMULATION_STEPS, {steps}: change one of them"
         )
     return size
 
