@@ -19,10 +19,10 @@ PARTS = {kind: {"cls", "box", "rpn_cls", "rpn_box"} for kind in KINDS} | {
 }
 
 
-def losses_of(model, batch):
+def losses_of(model, batch, **options):
     images = model.preprocess_image(batch)
     features = model.backbone(images.tensor)
-    return instance_losses(model, images, features, [x["instances"] for x in batch])
+    return instance_losses(model, images, features, [x["instances"] for x in batch], **options)
 
 
 def zero(*modules):
@@ -47,6 +47,31 @@ def test_a_batch_without_instances(kind, tiny_model, make_batch):
     losses = losses_of(tiny_model(kind), make_batch((0, 0)))
     assert all(part.shape == (0,) for part in losses.parts.values())
     assert all(part.isfinite().all() for part in losses.background.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_the_background_instances_lose_nothing(kind, tiny_model, make_batch):
+    model, batch = tiny_model(kind), make_batch((2, 0, 3))
+    whole, spared = losses_of(model, batch), losses_of(model, batch, background=False)
+    for name, part in whole.parts.items():
+        torch.testing.assert_close(spared.parts[name], part)
+    assert torch.equal(spared.level_share, whole.level_share)
+    # That of an image without instances, which has nothing else, is kept.
+    for name, part in whole.background.items():
+        torch.testing.assert_close(spared.background[name][1], part[1])
+
+
+def test_without_the_background_rois_of_nobody_are_not_pooled(tiny_model, make_batch):
+    model, batch = tiny_model("faster_rcnn"), make_batch((2, 0, 3))
+    pooled = []
+    model.roi_heads.box_pooler.register_forward_pre_hook(
+        lambda module, inputs: pooled.append([len(boxes) for boxes in inputs[1]])
+    )
+    losses_of(model, batch)
+    losses_of(model, batch, background=False)
+    whole, spared = pooled
+    assert spared[1] == whole[1]  # nobody is there
+    assert 2 <= spared[0] < whole[0] and 3 <= spared[2] < whole[2]
 
 
 def test_known_values_of_an_ignorant_faster_rcnn(tiny_model, make_batch):

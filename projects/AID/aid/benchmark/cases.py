@@ -18,6 +18,7 @@ from .heads import run_heads
 from .nets import Nets
 
 __all__ = [
+    "AID",
     "AID_STEPS",
     "MEMORY_CASES",
     "PLAIN_DISTILLATION",
@@ -39,11 +40,12 @@ TEACHER_HEADS = "teacher_heads"
 INSTANCE_LOSSES = "instance_losses"
 WEIGHTING = "weighting"
 PLAIN_DISTILLATION = "plain_distillation"
+AID = "aid_instance"
 # Names of the steps with AID, and their AID.GRANULARITY; the first one is the method's default.
-AID_STEPS = {"aid_instance": "instance", "aid_level": "level", "aid_image": "image"}
+AID_STEPS = {AID: "instance", "aid_level": "level", "aid_image": "image"}
 STEPS = {PLAIN_DISTILLATION: "none", **AID_STEPS}
 # Enough for the memory's floors, and for what is compared to them.
-MEMORY_CASES = (STUDENT, TEACHER, TEACHER_HEADS, PLAIN_DISTILLATION, "aid_instance")
+MEMORY_CASES = (STUDENT, TEACHER, TEACHER_HEADS, PLAIN_DISTILLATION, AID)
 
 
 def make_cases(
@@ -82,7 +84,8 @@ def make_case(name: str, nets: Nets, batch: list[dict]) -> Case:
     if name == TEACHER_HEADS:
         run = partial(run_heads, teacher.detector, view.images, view.features, targets)
     else:
-        run = partial(teacher.instance_losses, view, targets)
+        background = _weighting(nets, STEPS[AID]).needs_background
+        run = partial(teacher.instance_losses, view, targets, background)
     return _under(nets, run)
 
 
@@ -121,7 +124,7 @@ def _under(nets: Nets, run: Case) -> Case:
 def _replays(nets: Nets, batch: list[dict]) -> dict[str, Case]:
     """The weighting, and each distillation loss forward and backward, on the inputs of a step."""
     model = nets.distilled.model
-    weighting = model.distillation["weighting"] = _weighting(nets, AID_STEPS["aid_instance"])
+    weighting = model.distillation["weighting"] = _weighting(nets, AID_STEPS[AID])
     losses = model.distillation["losses"]
     kept = {}
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from .cases import (
+    AID,
     AID_STEPS,
     INSTANCE_LOSSES,
     PLAIN_DISTILLATION,
@@ -27,7 +28,6 @@ __all__ = ["TEACHER_WEIGHTS", "Results"]
 
 # In Results.memory beside the names of cases.
 TEACHER_WEIGHTS = "teacher_weights"
-AID = next(iter(AID_STEPS))
 Round = dict[str, float]
 
 

@@ -113,7 +113,8 @@ class DistillationMixin:
         instances = [x["instances"].to(self.device) for x in batched_inputs]
         evidence = None
         if self.weighting.needs_evidence:
-            losses = self.teacher.instance_losses(view, instances)
+            background = self.weighting.needs_background
+            losses = self.teacher.instance_losses(view, instances, background)
             evidence = Evidence(losses, torch.cat([x.gt_classes for x in instances]))
             if self.weighting.needs_student:
                 ours = ImageList(images, view.images.image_sizes)
@@ -165,7 +166,8 @@ class DistillationMixin:
         self.eval()
         try:
             with EventStorage():
-                return instance_losses(self, images, features, instances)
+                background = self.weighting.needs_background
+                return instance_losses(self, images, features, instances, background)
         finally:
             for module in training:
                 module.training = True

@@ -97,16 +97,19 @@ class Teacher:
         return TeacherView(ImageList(batch, sizes), detector.backbone(batch))
 
     @torch.no_grad()
-    def instance_losses(self, view: TeacherView, targets: list[Instances]) -> InstanceLosses:
+    def instance_losses(
+        self, view: TeacherView, targets: list[Instances], background: bool = True
+    ) -> InstanceLosses:
         """The teacher's own losses against the ground truth of the batch it has seen.
 
         Args:
             view: of :meth:`view`.
             targets: ground truth of each image, on the teacher's device.
+            background: see :func:`~aid.modeling.instance_loss.instance_losses`.
         """
         # An EventStorage of its own keeps whatever the teacher logs out of the student's.
         with EventStorage():
-            return instance_losses(self.detector, view.images, view.features, targets)
+            return instance_losses(self.detector, view.images, view.features, targets, background)
 
     def quality(self, view: TeacherView, targets: list[Instances]) -> Tensor:
         """How well the teacher finds each instance of the batch it has seen: (G,), in [0, 1].

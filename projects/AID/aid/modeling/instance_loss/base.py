@@ -42,7 +42,11 @@ class InstanceLosses:
 
 @singledispatch
 def instance_losses(
-    detector: nn.Module, images: ImageList, features: dict[str, Tensor], targets: list[Instances]
+    detector: nn.Module,
+    images: ImageList,
+    features: dict[str, Tensor],
+    targets: list[Instances],
+    background: bool = True,
 ) -> InstanceLosses:
     """The detector's task loss on each ground-truth instance (D of AID, arXiv 2201.11097).
 
@@ -55,6 +59,8 @@ def instance_losses(
         images: the detector's own preprocessed batch of N images.
         features: output of the detector's backbone on it.
         targets: ground truth of each image, with ``gt_boxes`` and ``gt_classes``.
+        background: False where the background's loss is wanted only of images without instances:
+            of the others it then lacks what would cost extra, the RoIs that belong to nobody.
 
     Raises:
         AIDError: no implementation for this type of detector.

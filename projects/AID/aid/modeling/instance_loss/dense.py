@@ -20,7 +20,11 @@ def _(detector: RetinaNet) -> tuple[str, ...]:
 @instance_losses.register
 @torch.no_grad()
 def retinanet_losses(
-    detector: RetinaNet, images: ImageList, features: dict[str, Tensor], targets: list[Instances]
+    detector: RetinaNet,
+    images: ImageList,
+    features: dict[str, Tensor],
+    targets: list[Instances],
+    background: bool = True,
 ) -> InstanceLosses:
     """Focal loss (summed over classes) and box loss of a RetinaNet; see :func:`instance_losses`."""
     truth = Targets.from_instances(targets)

@@ -40,6 +40,7 @@ def generalized_rcnn_losses(
     images: ImageList,
     features: dict[str, Tensor],
     targets: list[Instances],
+    background: bool = True,
 ) -> InstanceLosses:
     """RoI and RPN losses of an R-CNN with FPN; see :func:`instance_losses`.
 
@@ -49,8 +50,11 @@ def generalized_rcnn_losses(
     losses, proposals = _rpn_losses(
         detector.proposal_generator, loss_levels(detector), images, features, truth
     )
+    heads = detector.roi_heads
+    # What belongs to nobody may yet belong to somebody in a later stage of a cascade.
+    keep_negatives = background or isinstance(heads, CascadeROIHeads)
     stages = list(
-        _roi_losses(detector.roi_heads, losses.levels, images, features, proposals, truth)
+        _roi_losses(heads, losses.levels, images, features, proposals, truth, keep_negatives)
     )
     for part in ("cls", "box"):
         losses.parts[part] = torch.stack([stage[part] for stage in stages]).mean(dim=0)
@@ -98,6 +102,7 @@ def _roi_losses(
     features: dict[str, Tensor],
     proposals: list[Boxes],
     truth: Targets,
+    keep_negatives: bool,
 ) -> Iterator[dict[str, Tensor]]:
     """For every stage "cls" (G,), "box" (G,) and "background" (N, L).
 
@@ -110,7 +115,7 @@ def _roi_losses(
     num_regions = len(proposals) * len(levels)
     rois = [Boxes.cat([p, Boxes(truth.boxes[truth.of_image(i)])]) for i, p in enumerate(proposals)]
     for box_head, predictor, matcher in _stages(heads):
-        owner, negative = _match_rois(matcher, rois, truth)
+        rois, owner, negative = _match_rois(matcher, rois, truth, keep_negatives)
         scores, deltas = predictor(box_head(heads.box_pooler(pooled, rois)))
         scores, deltas = scores.float(), deltas.float()
         boxes = torch.cat([b.tensor for b in rois])
@@ -145,9 +150,16 @@ def _stages(heads: StandardROIHeads) -> list[tuple[nn.Module, FastRCNNOutputLaye
     return [(heads.box_head, heads.box_predictor, heads.proposal_matcher)]
 
 
-def _match_rois(matcher: Matcher, rois: list[Boxes], truth: Targets) -> tuple[Tensor, Tensor]:
-    """The instance that owns each of the S RoIs, or nobody, and which RoIs are negatives."""
-    owners, negatives = [], []
+def _match_rois(
+    matcher: Matcher, rois: list[Boxes], truth: Targets, keep_negatives: bool
+) -> tuple[list[Boxes], Tensor, Tensor]:
+    """The instance that owns each of the S RoIs, or nobody, and which RoIs are negatives.
+
+    Most proposals belong to nobody, and to pool them all costs as much as the backbone on a CPU.
+    So the RoIs come back too: without ``keep_negatives`` those that belong to nobody are left out
+    of images in which there is somebody.
+    """
+    kept, owners, negatives = [], [], []
     for image, boxes in enumerate(rois):
         of_image = truth.of_image(image)
         index, label = matcher(pairwise_iou(Boxes(truth.boxes[of_image]), boxes))
@@ -155,9 +167,13 @@ def _match_rois(matcher: Matcher, rois: list[Boxes], truth: Targets) -> tuple[Te
         own = torch.arange(num_instances, device=index.device)
         index = torch.cat([index[: len(boxes) - num_instances], own])
         label = torch.cat([label[: len(boxes) - num_instances], label.new_ones(num_instances)])
+        if num_instances and not keep_negatives:
+            positive = (label == 1).nonzero().squeeze(1)
+            boxes, index, label = boxes[positive], index[positive], label[positive]
+        kept.append(boxes)
         owners.append(torch.where(label == 1, index + of_image.start, truth.nobody))
         negatives.append(label == 0)
-    return torch.cat(owners), torch.cat(negatives)
+    return kept, torch.cat(owners), torch.cat(negatives)
 
 
 def _classification_losses(

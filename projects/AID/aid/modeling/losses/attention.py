@@ -6,37 +6,49 @@ Shape letters: N images, C_s and C_t channels of student and teacher, (H, W) siz
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ...errors import AIDError
-from .base import DISTILLATION_LOSS_REGISTRY, Context, channels_of, norm_per_image
+from .base import DISTILLATION_LOSS_REGISTRY, Context, average_norm, channels_of, norm_per_image
+from .residual import residual_norm
 
-__all__ = ["AttentionGuidedLoss", "channel_attention", "spatial_attention"]
-
-
-def spatial_attention(features: Tensor, temperature: float) -> Tensor:
-    """H * W * softmax over positions of (mean over channels of |F|) / T.
-
-    Args:
-        features: (N, C, H, W).
-
-    Returns:
-        (N, 1, H, W), of mean 1.
-    """
-    energy = features.abs().mean(dim=1, keepdim=True) / temperature
-    return energy.flatten(1).softmax(dim=1).view_as(energy) * energy[0].numel()
+__all__ = ["AttentionGuidedLoss", "attention"]
 
 
-def channel_attention(features: Tensor, temperature: float) -> Tensor:
-    """C * softmax over channels of (mean over positions of |F|) / T.
+def attention(features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Where a net looks: spatial and channel attention.
+
+        spatial: H * W * softmax over positions of (mean over channels of |F|) / T
+        channel:     C * softmax over channels of (mean over positions of |F|) / T
 
     Args:
         features: (N, C, H, W).
 
     Returns:
-        (N, C, 1, 1), of mean 1.
+        (N, 1, H, W) and (N, C, 1, 1), each of mean 1.
     """
-    energy = features.abs().mean(dim=(2, 3), keepdim=True) / temperature
-    return energy.softmax(dim=1) * features.shape[1]
+    n, c, h, w = features.shape
+    # Sums of magnitudes as 1-norms: no map of magnitudes is made.
+    positions = torch.linalg.vector_norm(features, ord=1, dim=1).flatten(1) / c
+    channels = torch.linalg.vector_norm(features, ord=1, dim=(2, 3)) / (h * w)
+    spatial = (positions / temperature).softmax(dim=1) * (h * w)
+    channel = (channels / temperature).softmax(dim=1) * c
+    return spatial.view(n, 1, h, w), channel.view(n, c, 1, 1)
+
+
+class _Means(torch.autograd.Function):
+    """Means over positions (N, C) and over channels (N, 1, H, W), whose gradients make one map."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor):
+        ctx.shape = x.shape
+        return x.mean(dim=(2, 3)), x.mean(dim=1, keepdim=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, by_channel: Tensor, by_position: Tensor):
+        _, c, h, w = ctx.shape
+        return (by_channel / (h * w))[..., None, None] + by_position / c
 
 
 class _Adapters(nn.Module):
@@ -141,22 +153,27 @@ class AttentionGuidedLoss(nn.Module):
     def _level(
         self, adapters: _Adapters, student: Tensor, teacher: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        adapted = adapters.feature(student)
         with torch.no_grad():
-            # Channels correspond one to one only where there are as many on both sides.
-            channels = student if student.shape[1] == teacher.shape[1] else adapted
-            t = self.temperature
-            spatial_mask = (spatial_attention(teacher, t) + spatial_attention(student, t)) / 2
-            channel_mask = (channel_attention(teacher, t) + channel_attention(channels, t)) / 2
-            # sqrt(M_s M_c), taken factor by factor: the sum below squares it.
-            root_mask = spatial_mask.sqrt() * channel_mask.sqrt()
-        feature = weight * root_mask * (teacher - adapted)
-        channel = teacher.mean(dim=(2, 3)) - adapters.channel(student.mean(dim=(2, 3)))
-        spatial = teacher.mean(dim=1, keepdim=True) - adapters.spatial(
-            student.mean(dim=1, keepdim=True)
+            spatial, channel = attention(teacher, self.temperature)
+            own_spatial, own_channel = attention(student, self.temperature)
+            if student.shape[1] != teacher.shape[1]:
+                # Channels correspond one to one only where there are as many on both sides.
+                _, own_channel = attention(adapters.feature(student), self.temperature)
+            # The roots of the masks: the norm squares them.
+            spatial_mask = ((spatial + own_spatial) / 2).sqrt()
+            channel_mask = ((channel + own_channel) / 2).sqrt()
+        matrix = adapters.feature.weight.flatten(1).expand(len(student), -1, -1)
+        feature = residual_norm(
+            teacher.flatten(2),
+            ((weight * spatial_mask).flatten(2), channel_mask.flatten(2)),
+            adapters.feature.bias[None],
+            (matrix, student.flatten(2)),
         )
+        by_channel, by_position = _Means.apply(student)
+        channel = teacher.mean(dim=(2, 3)) - adapters.channel(by_channel)
+        spatial = teacher.mean(dim=1, keepdim=True) - adapters.spatial(by_position)
         return (
-            norm_per_image(feature, self.scale),
+            average_norm(feature, teacher[0].numel(), self.scale),
             norm_per_image(weight.mean(dim=(1, 2, 3))[:, None] * channel, self.scale),
             norm_per_image(weight * spatial, self.scale),
         )

@@ -18,6 +18,7 @@ __all__ = [
     "DISTILLATION_LOSS_REGISTRY",
     "Context",
     "Responses",
+    "average_norm",
     "build_distillation_losses",
     "channels_of",
     "norm_per_image",
@@ -80,15 +81,20 @@ def channels_of(
     return {k: (student_shapes[k].channels, teacher_shapes[k].channels) for k in levels}
 
 
-def norm_per_image(x: Tensor, scale: str) -> Tensor:
-    """The 2-norm of each image's elements, averaged over the batch; its gradient at 0 is 0.
+def average_norm(norms: Tensor, num_elements: int, scale: str) -> Tensor:
+    """The average of 2-norms over the batch.
 
     Args:
-        x: (N, ...).
+        norms: (N,), of each image.
+        num_elements: of which each norm is taken.
         scale: "sum", or "rms", which divides each norm by the root of its number of elements.
     """
-    norm = torch.linalg.vector_norm(x.flatten(1), dim=1).mean()
-    return norm if scale == "sum" else norm / x[0].numel() ** 0.5
+    return norms.mean() if scale == "sum" else norms.mean() / num_elements**0.5
+
+
+def norm_per_image(x: Tensor, scale: str) -> Tensor:
+    """:func:`average_norm` of the elements of x: (N, ...); its gradient at 0 is 0."""
+    return average_norm(torch.linalg.vector_norm(x.flatten(1), dim=1), x[0].numel(), scale)
 
 
 def build_distillation_losses(

@@ -9,9 +9,24 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from .base import DISTILLATION_LOSS_REGISTRY, Context, channels_of, norm_per_image
+from .base import DISTILLATION_LOSS_REGISTRY, Context, average_norm, channels_of
+from .residual import residual_norm
 
 __all__ = ["NonLocalBlock", "NonLocalLoss"]
+
+
+def pointwise(x: Tensor, *convs: nn.Conv2d) -> Tensor:
+    """1x1 convolutions of the same map, one after the other along the channels.
+
+    Args:
+        x: (N, C, H, W).
+
+    Returns:
+        (N, sum of their output channels, H, W)
+    """
+    matrix = torch.cat([conv.weight.flatten(1) for conv in convs]).expand(len(x), -1, -1)
+    bias = torch.cat([conv.bias for conv in convs])[:, None]
+    return torch.baddbmm(bias, matrix, x.flatten(2)).unflatten(2, x.shape[-2:])
 
 
 class NonLocalBlock(nn.Module):
@@ -38,6 +53,21 @@ class NonLocalBlock(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
+    def mix(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """W phi^T g / P, of all positions, by which the block is linear in its queries.
+
+        Args:
+            x: (N, C, H, W).
+
+        Returns:
+            (N, C, c) and the bias (C,): the block is F + mixing theta(F) + bias.
+        """
+        kernel = tuple(min(self.subsample, side) for side in x.shape[-2:])
+        both = pointwise(x, self.phi, self.g)  # (N, 2 c, H, W)
+        keys, values = F.max_pool2d(both, kernel).flatten(2).chunk(2, dim=1)  # (N, c, P)
+        mixing = values @ keys.transpose(1, 2) / keys.shape[2]
+        return self.out.weight.flatten(1) @ mixing, self.out.bias
+
     def forward(self, x: Tensor) -> Tensor:
         """
         Args:
@@ -46,12 +76,9 @@ class NonLocalBlock(nn.Module):
         Returns:
             (N, C, H, W)
         """
-        kernel = tuple(min(self.subsample, side) for side in x.shape[-2:])
-        keys = F.max_pool2d(self.phi(x), kernel).flatten(2)  # (N, c, P)
-        values = F.max_pool2d(self.g(x), kernel).flatten(2)  # (N, c, P)
-        queries = self.theta(x)  # (N, c, H, W)
-        mixing = values @ keys.transpose(1, 2) / keys.shape[2]  # (N, c, c)
-        return x + self.out((mixing @ queries.flatten(2)).view_as(queries))
+        mixing, bias = self.mix(x)
+        mixed = mixing @ pointwise(x, self.theta).flatten(2) + bias[:, None]
+        return x + mixed.view_as(x)
 
 
 class _Blocks(nn.Module):
@@ -132,10 +159,27 @@ class NonLocalLoss(nn.Module):
         Returns:
             "loss_distill_non_local".
         """
-        terms = []
-        for level, blocks in self.blocks.items():
-            difference = blocks.adapter(blocks.student(student[level])) - blocks.teacher(
-                teacher[level]
-            )
-            terms.append(norm_per_image(weights[level] * difference, self.scale))
+        terms = [
+            self._level(blocks, student[level], teacher[level], weights[level])
+            for level, blocks in self.blocks.items()
+        ]
         return {"loss_distill_non_local": self.weight * torch.stack(terms).sum()}
+
+    def _level(self, blocks: _Blocks, student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+        # The student's block and the adapter are one matrix on its features, by image.
+        mixing, bias = blocks.student.mix(student)
+        adapter = blocks.adapter.weight.flatten(1)  # (C_t, C_s)
+        matrix = adapter + (adapter @ mixing) @ blocks.student.theta.weight.flatten(1)
+        offset = mixing @ blocks.student.theta.bias + bias  # (N, C_s)
+        offset = offset @ adapter.T + blocks.adapter.bias
+        # The teacher's is not: its queries are few.
+        mixing, bias = blocks.teacher.mix(teacher)
+        queries = pointwise(teacher, blocks.teacher.theta)
+        norms = residual_norm(
+            teacher.flatten(2),
+            (weight.flatten(2),),
+            offset - bias,
+            (matrix, student.flatten(2)),
+            (-mixing, queries.flatten(2)),
+        )
+        return average_norm(norms, teacher[0].numel(), self.scale)

@@ -126,6 +126,11 @@ class Weighting(nn.Module):
         """Whether the teacher's losses are needed at all."""
         return self.granularity != "none"
 
+    @property
+    def needs_background(self) -> bool:
+        """Whether the background's loss is needed of images that have instances, too."""
+        return self.granularity != "instance" or self.background == "loss"
+
     def weight(self, loss: Tensor) -> Tensor:
         """Weights, of the shape of ``loss``; where the loss is not finite they do not matter."""
         raise NotImplementedError
