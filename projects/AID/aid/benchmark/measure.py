@@ -10,6 +10,7 @@ import torch
 from detectron2.config import CfgNode
 
 from ..errors import AIDError
+from ..malloc import keep_freed_memory
 from .cases import MEMORY_CASES, make_cases
 from .inputs import random_batch
 from .memory import can_measure, measure_memory
@@ -75,6 +76,8 @@ def _random_teacher(settings: Settings) -> Iterator[tuple[CfgNode, list[dict]]]:
     with TemporaryDirectory() as folder:
         cfg.TEACHER.WEIGHTS = os.path.join(folder, "teacher.pth")
         write_teacher_weights(cfg, batch[:1], cfg.TEACHER.WEIGHTS)
+        if settings.device == "cpu":
+            keep_freed_memory()  # as the trainer does
         try:
             with as_in_training(torch.device(settings.device)):
                 yield cfg, batch

@@ -1,10 +1,8 @@
 """Peak memory of a case, in a process of its own."""
 
-import ctypes
 import gc
 import os
 import re
-import sys
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
@@ -12,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import AIDError, main_with_clear_errors
+from ..malloc import return_freed_memory
 from .cases import make_case
 from .inputs import random_batch
 from .nets import Nets
@@ -21,11 +20,6 @@ from .timing import as_in_training, run_once
 __all__ = ["can_measure", "measure_memory"]
 
 STATUS, CLEAR = "/proc/self/status", "/proc/self/clear_refs"
-# glibc is told to map blocks from this size on by themselves, which go back when they are freed.
-# Left alone its limit grows with what is freed, and memory hangs on the order of the calls.
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-LIBC = LIBC if hasattr(LIBC, "mallopt") else None
-M_MMAP_THRESHOLD, MMAP_THRESHOLD = -3, 1 << 16
 
 
 def can_measure(device: torch.device) -> bool:
@@ -72,8 +66,8 @@ def measure_memory(
 
 @main_with_clear_errors
 def _send(settings: Settings, teacher_weights: str, name: str, pipe: Connection) -> None:
-    if LIBC is not None:
-        LIBC.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+    # What is freed must not count, nor hang on the order of the calls.
+    return_freed_memory()
     cfg = settings.apply()
     cfg.TEACHER.WEIGHTS = teacher_weights
     device = torch.device(cfg.MODEL.DEVICE)
@@ -81,8 +75,7 @@ def _send(settings: Settings, teacher_weights: str, name: str, pipe: Connection)
     with as_in_training(device):
         peak = _peak(name, Nets(cfg, settings.amp, batch[:1]), batch, settings.seed)
     gc.collect()
-    if LIBC is not None:
-        LIBC.malloc_trim(0)
+    return_freed_memory()
     left = torch.cuda.memory_allocated(device) if device.type == "cuda" else _resident("VmRSS")
     pipe.send(peak - left)
 

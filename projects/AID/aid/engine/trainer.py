@@ -19,6 +19,7 @@ from ..checkpoint import StudentCheckpointer
 from ..data.build import build_test_loader, build_train_loader, micro_batch_size
 from ..errors import AIDError
 from ..evaluation import build_evaluator
+from ..malloc import keep_freed_memory
 from ..modeling.meta_arch import DistillationMixin
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection
@@ -52,6 +53,8 @@ class AIDTrainer(DefaultTrainer):
             setup_logger()
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         micro_batch_size(cfg)  # an error now if there is none
+        if cfg.MODEL.DEVICE == "cpu":
+            keep_freed_memory()
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
