@@ -44,6 +44,26 @@ def test_known_value_at_the_start():
     torch.testing.assert_close(found["loss_distill_non_local"], torch.tensor(0.5 * 3 * 4.0))
 
 
+def test_equals_its_blocks_one_after_the_other():
+    torch.manual_seed(0)
+    loss = make_loss({"p2": (4, 6)}).double()
+    blocks = loss.blocks["p2"]
+    for block in (blocks.student, blocks.teacher):
+        nn.init.normal_(block.out.weight)
+        nn.init.normal_(block.out.bias)
+    student = torch.randn(2, 4, 4, 6, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(2, 6, 4, 6, dtype=torch.float64)
+    weight = torch.rand(2, 1, 4, 6, dtype=torch.float64)
+    difference = blocks.adapter(blocks.student(student)) - blocks.teacher(teacher)
+    expected = (weight * difference).flatten(1).norm(dim=1).mean()
+    found = loss({"p2": student}, {"p2": teacher}, {"p2": weight}, None)["loss_distill_non_local"]
+    torch.testing.assert_close(found, expected)
+    inputs = [student, *loss.parameters()]
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs)
+    )
+
+
 def test_inner_channels_and_subsampling_follow_the_authors():
     channels = {level: (256, 256) for level in ("p2", "p3", "p4", "p5", "p6", "p7")}
     blocks = make_loss(channels, (8, 4, 2, 2, 2)).blocks
