@@ -12,12 +12,11 @@ Detectron2.
 import aid  # noqa: F401  (registers models, losses and datasets)
 
 # isort: split
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.evaluation import verify_results
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
-from aid.checkpoint import StrictCheckpointer
+from aid.checkpoint import SafeCheckpointer, StrictCheckpointer
 from aid.engine import AIDTrainer, argument_parser, launch, setup
 from aid.errors import AIDError, main_with_clear_errors
 
@@ -33,7 +32,7 @@ def main(args):
 
 def evaluate(cfg, resume):
     model = build_model(cfg)  # the plain detector: no teacher
-    last = DetectionCheckpointer(model, cfg.OUTPUT_DIR)
+    last = SafeCheckpointer(model, cfg.OUTPUT_DIR)
     weights = last.get_checkpoint_file() if resume and last.has_checkpoint() else cfg.MODEL.WEIGHTS
     if not weights:
         raise AIDError("--eval-only needs weights: add MODEL.WEIGHTS PATH, or --resume")

@@ -164,9 +164,7 @@ def test_a_resumed_process_ends_with_the_same_weights(train, workplace):
     arguments = ["--resume", *options, "OUTPUT_DIR", str(resumed)]
     done = train("Quickstart/retinanet_R18_FPN", *arguments)
     assert "Starting training from iteration 3" in done.stdout
-    expected, found = (
-        torch.load(run / "model_final.pth", weights_only=False)["model"] for run in (whole, resumed)
-    )
+    expected, found = (torch.load(run / "model_final.pth")["model"] for run in (whole, resumed))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 

@@ -1,7 +1,15 @@
 """Checkpoints of students, and torchvision's ImageNet weights as a path (``torchvision://...``)."""
 
 from . import torchvision_weights
+from .reading import SafeCheckpointer, clear_load_errors, load_file
 from .strict_checkpointer import StrictCheckpointer
 from .student_checkpointer import StudentCheckpointer
 
-__all__ = ["StrictCheckpointer", "StudentCheckpointer", "torchvision_weights"]
+__all__ = [
+    "SafeCheckpointer",
+    "StrictCheckpointer",
+    "StudentCheckpointer",
+    "clear_load_errors",
+    "load_file",
+    "torchvision_weights",
+]

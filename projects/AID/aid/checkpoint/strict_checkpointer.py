@@ -1,42 +1,16 @@
 """Weights for inference, which fit or are refused."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from ..errors import AIDError
+from .reading import SafeCheckpointer, clear_load_errors
 
-__all__ = ["StrictCheckpointer", "clear_load_errors"]
+__all__ = ["StrictCheckpointer"]
 
 FROM_CONFIG = ("pixel_mean", "pixel_std")
 
 
-@contextmanager
-def clear_load_errors(key: str, path: str) -> Iterator[None]:
-    """Turn what a file that cannot be read raises into one line.
-
-    Args:
-        key: config key that named the file.
-        path: of the file.
-
-    Raises:
-        AIDError: in place of those errors.
-    """
-    try:
-        yield
-    except AIDError:
-        raise
-    except Exception as error:  # unpickling what is no pickle raises anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise AIDError(
-            f"{key} {path} cannot be read as a checkpoint ({reason}): the file may be missing, cut "
-            "off, or of another kind"
-        ) from error
-
-
-class StrictCheckpointer(DetectionCheckpointer):
+class StrictCheckpointer(SafeCheckpointer):
     """Loads ``model`` alone, and takes no mismatch for an answer.
 
     Detectron2 warns where weights do not fit, and goes on with random numbers: right for training

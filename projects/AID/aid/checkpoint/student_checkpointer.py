@@ -3,18 +3,17 @@
 import os
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from ..errors import AIDError
-from .strict_checkpointer import clear_load_errors
+from .reading import SafeCheckpointer, clear_load_errors
 
 __all__ = ["StudentCheckpointer"]
 
 PREFIX = "distillation."
 
 
-class StudentCheckpointer(DetectionCheckpointer):
+class StudentCheckpointer(SafeCheckpointer):
     """Keeps the student and the adapters of its distillation apart.
 
     ``model`` in a saved file has exactly the keys of the plain Detectron2 detector, so that plain

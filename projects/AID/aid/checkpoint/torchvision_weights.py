@@ -92,7 +92,7 @@ class TorchvisionHandler(PathHandler):
 def _download(path: str, name: str) -> dict[str, Tensor]:
     weights = WEIGHTS[name]
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # urllib's errors are OSErrors; a bad hash is not
         raise AIDError(
             f"{path} cannot be downloaded from {weights.url} ({error}): connect to the network, "

@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
-from ..checkpoint import StrictCheckpointer
+from ..checkpoint import StrictCheckpointer, clear_load_errors, load_file
 from ..config import load_config
 from ..errors import AIDError
 from ..modeling.meta_arch import DistillationMixin
@@ -93,8 +93,13 @@ class Run:
 
     @property
     def weighting_memory(self) -> dict[str, torch.Tensor]:
-        """State of the weighting rule at the end of the run."""
-        saved = torch.load(self.weights, map_location="cpu")["distillation"]
+        """State of the weighting rule at the end of the run.
+
+        Raises:
+            AIDError: the checkpoint cannot be read.
+        """
+        with clear_load_errors("weights", self.weights):
+            saved = load_file(self.weights)["distillation"]
         prefix = "weighting."
         return {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
 

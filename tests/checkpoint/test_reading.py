@@ -1,0 +1,169 @@
+"""Files of weights: those that hold numbers are read, those that could run code are not."""
+
+import io
+import os
+import pickle
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from aid.checkpoint import SafeCheckpointer, StrictCheckpointer, StudentCheckpointer
+from aid.checkpoint.plain_pickle import check_pickle
+from aid.errors import AIDError
+
+
+class Marks:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def arrays() -> dict:
+    rng = np.random.default_rng(0)
+    return {
+        "weight": rng.normal(size=(3, 2)).astype(np.float32),
+        "bias": np.asfortranarray(rng.normal(size=(3, 2))),
+        "half": np.ones(3, np.float16),
+        "mask": np.array([True, False]),
+        "counter": np.array(7),
+        "big_endian": np.arange(4, dtype=">i4"),
+    }
+
+
+@pytest.fixture
+def read(tmp_path):
+    """A function (content, protocol) -> what the checkpointer makes of a pickle of it."""
+
+    def call(content, protocol: int | None = None):
+        path = tmp_path / "weights.pkl"
+        path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol))
+        return SafeCheckpointer(nn.Linear(2, 3))._load_file(str(path))
+
+    return call
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_the_model_zoos_form_is_read(protocol, read):
+    content = {"model": OrderedDict(arrays()), "__author__": "Detectron2 Model Zoo"}
+    found = read(content, protocol)
+    assert found["__author__"] == "Detectron2 Model Zoo"
+    for name, expected in arrays().items():
+        assert found["model"][name].dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")
+        np.testing.assert_array_equal(found["model"][name], expected)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_caffe2s_form_is_read(protocol, read):
+    blobs = {"conv1_w": np.ones((2, 3)), "conv1_w_momentum": np.ones((2, 3))}
+    found = read({"blobs": blobs, "cfg": "MODEL: {}"}, protocol)
+    assert list(found["model"]) == ["conv1_w"] and found["__author__"] == "Caffe2"
+    assert list(read(blobs, protocol)["model"]) == ["conv1_w"]
+
+
+def test_an_old_numpys_and_an_old_pythons_pickle_is_read(read):
+    """numpy before 2 has its functions elsewhere; Python 2 wrote an array's bytes as text."""
+    new = pickle.dumps({"model": {"a": np.ones(2)}, "__author__": "x"}, protocol=2)
+    assert new.count(b"numpy._core") == 1
+    old = new.replace(b"numpy._core", b"numpy.core")
+    assert read(old)["model"]["a"].tolist() == [1, 1]
+    raw = np.float32(1).tobytes()
+    state = b"(K\x01K\x01\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R"
+    state += b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    state += b"\x89U\x04" + raw + b"tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR" + state
+    assert read(b"\x80\x02}U\x01a" + array + b"s.")["model"]["a"].tolist() == [1]
+
+
+def test_weights_get_into_the_model(tmp_path):
+    model = nn.Linear(2, 3)
+    wanted = {"weight": np.ones((3, 2), np.float32), "bias": np.arange(3, dtype=np.float32)}
+    path = tmp_path / "zoo.pkl"
+    path.write_bytes(pickle.dumps({"model": wanted, "__author__": "Detectron2 Model Zoo"}))
+    StrictCheckpointer(model, "TEACHER.WEIGHTS").load(str(path))
+    assert model.weight.tolist() == wanted["weight"].tolist()
+    assert model.bias.tolist() == [0, 1, 2]
+
+
+def refused_pickles() -> dict[str, bytes]:
+    """Pickles that numpy or Python would follow, by what is wrong with them."""
+    good = pickle.dumps(np.ones(2), protocol=2)
+    objects = pickle.dumps(np.array([None, 3], dtype=object), protocol=2)
+    assert b"X\x02\x00\x00\x00f8" in good and b"NNNJ" in good and b"K\x02\x85" in good
+    dtype = b"cnumpy\ndtype\n"
+    return {
+        "an array of objects": objects,
+        # Bytes that numpy would take for pointers.
+        "objects made of bytes": good.replace(b"X\x02\x00\x00\x00f8", b"X\x02\x00\x00\x00O8"),
+        "a dtype that claims to hold objects": good.replace(b"K\x00tq", b"K\x3ftq", 1),
+        "a dtype with fields": good.replace(b"NNNJ", b"N))J", 1),
+        "a negative size": good.replace(b"K\x02\x85", b"J\xfe\xff\xff\xff\x85"),
+        "a dtype made without its arguments' check": b"\x80\x02" + dtype + b"U\x01O\x85\x81.",
+        "numpy's array itself": b"\x80\x02cnumpy\nndarray\nK\x09\x85R.",
+        "another codec": b"\x80\x02c_codecs\nencode\nU\x01aU\x03hex\x86R.",
+        "a dotted name": b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__init__\x93.",
+        "an object of Python's": pickle.dumps(io.BytesIO(b"x")),
+        "a scalar of numpy's": pickle.dumps(np.float32(3)),
+        "a tensor, whose bytes torch would unpickle": pickle.dumps(torch.ones(2)),
+    }
+
+
+@pytest.mark.parametrize("what", refused_pickles())
+def test_other_pickles_are_refused(what, tmp_path):
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(refused_pickles()[what])
+    with pytest.raises((pickle.UnpicklingError, TypeError)):
+        check_pickle(str(path))
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A function (file name) -> path of a checkpoint that makes a folder "marker" when it runs."""
+
+    def make(name: str, state=None) -> str:
+        content = {"model": state or {}, "__author__": Marks(tmp_path / "marker")}
+        path = tmp_path / name
+        if name.endswith(".pkl"):
+            path.write_bytes(pickle.dumps(content))
+        else:
+            torch.save(content, path)
+        return str(path)
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "evil.pkl", "evil.pyth", "evil"])
+@pytest.mark.parametrize("variable", [None, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
+def test_a_file_that_runs_code_is_refused_in_one_line(
+    name, variable, hostile, tmp_path, monkeypatch
+):
+    if variable:
+        monkeypatch.setenv(variable, "1")
+    path = hostile(name)
+    for load in (
+        StrictCheckpointer(nn.Linear(2, 3), "KEY").load,
+        StudentCheckpointer(nn.Linear(2, 3)).load,
+    ):
+        with pytest.raises(
+            AIDError, match=r"evil\S* holds posix.mkdir, .*not read.*security.md"
+        ) as e:
+            load(path)
+        assert "\n" not in str(e.value)
+    assert not (tmp_path / "marker").exists()
+    pickle.loads(pickle.dumps(Marks(tmp_path / "marker")))  # it would have
+    assert (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint\n", b"\x80\x02}.", b"\x80\x02K\x01."])
+@pytest.mark.parametrize("name", ["other.pth", "other.pkl"])
+def test_a_file_of_another_kind_is_named(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(AIDError, match=f"{name} (cannot be read as|does not fit)") as error:
+        StrictCheckpointer(nn.Linear(2, 3), "MODEL.WEIGHTS").load(str(tmp_path / name))
+    assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
