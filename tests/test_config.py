@@ -109,6 +109,22 @@ def test_a_malformed_file_is_one_line(tmp_path, text, message):
     assert "bad.yaml" in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("tag", ["object/apply:os.mkdir", "object/new:os.mkdir"])
+@pytest.mark.parametrize("at", ["file", "base", "base of a base"])
+def test_a_file_that_runs_code_is_refused(at, tag, tmp_path):
+    hostile = f"OUTPUT_DIR: !!python/{tag} [{tmp_path / 'marker'}]\n"
+    texts = {"file": "_BASE_: base.yaml\n", "base": "_BASE_: [root.yaml]\n", "root": "VERSION: 2\n"}
+    texts[{"file": "file", "base": "base", "base of a base": "root"}[at]] = hostile
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    with pytest.raises(AIDError, match="not plain YAML.*object tags are refused") as error:
+        load_config(str(tmp_path / "file.yaml"))
+    assert "\n" not in str(error.value) and not (tmp_path / "marker").exists()
+    with pytest.raises(AIDError, match="command line options"):
+        load_config(os.path.join(ROOT, DETECTORS[0]), ["TEST.AUG", hostile])
+    assert not (tmp_path / "marker").exists()
+
+
 def test_bad_options_and_a_missing_file(tmp_path):
     with pytest.raises(AIDError, match="nowhere.yaml does not exist"):
         load_config("nowhere.yaml")

@@ -6,13 +6,14 @@ import os
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.model_zoo import get_config_file
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 from torch import nn
 
 from aid.config import load_config
 from aid.errors import AIDError
-from aid.modeling.teacher import Teacher, build_teacher, check_teacher
+from aid.modeling.teacher import Teacher, build_teacher, check_teacher, load_teacher_config
 
 
 def test_the_teacher_is_no_part_of_the_student(student_model):
@@ -158,6 +159,29 @@ def test_classes_must_agree(tiny_model, tiny_config, student_config):
     teacher.cfg.DATASETS.TRAIN = ("order_a",)
     with pytest.raises(AIDError, match="class lists differ.*order_a.*order_b"):
         check_teacher(teacher, tiny_model("faster_rcnn"), change(cfg, DATASETS__TRAIN=("order_b",)))
+
+
+def test_a_model_zoo_name_may_compute_values_and_leads_nowhere_else(tmp_path, monkeypatch):
+    """Some of Detectron2's own files construct objects, so that they alone may."""
+    anchors = load_teacher_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml").MODEL
+    assert anchors.ANCHOR_GENERATOR.SIZES[0] == pytest.approx(
+        [32, 32 * 2 ** (1 / 3), 32 * 4 ** (1 / 3)]
+    )
+    path = tmp_path / "teacher.yaml"
+    path.write_text(f"OUTPUT_DIR: !!python/object/apply:os.mkdir [{tmp_path / 'marker'}]\n")
+    zoo = os.path.realpath(os.path.dirname(get_config_file("Base-RetinaNet.yaml")))
+    deep = tmp_path.joinpath(*"abcdefghijklmnop")  # from here the way out of the zoo leads nowhere
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
+    for name in (os.path.relpath(path, zoo), f"COCO-Detection/../{os.path.relpath(path, zoo)}"):
+        assert os.path.isfile(os.path.join(zoo, name)) and not os.path.isfile(name)
+        with pytest.raises(AIDError, match="was found neither beside"):
+            load_teacher_config(name)
+    for name in (str(path), "teacher.yaml"):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(AIDError, match="teacher.yaml: not plain YAML.*tags are refused"):
+            load_teacher_config(name)
+    assert not (tmp_path / "marker").exists()
 
 
 def test_levels_and_strides_must_agree(tiny_model, student_config):

@@ -131,6 +131,11 @@ def test_a_study_that_makes_no_sense(study, changes, message):
 def test_a_file_that_is_no_study(tmp_path):
     with pytest.raises(AIDError, match="gone.yaml cannot be read"):
         load_study("gone.yaml")
+    marker = tmp_path / "marker"
+    (tmp_path / "a.yaml").write_text(f"output: !!python/object/apply:os.mkdir [{marker}]\n")
+    with pytest.raises(AIDError, match="a.yaml cannot be read: could not determine a constructor"):
+        load_study(str(tmp_path / "a.yaml"))
+    assert not marker.exists()
     (tmp_path / "a.yaml").write_text("output: x\nscenes: {}\n")
     with pytest.raises(AIDError, match="has no section detectors, regimes, rules, experiments"):
         load_study(str(tmp_path / "a.yaml"))

@@ -226,6 +226,8 @@ def load_teacher_config(config_file: str) -> CfgNode:
     if os.path.isfile(config_file):
         return load_config(config_file)
     try:
+        if os.path.normpath(config_file).startswith(".."):
+            raise RuntimeError("leads out of the model zoo")
         # Detectron2's own files, some of which compute values: the only ones trusted with that.
         return load_config(get_config_file(config_file), allow_unsafe=True)
     except RuntimeError:
