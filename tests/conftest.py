@@ -4,6 +4,7 @@ import copy
 import functools
 import importlib.util
 import os
+import pickle
 import sys
 
 import numpy as np
@@ -198,6 +199,33 @@ def make_batch():
             image = torch.randint(256, (3, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)
             batch.append({"image": image, "instances": instances, "height": HEIGHT, "width": WIDTH})
         return batch
+
+    return make
+
+
+class _Marks:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.fixture
+def hostile_file(tmp_path):
+    """A function (file name, weights) -> (path of a checkpoint, path that it makes if it runs)."""
+
+    def make(name: str, state=None):
+        marker = tmp_path / "marker"
+        content = {"model": state or {}, "__author__": _Marks(marker)}
+        if name.endswith(".pkl"):
+            content["model"] = {key: value.numpy() for key, value in content["model"].items()}
+            (tmp_path / name).write_bytes(pickle.dumps(content))
+        else:
+            torch.save(content, tmp_path / name)
+        return str(tmp_path / name), marker
 
     return make
 

@@ -1,6 +1,7 @@
 """Checkpoints of students, and torchvision's ImageNet weights as a path (``torchvision://...``)."""
 
 from . import torchvision_weights
+from .plain_pickle import check_pickle
 from .reading import SafeCheckpointer, clear_load_errors, load_file
 from .strict_checkpointer import StrictCheckpointer
 from .student_checkpointer import StudentCheckpointer
@@ -9,6 +10,7 @@ __all__ = [
     "SafeCheckpointer",
     "StrictCheckpointer",
     "StudentCheckpointer",
+    "check_pickle",
     "clear_load_errors",
     "load_file",
     "torchvision_weights",

@@ -59,13 +59,13 @@ def clear_load_errors(key: str, path: str) -> Iterator[None]:
         is_refused = isinstance(error, UnpicklingError) and re.search(r"GLOBAL (\S+)", str(error))
         if is_refused:
             raise AIDError(
-                f"{key} {path} holds {is_refused[1]}, where weights are numbers alone: reading it "
-                "could run code, so it was not read; where you trust its source, "
-                "docs/security.md says how to convert it"
+                f"{key} {path} holds {is_refused[1]}, where numbers alone belong: reading it could "
+                "run code, so it was not read; docs/security.md says how to convert a file whose "
+                "source you trust"
             ) from error
         # The first sentence: torch goes on with advice to read the file whatever it may do.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0]
         raise AIDError(
-            f"{key} {path} cannot be read as a checkpoint ({reason}): the file may be missing, cut "
-            "off, or of another kind"
+            f"{key} {path} cannot be read ({reason}): the file may be missing, cut off, or of "
+            "another kind"
         ) from error

@@ -18,9 +18,11 @@ from detectron2.data import (
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..checkpoint import check_pickle, clear_load_errors
 from ..errors import AIDError
 from .seeding import seeded
 
@@ -43,8 +45,10 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
         Endless micro-batches, of which an iteration takes SOLVER.ACCUMULATION_STEPS.
 
     Raises:
-        AIDError: the batch cannot be divided among processes and micro-batches.
+        AIDError: the batch cannot be divided among processes and micro-batches, or a file of
+            proposals could run code.
     """
+    _check_proposals(cfg, "PROPOSAL_FILES_TRAIN")
     with seeded(cfg.SEED):  # for the seed that the sampler draws
         parts = _train_loader_from_config(cfg)
     dicts = parts["dataset"]
@@ -66,9 +70,21 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """The loader that Detectron2 builds to test on ``dataset_name``."""
+    """The loader that Detectron2 builds to test on ``dataset_name``.
+
+    Raises:
+        AIDError: a file of proposals could run code.
+    """
+    _check_proposals(cfg, "PROPOSAL_FILES_TEST")
     mapper = _NamesFile(DatasetMapper(cfg, is_train=False))
     return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+
+def _check_proposals(cfg: CfgNode, key: str) -> None:
+    """Look through the pickles of precomputed proposals, which Detectron2 reads without a look."""
+    for path in cfg.DATASETS[key] if cfg.MODEL.LOAD_PROPOSALS else ():
+        with clear_load_errors(f"DATASETS.{key}", path):
+            check_pickle(PathManager.get_local_path(path))
 
 
 def micro_batch_size(cfg: CfgNode) -> int:

@@ -1,0 +1,64 @@
+"""Checkpoints and proposals that would run code: a run ends in one line, and nothing runs."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+
+from aid.data import build_test_loader, build_train_loader
+from aid.engine import AIDTrainer
+from aid.errors import AIDError
+
+
+def refused(cfg, resume=False) -> str:
+    """What a run says of the file that it refuses."""
+    with pytest.raises(AIDError, match="holds posix.mkdir, .* not read") as error:
+        AIDTrainer(cfg).resume_or_load(resume=resume)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "evil.pkl"])
+@pytest.mark.parametrize("key", ["MODEL.WEIGHTS", "TEACHER.WEIGHTS"])
+def test_weights_that_the_config_names(key, name, hostile_file, run_config):
+    # The right weights, and more: the file would do, were it not for what it runs.
+    state = torch.load(run_config("fine").TEACHER.WEIGHTS)["model"]
+    path, marker = hostile_file(name, state)
+    assert refused(run_config("run", opts=[key, path])).startswith(f"{key} {path}")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "evil.pkl"])
+def test_a_checkpoint_to_be_resumed(name, hostile_file, run_config):
+    path, marker = hostile_file(name)
+    cfg = run_config("run")
+    with open(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"), "w") as f:
+        f.write(os.path.relpath(path, cfg.OUTPUT_DIR))
+    assert name in refused(cfg, resume=True)
+    assert not marker.exists()
+
+
+def test_proposals(hostile_file, run_config, toy_dataset, tmp_path):
+    """Detectron2 takes them from a pickle; those that hold arrays alone are read."""
+
+    def loaders(path):
+        opts = ["MODEL.LOAD_PROPOSALS", True, "DATASETS.PROPOSAL_FILES_TRAIN", (path,)]
+        opts += ["DATASETS.PROPOSAL_FILES_TEST", (path,)]
+        cfg = run_config("run", opts=opts)
+        return lambda: build_train_loader(cfg), lambda: build_test_loader(cfg, toy_dataset)
+
+    path, marker = hostile_file("evil.pkl")
+    for key, build in zip(("TRAIN", "TEST"), loaders(path), strict=True):
+        with pytest.raises(AIDError, match=f"FILES_{key} {path} holds posix.mkdir, .* not read"):
+            build()
+    assert not marker.exists()
+    ids = [record["image_id"] for record in DatasetCatalog.get(toy_dataset)]
+    boxes = np.array([[0, 0, 30, 20], [5, 5, 60, 60]], np.float32)
+    content = {"ids": ids, "boxes": [boxes] * len(ids)}
+    content["objectness_logits"] = [np.array([1, 2], np.float32)] * len(ids)
+    (tmp_path / "fine.pkl").write_bytes(pickle.dumps(content))
+    for build in loaders(str(tmp_path / "fine.pkl")):
+        assert len(next(iter(build()))[0]["proposals"]) == 2
