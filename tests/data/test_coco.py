@@ -1,6 +1,7 @@
 """Data in COCO's format: read by Detectron2 if they are whole, else named."""
 
 import json
+import re
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -65,6 +66,15 @@ def test_what_is_missing(dataset, tmp_path):
         DatasetCatalog.get(name)
 
 
+@pytest.mark.parametrize("name", ["..b/c.png", "./..b/../..b/c.png", "link.png"])
+def test_images_in_folders_below(name, dataset, tmp_path):
+    (tmp_path / "..b").mkdir()
+    (tmp_path / "b.png").rename(tmp_path / "..b" / "c.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "..b" / "c.png")
+    record, _ = DatasetCatalog.get(dataset(edited("images", 1, file_name=name)))
+    assert record["file_name"] == f"{tmp_path}/{name}"
+
+
 def edited(key: str, number: int, **fields) -> dict:
     """The content with other fields in one entry; None takes a field out."""
     coco = json.loads(json.dumps(COCO))
@@ -82,6 +92,10 @@ def edited(key: str, number: int, **fields) -> dict:
         ({**COCO, "images": {}}, "it has no list 'images'"),
         ({**COCO, "images": [3]}, "entry 0 of 'images' has no valid 'id'"),
         (edited("images", 1, file_name=None), "entry 1 of 'images' has no valid 'file_name'"),
+        *(
+            (edited("images", 1, file_name=x), f"'images' has file_name {re.escape(repr(x))}: it")
+            for x in ("../b.png", "a/../../b.png", "/etc/passwd", "", ".", "b.png\0")
+        ),
         (edited("images", 0, height="20"), "entry 0 of 'images' has no valid 'height'"),
         (edited("images", 1, id=4), "'images' has id 4 twice"),
         (edited("categories", 1, name="forklift"), "'categories' has name forklift twice"),

@@ -85,13 +85,15 @@ def test_what_is_missing_is_named(kitti, tmp_path):
     with pytest.raises(AIDError, match="train.txt is empty"):
         load_kitti(root, "train", NOWHERE)
     split.write_text("000000\n000000\n")
-    with pytest.raises(AIDError, match="lists image 000000 twice"):
+    with pytest.raises(AIDError, match="lists image 000000 twice, on lines 1 and 2"):
         load_kitti(root, "train", NOWHERE)
     split.write_text("000000\n000009\n")
     with pytest.raises(AIDError, match="000009.png does not exist, but is listed: complete"):
         load_kitti(root, "train", NOWHERE)
     for content, message in (
-        (b"a/000000\n", "'a/000000' is no image name"),
+        (b"\na/000000\n", "line 2: 'a/000000' is no image name"),
+        (b"000000\n../../../etc/passwd\n", "line 2: '../../../etc/passwd' is no image name"),
+        (b"/etc/passwd\n", "line 1: '/etc/passwd' is no image name"),
         (b"00\x000\n", "is no image name"),
         ("000000".encode("utf-16"), "cannot be read as a list of image names"),
     ):

@@ -63,6 +63,7 @@ def test_given_lists(prepare, tmp_path):
     for text, message in (
         ("000002\n", "v lists 000002, which"),
         ("000003\n000003\n", "v lists image 000003 twice"),
+        ("../../000003\n", "v, line 1: '../../000003' is no image name"),
         ("000077\n", "v lists 1 images that are not in training/: 000077"),
         ("", "v is empty"),
     ):

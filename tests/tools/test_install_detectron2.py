@@ -81,13 +81,35 @@ def test_pip_installs_it_and_knows_it(installer, source, tmp_path):
     assert not (target / "LabGym").exists()
 
 
-def test_another_file_is_refused(installer, source, monkeypatch, tmp_path):
+@pytest.mark.parametrize("is_right", [True, False])
+@pytest.mark.parametrize("arguments", [["--wheel"], []])
+def test_nothing_is_installed_but_the_file_of_that_hash(
+    arguments, is_right, installer, source, monkeypatch
+):
+    """Be it named by the user or come from the registry."""
+    commands = []
+
+    def run(command, **options):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(installer.subprocess, "run", run)
+    found = iter([None, "0.6"])
+    monkeypatch.setattr(installer, "find_detectron2", lambda: next(found))
+    monkeypatch.setattr(installer, "download", lambda folder: source)
+    arguments = [*arguments, source] if arguments else []
+    if is_right:
+        installer.main(arguments)
+    else:
+        with open(source, "ab") as f:
+            f.write(b"more")
+        with pytest.raises(SystemExit, match=r"error: .*labgym.whl has sha256 .*, expected"):
+            installer.main(arguments)
+    assert [command[-2] for command in commands if "pip" in command] == ["install"] * is_right
+
+
+def test_a_wheel_that_is_not_there(installer, monkeypatch):
     monkeypatch.setattr(installer, "find_detectron2", lambda: None)
-    monkeypatch.setattr(installer, "repack", lambda *args: pytest.fail("must not be reached"))
-    with open(source, "ab") as f:
-        f.write(b"more")
-    with pytest.raises(SystemExit, match=r"error: .*labgym.whl has sha256 .*, expected"):
-        installer.main(["--wheel", source])
     with pytest.raises(SystemExit, match=r"error: gone.whl cannot be read: No such file"):
         installer.main(["--wheel", "gone.whl"])
 

@@ -71,6 +71,12 @@ def _check(coco: object) -> None:
     _unique("categories", "name", coco["categories"])
     if not coco["categories"]:
         raise ValueError("'categories' is empty")
+    for number, image in enumerate(coco["images"]):
+        if not _is_inside(image["file_name"]):
+            raise ValueError(
+                f"entry {number} of 'images' has file_name {image['file_name']!r}: it must be a "
+                "path below the image folder"
+            )
     sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
     for image_id, size in sizes.items():
         if min(size) < 1:
@@ -100,6 +106,12 @@ def _unique(key: str, field: str, entries: list[dict]) -> set:
     if len(values) < len(entries):
         raise ValueError(f"{key!r} has {field} {values.most_common(1)[0][0]} twice")
     return set(values)
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a path leads no higher than where it starts; links are not looked at."""
+    first = os.path.normpath(path).split(os.sep)[0]
+    return not os.path.isabs(path) and first not in ("..", ".") and "\0" not in path
 
 
 def _is_box(bbox: list, image_width: int, image_height: int) -> bool:

@@ -72,19 +72,24 @@ def read_names(path: str) -> list[str]:
     """
     try:
         with open(path, encoding="utf-8-sig") as f:
-            names = [line.strip() for line in f if line.strip()]
+            lines = [line.strip() for line in f]
     except (OSError, UnicodeDecodeError) as error:
         raise AIDError(f"{path} cannot be read as a list of image names: {error}") from error
+    names = {}  # in their order, with the number of their line
+    for number, name in enumerate(lines, start=1):
+        if name in names:
+            raise AIDError(
+                f"{path} lists image {name} twice, on lines {names[name]} and {number}: remove one"
+            )
+        if "/" in name or "\0" in name:
+            raise AIDError(
+                f"{path}, line {number}: {name!r} is no image name: they have no folder in KITTI"
+            )
+        if name:
+            names[name] = number
     if not names:
         raise AIDError(f"{path} is empty: it must list image names, one a line")
-    seen = set()
-    for name in names:
-        if name in seen:
-            raise AIDError(f"{path} lists image {name} twice: remove one")
-        if "/" in name or "\0" in name:
-            raise AIDError(f"{path}: {name!r} is no image name: they have no folder in KITTI")
-        seen.add(name)
-    return names
+    return list(names)
 
 
 def read_size(file_name: str) -> tuple[int, int]:
