@@ -23,7 +23,7 @@ BENCHMARK_OPTIONS ?=
 TRAIN_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reuse benchmark test test-slow lint clean distclean always
+.PHONY: help install demo reuse benchmark load-test test test-slow lint clean distclean always
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -79,6 +79,10 @@ benchmark: install  ## what a step with a teacher costs
 	$(BIN)/python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml \
 		--size 370x1242 --batch 2 --seconds 200 --json output/benchmark/benchmark.json \
 		$(BENCHMARK_OPTIONS)
+
+load-test: $(RUNS)/$(TEACHER)/.finished $(SCENES)/training/scenes.json  ## do memory or open files grow in 2000 iterations?
+	$(BIN)/python tools/load_test.py --config-file configs/Quickstart/faster_rcnn_R18_from_R34.yaml \
+		SOLVER.MAX_ITER 2000
 
 test: install  ## the tests, under 10 minutes on 2 cores
 	$(BIN)/python -m pytest
