@@ -5,10 +5,11 @@
         SOLVER.MAX_ITER 2000
 
 Runs train_net.py as a process and looks at it, and at its loader's workers, once a second: resident
-memory (less mapped files, such as libraries), and open file descriptors. Both are flat if the line through their samples (Theil and Sen's,
-which peaks do not tilt) rises by no more than a limit, with 95 % confidence; what comes before
---from-iteration, while caches fill, and the evaluation at the end do not count. Writes
-load_test.json, load_test.png, and the run's own folder. The exit code is 1 if not both are flat.
+memory, less mapped files such as libraries, and open file descriptors. Both are flat if the line
+through their samples (Theil and Sen's, which peaks do not tilt) rises by no more than a limit, with
+95 % confidence. What comes before --from-iteration, while caches fill, does not count, nor does the
+evaluation at the end. Writes load_test.json, load_test.png, and the run's own folder. The exit code
+is 1 if not both are flat.
 """
 
 import argparse

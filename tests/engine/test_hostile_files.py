@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog
 from aid.data import build_test_loader, build_train_loader
 from aid.engine import AIDTrainer
 from aid.errors import AIDError
+from aid.report.runs import Run
 
 
 def refused(cfg, resume=False) -> str:
@@ -38,6 +39,23 @@ def test_a_checkpoint_to_be_resumed(name, hostile_file, run_config):
     with open(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"), "w") as f:
         f.write(os.path.relpath(path, cfg.OUTPUT_DIR))
     assert name in refused(cfg, resume=True)
+    assert not marker.exists()
+
+
+def test_a_detector_to_be_evaluated(hostile_file, run_config, load_script):
+    path, marker = hostile_file("evil.pkl")
+    with pytest.raises(AIDError, match=f"MODEL.WEIGHTS {path} holds posix.mkdir"):
+        load_script("train_net.py").evaluate(run_config("run", opts=["MODEL.WEIGHTS", path]), False)
+    assert not marker.exists()
+
+
+def test_a_run_to_be_reported(hostile_file, run_config, tmp_path):
+    path, marker = hostile_file("model_final.pth")
+    run = Run(str(tmp_path), run_config("run"), [])
+    with pytest.raises(AIDError, match=f"weights {path} holds posix.mkdir"):
+        run.build()
+    with pytest.raises(AIDError, match=f"weights {path} holds posix.mkdir"):
+        _ = run.weighting_memory
     assert not marker.exists()
 
 
