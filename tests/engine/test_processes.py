@@ -64,6 +64,19 @@ def test_resumed_in_two_processes_it_ends_with_the_same_weights(run_config, in_p
         assert all(torch.equal(found[name], weight) for name, weight in weights.items())
 
 
+def count_pictures(cfg):
+    """How many pictures a process holds at the end of a run."""
+    trainer = AIDTrainer(cfg)
+    trainer.train()
+    return len(trainer.storage._vis_data)
+
+
+def test_no_process_keeps_the_pictures_of_a_run(run_config, in_processes):
+    """The main process writes them down; the others have nobody to write for."""
+    opts = ["SOLVER.IMS_PER_BATCH", 4, "VIS_PERIOD", 1, "DATASETS.TEST", ()]
+    assert in_processes(2, count_pictures, run_config("run", opts=opts)) == [0, 0]
+
+
 def found_near(records, indices):
     """Detections of each of these images: its objects, moved a little, the first one twice."""
     for i in indices:

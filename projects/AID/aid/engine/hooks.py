@@ -5,7 +5,18 @@ from detectron2.utils import comm
 
 from ..data.seeding import seed_all
 
-__all__ = ["SeedStep"]
+__all__ = ["DropPictures", "SeedStep"]
+
+
+class DropPictures(HookBase):
+    """Forgets the pictures of a step, in processes whose log nobody writes down.
+
+    Detectron2 has every process draw them and keeps them until they are written, which only the
+    main process does: with VIS_PERIOD on, the others would need more and more memory.
+    """
+
+    def after_step(self) -> None:
+        self.trainer.storage.clear_images()
 
 
 class SeedStep(HookBase):

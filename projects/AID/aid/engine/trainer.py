@@ -23,7 +23,7 @@ from ..malloc import keep_freed_memory
 from ..modeling.meta_arch import DistillationMixin
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection
-from .hooks import SeedStep
+from .hooks import DropPictures, SeedStep
 from .optimizer import build_optimizer
 
 __all__ = ["AIDTrainer"]
@@ -67,7 +67,10 @@ class AIDTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list:
-        return [SeedStep(self.cfg.SEED), *super().build_hooks()]
+        ours = [SeedStep(self.cfg.SEED)]
+        if not comm.is_main_process():
+            ours.append(DropPictures())
+        return [*ours, *super().build_hooks()]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As :class:`DefaultTrainer`; a resumed run also goes on where the data stopped.
