@@ -1,6 +1,9 @@
 """The saved file is the deployable student, and nothing is lost of its distillation."""
 
+import errno
 import os
+import resource
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +21,10 @@ def saved(student_model, tmp_path):
     (tmp_path / "run").mkdir()
     StudentCheckpointer(model, str(tmp_path / "run")).save("model", iteration=7)
     return model, cfg, str(tmp_path / "run" / "model.pth")
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def test_plain_detectron2_loads_it_and_detects_the_same(saved, make_batch):
@@ -69,20 +76,67 @@ def test_resuming_from_a_file_without_adapters_is_an_error(saved, student_model)
         StudentCheckpointer(student_model("faster_rcnn")[0]).load(path)
 
 
-def test_a_save_that_dies_leaves_the_old_file(saved, monkeypatch):
+def test_a_save_without_room_is_one_line_and_leaves_the_old_files(saved, monkeypatch):
     model, _, path = saved
-    before = torch.load(path)["model"]
+    folder = os.path.dirname(path)
+    before = contents(folder)
 
     def die(data, target):
-        with open(target, "wb") as f:
-            f.write(b"half a file")
-        raise OSError("No space left on device")
+        target.write(b"half a file")
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos")  # as torch does
 
     monkeypatch.setattr(torch, "save", die)
-    with pytest.raises(OSError):
+    for name in ("model", "model_final"):
+        with pytest.raises(AIDError, match="run cannot be written: No space left on device; make"):
+            StudentCheckpointer(model, folder).save(name)
+    assert contents(folder) == before
+
+
+def test_a_save_that_hits_a_limit_of_the_system_leaves_the_old_files(saved):
+    model, _, path = saved
+    folder = os.path.dirname(path)
+    before = contents(folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(path) // 2, hard))
+    try:
+        with pytest.raises(AIDError, match="run cannot be written: File too large"):
+            StudentCheckpointer(model, folder).save("model_final")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert contents(folder) == before
+
+
+def test_a_bug_in_a_save_keeps_its_traceback(saved, monkeypatch):
+    model, _, path = saved
+    monkeypatch.setattr(torch, "save", lambda data, target: {}["gone"])
+    with pytest.raises(KeyError):
         StudentCheckpointer(model, os.path.dirname(path)).save("model")
-    monkeypatch.undo()
-    assert all(torch.equal(v, before[k]) for k, v in torch.load(path)["model"].items())
+    assert sorted(os.listdir(os.path.dirname(path))) == ["last_checkpoint", "model.pth"]
+
+
+@pytest.mark.parametrize("name", ["model.pth", "last_checkpoint"])
+def test_a_file_is_replaced_and_never_written_to(name, saved, tmp_path):
+    """A second name of the old file still has its content: no moment sees half of the new one."""
+    model, _, path = saved
+    old = os.path.join(os.path.dirname(path), name)
+    os.link(old, tmp_path / "old")
+    before = (tmp_path / "old").read_bytes()
+    checkpointer = StudentCheckpointer(model, os.path.dirname(path))
+    checkpointer.save("model", iteration=8)
+    checkpointer.save("model_final")
+    assert (tmp_path / "old").read_bytes() == before
+    assert not os.path.samefile(old, tmp_path / "old")
+
+
+def test_a_run_of_another_detector_is_not_resumed(saved, student_model):
+    _, _, path = saved
+    other, _ = student_model("faster_rcnn", opts=["MODEL.ROI_BOX_HEAD.FC_DIM", 8])
+    with pytest.raises(AIDError, match=r"run/model.pth is a checkpoint of another detector \(.*of"):
+        StudentCheckpointer(other).load(path)
+    StudentCheckpointer(other).load(path, checkpointables=[])  # as a start, what fits is taken
 
 
 def test_a_plain_model_is_saved_as_detectron2_saves_it(tiny_model, tmp_path):

@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+from aid.engine import argument_parser, setup
+
 
 @pytest.fixture
 def run_config(student_config, toy_dataset, tmp_path):
@@ -20,3 +22,16 @@ def run_config(student_config, toy_dataset, tmp_path):
         return cfg
 
     return make
+
+
+@pytest.fixture
+def configure(tiny_config, toy_dataset, tmp_path):
+    """A function (options of train_net.py, config overrides) -> config of a run on the toy data."""
+
+    def call(*options, opts=()):
+        keys = ["DATASETS.TRAIN", (toy_dataset,), "DATASETS.TEST", (toy_dataset,)]
+        keys += ["OUTPUT_DIR", str(tmp_path / "out"), *opts]
+        path = tiny_config("faster_rcnn", keys)
+        return setup(argument_parser().parse_args(["--config-file", path, *options]))
+
+    return call

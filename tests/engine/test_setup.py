@@ -4,21 +4,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from aid.engine import argument_parser, setup
 from aid.errors import AIDError
-
-
-@pytest.fixture
-def configure(tiny_config, toy_dataset, tmp_path):
-    """A function (options of train_net.py, config overrides) -> config of a run on the toy data."""
-
-    def call(*options, opts=()):
-        keys = ["DATASETS.TRAIN", (toy_dataset,), "DATASETS.TEST", (toy_dataset,)]
-        keys += ["OUTPUT_DIR", str(tmp_path / "out"), *opts]
-        path = tiny_config("faster_rcnn", keys)
-        return setup(argument_parser().parse_args(["--config-file", path, *options]))
-
-    return call
 
 
 def test_a_config_that_names_its_seed_keeps_it(configure):

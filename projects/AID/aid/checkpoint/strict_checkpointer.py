@@ -5,7 +5,7 @@ from torch import nn
 from ..errors import AIDError
 from .reading import SafeCheckpointer, clear_load_errors
 
-__all__ = ["StrictCheckpointer"]
+__all__ = ["StrictCheckpointer", "mismatches"]
 
 FROM_CONFIG = ("pixel_mean", "pixel_std")
 
@@ -37,24 +37,32 @@ class StrictCheckpointer(SafeCheckpointer):
             return super().load(path, checkpointables=[])
 
     def _log_incompatible_keys(self, incompatible) -> None:
-        # Files of older Detectron2 hold what its newer versions take from the config.
-        unexpected = [k for k in incompatible.unexpected_keys if k not in FROM_CONFIG]
-        problems = {
-            "missing in the file": incompatible.missing_keys,
-            "unknown to the model": unexpected,
-            "of another shape": [
-                f"{key} ({'x'.join(map(str, found))} in the file, {'x'.join(map(str, wanted))} "
-                "in the model)"
-                for key, found, wanted in incompatible.incorrect_shapes
-            ],
-        }
-        said = [
-            f"{len(keys)} {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
-            for what, keys in problems.items()
-            if keys
-        ]
+        said = mismatches(incompatible)
         if said:
             raise AIDError(
-                f"{self._key} {self._path} does not fit the detector of the config: "
-                + "; ".join(said)
+                f"{self._key} {self._path} does not fit the detector of the config: {said}"
             )
+
+
+def mismatches(incompatible) -> str:
+    """What a file and a model do not share, in words; empty if they fit.
+
+    Args:
+        incompatible: what fvcore's ``Checkpointer`` found when it loaded the one into the other.
+    """
+    # Files of older Detectron2 hold what its newer versions take from the config.
+    unexpected = [k for k in incompatible.unexpected_keys if k not in FROM_CONFIG]
+    problems = {
+        "missing in the file": incompatible.missing_keys,
+        "unknown to the model": unexpected,
+        "of another shape": [
+            f"{key} ({'x'.join(map(str, found))} in the file, {'x'.join(map(str, wanted))} "
+            "in the model)"
+            for key, found, wanted in incompatible.incorrect_shapes
+        ],
+    }
+    return "; ".join(
+        f"{len(keys)} {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+        for what, keys in problems.items()
+        if keys
+    )

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from ..errors import AIDError
+from ..files import clear_write_errors, whole_file
 from .reading import SafeCheckpointer, clear_load_errors
+from .strict_checkpointer import mismatches
 
 __all__ = ["StudentCheckpointer"]
 
@@ -18,8 +20,8 @@ class StudentCheckpointer(SafeCheckpointer):
 
     ``model`` in a saved file has exactly the keys of the plain Detectron2 detector, so that plain
     Detectron2 loads the file; the adapters are under ``distillation``. Models without adapters are
-    saved as Detectron2 does it. A file is written beside its final name and then renamed: a process
-    that dies while it writes leaves the older checkpoints as they were.
+    saved as Detectron2 does it. Whenever the process dies, or the disk is full, every checkpoint in
+    the folder is whole, and ``last_checkpoint`` names one of them.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", **kwargs):
@@ -28,7 +30,11 @@ class StudentCheckpointer(SafeCheckpointer):
             self.add_checkpointable("distillation", self.model.distillation)
 
     def save(self, name: str, **kwargs) -> None:
-        """Write ``name``.pth into the save folder; see fvcore's ``Checkpointer.save``."""
+        """Write ``name``.pth into the save folder; see fvcore's ``Checkpointer.save``.
+
+        Raises:
+            AIDError: there is no room, or the folder may not be written.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         student = {k: v for k, v in self.model.state_dict().items() if not k.startswith(PREFIX)}
@@ -37,20 +43,27 @@ class StudentCheckpointer(SafeCheckpointer):
         data.update(kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        torch.save(data, path + ".tmp")
-        os.replace(path + ".tmp", path)
-        self.tag_last_checkpoint(os.path.basename(path))
+        with clear_write_errors(self.save_dir):
+            with whole_file(path) as f:
+                torch.save(data, f)
+            self.tag_last_checkpoint(os.path.basename(path))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the checkpoint from which a run is resumed."""
+        with whole_file(os.path.join(self.save_dir, "last_checkpoint")) as f:
+            f.write(last_filename_basename.encode())
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
         """Load a checkpoint; see fvcore's ``Checkpointer.load``.
 
         Raises:
             AIDError: the file cannot be read, has nothing of this detector, or is to be resumed
-                from but holds no adapters for this student.
+                from but is of another detector, or holds no adapters for this student.
         """
-        with clear_load_errors("MODEL.WEIGHTS", path):
-            rest = super().load(path, checkpointables)
         resumed = path and (checkpointables is None or "distillation" in checkpointables)
+        self._resumes_from = path if resumed else None
+        with clear_load_errors("--resume:" if resumed else "MODEL.WEIGHTS", path):
+            rest = super().load(path, checkpointables)
         if resumed and "distillation" in self.checkpointables and not self._adapters_loaded:
             raise AIDError(
                 f"{path} has no distillation adapters: it is not a checkpoint of this training; "
@@ -73,3 +86,12 @@ class StudentCheckpointer(SafeCheckpointer):
             key for key in incompatible.missing_keys if not key.startswith(PREFIX)
         ]
         return incompatible
+
+    def _log_incompatible_keys(self, incompatible) -> None:
+        # Detectron2 goes on with random numbers for what does not fit.
+        if self._resumes_from and (said := mismatches(incompatible)):
+            raise AIDError(
+                f"--resume: {self._resumes_from} is a checkpoint of another detector ({said}): "
+                "choose another OUTPUT_DIR, or the config of that run"
+            )
+        super()._log_incompatible_keys(incompatible)

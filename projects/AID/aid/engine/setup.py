@@ -6,15 +6,15 @@ import os
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
 from ..data.register import register_from_file
 from ..errors import AIDError
 from ..evaluation import check_evaluator
+from .output_folder import check_output_folder, start_records
 
 __all__ = ["argument_parser", "check_dataset", "setup"]
 
@@ -57,7 +57,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         AIDError: see :func:`load_config`; a dataset that is unknown, cannot be loaded, or has
-            another number of classes than the model; a device that is not there.
+            another number of classes than the model; a device that is not there; an output folder
+            that cannot be written, or that holds another run than the one to resume.
     """
     if args.register:
         register_from_file(args.register)
@@ -91,20 +92,13 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(cfg, resume=args.resume)
     cfg.freeze()
-    try:
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    except OSError as error:
-        raise AIDError(
-            f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written: {error.strerror}"
-        ) from error
     # What an evaluation writes goes beside its detections: config.yaml is for a later --resume.
     records = cfg.clone()
     if args.eval_only:
         records.defrost()
         records.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
-    default_setup(records, args)
-    # Detectron2 sets up its own logger and fvcore's.
-    setup_logger(records.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="aid")
+    check_output_folder(records, resume=args.resume and not args.eval_only)
+    start_records(records, args)
     return cfg
 
 

@@ -19,6 +19,7 @@ from ..checkpoint import StudentCheckpointer
 from ..data.build import build_test_loader, build_train_loader, micro_batch_size
 from ..errors import AIDError
 from ..evaluation import build_evaluator
+from ..files import cannot_write, clear_write_errors
 from ..malloc import keep_freed_memory
 from ..modeling.meta_arch import DistillationMixin
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
@@ -104,7 +105,7 @@ class AIDTrainer(DefaultTrainer):
         A finished run that is resumed is evaluated again.
 
         Raises:
-            AIDError: the loss became NaN or infinite.
+            AIDError: the loss became NaN or infinite, or OUTPUT_DIR cannot be written any more.
         """
         if self.start_iter >= self.max_iter:
             logging.getLogger(__name__).warning(
@@ -116,7 +117,10 @@ class AIDTrainer(DefaultTrainer):
         if self.cfg.TEACHER.EVAL_FIRST and self.start_iter == 0:
             self.test_teacher()
         try:
-            with _without_known_tracebacks():
+            with (
+                clear_write_errors(self.cfg.OUTPUT_DIR),
+                _without_known_tracebacks(self.cfg.OUTPUT_DIR),
+            ):
                 return super().train()
         except FloatingPointError as error:
             reason = " ".join(str(error).split())
@@ -178,7 +182,8 @@ class AIDTrainer(DefaultTrainer):
         if comm.get_world_size() > 1:
             for buffer in _unwrap(model).buffers():
                 torch.distributed.broadcast(buffer, 0)
-        return super().test(cfg, model, evaluators)
+        with clear_write_errors(cfg.OUTPUT_DIR):
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -186,19 +191,29 @@ class AIDTrainer(DefaultTrainer):
 
 
 @contextmanager
-def _without_known_tracebacks() -> Iterator[None]:
-    """Keep Detectron2's training loop from logging the traceback of what is said in a line."""
+def _without_known_tracebacks(folder: str) -> Iterator[None]:
+    """Keep what is said in a line from being told by tracebacks too.
+
+    Detectron2's training loop logs that of every error, and logging itself those of a full disk.
+
+    Args:
+        folder: the output folder.
+    """
     logger = logging.getLogger("detectron2.engine.train_loop")
+    raises = logging.raiseExceptions
 
     def is_wanted(record: logging.LogRecord) -> bool:
         error = record.exc_info and record.exc_info[1]
-        return not (isinstance(error, AIDError | FloatingPointError) or is_lost_connection(error))
+        known = isinstance(error, AIDError | FloatingPointError) or is_lost_connection(error)
+        return not (known or cannot_write(error, folder))
 
     logger.addFilter(is_wanted)
+    logging.raiseExceptions = False
     try:
         yield
     finally:
         logger.removeFilter(is_wanted)
+        logging.raiseExceptions = raises
 
 
 def _distribute(model: nn.Module) -> nn.Module:

@@ -1,0 +1,163 @@
+"""What lies in the output folder decides whether a run may start, and stays if it may not."""
+
+import os
+
+import pytest
+import torch
+
+from aid.engine import AIDTrainer
+from aid.errors import AIDError
+
+
+@pytest.fixture
+def out(tmp_path):
+    """The output folder of ``configure``."""
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def earlier(configure, out):
+    """The files of a run that was interrupted after a checkpoint."""
+    cfg = configure("--num-gpus", "0", opts=["SEED", -1])
+    trainer = AIDTrainer(cfg)
+    trainer.iter = 7
+    trainer.checkpointer.save("model_0000007", iteration=7)
+    return contents(out)
+
+
+def contents(folder) -> dict[str, bytes]:
+    """Files by name; the log, to which every start adds, is left out."""
+    return {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file() and f.name != "log.txt"}
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("MODEL.FPN.OUT_CHANNELS", 4, "OUT_CHANNELS is 8 there, 4 here: choose another OUTPUT_DIR"),
+        (
+            "MODEL.ANCHOR_GENERATOR.SIZES",
+            [[4], [8], [16], [32], [64]],
+            r"SIZES is \[\[8\], \[16\], ",
+        ),
+        ("MODEL.META_ARCHITECTURE", "ProposalNetwork", "is GeneralizedRCNN there, ProposalN"),
+        ("SOLVER.OPTIMIZER", "AdamW", "SOLVER.OPTIMIZER is SGD there, AdamW here"),
+        ("DISTILLATION.LOSSES", ["NonLocalLoss"], "DISTILLATION.LOSSES is"),
+    ],
+)
+def test_a_run_with_another_model_is_not_resumed_and_stays(
+    key, value, said, configure, earlier, out
+):
+    with pytest.raises(AIDError, match=f"--resume: the run in OUTPUT_DIR .*out has .*{said}"):
+        configure("--num-gpus", "0", "--resume", opts=[key, value])
+    assert contents(out) == earlier
+
+
+def test_of_many_changes_three_are_named(configure, earlier):
+    keys = ["FPN.OUT_CHANNELS", "ROI_BOX_HEAD.FC_DIM", "RESNETS.STEM_OUT_CHANNELS"]
+    opts = [x for key in [*keys, "RPN.BATCH_SIZE_PER_IMAGE"] for x in (f"MODEL.{key}", 4)]
+    with pytest.raises(AIDError, match="here; [^;]* here; [^;]* here; ...: choose") as error:
+        configure("--num-gpus", "0", "--resume", opts=opts)
+    assert "\n" not in str(error.value)
+
+
+def test_what_does_not_alter_the_model_may_change(configure, earlier):
+    opts = ["SOLVER.BASE_LR", 0.5, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.3]
+    opts += ["MODEL.WEIGHTS", "moved.pth", "SOLVER.MAX_ITER", 9]
+    cfg = configure("--num-gpus", "0", "--resume", opts=opts)
+    assert cfg.SOLVER.MAX_ITER == 9
+
+
+def test_without_a_checkpoint_there_is_nothing_to_compare(configure, out):
+    configure("--num-gpus", "0")
+    configure("--num-gpus", "0", "--resume", opts=["MODEL.FPN.OUT_CHANNELS", 4])
+    assert "OUT_CHANNELS: 4" in (out / "config.yaml").read_text()
+
+
+def test_without_its_config_a_run_is_known_by_its_weights(configure, earlier, out):
+    (out / "config.yaml").unlink()
+    cfg = configure("--num-gpus", "0", "--resume", opts=["MODEL.ROI_BOX_HEAD.FC_DIM", 4])
+    with pytest.raises(AIDError, match="model_0000007.pth is a checkpoint of another detector"):
+        AIDTrainer(cfg).resume_or_load(resume=True)
+    for name in ("model_0000007.pth", "last_checkpoint"):
+        assert (out / name).read_bytes() == earlier[name]
+
+
+def test_a_checkpoint_that_is_gone_is_one_line(configure, earlier, out):
+    (out / "model_0000007.pth").unlink()
+    cfg = configure("--num-gpus", "0", "--resume")
+    with pytest.raises(AIDError, match="--resume: .*model_0000007.pth cannot be read as a checkp"):
+        AIDTrainer(cfg).resume_or_load(resume=True)
+
+
+def test_an_evaluation_may_be_of_anything(configure, earlier, out):
+    configure("--num-gpus", "0", "--eval-only", "--resume", opts=["MODEL.FPN.OUT_CHANNELS", 4])
+    assert contents(out) == earlier
+
+
+def test_a_fresh_start_among_checkpoints_is_warned_of(configure, earlier, out):
+    log = out / "log.txt"
+    assert "checkpoints of an earlier run" not in log.read_text()
+    configure("--num-gpus", "0", "--resume", opts=["VIS_PERIOD", 1])
+    assert "checkpoints of an earlier run" not in log.read_text()
+    configure("--num-gpus", "0")
+    assert "holds checkpoints of an earlier run (model_0000007.pth): this one" in log.read_text()
+    assert (out / "model_0000007.pth").read_bytes() == earlier["model_0000007.pth"]
+
+
+def test_what_killed_runs_left_is_tidied_up_by_the_next_training(configure, earlier, out):
+    leftovers = ["model_0000009.pth.tmp", "last_checkpoint.tmp", "config.yaml.tmp"]
+    for name in leftovers:
+        (out / name).write_bytes(b"half a file")
+    (out / "metrics.json").write_text('{"iteration": 7}\n{"iterat')
+    configure("--num-gpus", "0", "--eval-only")
+    assert set(leftovers) < set(contents(out))
+    configure("--num-gpus", "0", "--resume", opts=["SEED", -1])
+    assert contents(out) == {**earlier, "metrics.json": b'{"iteration": 7}\n'}
+
+
+def test_the_config_is_replaced_and_never_written_to(configure, earlier, out, tmp_path):
+    """Of a process that dies while it resumes the seed is not lost."""
+    os.link(out / "config.yaml", tmp_path / "old.yaml")
+    configure("--num-gpus", "0", "--resume", opts=["SEED", -1, "SOLVER.MAX_ITER", 9])
+    assert (tmp_path / "old.yaml").read_bytes() == earlier["config.yaml"]
+    assert "MAX_ITER: 9" in (out / "config.yaml").read_text()
+
+
+def test_a_folder_that_cannot_be_written(configure, tmp_path):
+    for folder in ("/proc", str(tmp_path / "file")):  # /proc is there, and takes no file
+        (tmp_path / "file").touch()
+        with pytest.raises(AIDError, match=f"OUTPUT_DIR {folder} cannot be written: "):
+            configure("--num-gpus", "0", opts=["OUTPUT_DIR", folder])
+
+
+def test_a_disk_that_fills_up_ends_the_run_in_one_line(run_config, monkeypatch, caplog):
+    cfg = run_config("run")
+    save, sizes = torch.save, []
+
+    def fill_up(data, target):
+        save(data, target)
+        sizes.append(target.tell())
+        if len(sizes) == 3:
+            target.truncate(sizes[-1] // 2)
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fill_up)
+    trainer = AIDTrainer(cfg)
+    with pytest.raises(AIDError, match="run cannot be written: No space left on device; make room"):
+        trainer.train()
+    assert not any(record.exc_info for record in caplog.records)
+    left = sorted(x for x in os.listdir(cfg.OUTPUT_DIR) if "model" in x or "checkpoint" in x)
+    assert left == ["last_checkpoint", "model_0000000.pth", "model_0000001.pth"]
+    monkeypatch.undo()
+    resumed = AIDTrainer(cfg)
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 2
+
+
+def test_an_evaluation_that_cannot_be_written_ends_the_run_in_one_line(run_config, caplog):
+    cfg = run_config("run", opts=["SOLVER.CHECKPOINT_PERIOD", 100])
+    trainer = AIDTrainer(cfg)
+    os.symlink("/dev/full", os.path.join(cfg.OUTPUT_DIR, "inference"))
+    with pytest.raises(AIDError, match="run cannot be written: "):
+        trainer.train()
+    assert not any(record.exc_info for record in caplog.records)

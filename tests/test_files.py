@@ -1,0 +1,67 @@
+"""Files are whole or not there, and a disk that takes none is told from a bug."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from aid.errors import AIDError
+from aid.files import clear_write_errors, remove_parts, whole_file
+
+
+def test_a_file_is_there_when_it_is_complete(tmp_path):
+    path = tmp_path / "a"
+    with whole_file(str(path)) as f:
+        f.write(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_fails_leaves_the_old_file_and_nothing_else(error, tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with pytest.raises(error), whole_file(str(path)) as f:
+        f.write(b"ne")
+        raise error
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_what_a_killed_process_leaves_is_removed(tmp_path):
+    script = (
+        "import os, signal\nfrom aid.files import whole_file\n"
+        f"with whole_file({str(tmp_path / 'a.pth')!r}) as f:\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == -9
+    (tmp_path / "b.pth").touch()
+    (tmp_path / "notes.tmp").touch()
+    assert sorted(os.listdir(tmp_path)) == ["a.pth.tmp", "b.pth", "notes.tmp"]
+    remove_parts(str(tmp_path), "*.pth", "last_checkpoint")
+    assert sorted(os.listdir(tmp_path)) == ["b.pth", "notes.tmp"]
+
+
+def test_an_error_of_the_folder_is_one_line(tmp_path):
+    folder = str(tmp_path / "out")
+    named = PermissionError(errno.EACCES, "Permission denied", f"{folder}/log.txt")
+    for error, said in (
+        (named, "Permission denied"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded"),
+    ):
+        with (
+            pytest.raises(AIDError, match=f"OUTPUT_DIR .*out cannot be written: {said}; make room"),
+            clear_write_errors(folder),
+        ):
+            raise error
+
+
+def test_other_errors_stay_as_they_are(tmp_path):
+    folder = str(tmp_path / "out")
+    elsewhere = PermissionError(errno.EACCES, "Permission denied", f"{folder}_2/image.png")
+    for error in (elsewhere, OSError(errno.EIO, "Input/output error"), AIDError("x"), KeyError()):
+        with pytest.raises(type(error)) as found, clear_write_errors(folder):
+            raise error
+        assert found.value is error
