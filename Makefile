@@ -21,13 +21,16 @@ SCENE_OPTIONS ?=
 BENCHMARK_OPTIONS ?=
 # Overrides of config keys for all runs, such as "SOLVER.MAX_ITER 10".
 TRAIN_OPTIONS ?=
+# Of the crash campaign.
+KILLS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reuse benchmark load-test test test-slow lint clean distclean always
+.PHONY: help install demo reuse benchmark load-test crash-campaign test test-slow lint clean \
+	distclean always
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 install: $(INSTALLED)  ## make .venv with everything that the project needs
 
@@ -83,6 +86,9 @@ benchmark: install  ## what a step with a teacher costs
 load-test: $(RUNS)/$(TEACHER)/.finished $(SCENES)/training/scenes.json  ## do memory or open files grow in 2000 iterations?
 	$(BIN)/python tools/load_test.py --config-file configs/Quickstart/faster_rcnn_R18_from_R34.yaml \
 		SOLVER.MAX_ITER 2000
+
+crash-campaign: install  ## kill trainings KILLS times, resume them, compare how they end
+	$(BIN)/python tools/crash_campaign.py --kills $(KILLS)
 
 test: install  ## the tests, under 10 minutes on 2 cores
 	$(BIN)/python -m pytest

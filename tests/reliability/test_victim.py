@@ -1,0 +1,78 @@
+"""A process is killed when it was meant to be. The processes here only write files."""
+
+import os
+import sys
+import textwrap
+
+import pytest
+
+from aid.reliability.invariants import BrokenPromise
+from aid.reliability.victim import Victim
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A function (what a training does) -> the victim; its output folder is ``out``."""
+    (tmp_path / "out").mkdir()
+
+    def call(script: str) -> Victim:
+        head = "import pathlib, time\nout = pathlib.Path('out')\n"
+        (tmp_path / "train.py").write_text(head + textwrap.dedent(script))
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        command = ["sh", "-c", f"cd {tmp_path}; exec {sys.executable} train.py"]
+        return Victim(command, environment, str(tmp_path / "out"))
+
+    return call
+
+
+STEPS = """
+print("Starting training from iteration 12")
+for i in range(2):
+    (out / f"{i}.pth").touch()
+    time.sleep(0.05)
+(out / "2.pth.tmp").touch()
+time.sleep(60)
+"""
+
+
+def test_it_is_killed_in_the_midst_of_a_write(start):
+    with start(STEPS) as victim:
+        assert victim.start_iter == 12
+        victim.wait_for_checkpoints(2)
+        assert victim.seen == {"0.pth", "1.pth"}
+        victim.wait_for_write()
+        victim.kill()
+        assert victim.is_writing()
+    assert victim._process.returncode == -9
+
+
+def test_a_wait_ends_after_enough_checkpoints(start):
+    with start(STEPS) as victim:
+        victim.wait(1000, at_most=2)
+        assert len(victim.seen) == 2
+        victim.wait(0.01, at_most=9)
+
+
+def test_it_does_not_outlive_its_context(start):
+    with pytest.raises(KeyError), start(STEPS) as victim:
+        raise KeyError
+    assert victim._process.returncode == -9
+
+
+@pytest.mark.parametrize("said", ["", "print('Starting training from iteration 0')"])
+def test_one_that_ends_by_itself_is_reported_with_its_last_words(said, start):
+    script = f"{said}\nraise SystemExit('error: no room')"
+    with pytest.raises(BrokenPromise, match="exit code 1, see .*stdout.txt: error: no room"):
+        start(script).wait_for_end()
+
+
+def test_one_that_finishes_too_early_is_reported(start):
+    with (
+        pytest.raises(BrokenPromise, match="ended by itself with exit code 0"),
+        start("print('Starting training from iteration 0')") as victim,
+    ):
+        victim.wait_for_checkpoints(1)
+
+
+def test_one_that_finishes_is_waited_for(start):
+    start("print('Starting training from iteration 0')").wait_for_end()

@@ -1,0 +1,55 @@
+"""tools/crash_campaign.py as a process, on real trainings."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def campaign(repository, tmp_path):
+    """A function (options) -> (finished process, what it wrote or None)."""
+
+    def call(*options: str):
+        command = [sys.executable, "tools/crash_campaign.py", "--output", str(tmp_path), *options]
+        done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+        written = tmp_path / "crash_campaign.json"
+        return done, json.loads(written.read_text()) if written.exists() else None
+
+    return call
+
+
+@pytest.mark.slow
+def test_killed_trainings_end_as_one_that_was_not(campaign):
+    done, result = campaign("--kills", "2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert result["kills"] == 2 and result["workers"] == [0, 2] and result["bit_equal"]
+    assert result["unreadable_checkpoints"] == result["lost_checkpoints"] == 0
+    # 5 periods and the end, twice.
+    assert result["compared_checkpoints"] == 12 and result["failure"] is None
+    assert done.stdout.startswith("2 kills, ")
+
+
+@pytest.mark.slow
+def test_a_broken_promise_is_one_line_and_status_1(campaign, repository, tmp_path, monkeypatch):
+    """Trainings that do not seed their iterations end elsewhere once they were resumed."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if sys.argv and sys.argv[0].endswith('train_net.py'):\n"
+        "    import aid.engine.hooks\n"
+        "    aid.engine.hooks.SeedStep.before_step = lambda self: None\n"
+    )
+    path = [str(tmp_path), os.path.join(repository, "projects/AID")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    done, result = campaign("--kills", "2", "--workers", "0")
+    assert done.returncode == 1 and not result["bit_equal"]
+    assert done.stderr.splitlines()[-1] == f"error: {result['failure']}"
+    assert "differs from" in result["failure"]
+
+
+def test_fewer_kills_than_numbers_of_workers(campaign):
+    done, result = campaign("--kills", "1")
+    assert done.returncode == 2 and result is None
+    assert "error: --kills is 1: give at least one for each of workers (0, 2)" in done.stderr
