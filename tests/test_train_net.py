@@ -168,6 +168,20 @@ def test_a_resumed_process_ends_with_the_same_weights(train, workplace):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_the_folder_of_another_run_is_refused_and_stays(runs, train, workplace):
+    folder = workplace[0] / "output/quickstart" / PLAIN
+
+    def contents():
+        return {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
+
+    before = contents()
+    arguments = ["--resume", *FEW, "OUTPUT_DIR", runs[0][PLAIN]]
+    line = one_error(train("Quickstart/retinanet_R18_FPN", *arguments))
+    assert f"--resume: the run in OUTPUT_DIR {folder} has another model or optimizer: " in line
+    assert "MODEL.META_ARCHITECTURE is GeneralizedRCNN there, RetinaNet here" in line
+    assert contents() == before
+
+
 @pytest.fixture
 def report(runs, workplace, monkeypatch, tmp_path):
     """The report on the three runs, made in this process."""

@@ -5,7 +5,9 @@ import os
 import pytest
 import torch
 
+from aid.config import load_config
 from aid.engine import AIDTrainer
+from aid.engine.output_folder import check_output_folder
 from aid.errors import AIDError
 
 
@@ -50,6 +52,13 @@ def test_a_run_with_another_model_is_not_resumed_and_stays(
     with pytest.raises(AIDError, match=f"--resume: the run in OUTPUT_DIR .*out has .*{said}"):
         configure("--num-gpus", "0", "--resume", opts=[key, value])
     assert contents(out) == earlier
+
+
+def test_a_run_with_other_classes_is_not_resumed(earlier, out):
+    opts = ["MODEL.ROI_HEADS.NUM_CLASSES", 5, "OUTPUT_DIR", str(out)]
+    cfg = load_config(str(out / "config.yaml"), opts)
+    with pytest.raises(AIDError, match="MODEL.ROI_HEADS.NUM_CLASSES is 3 there, 5 here"):
+        check_output_folder(cfg, resume=True)
 
 
 def test_of_many_changes_three_are_named(configure, earlier):

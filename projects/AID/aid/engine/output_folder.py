@@ -90,15 +90,19 @@ def _has_checkpoint(folder: str) -> bool:
 
 
 def _changed_keys(cfg: CfgNode) -> list[str]:
-    """What differs from the folder's config.yaml and does not go with its checkpoints."""
+    """What differs from the folder's config.yaml and does not go with its checkpoints.
+
+    The architecture, from which other differences follow, comes first.
+    """
     path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     if not os.path.isfile(path):  # the weights are looked at when they are loaded
         return []
     # Dumped, so that lists and tuples are the same.
     before, now = (_flat(yaml.safe_load(x.dump())) for x in (load_config(path), cfg))
+    keys = sorted(before.keys() | now.keys(), key=lambda x: (x != "MODEL.META_ARCHITECTURE", x))
     return [
         f"{key} is {before.get(key)} there, {now.get(key)} here"
-        for key in sorted(before.keys() | now.keys())
+        for key in keys
         if key.startswith(STATE) and key not in PASSING and not key.endswith("_TEST")
         if before.get(key) != now.get(key)
     ]
