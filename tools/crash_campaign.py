@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     parser.add_argument("--output", default="output/reliability", help="default: %(default)s")
     args = parser.parse_args(argv)
-    result = run_campaign(args.output, args.kills, tuple(args.workers), args.seed)
+    result = run_campaign(args.output, args.kills, tuple(dict.fromkeys(args.workers)), args.seed)
     if result["failure"]:
         sys.exit(f"error: {result['failure']}")
     print(

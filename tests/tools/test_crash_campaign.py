@@ -49,7 +49,14 @@ def test_a_broken_promise_is_one_line_and_status_1(campaign, repository, tmp_pat
     assert "differs from" in result["failure"]
 
 
-def test_fewer_kills_than_numbers_of_workers(campaign):
-    done, result = campaign("--kills", "1")
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--kills", "1"], "--kills is 1: give at least one for each of workers (0, 2)"),
+        (["--output", "/proc/campaign"], "--output /proc/campaign cannot be written: "),
+    ],
+)
+def test_what_cannot_be_started_is_one_line(options, message, campaign):
+    done, result = campaign(*options)
     assert done.returncode == 2 and result is None
-    assert "error: --kills is 1: give at least one for each of workers (0, 2)" in done.stderr
+    assert f"error: {message}" in done.stderr and "Traceback" not in done.stderr

@@ -57,13 +57,16 @@ def run_campaign(output: str, kills: int, workers: tuple[int, ...] = (0, 2), see
         What is written to crash_campaign.json. ``failure`` is what did not hold, or None.
 
     Raises:
-        AIDError: no kill for one of ``workers``, or what is trained on cannot be made.
+        AIDError: no kill for one of ``workers``, a folder that cannot be written, or no scenes.
     """
     if kills < len(workers):
         raise AIDError(f"--kills is {kills}: give at least one for each of workers {workers}")
     folder = os.path.join(output, "crash_campaign")
     shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
+    try:
+        os.makedirs(folder)
+    except OSError as error:
+        raise AIDError(f"--output {output} cannot be written: {error.strerror}") from error
     shares = [kills // len(workers) + (i < kills % len(workers)) for i in range(len(workers))]
     campaign = _Campaign(folder, iterations=PERIOD * (max(shares) + 4), seed=seed)
     campaign.result["workers"] = list(workers)
