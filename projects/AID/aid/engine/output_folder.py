@@ -72,9 +72,10 @@ def start_records(cfg: CfgNode, args: Namespace) -> None:
         for name in ("fvcore", "detectron2", "aid"):
             setup_logger(folder, distributed_rank=rank, name=name)
         logger = logging.getLogger(__name__)
-        logger.info("Process %d of %d\n%s", rank, comm.get_world_size(), collect_env_info())
+        logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
+        logger.info("Environment info:\n%s", collect_env_info())
         logger.info("Command line arguments: %s", args)
-        logger.info("Config:\n%s", cfg.dump())
+        logger.info("Running with full config:\n%s", cfg.dump())
         if comm.is_main_process():
             if not args.eval_only:
                 _tidy(folder, args.resume)
