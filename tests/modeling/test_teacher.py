@@ -2,11 +2,13 @@
 
 import copy
 import os
+import pickle
 
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.model_zoo import get_config_file
+from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 from torch import nn
@@ -101,7 +103,8 @@ def test_weights_that_do_not_fit_are_refused(student_config, tmp_path):
     refused({"model": some}, rf"does not fit.*{missing} missing in the file: roi_heads\.")
     refused({"model": {**state, "extra.weight": torch.ones(1)}}, "1 unknown to the model: extra")
     key = "roi_heads.box_predictor.cls_score.weight"
-    refused({"model": {**state, key: torch.ones(81, 16)}}, f"{key}.*81x16 in the file, 4x16")
+    other = {"model": {**state, key: torch.ones(81, 16)}}
+    refused(other, f"config: 1 of another shape: {key} .81x16 in the file, 4x16 in the model.$")
     old = {**state, "pixel_mean": torch.ones(3, 1, 1), "pixel_std": torch.ones(3, 1, 1)}
     torch.save({"model": old}, weights)  # as Detectron2 saved them once
     build_teacher(change(cfg, TEACHER__WEIGHTS=weights))
@@ -146,6 +149,48 @@ def test_a_broken_file_is_refused(student_config, tmp_path):
         build_teacher(change(cfg, TEACHER__WEIGHTS=str(broken)))
 
 
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ([1, 2, 3], "cannot be read as a checkpoint"),
+        ("text", "cannot be read as a checkpoint"),
+        ({"iteration": 3}, "cannot be read as a checkpoint"),
+        ({"model": [torch.ones(2)]}, "cannot be read as a checkpoint"),
+        ({"model": {}}, "does not fit.*missing in the file: "),
+        ({}, "does not fit.*missing in the file: "),
+    ],
+)
+@pytest.mark.parametrize("kind", ["pth", "pkl"])
+def test_a_pickle_that_is_no_checkpoint_is_refused(
+    content, message, kind, student_config, tmp_path
+):
+    path = tmp_path / f"other.{kind}"
+    with open(path, "wb") as f:
+        torch.save(content, f) if kind == "pth" else pickle.dump(content, f)
+    cfg = change(student_config("faster_rcnn"), TEACHER__WEIGHTS=str(path))
+    message = message if kind == "pth" else "cannot be read as a checkpoint|does not fit"
+    with pytest.raises(AIDError, match=rf"other.{kind} .*({message})") as error:
+        build_teacher(cfg)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("student", ["retinanet", "faster_rcnn"])
+def test_a_checkpoint_of_the_student_is_named_as_such(student, student_config, tmp_path):
+    opts = ["MODEL.FPN.OUT_CHANNELS", 4, "MODEL.ROI_BOX_HEAD.FC_DIM", 8]
+    cfg = student_config(student, "faster_rcnn", opts)
+    weights = str(tmp_path / "of_the_student.pth")
+    state = build_model(cfg).state_dict()
+    torch.save({"model": state, "distillation": {}}, weights)
+    expected = r"student.pth is a checkpoint of the student's own architecture, .*faster_rcnn_teach"
+    with pytest.raises(AIDError, match=expected) as error:
+        build_teacher(change(cfg, TEACHER__WEIGHTS=weights))
+    assert "\n" not in str(error.value)
+    state.popitem()
+    torch.save({"model": state}, weights)
+    with pytest.raises(AIDError, match="does not fit the detector of the config"):
+        build_teacher(change(cfg, TEACHER__WEIGHTS=weights))
+
+
 def test_classes_must_agree(tiny_model, tiny_config, student_config):
     cfg = student_config("faster_rcnn")
     four = ["MODEL.RETINANET.NUM_CLASSES", 4]
@@ -182,6 +227,19 @@ def test_a_model_zoo_name_may_compute_values_and_leads_nowhere_else(tmp_path, mo
         with pytest.raises(AIDError, match="teacher.yaml: not plain YAML.*tags are refused"):
             load_teacher_config(name)
     assert not (tmp_path / "marker").exists()
+
+
+def test_class_lists_that_cannot_be_compared_are_said(tiny_model, student_config, caplog):
+    MetadataCatalog.get("order_c").thing_classes = ["Car", "Pedestrian", "Cyclist"]
+    cfg = change(student_config("faster_rcnn"), DATASETS__TRAIN=("order_c",))
+    teacher = build_teacher(cfg)
+    for known in ("order_c", ""):  # the same data, and a teacher that names none
+        teacher.cfg.DATASETS.TRAIN = (known,) if known else ()
+        check_teacher(teacher, tiny_model("faster_rcnn"), cfg)
+    assert "classes" not in caplog.text
+    teacher.cfg.DATASETS.TRAIN = ("fleet_train",)
+    check_teacher(teacher, tiny_model("faster_rcnn"), cfg)
+    assert "classes of the teacher's dataset fleet_train are not known here" in caplog.text
 
 
 def test_levels_and_strides_must_agree(tiny_model, student_config):

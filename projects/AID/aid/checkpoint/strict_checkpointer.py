@@ -52,8 +52,9 @@ def mismatches(incompatible) -> str:
     """
     # Files of older Detectron2 hold what its newer versions take from the config.
     unexpected = [k for k in incompatible.unexpected_keys if k not in FROM_CONFIG]
+    other_shape = {key for key, *_ in incompatible.incorrect_shapes}  # called missing, too
     problems = {
-        "missing in the file": incompatible.missing_keys,
+        "missing in the file": [k for k in incompatible.missing_keys if k not in other_shape],
         "unknown to the model": unexpected,
         "of another shape": [
             f"{key} ({'x'.join(map(str, found))} in the file, {'x'.join(map(str, wanted))} "

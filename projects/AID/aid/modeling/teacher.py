@@ -1,5 +1,6 @@
 """The frozen detector that a student imitates."""
 
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -137,8 +138,8 @@ def build_teacher(cfg: CfgNode) -> Teacher:
         cfg: the student's config, with TEACHER.CONFIG_FILE and TEACHER.WEIGHTS.
 
     Raises:
-        AIDError: a key is empty, a file is missing, or the weights do not fit the config exactly or
-            are not finite.
+        AIDError: a key is empty, a file is missing, or the weights are the student's, do not fit
+            the config exactly or are not finite.
     """
     config_file, weights = cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.WEIGHTS
     if not config_file or not weights:
@@ -153,7 +154,15 @@ def build_teacher(cfg: CfgNode) -> Teacher:
             f"{teacher_cfg.OUTPUT_DIR}/model_final.pth, or name another file"
         )
     detector = build_model(teacher_cfg)
-    StrictCheckpointer(detector, "TEACHER.WEIGHTS").load(weights)
+    try:
+        StrictCheckpointer(detector, "TEACHER.WEIGHTS").load(weights)
+    except AIDError:
+        if not _fits(weights, cfg):
+            raise
+        raise AIDError(
+            f"TEACHER.WEIGHTS {weights} is a checkpoint of the student's own architecture, and not "
+            f"of TEACHER.CONFIG_FILE {config_file}: name the teacher's weights"
+        ) from None
     broken = [k for k, v in detector.state_dict().items() if not v.isfinite().all()]
     if broken:
         raise AIDError(
@@ -163,8 +172,17 @@ def build_teacher(cfg: CfgNode) -> Teacher:
     return Teacher(detector, teacher_cfg)
 
 
+def _fits(weights: str, cfg: CfgNode) -> bool:
+    """Whether the file has exactly the weights of the detector that ``cfg`` describes."""
+    try:
+        StrictCheckpointer(build_model(cfg), "MODEL.WEIGHTS").load(weights)
+    except AIDError:
+        return False
+    return True
+
+
 def check_teacher(teacher: Teacher, student: nn.Module, cfg: CfgNode) -> tuple[str, ...]:
-    """Check that ``teacher`` can teach ``student``.
+    """Check that ``teacher`` can teach ``student``; warn where class lists cannot be compared.
 
     Returns:
         The levels to imitate, finest first: DISTILLATION.LEVELS, or all that the two share.
@@ -183,6 +201,13 @@ def check_teacher(teacher: Teacher, student: nn.Module, cfg: CfgNode) -> tuple[s
         raise AIDError(
             f"class lists differ: the teacher's datasets {tuple(teacher.cfg.DATASETS.TRAIN)} have "
             f"{theirs}, the student's {tuple(cfg.DATASETS.TRAIN)} have {ours}"
+        )
+    if ours and not theirs and not set(teacher.cfg.DATASETS.TRAIN) <= set(cfg.DATASETS.TRAIN):
+        logging.getLogger(__name__).warning(
+            "The classes of the teacher's dataset %s are not known here: make sure that they are "
+            "those of the student, in its order: %s",
+            teacher.cfg.DATASETS.TRAIN[0],
+            ", ".join(ours),
         )
     student_shapes = student.backbone.output_shape()
     teacher_shapes = teacher.detector.backbone.output_shape()
