@@ -20,6 +20,9 @@ def add_aid_config(cfg: CN) -> None:
     cfg.TEACHER.WEIGHTS = ""
     # Evaluate the teacher on DATASETS.TEST before the student's first iteration.
     cfg.TEACHER.EVAL_FIRST = False
+    # Batches at the start of a run on which the losses of teacher and student are compared: if the
+    # teacher's is larger, there is a warning. 0 for none.
+    cfg.TEACHER.COMPARE_BATCHES = 4
 
     cfg.DISTILLATION = CN()
     # Names in DISTILLATION_LOSS_REGISTRY; their losses are added up.

@@ -1,11 +1,61 @@
 """Training hooks."""
 
+import logging
+
+import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+from torch import nn
 
 from ..data.seeding import seed_all
+from ..modeling.comparison import are_comparable, compare
 
-__all__ = ["DropPictures", "SeedStep"]
+__all__ = ["CompareTeacher", "DropPictures", "SeedStep"]
+
+
+class CompareTeacher(HookBase):
+    """Warns of a teacher that is worse than its student on the first batches of a run.
+
+    The student has learned nothing then, or something else: such a teacher is broken. It is seen
+    by the losses of :func:`~aid.modeling.comparison.compare`, before the student trains on a batch,
+    and changes nothing of that.
+    """
+
+    def __init__(self, student: nn.Module, num_batches: int):
+        """
+        Args:
+            student: with its teacher.
+            num_batches: that this process looks at.
+        """
+        self._student = student
+        self._left = num_batches
+        self._losses = []
+
+    def before_train(self) -> None:
+        fresh = self.trainer.start_iter == 0 and self._left > 0
+        if fresh and are_comparable(self._student, self._student.teacher.detector):
+            self._handle = self._student.register_forward_pre_hook(self._look)
+
+    def _look(self, student: nn.Module, inputs: tuple) -> None:
+        self._losses.append(torch.stack(compare(student, *inputs)))
+        self._left -= 1
+        if self._left == 0:
+            self._handle.remove()
+            self._judge(torch.cat(self._losses, dim=1))
+
+    def _judge(self, losses: torch.Tensor) -> None:
+        """Warn by the losses (2, G) of teacher and student."""
+        losses = losses[:, losses[1].isfinite()]  # a box without area has none
+        theirs, ours = losses.mean(dim=1).tolist()
+        if losses.numel() and not theirs <= ours:
+            logging.getLogger(__name__).warning(
+                "The teacher's loss on the first batches is %.3g, that of the student, which has "
+                "not learned from it yet, %.3g: the teacher seems broken; check TEACHER.WEIGHTS, "
+                "the order of its classes, and INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD "
+                "in TEACHER.CONFIG_FILE; TEACHER.EVAL_FIRST evaluates it",
+                theirs,
+                ours,
+            )
 
 
 class DropPictures(HookBase):

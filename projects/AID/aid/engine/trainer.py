@@ -24,7 +24,7 @@ from ..malloc import keep_freed_memory
 from ..modeling.meta_arch import DistillationMixin
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection
-from .hooks import DropPictures, SeedStep
+from .hooks import CompareTeacher, DropPictures, SeedStep
 from .optimizer import build_optimizer
 
 __all__ = ["AIDTrainer"]
@@ -68,10 +68,13 @@ class AIDTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list:
-        ours = [SeedStep(self.cfg.SEED)]
+        hooks = [SeedStep(self.cfg.SEED), *super().build_hooks()]
         if not comm.is_main_process():
-            ours.append(DropPictures())
-        return [*ours, *super().build_hooks()]
+            hooks.append(DropPictures())
+        student = _unwrap(self.model)
+        if isinstance(student, DistillationMixin):
+            hooks.append(CompareTeacher(student, self.cfg.TEACHER.COMPARE_BATCHES))
+        return hooks
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As :class:`DefaultTrainer`; a resumed run also goes on where the data stopped.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import AIDError
 from ..visualization import weight_image
+from .comparison import in_eval_mode
 from .instance_loss import InstanceLosses, instance_losses, loss_levels
 from .losses import Context, Responses, build_distillation_losses
 from .responses import box_logits, check_answers
@@ -162,15 +163,9 @@ class DistillationMixin:
         self, images: ImageList, features: dict[str, Tensor], instances: list[Instances]
     ) -> InstanceLosses:
         """The student's own loss on every instance, taken as the teacher's is: in eval mode."""
-        training = [module for module in self.modules() if module.training]
-        self.eval()
-        try:
-            with EventStorage():
-                background = self.weighting.needs_background
-                return instance_losses(self, images, features, instances, background)
-        finally:
-            for module in training:
-                module.training = True
+        with in_eval_mode(self), EventStorage():
+            background = self.weighting.needs_background
+            return instance_losses(self, images, features, instances, background)
 
     def _log(self, batched_inputs: list[dict], weights: Weights) -> None:
         storage = get_event_storage()

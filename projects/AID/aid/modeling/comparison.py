@@ -1,0 +1,78 @@
+"""A teacher beside its student: the task losses of both on the same batch.
+
+Shape letters: G ground-truth instances of the batch.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from ..errors import AIDError
+from .instance_loss import InstanceLosses, instance_losses, loss_levels
+
+__all__ = ["are_comparable", "compare", "in_eval_mode"]
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while, after which every module is in the mode in which it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def are_comparable(*detectors: nn.Module) -> bool:
+    """Whether the losses of detectors are of one kind: focal losses are no cross-entropies."""
+    try:
+        for detector in detectors:
+            loss_levels(detector)
+    except AIDError:  # a student may be of any kind
+        return False
+    return len({instance_losses.dispatch(type(detector)) for detector in detectors}) == 1
+
+
+@torch.no_grad()
+def compare(student: nn.Module, batched_inputs: list[dict]) -> tuple[Tensor, Tensor]:
+    """The losses of a student's teacher and of the student itself, both in eval mode.
+
+    An instance's loss here is what both are asked alike, plus the mean over background anchors.
+    Leaves the student, and all random numbers, as they were.
+
+    Args:
+        student: with its teacher, to which it is comparable by :func:`are_comparable`.
+        batched_inputs: the standard input of a Detectron2 model.
+
+    Returns:
+        Teacher's and student's (G,).
+    """
+    teacher = student.teacher
+    teacher.follow(student.device)
+    targets = [x["instances"].to(student.device) for x in batched_inputs]
+    # Under autocast the student's training would find weights in half precision in autocast's
+    # cache that were cast without gradient.
+    with torch.autocast(student.device.type, enabled=False), in_eval_mode(student), EventStorage():
+        images = student.preprocess_image(batched_inputs)
+        view = teacher.view(batched_inputs, tuple(images.tensor.shape[-2:]), student.input_format)
+        theirs = teacher.instance_losses(view, targets, background=False)
+        features = student.backbone(images.tensor)
+        ours = instance_losses(student, images, features, targets, background=False)
+    return _asked_alike(theirs), _asked_alike(ours)
+
+
+def _asked_alike(losses: InstanceLosses) -> Tensor:
+    """Losses (G,) without those that a two-stage detector takes on proposals of its own.
+
+    Its RoIs' class loss remains: of an instance they are never far from the ground-truth box. The
+    box loss does not: proposals of a detector that knows nothing hit no object, and on the
+    ground-truth box itself, which then is alone, it is right to move nothing.
+    """
+    two_stage = "rpn_cls" in losses.parts
+    parts = [v for k, v in losses.parts.items() if not two_stage or k != "box"]
+    return sum(parts) + losses.background["rpn_cls" if two_stage else "cls"].mean()

@@ -1,0 +1,85 @@
+"""The comparison of teacher and student at the start of a run."""
+
+import logging
+
+import pytest
+import torch
+
+from aid.engine import AIDTrainer
+from aid.engine.hooks import CompareTeacher
+
+LOGGER = "aid.engine.hooks"
+
+
+def train(cfg, change=None, resume=False):
+    """The weights after a run of a student that is changed before it starts."""
+    torch.manual_seed(cfg.SEED)
+    trainer = AIDTrainer(cfg)
+    trainer.resume_or_load(resume)
+    if change:
+        change(trainer.model)
+    trainer.train()
+    return trainer.model.state_dict()
+
+
+def blind(detector):
+    with torch.no_grad():
+        detector.roi_heads.box_predictor.cls_score.bias[-1] += 20  # everything is background
+
+
+@pytest.mark.parametrize(
+    "student, steps", [("faster_rcnn", 1), ("retinanet", 1), ("faster_rcnn", 2)]
+)
+def test_it_changes_no_bit_of_the_training(student, steps, run_config):
+    opts = ["SOLVER.ACCUMULATION_STEPS", steps, "TEACHER.COMPARE_BATCHES"]
+    expected = train(run_config("without", student, opts=[*opts, 0]))
+    found = train(run_config("with", student, opts=[*opts, 3]))
+    assert all(torch.equal(found[k], v) for k, v in expected.items())
+
+
+def test_a_teacher_worse_than_the_student_is_reported_with_both_losses(run_config, caplog):
+    train(run_config("run"), lambda model: blind(model.teacher.detector))
+    (said,) = (x.getMessage() for x in caplog.records if x.name == LOGGER)
+    theirs, ours = (
+        float(said.split(word)[1].split(",")[0].split(":")[0]) for word in (" is ", "yet, ")
+    )
+    assert theirs > ours + 10 and ours > 0
+    for word in ("TEACHER.WEIGHTS", "classes", "INPUT.FORMAT", "PIXEL_MEAN", "EVAL_FIRST"):
+        assert word in said
+    assert "\n" not in said
+
+
+def test_a_teacher_that_is_not_finite_is_worse(run_config, caplog):
+    hook = CompareTeacher(None, 1)
+    with caplog.at_level(logging.WARNING):
+        hook._judge(torch.tensor([[1.0, 2.0, 9.0], [2.0, 3.0, torch.inf]]))
+        hook._judge(torch.zeros(2, 0))
+        assert not caplog.records
+        hook._judge(torch.tensor([[1.0, torch.nan, 9.0], [2.0, 3.0, torch.inf]]))
+    assert "batches is nan, that of the student" in caplog.text and "yet, 2.5:" in caplog.text
+
+
+def test_a_teacher_that_is_better_is_not_reported(run_config, caplog):
+    train(run_config("run"), blind)
+    assert not any(x.name == LOGGER for x in caplog.records)
+
+
+@pytest.mark.parametrize("opts, batches", [([], 4), (["TEACHER.COMPARE_BATCHES", 2], 2)])
+def test_only_the_first_batches_of_a_run_are_looked_at(opts, batches, run_config, monkeypatch):
+    looked = []
+
+    def look(student, batch):
+        looked.append(len(batch))
+        return torch.zeros(2), torch.zeros(2)
+
+    monkeypatch.setattr("aid.engine.hooks.compare", look)
+    opts = [*opts, "SOLVER.MAX_ITER", 6]
+    train(run_config("run", opts=opts))
+    assert looked == [2] * batches
+    train(run_config("run", opts=[*opts, "SOLVER.MAX_ITER", 8]), resume=True)
+    assert looked == [2] * batches
+
+
+def test_another_family_is_not_looked_at(run_config, monkeypatch):
+    monkeypatch.setattr("aid.engine.hooks.compare", None)
+    train(run_config("run", "retinanet", "faster_rcnn", ["SOLVER.MAX_ITER", 1]))

@@ -1,0 +1,103 @@
+"""A teacher beside its student: known values, and that nothing of the student changes."""
+
+import math
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import nn
+
+from aid.modeling.comparison import are_comparable, compare, in_eval_mode
+
+
+def zero(*modules):
+    for module in modules:
+        for parameter in module.parameters():
+            nn.init.zeros_(parameter)
+
+
+def test_known_values_of_an_ignorant_faster_rcnn(student_model, make_batch):
+    model, _ = student_model("faster_rcnn")
+    for detector in (model, model.teacher.detector):
+        zero(detector.proposal_generator.rpn_head, detector.roi_heads.box_predictor)
+    theirs, ours = compare(model, make_batch((2, 0, 3)))
+    torch.testing.assert_close(theirs, ours)
+    with in_eval_mode(model), torch.no_grad():
+        batch = make_batch((2, 0, 3))
+        view = model.teacher.view(batch, (64, 96), "RGB")
+        losses = model.teacher.instance_losses(view, [x["instances"] for x in batch])
+    # Probabilities of 1/4 for each of 3 classes and none, of 1/2 for an object and for background.
+    known = math.log(4) + 2 * math.log(2)
+    torch.testing.assert_close(ours, losses.parts["rpn_box"] + known)
+
+
+def test_a_dense_detector_is_asked_for_boxes_too(student_model, make_batch):
+    model, _ = student_model("retinanet")
+    before = compare(model, make_batch())[1]
+    nn.init.constant_(model.head.bbox_pred.bias, 9.0)
+    assert (compare(model, make_batch())[1] > before + 1).all()
+
+
+def test_the_worse_one_has_the_larger_loss(student_model, make_batch):
+    model, _ = student_model("faster_rcnn")
+    for blind, other in ((0, 1), (1, 0)):
+        bias = (model.teacher.detector, model)[blind].roi_heads.box_predictor.cls_score.bias
+        before = bias.detach().clone()
+        with torch.no_grad():
+            bias[-1] += 20  # everything is background
+        losses = compare(model, make_batch())
+        assert (losses[blind] > losses[other] + 10).all()
+        with torch.no_grad():
+            bias.copy_(before)
+
+
+@pytest.mark.parametrize("kind", ["mask_rcnn", "cascade_rcnn", "retinanet"])
+def test_the_student_and_random_numbers_stay_as_they_are(kind, student_model, make_batch):
+    model, _ = student_model(kind)
+    model.backbone.bottom_up.stem.eval()  # as a user may have it
+    modes = [module.training for module in model.modules()]
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    losses = compare(model, make_batch((2, 0, 3), masks=kind == "mask_rcnn"))
+    assert all(x.shape == (5,) and x.isfinite().all() for x in losses)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert [module.training for module in model.modules()] == modes and any(modes)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_gradients_under_autocast_stay_as_they_are(student_model, make_batch, storage):
+    model, _ = student_model("faster_rcnn")
+    gradients = []
+    for looked in (False, True):
+        torch.manual_seed(5)
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            if looked:
+                compare(model, make_batch())
+            losses = model(make_batch())
+        sum(losses.values()).backward()
+        gradients.append({k: p.grad for k, p in model.named_parameters()})
+    assert all(torch.equal(gradients[1][k], v) for k, v in gradients[0].items())
+
+
+@pytest.mark.parametrize(
+    "student, teacher, expected",
+    [
+        ("mask_rcnn", "cascade_rcnn", True),
+        ("retinanet", "retinanet", True),
+        ("retinanet", "faster_rcnn", False),
+        ("faster_rcnn", "retinanet", False),
+    ],
+)
+def test_families_are_not_compared_with_each_other(student, teacher, expected, student_config):
+    cfg = student_config(student, teacher)
+    model = build_model(cfg)
+    model.attach_distillation(cfg)
+    assert are_comparable(model, model.teacher.detector) is expected
+
+
+def test_a_student_without_instance_losses_is_compared_with_nobody(tiny_model):
+    model, other = tiny_model("faster_rcnn"), tiny_model("faster_rcnn")
+    model.roi_heads = nn.Identity()
+    assert not are_comparable(model, other)
+    assert not are_comparable(nn.Identity(), other)
