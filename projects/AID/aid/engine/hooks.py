@@ -37,6 +37,8 @@ class CompareTeacher(HookBase):
             self._handle = self._student.register_forward_pre_hook(self._look)
 
     def _look(self, student: nn.Module, inputs: tuple) -> None:
+        if not student.training:  # it is evaluated
+            return
         self._losses.append(torch.stack(compare(student, *inputs)))
         self._left -= 1
         if self._left == 0:
