@@ -10,27 +10,30 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aid.config import load_config
 from aid.engine.accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
+from aid.errors import AIDError
 
 TRAINERS = [AccumulatingTrainer, AccumulatingAMPTrainer]
 
 
 class Weight(nn.Module):
-    """One weight w, 1 at first; its loss on a number x is w * x, beside one that is always 3."""
+    """One weight w, 1 at first; its loss on an image x is w * x, beside one that is always 3."""
 
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
 
-    def forward(self, x):
+    def forward(self, batch):
+        (x,) = (sample["image"] for sample in batch)
         get_event_storage().put_scalar("seen", x)
         return {"loss": (self.weight * x).sum(), "three": 3 + 0 * self.weight.sum()}
 
 
 def run(kind, numbers, steps, model=None, optimizer=torch.optim.SGD):
-    """The weight before and after one iteration, and what was logged."""
+    """The weight after one iteration with images of one number, and what was logged."""
     model = model or Weight()
     (weight,) = model.parameters()
-    trainer = kind(model, numbers, optimizer([weight], lr=0.01), steps)
+    loader = [[{"image": torch.tensor(x), "file_name": f"{x}.png"}] for x in numbers]
+    trainer = kind(model, loader, optimizer([weight], lr=0.01), steps)
     with EventStorage(0) as storage:
         trainer.iter = 0
         trainer.run_step()
@@ -61,9 +64,19 @@ def test_it_is_the_mean_that_is_clipped(kind, tiny_config):
         assert weight == pytest.approx(1 - 0.01 * gradient, abs=1e-6)
 
 
-def test_a_micro_batch_whose_loss_is_not_finite_stops_the_run():
-    with pytest.raises(FloatingPointError, match="iteration=0"):
-        run(AccumulatingTrainer, [float("nan"), 1.0], 2)
+@pytest.mark.parametrize("kind", TRAINERS)
+@pytest.mark.parametrize("numbers", [[3e38, 1.0], [1.0, 3e38]])
+def test_a_micro_batch_whose_loss_is_not_finite_is_named(kind, numbers):
+    model = Weight()
+    nn.init.constant_(model.weight, 10.0)
+    with pytest.raises(FloatingPointError, match=r"^loss is inf on images 3e\+38.png$"):
+        run(kind, numbers, 2, model)
+    assert model.weight.item() == 10
+
+
+def test_an_image_that_is_not_finite_is_named():
+    with pytest.raises(AIDError, match="^image nan.png holds NaN or infinity: replace the file"):
+        run(AccumulatingTrainer, [1.0, float("nan")], 2)
 
 
 def test_a_step_whose_gradients_overflow_is_left_out_in_mixed_precision():

@@ -10,6 +10,8 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from .finite import check_finite, naming_images
+
 __all__ = ["AccumulatingAMPTrainer", "AccumulatingTrainer"]
 
 
@@ -30,19 +32,28 @@ class AccumulatingTrainer(SimpleTrainer):
         self.steps = steps
 
     def run_step(self) -> None:
-        """An iteration; see :class:`SimpleTrainer`."""
+        """An iteration; see :class:`SimpleTrainer`.
+
+        Raises:
+            AIDError, FloatingPointError: this process's losses are not finite, see
+                :func:`~aid.engine.finite.check_finite`.
+        """
         assert self.model.training, "the model was changed to eval mode"
         self.optimizer.zero_grad()
-        data_time, losses = 0.0, []
+        data_time, batches, losses = 0.0, [], []
         for step in range(self.steps):
             start = time.perf_counter()
             data = next(self._data_loader_iter)
             data_time += time.perf_counter() - start
             with nullcontext() if step == self.steps - 1 else self._not_yet_the_last():
-                terms = self._forward(data)
+                with naming_images(data):
+                    terms = self._forward(data)
                 self._backward(sum(terms.values()) / self.steps)
+            batches.append(data)
             losses.append({name: term.detach() for name, term in terms.items()})
         self.after_backward()
+        for terms, data in zip(losses, batches, strict=True):
+            check_finite(terms, data)
         means = {name: sum(x[name] for x in losses) / self.steps for name in losses[0]}
         self._write_metrics(means, data_time)
         self._update()

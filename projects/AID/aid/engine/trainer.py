@@ -127,10 +127,11 @@ class AIDTrainer(DefaultTrainer):
                 return super().train()
         except FloatingPointError as error:
             reason = " ".join(str(error).split())
+            half = "turn SOLVER.AMP.ENABLED off, " if self.cfg.SOLVER.AMP.ENABLED else ""
             raise AIDError(
-                f"training diverged: {reason}; lower SOLVER.BASE_LR or DISTILLATION.WEIGHT, turn "
-                "on SOLVER.CLIP_GRADIENTS.ENABLED, and check the last losses in "
-                f"{os.path.join(self.cfg.OUTPUT_DIR, 'metrics.json')}"
+                f"training diverged at iteration {self.iter}: {reason}; lower SOLVER.BASE_LR or "
+                f"DISTILLATION.WEIGHT, {half}turn on SOLVER.CLIP_GRADIENTS.ENABLED, and check the "
+                f"last losses in {os.path.join(self.cfg.OUTPUT_DIR, 'metrics.json')}"
             ) from error
 
     def test_teacher(self) -> dict:

@@ -1,0 +1,133 @@
+"""What is said of losses that are no numbers, and of images that cannot be trained on."""
+
+import os
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from aid.engine import AIDTrainer
+from aid.engine.accumulation import AccumulatingTrainer
+from aid.engine.finite import naming_images
+from aid.errors import AIDError
+
+KINDS = ["faster_rcnn", "retinanet"]
+
+
+@pytest.fixture
+def run(student_model):
+    """A function (kind, batch, change, opts) that trains one iteration of a changed student."""
+
+    def iterate(kind, batch, change=lambda model: None, opts=()):
+        model, _ = student_model(kind, opts=opts)
+        change(model)
+        for i, sample in enumerate(batch):
+            sample["file_name"] = f"{i}.png"
+        before = {k: v.clone() for k, v in model.named_parameters()}
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        trainer = AccumulatingTrainer(model, [batch], optimizer)
+        with EventStorage(19):
+            trainer.iter = 19
+            try:
+                trainer.run_step()
+            finally:
+                changed = [k for k, v in model.named_parameters() if not torch.equal(v, before[k])]
+        assert changed
+
+    return iterate
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_image_that_is_not_finite_is_named(kind, value, run, make_batch):
+    batch = make_batch((2, 3))
+    batch[1]["image"] = batch[1]["image"].float()
+    batch[1]["image"][2, 5, 7] = value
+    with pytest.raises(AIDError, match="^image 1.png holds NaN or infinity: replace the file"):
+        run(kind, batch)
+
+
+def break_teacher(model, value=torch.nan):
+    """Where the teacher looks at the second image, one of its features is no number."""
+
+    def spoil(module, inputs, output):
+        output["p3"][1, 0, 0, 0] = value
+
+    model.teacher.detector.backbone.register_forward_hook(spoil)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_teacher_whose_features_are_not_finite_is_named(kind, value, run, make_batch):
+    with pytest.raises(
+        AIDError, match="feature is nan.* images 0.png, 1.png, where .*TEACHER"
+    ) as e:
+        run(kind, make_batch((2, 3)), lambda model: break_teacher(model, value))
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_student_that_is_not_finite_is_named(kind, run, make_batch):
+    def spoil(model):
+        nn.init.constant_(model.backbone.fpn_output3.bias, torch.nan)
+
+    with pytest.raises(FloatingPointError, match="on images 0.png, 1.png$"):
+        run(kind, make_batch((2, 3)), spoil)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_too_small_for_batch_norm_is_named(kind, run, make_batch):
+    (sample,) = make_batch((1,))
+    sample["image"] = sample["image"][:, :20, :24]
+    with pytest.raises(AIDError, match="images 0.png are too small for batch norm.*FrozenBN"):
+        run(kind, [sample])
+    run(kind, [sample], opts=["MODEL.RESNETS.NORM", "FrozenBN"])
+
+
+def test_other_errors_are_left_alone(make_batch):
+    with pytest.raises(ValueError, match="^a bug$"), naming_images(make_batch()):
+        raise ValueError("a bug")
+
+
+def train(cfg, broken_rank=0):
+    """What a run says in which one process has a broken teacher."""
+    trainer = AIDTrainer(cfg)
+    trainer.resume_or_load(False)
+    model = getattr(trainer.model, "module", trainer.model)
+    if comm.get_rank() == broken_rank:
+        break_teacher(model)
+    try:
+        trainer.train()
+    except (AIDError, RuntimeError) as error:  # the others lose this process
+        return str(error)
+
+
+def test_a_run_names_the_files_of_its_dataset(run_config, toy_dataset, caplog):
+    said = train(run_config("run", opts=["TEACHER.COMPARE_BATCHES", 0]))
+    files = said.split("images ")[1].split(", where")[0].split(", ")
+    known = {x["file_name"] for x in DatasetCatalog.get(toy_dataset)}
+    assert len(files) == 2 and set(files) < known
+    assert "loss_distill_feature is nan" in said and "\n" not in said
+    assert not any(record.exc_info for record in caplog.records)
+
+
+# In mixed precision the first steps may be left out, and torch thinks that the scheduler was first.
+@pytest.mark.filterwarnings("ignore:Detected call of")
+@pytest.mark.parametrize("amp", [False, True])
+def test_divergence_names_iteration_and_images(amp, run_config, toy_dataset):
+    opts = ["SOLVER.BASE_LR", 1e12, "SOLVER.WARMUP_ITERS", 0, "SOLVER.MAX_ITER", 40]
+    opts += ["SOLVER.AMP.ENABLED", amp, "SOLVER.CHECKPOINT_PERIOD", 100]
+    said = train(run_config("run", opts=opts), broken_rank=None)
+    assert said.startswith("training diverged at iteration ")
+    assert os.path.dirname(DatasetCatalog.get(toy_dataset)[0]["file_name"]) in said
+    assert ("turn SOLVER.AMP.ENABLED off" in said) == amp
+
+
+def test_the_process_with_the_images_names_them(run_config, in_processes):
+    cfg = run_config("run", opts=["SOLVER.IMS_PER_BATCH", 4, "TEACHER.COMPARE_BATCHES", 0])
+    other, broken = in_processes(2, train, cfg, 1)
+    assert "loss_distill_feature is nan" in broken and " on images /" in broken
+    assert "nan" not in other

@@ -1,0 +1,97 @@
+"""Steps on input that is legal and odd: every number that comes out is one."""
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+KINDS = ["faster_rcnn", "retinanet"]
+GRANULARITIES = ["instance", "level", "image"]
+TERMS = {f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_local")}
+
+
+def sample(height, width, boxes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    instances = Instances((height, width))
+    instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.gt_classes = torch.arange(len(boxes)) % 3
+    image = torch.randint(256, (3, height, width), generator=generator, dtype=torch.uint8)
+    return {"image": image, "instances": instances, "height": height, "width": width}
+
+
+BATCHES = {
+    "a box without area": [sample(64, 96, [[8, 8, 40, 40], [20, 20, 20, 30], [9, 9, 9, 9]])],
+    "a box outside the image": [sample(64, 96, [[8, 8, 40, 40], [200, 200, 240, 260]])],
+    "a box larger than the image": [sample(64, 96, [[-50, -50, 900, 900]])],
+    "500 boxes on one spot": [sample(64, 96, [[8, 8, 40, 40]] * 500)],
+    "no box": [sample(64, 96, [])],
+    "no box in one of two": [sample(64, 96, []), sample(64, 96, [[8, 8, 40, 40]], seed=1)],
+    "ten times larger": [sample(32, 48, [[4, 4, 20, 20]]), sample(320, 480, [[9, 9, 300, 300]])],
+    "smaller than a cell": [sample(20, 30, [[2, 2, 9, 9]]), sample(9, 7, [[1, 1, 5, 5]], seed=1)],
+}
+
+
+def step(model, batch):
+    torch.manual_seed(5)
+    model.zero_grad()
+    with EventStorage(19) as storage:
+        losses = model(batch)
+        sum(losses[k] for k in TERMS).backward()
+    assert all(losses[k].isfinite() for k in TERMS)
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    return losses, {k: v for k, (v, _) in storage.latest().items()}
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", BATCHES)
+def test_terms_and_gradients_are_finite(name, kind, granularity, student_model):
+    model, _ = student_model(kind, opts=["AID.GRANULARITY", granularity])
+    losses, log = step(model, BATCHES[name] * (2 if len(BATCHES[name]) == 1 else 1))
+    assert all(losses[k] > 0 for k in TERMS)
+    assert 0 < log["aid/map_mean"] <= 1
+    if name != "a box without area":  # of which Detectron2 clears its data
+        assert all(v.isfinite() for v in losses.values())
+        assert not log.get("aid/num_non_finite")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_boxes_without_area_weigh_nothing_and_are_counted(kind, student_model):
+    model, _ = student_model(kind)
+    _, log = step(model, BATCHES["a box without area"] * 2)
+    assert log["aid/num_non_finite"] == 4  # two in each image
+    assert log["aid/weight_min"] == 0 and log["aid/teacher_loss"] > 0
+
+
+def scale_features(detector, factor):
+    """The features of a detector's backbone in half precision, at so many times their size."""
+
+    def scale(module, inputs, output):
+        for level in output:
+            output[level] = (factor * output[level]).to(torch.get_autocast_dtype("cpu"))
+
+    return detector.backbone.register_forward_hook(scale)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_at_the_end_of_half_precision(kind, student_model):
+    """Norms and means over maps whose numbers half precision can just hold, not their sums."""
+    model, _ = student_model(kind)
+    batch = BATCHES["ten times larger"]
+    with torch.no_grad():
+        features = model.teacher.view(batch, (320, 480), "RGB").features
+    largest = max(x.abs().max().item() for x in features.values())
+    scale_features(model.teacher.detector, 60000 / largest)
+    with torch.autocast("cpu", dtype=torch.float16), EventStorage(19):
+        losses = model(batch)
+    assert all(losses[k].dtype == torch.float32 and losses[k].isfinite() for k in TERMS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_overflow_of_half_precision_is_not_silent(kind, student_model):
+    model, _ = student_model(kind)
+    scale_features(model.teacher.detector, 1e8)
+    with torch.autocast("cpu", dtype=torch.float16), EventStorage(19):
+        losses = model(BATCHES["ten times larger"])
+    assert not losses["loss_distill_feature"].isfinite()
+    assert all(v.isfinite() for k, v in losses.items() if k not in TERMS)
