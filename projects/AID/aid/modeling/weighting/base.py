@@ -198,8 +198,10 @@ class Weighting(nn.Module):
             return by_loss
         none = background.new_zeros(len(background))
         count = none.index_add(0, image, finite.to(none.dtype))[:, None]
-        total = none.index_add(0, image, instance)[:, None]
-        return torch.where(count > 0, total / count.clamp(min=1), by_loss)
+        # As the smallest weight and what is above it: the mean of equal weights has no rounding.
+        least = instance.amin() if len(instance) else 0.0
+        total = none.index_add(0, image, torch.where(finite, instance - least, 0.0))[:, None]
+        return torch.where(count > 0, least + total / count.clamp(min=1), by_loss)
 
     def _whole(self, loss: Tensor, background: Tensor, share: Tensor, image: Tensor) -> Tensor:
         """The weights (N, L) of levels that have one weight each, or of images that have."""
@@ -242,9 +244,11 @@ def _mean_with(rest: Tensor, loss: Tensor, share: Tensor, image: Tensor) -> Tens
     """
     loss = loss[:, None]
     share = torch.where(loss.isfinite(), share, 0.0)
-    total = torch.where(rest.isfinite(), rest, 0.0)
-    total = total.index_add(0, image, torch.where(share > 0, share * loss, 0.0))
-    return total / rest.isfinite().to(rest.dtype).index_add(0, image, share)
+    # As the background's loss and what is above it: the mean of equal losses has no rounding.
+    base = torch.where(rest.isfinite(), rest, 0.0)
+    excess = torch.where(share > 0, share * (loss - base[image]), 0.0)
+    total = torch.zeros_like(base).index_add(0, image, excess)
+    return base + total / rest.isfinite().to(rest.dtype).index_add(0, image, share)
 
 
 def _normalized(x: Tensor) -> Tensor:

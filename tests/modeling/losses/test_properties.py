@@ -1,0 +1,183 @@
+"""What holds for every distillation loss, whatever the features."""
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Instances
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from aid.config import load_config
+from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context, Responses
+
+QUICK = settings(max_examples=100, deadline=None, derandomize=True)
+ON_MAPS = ["AttentionGuidedLoss", "NonLocalLoss"]
+
+
+class Case:
+    """A loss of random weights, and the random features of both sides."""
+
+    def __init__(self, name, file, sizes, channels, dtype, scale, temperature, seed):
+        torch.manual_seed(seed)
+        cfg = load_config(file)
+        cfg.DISTILLATION.SCALE = scale
+        cfg.DISTILLATION.ATTENTION.TEMPERATURE = temperature
+        for part, keys in (("ATTENTION", ("FEATURE", "CHANNEL", "SPATIAL")), ("NON_LOCAL", ("",))):
+            for key in keys:
+                cfg.DISTILLATION[part][f"{key}_WEIGHT".lstrip("_")] = 1.0
+        num_images, *sizes = sizes
+        shapes = [
+            {f"p{i}": ShapeSpec(channels=c, stride=2**i) for i in range(len(sizes))}
+            for c in channels
+        ]
+        build = DISTILLATION_LOSS_REGISTRY.get(name)
+        self.loss = build(cfg, tuple(shapes[0]), *shapes).to(dtype)
+        for parameter in self.loss.parameters():
+            nn.init.normal_(parameter, std=0.5)
+        self.student, self.teacher, self.ones = (
+            {f"p{i}": x.to(dtype) for i, x in enumerate(maps)}
+            for maps in (
+                *([3 * torch.randn(num_images, c, *s) for s in sizes] for c in channels),
+                [torch.ones(num_images, 1, *s) for s in sizes],
+            )
+        )
+
+    def __call__(self, weights, student=None, teacher=None):
+        return self.loss(student or self.student, teacher or self.teacher, weights, None)
+
+    def make_identity(self):
+        """Adapters and blocks that change nothing."""
+        for module in self.loss.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.dirac_(module.weight) if module.weight.dim() == 4 else nn.init.eye_(
+                    module.weight
+                )
+                nn.init.zeros_(module.bias)
+        for blocks in getattr(self.loss, "blocks", {}).values():
+            for block in (blocks.student, blocks.teacher):
+                nn.init.zeros_(block.out.weight)
+
+
+def cases(name, file, same_channels=False):
+    side = st.integers(1, 9)
+
+    @st.composite
+    def draw_case(draw):
+        sizes = [draw(st.integers(1, 3))]
+        sizes += draw(st.lists(st.tuples(side, side), min_size=1, max_size=3))
+        channels = [draw(st.integers(1, 9)), draw(st.integers(1, 9))]
+        channels[1] = channels[0] if same_channels else channels[1]
+        dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+        scale = draw(st.sampled_from(["sum", "rms"]))
+        temperature = draw(st.floats(0.1, 2))
+        seed = draw(st.integers(0, 2**31))
+        return Case(name, file, sizes, channels, dtype, scale, temperature, seed)
+
+    return draw_case()
+
+
+@pytest.fixture
+def file(repository):
+    return f"{repository}/configs/Base-RCNN-FPN.yaml"
+
+
+def close(found, expected):
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ON_MAPS)
+def test_a_constant_map_is_a_factor(name, file):
+    @given(cases(name, file), st.floats(0, 1))
+    @QUICK
+    def check(case, constant):
+        one = case(case.ones)
+        assert all(value.isfinite() and value >= 0 for value in one.values())
+        found = case({k: constant * x for k, x in case.ones.items()})
+        close(found, {k: constant * v for k, v in one.items()})
+
+    check()
+
+
+@pytest.mark.parametrize("name", ON_MAPS)
+def test_identical_features_cost_nothing_and_have_finite_gradients(name, file):
+    @given(cases(name, file, same_channels=True))
+    @QUICK
+    def check(case):
+        case.make_identity()
+        student = {k: x.clone().requires_grad_() for k, x in case.teacher.items()}
+        found = case(case.ones, student)
+        assert all(0 <= value < 1e-4 for value in found.values())
+        sum(found.values()).backward()
+        assert all(x.grad.isfinite().all() for x in student.values())
+        assert all(p.grad.isfinite().all() for p in case.loss.parameters())
+
+    check()
+
+
+@pytest.mark.parametrize("name", ON_MAPS)
+def test_less_weight_anywhere_costs_no_more(name, file):
+    @given(cases(name, file))
+    @QUICK
+    def check(case):
+        smaller = {k: torch.rand_like(x) for k, x in case.ones.items()}
+        less, more = case(smaller), case(case.ones)
+        assert all(less[k] <= v * (1 + 1e-5) + 1e-5 for k, v in more.items())
+
+    check()
+
+
+@pytest.mark.parametrize("name", ON_MAPS)
+def test_a_batch_costs_the_mean_of_its_images(name, file):
+    @given(cases(name, file))
+    @QUICK
+    def check(case):
+        weights = {k: torch.rand_like(x) for k, x in case.ones.items()}
+        n = len(case.ones["p0"])
+        alone = [
+            case(
+                *(
+                    {k: x[i : i + 1] for k, x in y.items()}
+                    for y in (weights, case.student, case.teacher)
+                )
+            )
+            for i in range(n)
+        ]
+        close(case(weights), {k: sum(x[k] for x in alone) / n for k in alone[0]})
+
+    check()
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=3),
+    st.integers(1, 9),
+    st.floats(0.1, 4),
+    st.floats(0, 1),
+    st.integers(0, 2**31),
+)
+@QUICK
+def test_answers(counts, num_classes, temperature, constant, seed):
+    generator = torch.Generator().manual_seed(seed)
+    loss = DISTILLATION_LOSS_REGISTRY.get("BoxResponseLoss")(temperature=temperature, weight=1.0)
+    student, teacher = (
+        5 * torch.randn(sum(counts), num_classes + 1, generator=generator) for _ in range(2)
+    )
+    weights = torch.rand(sum(counts), generator=generator)
+
+    def cost(student, teacher, weights):
+        context = Context([Instances((9, 9), x=torch.zeros(n)) for n in counts], {})
+        context.responses = Responses(student, teacher, weights)
+        return loss({}, {}, {}, context)["loss_distill_response"]
+
+    found = cost(student, teacher, weights)
+    assert found.isfinite() and found >= -1e-5
+    torch.testing.assert_close(cost(student, teacher, constant * weights), constant * found)
+    order = torch.cat([x.flip(0) for x in torch.arange(sum(counts)).split(counts)])
+    again = cost(student[order], teacher[order], weights[order])
+    torch.testing.assert_close(again, found)
+    answers = teacher.clone().requires_grad_()
+    same = cost(answers, teacher, weights)
+    assert same.abs() < 1e-5
+    same.backward()
+    assert answers.grad.abs().max() < 1e-5 if sum(counts) else True

@@ -1,0 +1,233 @@
+"""What holds for every teacher's loss and every weighting, whatever the batch."""
+
+import math
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from aid.modeling.instance_loss import InstanceLosses, instance_losses
+from aid.modeling.weighting import (
+    ClassWeighting,
+    ConstantWeighting,
+    Evidence,
+    ExponentialWeighting,
+    QualityWeighting,
+    RelativeWeighting,
+    StudentAwareWeighting,
+)
+
+QUICK = settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # detectors, which do not change
+)
+GRANULARITIES = st.sampled_from(["instance", "level", "image"])
+BACKGROUNDS = st.sampled_from(["mean", "loss", "one"])
+ALPHAS = st.floats(0, 3)
+ADAPTIVE = [ExponentialWeighting, RelativeWeighting, StudentAwareWeighting, QualityWeighting]
+
+
+class Batch:
+    """What a weighting is given for images of random sizes, with random boxes and losses."""
+
+    def __init__(self, counts, shapes, dtype, seed):
+        self.counts = counts
+        generator = torch.Generator().manual_seed(seed)
+
+        def rand(*size):
+            return torch.rand(*size, generator=generator).to(dtype)
+
+        self.levels = {f"p{i}": (size, 2**i) for i, size in enumerate(shapes, start=2)}
+        num_images, num_levels, g = len(counts), len(shapes), sum(counts)
+        height, width = (4 * side for side in shapes[0])
+        self.boxes = []
+        for n in counts:
+            # Some without area, some far outside.
+            corner = (rand(n, 2).float() * 2 - 0.5) * torch.tensor([width, height])
+            side = (rand(n, 2).float() * 1.2 - 0.2).clamp(min=0) * max(height, width)
+            self.boxes.append(torch.cat([corner, corner + side], dim=1))
+        share = rand(g, num_levels) + 0.01
+        self.share = share / share.sum(dim=1, keepdim=True)
+        self.parts = {k: 15 * rand(g) ** 3 for k in ("cls", "box")}
+        self.rest = {"cls": 2 * rand(num_images, num_levels) ** 3}
+        self.student = {k: 15 * rand(g) ** 3 for k in ("cls", "box")}
+        self.quality = rand(g)
+        self.classes = torch.randint(3, (g,), generator=generator)
+
+    def evidence(self):
+        levels = tuple(self.levels)
+        teacher = InstanceLosses(levels, self.parts, self.rest, self.share)
+        student = InstanceLosses(levels, self.student, self.rest, self.share)
+        return Evidence(teacher, self.classes, student, self.quality)
+
+    def maps(self, rule):
+        return rule(self.evidence(), self.boxes, self.levels)
+
+    def permuted(self, generator):
+        """The same with the instances of each image in another order, and that order."""
+        start, orders = 0, []
+        for n in self.counts:
+            orders.append(torch.randperm(n, generator=generator) + start)
+            start += n
+        order = torch.cat(orders)
+        other = object.__new__(Batch)
+        other.__dict__ = dict(self.__dict__)
+        other.boxes = list(torch.cat(self.boxes)[order].split(self.counts))
+        other.parts = {k: v[order] for k, v in self.parts.items()}
+        other.student = {k: v[order] for k, v in self.student.items()}
+        other.share, other.quality = self.share[order], self.quality[order]
+        other.classes = self.classes[order]
+        return other, order
+
+
+@st.composite
+def batches(draw):
+    counts = draw(st.lists(st.integers(0, 7), min_size=1, max_size=3))
+    height, width = draw(st.integers(1, 20)), draw(st.integers(1, 20))
+    shapes = [(height, width)]
+    for _ in range(draw(st.integers(0, 3))):
+        shapes.append(tuple(-(-side // 2) for side in shapes[-1]))
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    return Batch(counts, shapes, dtype, draw(st.integers(0, 2**31)))
+
+
+def make(rule, **options):
+    return rule(**options, **({"momentum": 0.9} if rule is RelativeWeighting else {}))
+
+
+@pytest.mark.parametrize("rule", ADAPTIVE)
+@given(batches(), GRANULARITIES, BACKGROUNDS, st.booleans())
+@QUICK
+def test_alpha_0_is_exactly_plain_distillation(rule, batch, granularity, background, normalize):
+    options = {"granularity": granularity, "background": background, "normalize": normalize}
+    found = batch.maps(make(rule, alpha=0.0, **options))
+    assert all((x == 1).all() for x in found.maps.values())
+    assert (found.boxes == 1).all()
+
+
+@given(batches(), ALPHAS, st.floats(0, 20), st.sampled_from(["mean", "loss"]))
+@QUICK
+def test_equal_losses_make_all_granularities_equal(batch, alpha, loss, background):
+    batch.parts = {"cls": torch.full_like(batch.parts["cls"], loss)}
+    batch.rest = {"cls": torch.full_like(batch.rest["cls"], loss)}
+    rules = [
+        ExponentialWeighting(alpha=alpha, granularity=x, background=background)
+        for x in ("instance", "level", "image")
+    ]
+    instance, level, image = (batch.maps(rule).maps for rule in rules)
+    for name in batch.levels:
+        assert torch.equal(instance[name], level[name])
+        torch.testing.assert_close(image[name], level[name], rtol=3e-5, atol=0)
+
+
+@given(batches(), st.floats(0.01, 3), st.floats(0.01, 5), st.data())
+@QUICK
+def test_a_larger_loss_means_a_smaller_weight_of_that_instance_alone(batch, alpha, more, data):
+    assume(sum(batch.counts))
+    rule = ExponentialWeighting(alpha=alpha)
+    before = batch.maps(rule).instance
+    i = data.draw(st.integers(0, sum(batch.counts) - 1))
+    batch.parts["cls"][i] += more
+    after = batch.maps(rule).instance
+    assert after[i] < before[i]
+    others = torch.arange(len(before)) != i
+    assert torch.equal(after[others], before[others])
+
+
+@pytest.mark.parametrize("rule", ADAPTIVE)
+@given(batches(), GRANULARITIES, BACKGROUNDS, ALPHAS, st.booleans())
+@QUICK
+def test_the_order_of_instances_changes_nothing(
+    rule, batch, granularity, background, alpha, normalize
+):
+    options = {"granularity": granularity, "background": background, "normalize": normalize}
+    other, order = batch.permuted(torch.Generator().manual_seed(0))
+    found, again = (x.maps(make(rule, alpha=alpha, **options)) for x in (batch, other))
+    torch.testing.assert_close(again.instance, found.instance[order])
+    torch.testing.assert_close(again.boxes, found.boxes[order])
+    for name, expected in found.maps.items():
+        torch.testing.assert_close(again.maps[name], expected)
+
+
+@pytest.mark.parametrize("rule", [*ADAPTIVE, ClassWeighting, ConstantWeighting])
+@given(batches(), GRANULARITIES, BACKGROUNDS, ALPHAS, st.sampled_from([math.nan, math.inf, None]))
+@QUICK
+def test_weights_are_between_0_and_1_whatever_is_not_finite(
+    rule, batch, granularity, background, alpha, bad
+):
+    if bad is not None:
+        batch.parts["cls"][::2] = bad
+        batch.rest["cls"][:, ::2] = bad
+        batch.student["box"][1::3] = bad
+    options = {
+        ClassWeighting: {"distrusted": [1]},
+        ConstantWeighting: {"constant": min(alpha, 1.0)},
+    }.get(rule, {"alpha": alpha})
+    found = batch.maps(make(rule, granularity=granularity, background=background, **options))
+    for name, (size, _) in batch.levels.items():
+        weights = found.maps[name]
+        assert weights.shape == (len(batch.counts), 1, *size)
+        assert ((weights >= 0) & (weights <= 1)).all()
+    assert ((found.boxes >= 0) & (found.boxes <= 1)).all()
+    if bad is not None and rule in (ExponentialWeighting, RelativeWeighting, ClassWeighting):
+        assert (found.instance[::2] == 0).all()
+
+
+@pytest.mark.parametrize("rule", ADAPTIVE)
+@given(batches(), GRANULARITIES, BACKGROUNDS, ALPHAS)
+@QUICK
+def test_normalized_maps_have_mean_1(rule, batch, granularity, background, alpha):
+    options = {"alpha": alpha, "granularity": granularity, "background": background}
+    plain = batch.maps(make(rule, **options)).maps
+    found = batch.maps(make(rule, **options, normalize=True)).maps
+    for name, weights in found.items():
+        if plain[name].mean() < 1e-6:  # as good as nothing is believed, and it stays so
+            assert weights.mean() <= 1
+        else:
+            torch.testing.assert_close(weights.mean(), torch.ones_like(weights.mean()))
+            ratio = plain[name] * weights.amax()
+            torch.testing.assert_close(weights * plain[name].amax(), ratio)
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet"])
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=3),
+    st.integers(1, 130),
+    st.integers(1, 130),
+    st.integers(0, 2**31),
+)
+@settings(QUICK, max_examples=40)
+def test_every_instance_has_a_loss_in_any_order(kind, tiny_model, counts, height, width, seed):
+    generator = torch.Generator().manual_seed(seed)
+    batch = []
+    for n in counts:
+        instances = Instances((height, width))
+        corner = torch.rand(n, 2, generator=generator) * torch.tensor([width, height])
+        side = torch.rand(n, 2, generator=generator) ** 3 * 150 + 0.01
+        instances.gt_boxes = Boxes(torch.cat([corner, corner + side], dim=1))
+        instances.gt_classes = torch.randint(3, (n,), generator=generator)
+        image = torch.randint(256, (3, height, width), generator=generator)
+        batch.append({"image": image, "instances": instances})
+    model = tiny_model(kind)
+    orders = [torch.randperm(n, generator=generator) for n in counts]
+    random_state = torch.get_rng_state()
+    with torch.no_grad():
+        images = model.preprocess_image(batch)
+        features = model.backbone(images.tensor)
+        targets = [x["instances"] for x in batch]
+        found = instance_losses(model, images, features, targets)
+        permuted = [x[order] for x, order in zip(targets, orders, strict=True)]
+        again = instance_losses(model, images, features, permuted)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    starts = [sum(counts[:i]) for i in range(len(counts))]
+    order = torch.cat([x + start for x, start in zip(orders, starts, strict=True)])
+    for name, part in found.parts.items():
+        assert part.shape == (sum(counts),) and part.isfinite().all() and (part >= 0).all()
+        torch.testing.assert_close(again.parts[name], part[order])
+    for name, part in found.background.items():
+        assert part.isfinite().all() and (part >= 0).all()
+        torch.testing.assert_close(again.background[name], part)
