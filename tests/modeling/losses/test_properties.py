@@ -11,7 +11,7 @@ from torch import nn
 from aid.config import load_config
 from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context, Responses
 
-QUICK = settings(max_examples=100, deadline=None, derandomize=True)
+QUICK = settings(max_examples=50, deadline=None, derandomize=True)
 ON_MAPS = ["AttentionGuidedLoss", "NonLocalLoss"]
 
 

@@ -55,8 +55,8 @@ def compare(student: nn.Module, batched_inputs: list[dict]) -> tuple[Tensor, Ten
     teacher = student.teacher
     teacher.follow(student.device)
     targets = [x["instances"].to(student.device) for x in batched_inputs]
-    # Under autocast the student's training would find weights in half precision in autocast's
-    # cache that were cast without gradient.
+    # In full precision: older versions of torch keep weights that were cast without gradient, and
+    # the student's training would find them in autocast's cache.
     with torch.autocast(student.device.type, enabled=False), in_eval_mode(student), EventStorage():
         images = student.preprocess_image(batched_inputs)
         view = teacher.view(batched_inputs, tuple(images.tensor.shape[-2:]), student.input_format)
