@@ -12,11 +12,11 @@ MEGABYTES = 64
 
 
 def pages_handed_out() -> int:
-    """For a tensor that is made and freed three times, after some others."""
-    for _ in range(6):  # until it finds room
+    """For a tensor that is made and freed ten times, after some others."""
+    for _ in range(10):  # until it finds room
         torch.ones(MEGABYTES << 18)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(3):
+    for _ in range(10):
         torch.ones(MEGABYTES << 18)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -35,5 +35,5 @@ def hand_back() -> int:
 def test_what_was_freed_is_used_again():
     # In processes of their own, since the choice holds until a process ends.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        assert pool.apply(keep) < 100
-        assert pool.apply(hand_back) > 1000  # a huge page counts once
+        kept, returned = pool.apply(keep), pool.apply(hand_back)
+    assert kept < returned / 2

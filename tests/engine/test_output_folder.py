@@ -94,7 +94,7 @@ def test_without_its_config_a_run_is_known_by_its_weights(configure, earlier, ou
 def test_a_checkpoint_that_is_gone_is_one_line(configure, earlier, out):
     (out / "model_0000007.pth").unlink()
     cfg = configure("--num-gpus", "0", "--resume")
-    with pytest.raises(AIDError, match="--resume: .*model_0000007.pth cannot be read as a checkp"):
+    with pytest.raises(AIDError, match="--resume: .*model_0000007.pth cannot be read"):
         AIDTrainer(cfg).resume_or_load(resume=True)
 
 

@@ -152,10 +152,10 @@ def test_a_broken_file_is_refused(student_config, tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ([1, 2, 3], "cannot be read as a checkpoint"),
-        ("text", "cannot be read as a checkpoint"),
-        ({"iteration": 3}, "cannot be read as a checkpoint"),
-        ({"model": [torch.ones(2)]}, "cannot be read as a checkpoint"),
+        ([1, 2, 3], "cannot be read"),
+        ("text", "cannot be read"),
+        ({"iteration": 3}, "cannot be read"),
+        ({"model": [torch.ones(2)]}, "cannot be read"),
         ({"model": {}}, "does not fit.*missing in the file: "),
         ({}, "does not fit.*missing in the file: "),
     ],
@@ -168,7 +168,7 @@ def test_a_pickle_that_is_no_checkpoint_is_refused(
     with open(path, "wb") as f:
         torch.save(content, f) if kind == "pth" else pickle.dump(content, f)
     cfg = change(student_config("faster_rcnn"), TEACHER__WEIGHTS=str(path))
-    message = message if kind == "pth" else "cannot be read as a checkpoint|does not fit"
+    message = message if kind == "pth" else "cannot be read|numbers alone belong|does not fit"
     with pytest.raises(AIDError, match=rf"other.{kind} .*({message})") as error:
         build_teacher(cfg)
     assert "\n" not in str(error.value)
