@@ -61,7 +61,17 @@ def test_an_error_of_the_folder_is_one_line(tmp_path):
 def test_other_errors_stay_as_they_are(tmp_path):
     folder = str(tmp_path / "out")
     elsewhere = PermissionError(errno.EACCES, "Permission denied", f"{folder}_2/image.png")
-    for error in (elsewhere, OSError(errno.EIO, "Input/output error"), AIDError("x"), KeyError()):
+    full = OSError(errno.ENOSPC, "No space left on device", "/dev/shm/block")
+    others = (OSError(errno.EIO, "Input/output error"), AIDError("x"), KeyError())
+    for error in (elsewhere, full, *others):
         with pytest.raises(type(error)) as found, clear_write_errors(folder):
             raise error
         assert found.value is error
+
+
+def test_an_error_that_was_handled_before_is_none(tmp_path):
+    with pytest.raises(KeyError), clear_write_errors(str(tmp_path)):
+        try:
+            (tmp_path / "cache").read_text()
+        except FileNotFoundError:
+            raise KeyError("bug")  # noqa: B904

@@ -49,7 +49,7 @@ def test_a_teacher_worse_than_the_student_is_reported_with_both_losses(run_confi
     assert "\n" not in said
 
 
-def test_a_teacher_that_is_not_finite_is_worse(run_config, caplog):
+def test_a_teacher_that_is_not_finite_is_worse(caplog):
     hook = CompareTeacher(None, 1)
     with caplog.at_level(logging.WARNING):
         hook._judge(torch.tensor([[1.0, 2.0, 9.0], [2.0, 3.0, torch.inf]]))

@@ -20,8 +20,8 @@ def add_aid_config(cfg: CN) -> None:
     cfg.TEACHER.WEIGHTS = ""
     # Evaluate the teacher on DATASETS.TEST before the student's first iteration.
     cfg.TEACHER.EVAL_FIRST = False
-    # Batches at the start of a run on which the losses of teacher and student are compared: if the
-    # teacher's is larger, there is a warning. 0 for none.
+    # Batches of each process, at the start of a run, on which the losses of teacher and student are
+    # compared: if the teacher's is larger, there is a warning. 0 for none.
     cfg.TEACHER.COMPARE_BATCHES = 4
 
     cfg.DISTILLATION = CN()

@@ -15,6 +15,8 @@ __all__ = ["PART", "cannot_write", "clear_write_errors", "remove_parts", "whole_
 PART = ".tmp"
 # What only a write raises.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# What a folder without rights raises, or one that is gone; files elsewhere raise it too.
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
 
 
 @contextmanager
@@ -78,13 +80,17 @@ def clear_write_errors(folder: str) -> Iterator[None]:
 def cannot_write(error: BaseException | None, folder: str) -> OSError | None:
     """The error behind ``error`` by which ``folder`` cannot be written, if there is one.
 
-    ``torch.save`` for one raises an error of its own over that of the file.
+    Of errors that were being handled when another one came, only a lack of room counts:
+    ``torch.save`` raises an error of its own over that of the file.
     """
+    inside = os.path.abspath(folder) + os.sep
+    kinds = (*NO_ROOM, *NO_RIGHT)
     while error is not None:
-        if isinstance(error, OSError):
-            inside = os.path.abspath(folder) + os.sep
+        if isinstance(error, OSError) and error.errno in kinds:
             named = isinstance(error.filename, str) and os.path.abspath(error.filename)
-            if error.errno in NO_ROOM or (named and named.startswith(inside)):
+            if named.startswith(inside) if named else error.errno in NO_ROOM:
                 return error
-        error = error.__cause__ or error.__context__
+        if error.__cause__ is None:
+            kinds = NO_ROOM
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None

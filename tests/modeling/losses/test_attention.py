@@ -7,7 +7,12 @@ import torch
 from torch import nn
 
 from aid.errors import AIDError
-from aid.modeling.losses.attention import AttentionGuidedLoss, _Means, attention
+from aid.modeling.losses.attention import (
+    AttentionGuidedLoss,
+    _Means,
+    channel_attention,
+    spatial_attention,
+)
 
 NAMES = ["loss_distill_feature", "loss_distill_channel", "loss_distill_spatial"]
 
@@ -38,15 +43,15 @@ def run(loss, student, teacher, weight):
 
 def test_attention_known_values():
     features = torch.tensor([[[[1.0, -3.0]], [[3.0, 1.0]]]])  # mean |F| is 2 everywhere
-    spatial, channel = attention(features, 0.5)
-    torch.testing.assert_close(spatial, torch.ones(1, 1, 1, 2))
-    torch.testing.assert_close(channel, torch.ones(1, 2, 1, 1))
-    spatial, channel = attention(torch.tensor([[[[0.0, 2.0]], [[0.0, -4.0]]]]), 0.5)
+    torch.testing.assert_close(spatial_attention(features, 0.5), torch.ones(1, 1, 1, 2))
+    torch.testing.assert_close(channel_attention(features, 0.5), torch.ones(1, 2, 1, 1))
+    features = torch.tensor([[[[0.0, 2.0]], [[0.0, -4.0]]]])
     e = math.exp(3 / 0.5)
-    torch.testing.assert_close(spatial, torch.tensor([[[[2 / (1 + e), 2 * e / (1 + e)]]]]))
+    expected = torch.tensor([[[[2 / (1 + e), 2 * e / (1 + e)]]]])
+    torch.testing.assert_close(spatial_attention(features, 0.5), expected)
     e = math.exp((2 - 1) / 0.5)
     expected = torch.tensor([2 / (1 + e), 2 * e / (1 + e)]).view(1, 2, 1, 1)
-    torch.testing.assert_close(channel, expected)
+    torch.testing.assert_close(channel_attention(features, 0.5), expected)
 
 
 def test_known_values_where_attention_is_even():
@@ -65,8 +70,8 @@ def test_known_value_of_the_feature_term():
     generator = torch.Generator().manual_seed(0)
     teacher, student = torch.randn(2, 1, 3, 2, 4, generator=generator).unbind()
     weight = torch.rand(1, 1, 2, 4, generator=generator)
-    both = zip(attention(teacher, 0.5), attention(student, 0.5), strict=True)
-    spatial, channel = ((of_teacher + of_student) / 2 for of_teacher, of_student in both)
+    spatial = (spatial_attention(teacher, 0.5) + spatial_attention(student, 0.5)) / 2
+    channel = (channel_attention(teacher, 0.5) + channel_attention(student, 0.5)) / 2
     expected = (weight**2 * spatial * channel * (teacher - student) ** 2).sum().sqrt()
     found = run(identity_loss(channels=3), student, teacher, weight)
     torch.testing.assert_close(found["loss_distill_feature"], expected)

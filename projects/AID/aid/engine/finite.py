@@ -33,7 +33,8 @@ def check_finite(terms: dict[str, Tensor], batch: list[dict]) -> None:
     if all(name.startswith("loss_distill") for name in said):
         raise AIDError(
             f"{reason}, where the student's own losses are finite: evaluate the teacher, whose "
-            "features may not be (TEACHER.EVAL_FIRST), or lower DISTILLATION.WEIGHT"
+            "features may not be (TEACHER.EVAL_FIRST), turn SOLVER.AMP.ENABLED off if it is on, or "
+            "lower DISTILLATION.WEIGHT"
         )
     raise FloatingPointError(reason)
 

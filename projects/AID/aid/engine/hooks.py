@@ -16,16 +16,16 @@ __all__ = ["CompareTeacher", "DropPictures", "SeedStep"]
 class CompareTeacher(HookBase):
     """Warns of a teacher that is worse than its student on the first batches of a run.
 
-    The student has learned nothing then, or something else: such a teacher is broken. It is seen
-    by the losses of :func:`~aid.modeling.comparison.compare`, before the student trains on a batch,
-    and changes nothing of that.
+    Unless the student was trained before, such a teacher is broken. It is seen by the losses of
+    :func:`~aid.modeling.comparison.compare`, before the student trains on a batch, and changes
+    nothing of that.
     """
 
     def __init__(self, student: nn.Module, num_batches: int):
         """
         Args:
             student: with its teacher.
-            num_batches: that this process looks at.
+            num_batches: that this process looks at; with micro-batches, of these.
         """
         self._student = student
         self._left = num_batches
@@ -52,9 +52,10 @@ class CompareTeacher(HookBase):
         if losses.numel() and not theirs <= ours:
             logging.getLogger(__name__).warning(
                 "The teacher's loss on the first batches is %.3g, that of the student, which has "
-                "not learned from it yet, %.3g: the teacher seems broken; check TEACHER.WEIGHTS, "
-                "the order of its classes, and INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD "
-                "in TEACHER.CONFIG_FILE; TEACHER.EVAL_FIRST evaluates it",
+                "not learned from it yet, %.3g: unless MODEL.WEIGHTS were trained on these data, "
+                "the teacher seems broken; check TEACHER.WEIGHTS, the order of its classes, and "
+                "INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD in TEACHER.CONFIG_FILE; "
+                "TEACHER.EVAL_FIRST evaluates it",
                 theirs,
                 ours,
             )

@@ -196,15 +196,12 @@ class AIDTrainer(DefaultTrainer):
 
 @contextmanager
 def _without_known_tracebacks(folder: str) -> Iterator[None]:
-    """Keep what is said in a line from being told by tracebacks too.
-
-    Detectron2's training loop logs that of every error, and logging itself those of a full disk.
+    """Keep Detectron2's training loop from logging the traceback of what is said in a line.
 
     Args:
         folder: the output folder.
     """
     logger = logging.getLogger("detectron2.engine.train_loop")
-    raises = logging.raiseExceptions
 
     def is_wanted(record: logging.LogRecord) -> bool:
         error = record.exc_info and record.exc_info[1]
@@ -212,12 +209,10 @@ def _without_known_tracebacks(folder: str) -> Iterator[None]:
         return not (known or cannot_write(error, folder))
 
     logger.addFilter(is_wanted)
-    logging.raiseExceptions = False
     try:
         yield
     finally:
         logger.removeFilter(is_wanted)
-        logging.raiseExceptions = raises
 
 
 def _distribute(model: nn.Module) -> nn.Module:

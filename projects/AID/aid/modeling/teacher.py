@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -250,13 +251,11 @@ def load_teacher_config(config_file: str) -> CfgNode:
     """
     if os.path.isfile(config_file):
         return load_config(config_file)
-    try:
-        if os.path.normpath(config_file).startswith(".."):
-            raise RuntimeError("leads out of the model zoo")
+    if not os.path.normpath(config_file).startswith(".."):  # out of the model zoo
         # Detectron2's own files, some of which compute values: the only ones trusted with that.
-        return load_config(get_config_file(config_file), allow_unsafe=True)
-    except RuntimeError:
-        raise AIDError(
-            f"TEACHER.CONFIG_FILE {config_file} was found neither beside the student's config "
-            "file, nor from the current folder, nor in Detectron2's model zoo"
-        ) from None
+        with suppress(RuntimeError):
+            return load_config(get_config_file(config_file), allow_unsafe=True)
+    raise AIDError(
+        f"TEACHER.CONFIG_FILE {config_file} was found neither beside the student's config file, "
+        "nor from the current folder, nor in Detectron2's model zoo"
+    )

@@ -12,28 +12,36 @@ from ...errors import AIDError
 from .base import DISTILLATION_LOSS_REGISTRY, Context, average_norm, channels_of, norm_per_image
 from .residual import residual_norm
 
-__all__ = ["AttentionGuidedLoss", "attention"]
+__all__ = ["AttentionGuidedLoss", "channel_attention", "spatial_attention"]
 
 
-def attention(features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Where a net looks: spatial and channel attention.
-
-        spatial: H * W * softmax over positions of (mean over channels of |F|) / T
-        channel:     C * softmax over channels of (mean over positions of |F|) / T
+# Sums of magnitudes are 1-norms, for which no map of magnitudes is made.
+def spatial_attention(features: Tensor, temperature: float) -> Tensor:
+    """H * W * softmax over positions of (mean over channels of |F|) / T.
 
     Args:
         features: (N, C, H, W).
 
     Returns:
-        (N, 1, H, W) and (N, C, 1, 1), each of mean 1.
+        (N, 1, H, W), of mean 1.
     """
     n, c, h, w = features.shape
-    # Sums of magnitudes as 1-norms: no map of magnitudes is made.
-    positions = torch.linalg.vector_norm(features, ord=1, dim=1).flatten(1) / c
-    channels = torch.linalg.vector_norm(features, ord=1, dim=(2, 3)) / (h * w)
-    spatial = (positions / temperature).softmax(dim=1) * (h * w)
-    channel = (channels / temperature).softmax(dim=1) * c
-    return spatial.view(n, 1, h, w), channel.view(n, c, 1, 1)
+    energy = torch.linalg.vector_norm(features, ord=1, dim=1).flatten(1) / (c * temperature)
+    return energy.softmax(dim=1).view(n, 1, h, w) * (h * w)
+
+
+def channel_attention(features: Tensor, temperature: float) -> Tensor:
+    """C * softmax over channels of (mean over positions of |F|) / T.
+
+    Args:
+        features: (N, C, H, W).
+
+    Returns:
+        (N, C, 1, 1), of mean 1.
+    """
+    n, c, h, w = features.shape
+    energy = torch.linalg.vector_norm(features, ord=1, dim=(2, 3)) / (h * w * temperature)
+    return energy.softmax(dim=1).view(n, c, 1, 1) * c
 
 
 class _Means(torch.autograd.Function):
@@ -154,18 +162,18 @@ class AttentionGuidedLoss(nn.Module):
         self, adapters: _Adapters, student: Tensor, teacher: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
-            spatial, channel = attention(teacher, self.temperature)
-            own_spatial, own_channel = attention(student, self.temperature)
-            if student.shape[1] != teacher.shape[1]:
-                # Channels correspond one to one only where there are as many on both sides.
-                _, own_channel = attention(adapters.feature(student), self.temperature)
-            # The roots of the masks: the norm squares them.
-            spatial_mask = ((spatial + own_spatial) / 2).sqrt()
-            channel_mask = ((channel + own_channel) / 2).sqrt()
+            t = self.temperature
+            # Channels correspond one to one only where there are as many on both sides. Where not,
+            # the adapter runs twice: the norm below does not keep what it gives.
+            same = student.shape[1] == teacher.shape[1]
+            own_channels = student if same else adapters.feature(student)
+            spatial_mask = (spatial_attention(teacher, t) + spatial_attention(student, t)) / 2
+            channel_mask = (channel_attention(teacher, t) + channel_attention(own_channels, t)) / 2
         matrix = adapters.feature.weight.flatten(1).expand(len(student), -1, -1)
         feature = residual_norm(
             teacher.flatten(2),
-            ((weight * spatial_mask).flatten(2), channel_mask.flatten(2)),
+            # The roots of the masks: the norm squares them.
+            ((weight * spatial_mask.sqrt()).flatten(2), channel_mask.sqrt().flatten(2)),
             adapters.feature.bias[None],
             (matrix, student.flatten(2)),
         )

@@ -33,7 +33,8 @@ class NonLocalBlock(nn.Module):
     """Non-local block with dot products (Wang et al., CVPR 2018): F + W(theta (phi^T g) / P).
 
     Keys phi and values g are max-pooled. There is no softmax, so the product of three may start
-    with its small end: phi^T g is (c, c), where theta phi^T would be (H * W, P).
+    with its small end: phi^T g is (c, c), where theta phi^T would be (H * W, P). The loss below
+    takes the block apart and computes the same.
     """
 
     def __init__(self, channels: int, inner_channels: int, subsample: int):
@@ -53,20 +54,20 @@ class NonLocalBlock(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def mix(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """W phi^T g / P, of all positions, by which the block is linear in its queries.
+    def mix(self, x: Tensor) -> Tensor:
+        """W g phi^T / P over all positions: the block is F + mix(F) theta(F) + the bias of W.
 
         Args:
             x: (N, C, H, W).
 
         Returns:
-            (N, C, c) and the bias (C,): the block is F + mixing theta(F) + bias.
+            (N, C, c)
         """
         kernel = tuple(min(self.subsample, side) for side in x.shape[-2:])
         both = pointwise(x, self.phi, self.g)  # (N, 2 c, H, W)
         keys, values = F.max_pool2d(both, kernel).flatten(2).chunk(2, dim=1)  # (N, c, P)
         mixing = values @ keys.transpose(1, 2) / keys.shape[2]
-        return self.out.weight.flatten(1) @ mixing, self.out.bias
+        return self.out.weight.flatten(1) @ mixing
 
     def forward(self, x: Tensor) -> Tensor:
         """
@@ -76,8 +77,7 @@ class NonLocalBlock(nn.Module):
         Returns:
             (N, C, H, W)
         """
-        mixing, bias = self.mix(x)
-        mixed = mixing @ pointwise(x, self.theta).flatten(2) + bias[:, None]
+        mixed = self.mix(x) @ pointwise(x, self.theta).flatten(2) + self.out.bias[:, None]
         return x + mixed.view_as(x)
 
 
@@ -167,18 +167,18 @@ class NonLocalLoss(nn.Module):
 
     def _level(self, blocks: _Blocks, student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
         # The student's block and the adapter are one matrix on its features, by image.
-        mixing, bias = blocks.student.mix(student)
+        mixing = blocks.student.mix(student)
         adapter = blocks.adapter.weight.flatten(1)  # (C_t, C_s)
         matrix = adapter + (adapter @ mixing) @ blocks.student.theta.weight.flatten(1)
-        offset = mixing @ blocks.student.theta.bias + bias  # (N, C_s)
+        offset = mixing @ blocks.student.theta.bias + blocks.student.out.bias  # (N, C_s)
         offset = offset @ adapter.T + blocks.adapter.bias
         # The teacher's is not: its queries are few.
-        mixing, bias = blocks.teacher.mix(teacher)
+        mixing = blocks.teacher.mix(teacher)
         queries = pointwise(teacher, blocks.teacher.theta)
         norms = residual_norm(
             teacher.flatten(2),
             (weight.flatten(2),),
-            offset - bias,
+            offset - blocks.teacher.out.bias,
             (matrix, student.flatten(2)),
             (-mixing, queries.flatten(2)),
         )

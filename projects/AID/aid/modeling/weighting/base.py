@@ -128,7 +128,10 @@ class Weighting(nn.Module):
 
     @property
     def needs_background(self) -> bool:
-        """Whether the background's loss is needed of images that have instances, too."""
+        """Whether all of the background's loss is needed of images that have instances, too.
+
+        Where none of their losses is finite, an image falls back on what there is of it.
+        """
         return self.granularity != "instance" or self.background == "loss"
 
     def weight(self, loss: Tensor) -> Tensor:
