@@ -81,9 +81,9 @@ def test_only_the_first_batches_of_a_run_are_looked_at(opts, batches, run_config
 
 
 def test_a_run_that_ends_before_is_evaluated_as_ever(run_config):
-    train(run_config("run", opts=["SOLVER.MAX_ITER", 1]))
+    assert train(run_config("run", opts=["SOLVER.MAX_ITER", 1]))
 
 
 def test_another_family_is_not_looked_at(run_config, monkeypatch):
     monkeypatch.setattr("aid.engine.hooks.compare", None)
-    train(run_config("run", "retinanet", "faster_rcnn", ["SOLVER.MAX_ITER", 1]))
+    assert train(run_config("run", "retinanet", "faster_rcnn", ["SOLVER.MAX_ITER", 1]))

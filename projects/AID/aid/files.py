@@ -67,7 +67,7 @@ def clear_write_errors(folder: str) -> Iterator[None]:
         yield
     except AIDError:
         raise
-    except Exception as error:
+    except Exception as error:  # torch.save has one of its own for a full disk
         cause = cannot_write(error, folder)
         if cause is None:
             raise

@@ -4,6 +4,7 @@ import os
 
 import torch
 
+from ..checkpoint import load_file
 from ..files import PART
 
 __all__ = [
@@ -100,7 +101,7 @@ def load(path: str) -> dict:
         BrokenPromise: it cannot be read.
     """
     try:
-        return torch.load(path, map_location="cpu")
+        return load_file(path)
     except Exception as error:  # unpickling what is no pickle raises anything
         reason = " ".join(f"{type(error).__name__} {error}".split())
         raise BrokenPromise("unreadable", f"{path} cannot be read: {reason}") from error
