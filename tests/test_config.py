@@ -99,6 +99,15 @@ def test_schedules_are_those_of_the_paper_and_of_detectron2(file):
         ("AID:\n  ALPHA: much\n", "AID.ALPHA|Type mismatch"),
         ("AID:\n  APLHA: 0.1\n", "Non-existent config key: AID.APLHA"),
         ("_BASE_: gone.yaml\n", "gone.yaml"),
+        ("", "no mapping of keys"),
+        ("- AID\n", "no mapping of keys"),
+        ("AID.ALPHA\n", "no mapping of keys"),
+        ("AID: 5\n", "AID"),
+        ("TEACHER: [teacher.yaml]\n", "TEACHER"),
+        ("_BASE_: 5\n", "_BASE_ is no path"),
+        ("_BASE_: {a: b}\n", "_BASE_ is no path"),
+        ("_BASE_: [5]\n", "_BASE_ is no path"),
+        ("_BASE_: bad.yaml\n", "_BASE_ leads back to itself"),
     ],
 )
 def test_a_malformed_file_is_one_line(tmp_path, text, message):

@@ -16,6 +16,8 @@ import sys
 from aid.errors import main_with_clear_errors
 from aid.reliability import run_campaign
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
 
 @main_with_clear_errors
 def main(argv: list[str] | None = None) -> None:
@@ -36,7 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     parser.add_argument("--output", default="output/reliability", help="default: %(default)s")
     args = parser.parse_args(argv)
-    result = run_campaign(args.output, args.kills, tuple(dict.fromkeys(args.workers)), args.seed)
+    workers = tuple(dict.fromkeys(args.workers))
+    result = run_campaign(ROOT, args.output, args.kills, workers, args.seed)
     if result["failure"]:
         sys.exit(f"error: {result['failure']}")
     print(

@@ -13,8 +13,9 @@ def campaign(repository, tmp_path):
     """A function (options) -> (finished process, what it wrote or None)."""
 
     def call(*options: str):
-        command = [sys.executable, "tools/crash_campaign.py", "--output", str(tmp_path), *options]
-        done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+        script = os.path.join(repository, "tools/crash_campaign.py")
+        command = [sys.executable, script, "--output", ".", *options]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         written = tmp_path / "crash_campaign.json"
         return done, json.loads(written.read_text()) if written.exists() else None
 

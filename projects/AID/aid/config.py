@@ -96,7 +96,12 @@ class _Reader(CN):
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict:
-        loaded = super().load_yaml_with_base(filename, allow_unsafe)  # calls this for every base
+        try:
+            loaded = super().load_yaml_with_base(filename, allow_unsafe)  # calls this for bases
+        except (AttributeError, TypeError):
+            loaded = None
+        if not isinstance(loaded, dict):
+            raise ValueError(f"{filename} is no mapping of keys, or its _BASE_ is no path")
         teacher = loaded.get("TEACHER")
         if isinstance(teacher, dict) and isinstance(teacher.get("CONFIG_FILE"), str):
             teacher["CONFIG_FILE"] = _beside(filename, teacher["CONFIG_FILE"])
@@ -123,14 +128,16 @@ def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = 
     if not os.path.isfile(config_file):
         raise AIDError(f"config file {config_file} does not exist: check --config-file")
     try:
-        cfg.merge_from_file(config_file, allow_unsafe=allow_unsafe)
         read = _Reader.load_yaml_with_base(config_file, allow_unsafe=allow_unsafe)
+        cfg.merge_from_file(config_file, allow_unsafe=allow_unsafe)
     except yaml.YAMLError as error:
         raise AIDError(
             f"{config_file}: not plain YAML: {_one_line(error)}; object tags are refused"
         ) from error
     except (AssertionError, KeyError, TypeError, ValueError, OSError) as error:
         raise AIDError(f"{config_file}: {_one_line(error)}") from error
+    except RecursionError as error:
+        raise AIDError(f"{config_file}: its _BASE_ leads back to itself") from error
     cfg.TEACHER.CONFIG_FILE = read.get("TEACHER", {}).get("CONFIG_FILE", "")
     try:
         cfg.merge_from_list(list(opts))

@@ -43,12 +43,14 @@ WRITES = 0.5
 INTO_WRITE = 0.005  # seconds, at most
 
 
-def run_campaign(output: str, kills: int, workers: tuple[int, ...] = (0, 2), seed: int = 0) -> dict:
+def run_campaign(
+    root: str, output: str, kills: int, workers: tuple[int, ...] = (0, 2), seed: int = 0
+) -> dict:
     """Train a small AID student without interruption, then with kills, and compare.
 
     Args:
-        output: folder for the runs, in ``crash_campaign/`` there, and crash_campaign.json. Scripts
-            and configs are looked for from the current folder.
+        root: of the repository, with its scripts and configs.
+        output: folder for the runs, in ``crash_campaign/`` there, and crash_campaign.json.
         kills: their number, dealt out to ``workers``.
         workers: numbers of loader workers; for each a training is killed until its kills are spent.
         seed: of the moments.
@@ -68,7 +70,7 @@ def run_campaign(output: str, kills: int, workers: tuple[int, ...] = (0, 2), see
     except OSError as error:
         raise AIDError(f"--output {output} cannot be written: {error.strerror}") from error
     shares = [kills // len(workers) + (i < kills % len(workers)) for i in range(len(workers))]
-    campaign = _Campaign(folder, iterations=PERIOD * (max(shares) + 4), seed=seed)
+    campaign = _Campaign(root, folder, iterations=PERIOD * (max(shares) + 4), seed=seed)
     campaign.result["workers"] = list(workers)
     start = time.monotonic()
     with tqdm(total=kills, unit="kill") as bar, campaign.record_failure():
@@ -86,7 +88,7 @@ def run_campaign(output: str, kills: int, workers: tuple[int, ...] = (0, 2), see
 class _Campaign:
     """The runs of a campaign, and what was counted."""
 
-    def __init__(self, folder: str, iterations: int, seed: int):
+    def __init__(self, root: str, folder: str, iterations: int, seed: int):
         self.result = {
             "kills": 0,
             "kills_during_write": 0,
@@ -99,6 +101,7 @@ class _Campaign:
             "checkpoint_period": PERIOD,
             "seed": seed,
         }
+        self._root = root
         self._folder = folder
         self._teacher = os.path.join(folder, "teacher")
         self._whole = os.path.join(folder, "uninterrupted")
@@ -121,8 +124,9 @@ class _Campaign:
 
     def prepare(self) -> None:
         """Render scenes, train a teacher, and train the student without interruption."""
-        render = [sys.executable, "datasets/make_synthetic_kitti.py", "--output", self._scenes]
-        done = subprocess.run([*render, *SCENES], capture_output=True, text=True)
+        script = os.path.join(self._root, "datasets/make_synthetic_kitti.py")
+        render = [sys.executable, script, "--output", self._scenes, *SCENES]
+        done = subprocess.run(render, capture_output=True, text=True)
         if done.returncode:
             raise AIDError(f"{self._scenes} cannot be rendered: {done.stderr.strip()}")
         with self._start(TEACHER, self._teacher, {"SOLVER.MAX_ITER": PERIOD}) as teacher:
@@ -179,7 +183,8 @@ class _Campaign:
 
     def _start(self, config: str, folder: str, options: dict[str, object]) -> Victim:
         os.makedirs(folder, exist_ok=True)
-        command = [sys.executable, "train_net.py", "--config-file", config, "--num-gpus", "0"]
+        script, config = (os.path.join(self._root, path) for path in ("train_net.py", config))
+        command = [sys.executable, script, "--config-file", config, "--num-gpus", "0", "--resume"]
         keys = {**SMALL, **options, "OUTPUT_DIR": folder}
-        command += ["--resume", *(str(part) for item in keys.items() for part in item)]
+        command += [*(str(part) for item in keys.items() for part in item)]
         return Victim(command, self._environment, folder)
