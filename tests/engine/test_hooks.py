@@ -1,9 +1,11 @@
-"""The comparison of teacher and student at the start of a run."""
+"""The comparison of teacher and student at the start of a run, and what pictures leave behind."""
 
+import gc
 import logging
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from aid.engine import AIDTrainer
 from aid.engine.hooks import CompareTeacher
@@ -87,3 +89,17 @@ def test_a_run_that_ends_before_is_evaluated_as_ever(run_config):
 def test_another_family_is_not_looked_at(run_config, monkeypatch):
     monkeypatch.setattr("aid.engine.hooks.compare", None)
     assert train(run_config("run", "retinanet", "faster_rcnn", ["SOLVER.MAX_ITER", 1]))
+
+
+def test_figures_do_not_pile_up(run_config):
+    def figures():
+        return sum(isinstance(x, Figure) for x in gc.get_objects())
+
+    gc.collect()
+    before = figures()
+    gc.disable()
+    try:
+        assert train(run_config("run", opts=["VIS_PERIOD", 1, "SOLVER.MAX_ITER", 3]))
+        assert figures() == before
+    finally:
+        gc.enable()

@@ -1,5 +1,6 @@
 """Training hooks."""
 
+import gc
 import logging
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from ..data.seeding import seed_all
 from ..modeling.comparison import are_comparable, compare
 
-__all__ = ["CompareTeacher", "DropPictures", "SeedStep"]
+__all__ = ["CollectFigures", "CompareTeacher", "DropPictures", "SeedStep"]
 
 
 class CompareTeacher(HookBase):
@@ -59,6 +60,25 @@ class CompareTeacher(HookBase):
                 theirs,
                 ours,
             )
+
+
+class CollectFigures(HookBase):
+    """Frees what the pictures of a step were drawn with.
+
+    Matplotlib's figures are reference cycles. Python looks for these the more rarely the more
+    objects there are, in a training once in a thousand iterations and more, and they pile up.
+    """
+
+    def __init__(self, period: int):
+        """
+        Args:
+            period: iterations from picture to picture, at least 1.
+        """
+        self._period = period
+
+    def after_step(self) -> None:
+        if self.trainer.iter % self._period == 0:
+            gc.collect()
 
 
 class DropPictures(HookBase):

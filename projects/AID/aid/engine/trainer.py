@@ -24,7 +24,7 @@ from ..malloc import keep_freed_memory
 from ..modeling.meta_arch import DistillationMixin
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection
-from .hooks import CompareTeacher, DropPictures, SeedStep
+from .hooks import CollectFigures, CompareTeacher, DropPictures, SeedStep
 from .optimizer import build_optimizer
 
 __all__ = ["AIDTrainer"]
@@ -71,6 +71,8 @@ class AIDTrainer(DefaultTrainer):
         hooks = [SeedStep(self.cfg.SEED), *super().build_hooks()]
         if not comm.is_main_process():
             hooks.append(DropPictures())
+        if self.cfg.VIS_PERIOD > 0:
+            hooks.append(CollectFigures(self.cfg.VIS_PERIOD))
         student = _unwrap(self.model)
         if isinstance(student, DistillationMixin):
             hooks.append(CompareTeacher(student, self.cfg.TEACHER.COMPARE_BATCHES))
