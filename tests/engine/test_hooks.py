@@ -93,7 +93,7 @@ def test_another_family_is_not_looked_at(run_config, monkeypatch):
 
 def test_figures_do_not_pile_up(run_config):
     def figures():
-        return sum(isinstance(x, Figure) for x in gc.get_objects())
+        return sum(issubclass(type(x), Figure) for x in gc.get_objects())
 
     gc.collect()
     before = figures()
