@@ -26,7 +26,7 @@ def cost(loss, student, teacher, weight=None):
 
 
 def masks(loss, number=1):
-    """The masks of so many steps; seen in the cost at a single place of a teacher of zeros."""
+    """The masks of so many steps: what is left of a student of ones."""
     found = []
     loss.generation["p2"].register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
     for _ in range(number):

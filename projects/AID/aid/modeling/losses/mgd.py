@@ -26,8 +26,8 @@ class MGDLoss(SingleTermLoss):
     position of weight 0 is not to be generated; what the student has there may still help to
     generate its neighbours.
 
-    DISTILLATION.SCALE "rms" makes a mean of the sum. Both convolutions run on the finest level,
-    which makes this by far the slowest of the losses.
+    DISTILLATION.SCALE "rms" makes a mean of the sum. Its convolutions on the finest level make this
+    the slowest of the losses.
     """
 
     term = "loss_distill_mgd"
@@ -84,9 +84,9 @@ class MGDLoss(SingleTermLoss):
     def _mask(self, like: Tensor) -> Tensor:
         """0 and 1 in the shape of ``like``.
 
-        Torch's own generator belongs to the student. This one starts from the same seed whenever
-        that is set, as the trainer does in every iteration, so that a resumed run has the same
-        masks; until then it goes on.
+        Torch's own generator belongs to the student. This one starts again whenever that has a new
+        seed, as in every iteration of the trainer, so that a resumed run has the same masks; in
+        between, as for micro-batches, it goes on.
         """
         if self._seed != torch.initial_seed():
             self._seed = torch.initial_seed()
