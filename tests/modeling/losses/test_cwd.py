@@ -38,10 +38,9 @@ def test_equals_loops_over_images_and_channels():
     expected = 0.0
     for n, c in np.ndindex(2, 3):
         w = weight[n, 0].numpy()
-        s, t = (w * np.exp(x[n, c].numpy() / 0.5) for x in (student, teacher))
+        s, t = (np.exp(x[n, c].numpy()[w > 0] / 0.5) for x in (student, teacher))
         s, t = s / s.sum(), t / t.sum()
-        left = w > 0
-        expected += w.mean() * (t[left] * np.log(t[left] / s[left])).sum()
+        expected += (w[w > 0] * (t * np.log(t / s) - t + s)).sum()
     assert cost(student, teacher, weight, 0.5) == pytest.approx(expected * 0.5**2 / 3 / 2)
 
 
@@ -50,9 +49,24 @@ def test_a_place_of_weight_0_takes_nothing_from_the_others():
     weight = torch.ones(1, 1, 2, 3, dtype=torch.float64)
     weight[..., 0] = 0
     found = cost(student, teacher, weight)
-    assert found == pytest.approx(2 / 3 * cost(student[..., 1:], teacher[..., 1:]))
+    assert found == pytest.approx(cost(student[..., 1:], teacher[..., 1:]))
     teacher[..., 0] = 1e4  # where it is wrong, and sure of it
     assert cost(student, teacher, weight) == pytest.approx(found)
+
+
+def test_a_weight_counts_where_a_channel_has_a_peak_too():
+    student, teacher, weight = (
+        torch.zeros(1, 1, 2, 3),
+        torch.zeros(1, 1, 2, 3),
+        torch.ones(1, 1, 2, 3),
+    )
+    teacher[..., 1, 2] = 50
+    whole = cost(student, teacher, weight)
+    weight[..., 1, 2] = 0.1
+    # What remains is what the student has in the other places, 5/6 of it.
+    peak = math.log(6) - 1 + 1 / 6
+    assert whole == pytest.approx(math.log(6))
+    assert cost(student, teacher, weight) == pytest.approx(0.1 * peak + 5 / 6)
 
 
 def test_is_never_negative():

@@ -62,17 +62,16 @@ def written_out(loss, student, teacher, weight, boxes, stride=4):
             if len(cells) < taken[cell]:
                 taken[cell], shares[cell] = len(cells), 1 / len(cells)
     outside = shares == 0
-    by_weight = weight / weight.mean()
+    left = weight > 0
 
     def attention(x):
-        energy = np.exp(np.abs(x).mean(axis=0) / t)
-        spatial = h * w * energy / (by_weight * energy).sum()
-        magnitudes = (by_weight * np.abs(x)).mean(axis=(1, 2))
-        return spatial, c * softmax(magnitudes / t)
+        energy = left * np.exp(np.abs(x).mean(axis=0) / t)
+        magnitudes = (weight * np.abs(x)).sum(axis=(1, 2)) / weight.sum()
+        return left.sum() * energy / energy.sum(), c * softmax(magnitudes / t)
 
     def context(block, x):
         kernel = block.attention.weight.detach().numpy().reshape(c, 1, 1)
-        energy = by_weight * np.exp((kernel * x).sum(axis=0))
+        energy = left * np.exp((kernel * x).sum(axis=0))
         pooled = (x * energy / energy.sum()).sum(axis=(1, 2))
         with torch.no_grad():
             return block.transform(torch.from_numpy(pooled)[None]).numpy().reshape(c, 1, 1)
@@ -109,7 +108,7 @@ def test_equals_the_formula_in_loops(equal):
     for parameter in loss.parameters():
         nn.init.normal_(parameter)
     student, teacher = random(3, 3, 4, 5), random(3, 3, 4, 5, seed=1)
-    weight = torch.ones(3, 1, 4, 5).double() if equal else random(3, 1, 4, 5, seed=2).abs()
+    weight = torch.ones(3, 1, 4, 5).double() if equal else random(3, 1, 4, 5, seed=2).clamp(min=0)
     images = zip(student.numpy(), teacher.numpy(), weight[:, 0].numpy(), BOXES, strict=True)
     alone = [written_out(loss, *image) for image in images]
     found = run(loss, student, teacher, weight, BOXES)

@@ -16,8 +16,8 @@ QUICK = settings(max_examples=50, deadline=None, derandomize=True)
 ON_MAPS = sorted(k for k, v in DISTILLATION_LOSS_REGISTRY if not hasattr(v, "needs_responses"))
 # MGD makes the teacher's features anew, whatever the student's are.
 IMITATE = [x for x in ON_MAPS if x != "MGDLoss"]
-# The others compare positions: without a place on which both agree the rest differs by more.
-ADD_UP = ["AttentionGuidedLoss", "FitNetLoss", "MGDLoss", "NonLocalLoss"]
+# The others count by weight in means, too: without a place on which both agree, less is shared.
+ADD_UP = [x for x in ON_MAPS if x not in ("FGDLoss", "PKDLoss")]
 # The earlier two compare positions, too, without asking for weights.
 LEAVE_OUT = [x for x in ON_MAPS if x not in ("AttentionGuidedLoss", "NonLocalLoss")]
 

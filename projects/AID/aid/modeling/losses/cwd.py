@@ -8,7 +8,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from .base import DISTILLATION_LOSS_REGISTRY, channels_of, check_temperature
-from .positions import position_log_softmax, strength
+from .positions import position_log_softmax
 from .single_term import SingleTermLoss
 
 __all__ = ["CWDLoss"]
@@ -21,11 +21,13 @@ class CWDLoss(SingleTermLoss):
         T^2 / C * sum over C of KL(phi(F_t) || phi(F_s))
         phi(F) = softmax over positions of F / T
 
-    averaged over the batch; F_s is the student's after the adapter. With a weight map w it is
-    mean(w) times the same with w exp(F / T) in place of exp(F / T): a divergence again, so never
-    negative, between the positions that the weights leave. Weights on the single terms of the
-    divergence could make it negative, and a place of weight 0 would still take its share of phi
-    from the others. Does not read DISTILLATION.SCALE.
+    averaged over the batch; F_s is the student's after the adapter. A weight map w multiplies the
+    terms of the divergence, position by position, which are written such that none is negative:
+
+        KL(p || q) = sum over positions of  w (p log(p / q) - p + q)
+
+    What is added to p log(p / q) sums up to 0 where w is even. phi is over the positions whose
+    weight is not 0. Does not read DISTILLATION.SCALE.
     """
 
     term = "loss_distill_cwd"
@@ -61,5 +63,6 @@ class CWDLoss(SingleTermLoss):
         ours, theirs = (
             position_log_softmax(x / self.temperature, weights) for x in (student, teacher)
         )
-        divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=(2, 3))
-        return self.temperature**2 * (strength(weights) * divergence.mean(dim=1)).mean()
+        terms = F.kl_div(ours, theirs, reduction="none", log_target=True)
+        terms = (terms - theirs.exp() + ours.exp()).mean(dim=1, keepdim=True)
+        return self.temperature**2 * (weights * terms).sum(dim=(1, 2, 3)).mean()

@@ -16,7 +16,7 @@ from .base import (
     check_temperature,
     make_adapters,
 )
-from .positions import position_log_softmax, position_mean, strength
+from .positions import position_log_softmax, position_mean
 
 __all__ = ["FGDLoss", "GlobalContext", "foreground_share"]
 
@@ -94,10 +94,10 @@ class FGDLoss(nn.Module):
         attention:  || w (A_s(F_t) - A_s(F_s)) ||_1 + mean(w) || A_c(F_t) - A_c(F_s) ||_1
         global:     sum  w (F_t + GC_t(F_t) - F_s - GC_s(F_s))^2
 
-    F_s is the student's after the adapter. The weight map w comes in twice: an instance's weight is
-    a factor of its cells' terms, beside the share that makes large and small instances equal; and
-    the softmaxes and means over positions inside of A_s, A_c and GC count a position by its weight,
-    so that cells of weight 0 are without influence. Shares are of the ground truth alone.
+    F_s is the student's after the adapter. An instance's weight is a factor of its cells' terms,
+    beside the share that makes large and small instances equal, which is of the ground truth alone.
+    The softmaxes of A_s and GC are over cells whose weight w is not 0, and the means of A_c count a
+    cell by its weight, so that cells of weight 0 are without influence.
 
     DISTILLATION.SCALE "rms" divides by C (foreground, background and the attention over channels;
     their cells are averaged already), H W (attention over positions) and C H W (global).
@@ -189,35 +189,31 @@ class FGDLoss(nn.Module):
         """Foreground, background and attention."""
         _, c, h, w = teacher.shape
         ours, theirs = self._attention(student, weights), self._attention(teacher, weights)
-        squared = c * theirs[1] * (teacher - student).square()
-        squared = h * w * theirs[0] * squared.sum(dim=1, keepdim=True)
+        squared = (theirs[1] * (teacher - student).square()).sum(dim=1, keepdim=True)
+        squared = weights * theirs[0] * squared
         background = (share == 0).to(share)
         background = background / background.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-        spatial, channel = (
-            n * (a - b).abs().sum(dim=(1, 2, 3))
-            for n, a, b in zip((h * w, c), ours, theirs, strict=True)
-        )
+        spatial, channel = ((a - b).abs() for a, b in zip(ours, theirs, strict=True))
+        channel = weights.mean(dim=(1, 2, 3), keepdim=True) * channel
         foreground, background, spatial, channel = (
-            average_sum(strength(weights) * sums, n, self.scale)
-            for sums, n in (
-                ((share * squared).sum(dim=(1, 2, 3)), c),
-                ((background * squared).sum(dim=(1, 2, 3)), c),
-                (spatial, h * w),
+            average_sum(x.sum(dim=(1, 2, 3)), n, self.scale)
+            for x, n in (
+                (share * squared, c),
+                (background * squared, c),
+                (weights * spatial, h * w),
                 (channel, c),
             )
         )
         return foreground, background, spatial + channel
 
     def _attention(self, features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """w A_s / (H W mean(w)) and A_c / C: (N, 1, H, W) and (N, C, 1, 1), both of sum 1.
-
-        The weights, which may be 0, are part of the softmax; mean(w) becomes a factor of the term.
-        """
+        """A_s and A_c: (N, 1, H, W) and (N, C, 1, 1), both of mean 1 where the weight is not 0."""
         magnitude = features.abs()
         energy = magnitude.mean(dim=1, keepdim=True) / self.temperature
         spatial = position_log_softmax(energy, weights).exp()
+        spatial = (weights > 0).sum(dim=(2, 3), keepdim=True) * spatial
         channel = (position_mean(magnitude, weights) / self.temperature).softmax(dim=1)
-        return spatial, channel
+        return spatial, channel.shape[1] * channel
 
     def _global(self, blocks: _Blocks, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
         shift = blocks.teacher(teacher, weights) - blocks.student(student, weights)

@@ -1,8 +1,8 @@
-"""Statistics over the positions of a map, each of which counts by its weight.
+"""Statistics over the positions of a map, without those at which nothing is to be imitated.
 
 A formula that compares positions, by a softmax or a mean over them, would let a place at which the
-teacher is not believed reach all others through it. Taken like this, a position of weight 0 has no
-part in the statistics, and equal weights change nothing.
+teacher is not believed reach all others through it. A place of weight 0 has no part in these, and
+weights that are all the same, but not 0, change nothing.
 
 Shape letters: N images, C channels, (H, W) size of a level.
 """
@@ -10,25 +10,24 @@ Shape letters: N images, C channels, (H, W) size of a level.
 import torch
 from torch import Tensor
 
-__all__ = ["position_log_softmax", "position_mean", "strength"]
-
-
-def strength(weights: Tensor) -> Tensor:
-    """The mean weight (N,) of each image: what is left of weights that are all the same."""
-    return weights.mean(dim=(1, 2, 3))
+__all__ = ["position_log_softmax", "position_mean"]
 
 
 def position_log_softmax(logits: Tensor, weights: Tensor) -> Tensor:
-    """log( w_i exp(x_i) / sum over positions of w_j exp(x_j) ); even where an image weighs nothing.
+    """Log of the softmax over the positions whose weight is not 0, however small it is.
+
+    Weights between are for the terms of a loss: in here they would cancel where a softmax is sharp.
 
     Args:
         logits: (N, C, H, W).
         weights: (N, 1, H, W), at least 0.
+
+    Returns:
+        (N, C, H, W), -1e30 at positions of weight 0; even where an image weighs nothing.
     """
-    # Not minus infinity, which leaves NaN where two of these are subtracted, or all are minus
-    # infinity. Every logit is lost in its rounding.
-    measure = weights.log().clamp(min=-1e30)
-    return (logits + measure).flatten(2).log_softmax(dim=2).view_as(logits)
+    # Minus infinity would leave NaN where two of these are subtracted, or where there is no other.
+    left = logits.masked_fill(weights == 0, -1e30)
+    return left.flatten(2).log_softmax(dim=2).view_as(logits)
 
 
 def position_mean(x: Tensor, weights: Tensor) -> Tensor:
