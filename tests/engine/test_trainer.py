@@ -42,11 +42,12 @@ def train(cfg, stop_at=None, resume=False):
 def test_interrupted_anywhere_it_ends_with_the_same_weights(
     student, teacher, optimizer, run_config
 ):
-    # A rule with a memory, which micro-batches share, and one without.
+    # A rule with a memory, which micro-batches share, and one without. A loss with random masks.
     rule = {"SGD": "ExponentialWeighting", "AdamW": "RelativeWeighting"}[optimizer]
     opts = ["SOLVER.OPTIMIZER", optimizer, "AID.WEIGHTING", rule]
     if optimizer == "AdamW":
         opts += ["SOLVER.ACCUMULATION_STEPS", 2]
+        opts += ["DISTILLATION.LOSSES", ["NonLocalLoss", "MGDLoss"]]
     expected = train(run_config("whole", student, teacher, opts))
     for stop_at in (0, 2):
         cfg = run_config(f"stopped_at_{stop_at}", student, teacher, opts)

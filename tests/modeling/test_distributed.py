@@ -60,6 +60,25 @@ def test_a_share_of_the_batch_in_each_process(
     assert any("backbone" in name for name in expected)
 
 
+@pytest.mark.parametrize("loss", ["FGD", "PKD", "CWD", "MGD", "FitNet"])
+def test_a_share_of_the_batch_for_the_other_losses(loss, student_model, make_batch, in_processes):
+    opts = ["MODEL.RESNETS.NORM", "FrozenBN", "DISTILLATION.LOSSES", [f"{loss}Loss"]]
+    opts += ["DISTILLATION.SCALE", "rms", "DISTILLATION.MGD.WEIGHT", 1.0]
+    for term in ("FOREGROUND", "BACKGROUND", "ATTENTION", "GLOBAL"):
+        opts += [f"DISTILLATION.FGD.{term}_WEIGHT", 1.0]
+    opts += ["DISTILLATION.MGD.MASKED_SHARE", 0.0]  # the masks are each process's own
+    model, _ = student_model("faster_rcnn", opts=opts)
+    batch = make_batch(NUM_INSTANCES)
+    expected = gradients(model, batch)
+    model.zero_grad()
+    first, second = in_processes(2, gradients_of_a_share, model, batch)
+    for name, gradient in expected.items():
+        error = (first[name] - gradient).abs().max()
+        assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
+        assert torch.equal(first[name], second[name])
+    assert any("backbone" in name for name in expected)
+
+
 @pytest.mark.parametrize("student", ["faster_rcnn", "retinanet"])
 def test_no_unused_parameters_where_a_process_has_no_box(
     student, student_model, make_batch, in_processes

@@ -32,7 +32,8 @@ def add_aid_config(cfg: CN) -> None:
     # FPN levels to imitate, e.g. ["p3", "p4"]. Empty: all levels that teacher and student share.
     cfg.DISTILLATION.LEVELS = []
     # "sum": norms over all elements of a level, as in AID's released code: the weights below then
-    # depend on image size and channels. "rms": norms divided by the root of the number of elements.
+    # depend on image size and channels. "rms": norms divided by the root of the number of elements,
+    # FGD's and MGD's sums by that number. The other losses are free of either, and do not read it.
     cfg.DISTILLATION.SCALE = "sum"
 
     # Attention-guided distillation (Zhang & Ma, ICLR 2021). Defaults: the two-stage setting in
@@ -54,6 +55,36 @@ def add_aid_config(cfg: CN) -> None:
     cfg.DISTILLATION.RESPONSE = CN()
     cfg.DISTILLATION.RESPONSE.TEMPERATURE = 1.0
     cfg.DISTILLATION.RESPONSE.WEIGHT = 1.0
+
+    # FGDLoss (Yang et al., CVPR 2022). Defaults: the authors' configs of Faster R-CNN; of RetinaNet
+    # 1e-3, 5e-4, 5e-4, 5e-6; of FCOS TEMPERATURE 0.8 and 1.6e-3, 8e-4, 8e-4, 8e-6.
+    cfg.DISTILLATION.FGD = CN()
+    cfg.DISTILLATION.FGD.TEMPERATURE = 0.5
+    cfg.DISTILLATION.FGD.FOREGROUND_WEIGHT = 5e-5  # alpha of the paper
+    cfg.DISTILLATION.FGD.BACKGROUND_WEIGHT = 2.5e-5  # beta
+    cfg.DISTILLATION.FGD.ATTENTION_WEIGHT = 5e-5  # gamma
+    cfg.DISTILLATION.FGD.GLOBAL_WEIGHT = 5e-7  # lambda
+
+    # PKDLoss (Cao et al., NeurIPS 2022). Default: Faster R-CNN in MMRazor, where the authors' code
+    # is; RetinaNet there 10.0.
+    cfg.DISTILLATION.PKD = CN()
+    cfg.DISTILLATION.PKD.WEIGHT = 6.0
+
+    # CWDLoss (Shu et al., ICCV 2021). Defaults: Faster R-CNN and RetinaNet in MMRazor; WEIGHT 5.0
+    # for RetinaNet in the detection code that the authors refer to.
+    cfg.DISTILLATION.CWD = CN()
+    cfg.DISTILLATION.CWD.TEMPERATURE = 1.0
+    cfg.DISTILLATION.CWD.WEIGHT = 10.0
+
+    # MGDLoss (Yang et al., ECCV 2022). Defaults: the authors' configs of Faster R-CNN; of RetinaNet
+    # 2e-5 and 0.65.
+    cfg.DISTILLATION.MGD = CN()
+    cfg.DISTILLATION.MGD.WEIGHT = 5e-7  # alpha of the paper
+    cfg.DISTILLATION.MGD.MASKED_SHARE = 0.45  # lambda: of the positions of the student's features
+
+    # FitNetLoss (Romero et al., ICLR 2015). The authors, who trained by it alone, have no weight.
+    cfg.DISTILLATION.FITNET = CN()
+    cfg.DISTILLATION.FITNET.WEIGHT = 1.0
 
     cfg.AID = CN()
     # Name in WEIGHTING_REGISTRY: how the teacher's loss D becomes the weight of imitation.

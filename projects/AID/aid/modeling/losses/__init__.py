@@ -2,15 +2,25 @@
 
 from .attention import AttentionGuidedLoss
 from .base import DISTILLATION_LOSS_REGISTRY, Context, Responses, build_distillation_losses
+from .cwd import CWDLoss
+from .fgd import FGDLoss
+from .fitnet import FitNetLoss
+from .mgd import MGDLoss
 from .non_local import NonLocalLoss
+from .pkd import PKDLoss
 from .response import BoxResponseLoss
 
 __all__ = [
     "DISTILLATION_LOSS_REGISTRY",
     "AttentionGuidedLoss",
     "BoxResponseLoss",
+    "CWDLoss",
     "Context",
+    "FGDLoss",
+    "FitNetLoss",
+    "MGDLoss",
     "NonLocalLoss",
+    "PKDLoss",
     "Responses",
     "build_distillation_losses",
 ]

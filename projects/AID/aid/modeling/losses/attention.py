@@ -8,8 +8,14 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ...errors import AIDError
-from .base import DISTILLATION_LOSS_REGISTRY, Context, average_norm, channels_of, norm_per_image
+from .base import (
+    DISTILLATION_LOSS_REGISTRY,
+    Context,
+    average_norm,
+    channels_of,
+    check_temperature,
+    norm_per_image,
+)
 from .residual import residual_norm
 
 __all__ = ["AttentionGuidedLoss", "channel_attention", "spatial_attention"]
@@ -107,10 +113,7 @@ class AttentionGuidedLoss(nn.Module):
             AIDError: a temperature that is not positive.
         """
         super().__init__()
-        if not temperature > 0:
-            raise AIDError(
-                f"DISTILLATION.ATTENTION.TEMPERATURE is {temperature}: it must be above 0"
-            )
+        check_temperature("DISTILLATION.ATTENTION.TEMPERATURE", temperature)
         self.adapters = nn.ModuleDict({k: _Adapters(*c) for k, c in channels.items()})
         self.temperature = temperature
         self.feature_weight = feature_weight

@@ -19,8 +19,11 @@ __all__ = [
     "Context",
     "Responses",
     "average_norm",
+    "average_sum",
     "build_distillation_losses",
     "channels_of",
+    "check_temperature",
+    "make_adapters",
     "norm_per_image",
 ]
 
@@ -81,6 +84,26 @@ def channels_of(
     return {k: (student_shapes[k].channels, teacher_shapes[k].channels) for k in levels}
 
 
+def make_adapters(channels: dict[str, tuple[int, int]]) -> nn.ModuleDict:
+    """A 1x1 convolution from (C_s, C_t) of each level, nothing where they are equal."""
+    return nn.ModuleDict(
+        {
+            k: nn.Identity() if s == t else nn.Conv2d(s, t, kernel_size=1)
+            for k, (s, t) in channels.items()
+        }
+    )
+
+
+def check_temperature(key: str, value: float) -> None:
+    """Refuse a temperature that is not above 0, by the key of the config that it comes from.
+
+    Raises:
+        AIDError: it is not.
+    """
+    if not value > 0:
+        raise AIDError(f"{key} is {value}: it must be above 0")
+
+
 def average_norm(norms: Tensor, num_elements: int, scale: str) -> Tensor:
     """The average of 2-norms over the batch.
 
@@ -90,6 +113,17 @@ def average_norm(norms: Tensor, num_elements: int, scale: str) -> Tensor:
         scale: "sum", or "rms", which divides each norm by the root of its number of elements.
     """
     return norms.mean() if scale == "sum" else norms.mean() / num_elements**0.5
+
+
+def average_sum(sums: Tensor, num_elements: int, scale: str) -> Tensor:
+    """The average of sums over the batch, as :func:`average_norm` is that of their roots.
+
+    Args:
+        sums: (N,), of each image.
+        num_elements: that each sum has.
+        scale: "sum", or "rms", which divides each sum by its number of elements.
+    """
+    return sums.mean() if scale == "sum" else sums.mean() / num_elements
 
 
 def norm_per_image(x: Tensor, scale: str) -> Tensor:

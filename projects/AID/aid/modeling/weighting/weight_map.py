@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..painting import highest, touched_cells
+
 __all__ = ["paint_boxes"]
 
 
@@ -41,7 +43,8 @@ def paint_boxes(
         top = _coarser(finer, size, stride)
         if top is None:
             per_image = zip(boxes, ranks_per_image, strict=True)
-            top = torch.stack([_top_rank(*x, size, stride) for x in per_image])[:, None]
+            tops = [highest(r, *touched_cells(b, size, stride)) for b, r in per_image]
+            top = torch.stack(tops)[:, None]
         rest = background[level][:, None, None, None]
         maps[level] = torch.where(top > 0, of_rank[top.long()], rest)
         finer = top, stride
@@ -53,23 +56,6 @@ def _order(boxes: Tensor, weights: Tensor) -> Tensor:
     order = weights.argsort(descending=True, stable=True)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return order[area[order].argsort(descending=True, stable=True)]
-
-
-def _top_rank(boxes: Tensor, rank: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-    """The highest rank (G_n,) of the boxes that touch a cell, 0 where none does: (H, W)."""
-    if not len(boxes):
-        return rank.new_zeros(size)
-    rows = _touched(boxes[:, 1], boxes[:, 3], size[0], stride)
-    columns = _touched(boxes[:, 0], boxes[:, 2], size[1], stride)
-    return ((rows * rank[:, None])[:, :, None] * columns[:, None, :]).amax(dim=0)
-
-
-def _touched(low: Tensor, high: Tensor, num_cells: int, stride: int) -> Tensor:
-    """Cells along one axis that the intervals (G,) touch: bool (G, num_cells)."""
-    first = (low / stride).floor().clamp(0, num_cells - 1)
-    last = torch.maximum((high / stride).ceil() - 1, first).clamp(max=num_cells - 1)
-    cells = torch.arange(num_cells, device=low.device)
-    return (cells >= first[:, None]) & (cells <= last[:, None])
 
 
 def _coarser(finer: tuple[Tensor, int] | None, size: tuple[int, int], stride: int) -> Tensor | None:

@@ -1,0 +1,46 @@
+"""Hints: imitate the features themselves (Romero et al., FitNets, ICLR 2015, arXiv 1412.6550).
+
+Shape letters: N images, C channels, (H, W) size of a level.
+"""
+
+from detectron2.config import CfgNode, configurable
+from torch import Tensor
+
+from .base import DISTILLATION_LOSS_REGISTRY, channels_of
+from .single_term import SingleTermLoss
+
+__all__ = ["FitNetLoss"]
+
+
+@DISTILLATION_LOSS_REGISTRY.register()
+class FitNetLoss(SingleTermLoss):
+    """Half the mean squared error (section 2.2), with the weight map w:
+
+        1/2 mean over C, H, W of  w (F_t - adapter(F_s))^2
+
+    The paper sums over the elements, trains the student's lower half by that alone, and has no
+    weight for it. Next to a task loss the mean is meant, whatever DISTILLATION.SCALE is.
+    """
+
+    term = "loss_distill_fitnet"
+
+    @configurable
+    def __init__(self, *, channels: dict[str, tuple[int, int]], weight: float):
+        """
+        Args:
+            channels: (C_s, C_t) of each level.
+            weight: of the loss.
+        """
+        super().__init__(channels, weight)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
+        return {
+            "channels": channels_of(levels, student_shapes, teacher_shapes),
+            "weight": cfg.DISTILLATION.FITNET.WEIGHT,
+        }
+
+    def level(self, name: str, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+        """See :class:`SingleTermLoss`."""
+        squared = (teacher - student).square().mean(dim=1, keepdim=True)
+        return (weights * squared).mean() / 2

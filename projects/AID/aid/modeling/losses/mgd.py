@@ -1,0 +1,103 @@
+"""Masked generative distillation, MGD (Yang et al., ECCV 2022, arXiv 2205.01529).
+
+Shape letters: N images, C channels, (H, W) size of a level.
+"""
+
+import torch
+from detectron2.config import CfgNode, configurable
+from torch import Tensor, nn
+
+from ...errors import AIDError
+from .base import DISTILLATION_LOSS_REGISTRY, average_sum, channels_of
+from .single_term import SingleTermLoss
+
+__all__ = ["MGDLoss"]
+
+
+@DISTILLATION_LOSS_REGISTRY.register()
+class MGDLoss(SingleTermLoss):
+    """Make the teacher's features out of a part of the student's (the paper's masked generation):
+
+        sum over C, H, W of  w (F_t - G(mask * F_s))^2
+        G(x) = conv3x3(ReLU(conv3x3(x)))
+
+    averaged over the batch, with the weight map w; F_s is the student's after the adapter. The mask
+    is 0 at a random share of positions, in all channels, anew for every image, level and step. A
+    position of weight 0 is not to be generated; what the student has there may still help to
+    generate its neighbours.
+
+    DISTILLATION.SCALE "rms" makes a mean of the sum. Its convolutions on the finest level make this
+    the slowest of the losses.
+    """
+
+    term = "loss_distill_mgd"
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        channels: dict[str, tuple[int, int]],
+        masked_share: float,
+        weight: float,
+        scale: str,
+    ):
+        """
+        Args:
+            channels: (C_s, C_t) of each level.
+            masked_share: lambda of the paper, in [0, 1): of the positions that are hidden.
+            weight: of the loss.
+            scale: "sum" or "rms", see :func:`average_sum`.
+
+        Raises:
+            AIDError: a share that hides everything, or is none.
+        """
+        super().__init__(channels, weight)
+        if not 0 <= masked_share < 1:
+            raise AIDError(
+                f"DISTILLATION.MGD.MASKED_SHARE is {masked_share}: it must be at least 0, below 1"
+            )
+        self.generation = nn.ModuleDict({k: _generation(c) for k, (_, c) in channels.items()})
+        self.masked_share = masked_share
+        self.scale = scale
+        self._random = torch.Generator()
+        self._seed = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
+        return {
+            "channels": channels_of(levels, student_shapes, teacher_shapes),
+            "masked_share": cfg.DISTILLATION.MGD.MASKED_SHARE,
+            "weight": cfg.DISTILLATION.MGD.WEIGHT,
+            "scale": cfg.DISTILLATION.SCALE,
+        }
+
+    def extra_repr(self) -> str:
+        return f"weight {self.weight}, masked share {self.masked_share}, scale {self.scale}"
+
+    def level(self, name: str, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+        """See :class:`SingleTermLoss`."""
+        generated = self.generation[name](self._mask(weights) * student)
+        squared = (teacher - generated).square().sum(dim=1, keepdim=True)
+        sums = (weights * squared).sum(dim=(1, 2, 3))
+        return average_sum(sums, teacher[0].numel(), self.scale)
+
+    def _mask(self, like: Tensor) -> Tensor:
+        """0 and 1 in the shape of ``like``.
+
+        Torch's own generator belongs to the student. This one starts again whenever that has a new
+        seed, as in every iteration of the trainer, so that a resumed run has the same masks; in
+        between, as for micro-batches, it goes on.
+        """
+        if self._seed != torch.initial_seed():
+            self._seed = torch.initial_seed()
+            self._random.manual_seed(self._seed)
+        kept = torch.rand(like.shape, generator=self._random) >= self.masked_share
+        return kept.to(like)
+
+
+def _generation(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+    )

@@ -1,0 +1,86 @@
+"""Every loss on feature maps in a detector, chosen by the config alone."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+
+from aid.engine.optimizer import build_optimizer
+from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY
+
+NAMES = sorted(k for k, v in DISTILLATION_LOSS_REGISTRY if not hasattr(v, "needs_responses"))
+NEW = ["CWDLoss", "FGDLoss", "FitNetLoss", "MGDLoss", "PKDLoss"]
+NARROW = ["MODEL.FPN.OUT_CHANNELS", 4]  # the teacher's is 8: adapters are needed
+
+
+def losses_of(model, batch, seed=5):
+    torch.manual_seed(seed)
+    with EventStorage(19), torch.jit.optimized_execution(False):
+        return model(copy.deepcopy(batch))
+
+
+@pytest.mark.parametrize("opts", [[], NARROW])
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_of_training(name, kind, opts, student_model, make_batch):
+    model, cfg = student_model(kind, opts=["DISTILLATION.LOSSES", [name], *opts])
+    optimizer = build_optimizer(cfg, model)
+    before = {k: p.detach().clone() for k, p in model.named_parameters()}
+    for num_instances in ((0, 0), (2, 3)):
+        losses = losses_of(model, make_batch(num_instances))
+        terms = {k: v for k, v in losses.items() if k.startswith("loss_distill")}
+        assert terms and all(v.isfinite() and v >= 0 for v in terms.values())
+        assert sum(terms.values()) > 0
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        for parameter, p in model.named_parameters():
+            assert p.grad is not None and p.grad.isfinite().all(), parameter
+    optimizer.step()
+    after = dict(model.named_parameters())
+    assert all(x.isfinite().all() for x in after.values())
+    changed = [k for k, x in before.items() if not torch.equal(x, after[k])]
+    assert any(k.startswith("backbone.fpn") for k in changed)
+    if any(k.startswith("distillation.") for k in before):
+        assert any(k.startswith("distillation.") for k in changed)
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_weights_reach_the_loss(name, student_model, make_batch):
+    values = []
+    for opts in (
+        ["AID.GRANULARITY", "none"],
+        ["AID.WEIGHTING", "ConstantWeighting", "AID.CONSTANT", 0.25],
+    ):
+        model, _ = student_model("faster_rcnn", opts=["DISTILLATION.LOSSES", [name], *opts])
+        losses = losses_of(model, make_batch())
+        values.append({k: v.item() for k, v in losses.items() if "distill" in k})
+    assert values[1] == {k: pytest.approx(0.25 * v, rel=1e-4) for k, v in values[0].items()}
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+def test_with_lambda_0_all_of_them_leave_the_student_alone(
+    kind, student_model, tiny_model, make_batch
+):
+    batch = make_batch((2, 0, 3))
+    opts = ["DISTILLATION.LOSSES", NEW, "DISTILLATION.WEIGHT", 0.0]
+    distilled, _ = student_model(kind, opts=opts)
+    plain = tiny_model(kind).train()
+    expected = losses_of(plain, batch)
+    expected_next = torch.rand(1)
+    found = losses_of(distilled, batch)
+    assert torch.equal(torch.rand(1), expected_next)
+    assert all(torch.equal(found[k], v) for k, v in expected.items())
+    sum(expected.values()).backward()
+    sum(found.values()).backward()
+    gradients = {k: p.grad for k, p in distilled.named_parameters()}
+    assert all(torch.equal(gradients[k], p.grad) for k, p in plain.named_parameters())
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_in_float32_under_amp(name, student_model, make_batch):
+    model, _ = student_model("faster_rcnn", opts=["DISTILLATION.LOSSES", [name]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = losses_of(model, make_batch())
+    terms = [v for k, v in losses.items() if "distill" in k]
+    assert all(v.dtype == torch.float32 and v.isfinite() for v in terms)
