@@ -48,13 +48,13 @@ def assign_cells(boxes: Boxes, anchors: list[Boxes], topk: int) -> tuple[Tensor,
     candidates = torch.cat(candidates, dim=1)  # (G, C)
 
     overlap = iou.gather(1, candidates)
-    # The deviation of a sample, which a single candidate has not.
-    correction = min(1, candidates.shape[1] - 1)
-    threshold = overlap.mean(dim=1) + overlap.std(dim=1, correction=correction)
+    mean = overlap.mean(dim=1, keepdim=True)
+    # Of a sample, as the authors take it; a single candidate deviates from nothing.
+    variance = ((overlap - mean) ** 2).sum(dim=1, keepdim=True) / max(overlap.shape[1] - 1, 1)
     x, y = centers[candidates].unbind(dim=2)
     left, top, right, bottom = boxes.tensor[:, :, None].unbind(dim=1)
     inside = torch.stack([x - left, y - top, right - x, bottom - y]).amin(dim=0) > MARGIN
-    is_own = inside & (overlap >= threshold[:, None])
+    is_own = inside & (overlap >= mean + variance.sqrt())
 
     # A last row that wins where nobody owns a cell.
     claim = iou.new_full((len(boxes) + 1, len(cells)), -2.0)

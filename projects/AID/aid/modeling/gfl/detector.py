@@ -14,16 +14,14 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
-from detectron2.structures.boxes import matched_pairwise_iou
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
 from .assignment import assign_cells
 from .head import GFLHead
 from .integral import IntegralTransform
-from .losses import distribution_focal_losses, quality_focal_losses
+from .losses import distribution_focal_losses, quality_focal_losses, quality_of_boxes
 
 __all__ = ["GFL"]
 
@@ -180,15 +178,14 @@ class GFL(DenseDetector):
         logits, distributions, labels, targets = (
             x.flatten(0, 1) for x in (logits, distributions, labels, targets)
         )
-        own, targets = distributions[positive], targets[positive]
+        iou, giou, distribution = self.box_losses(distributions[positive], boxes, targets[positive])
 
         quality = torch.zeros_like(logits[:, 0])
-        quality[positive] = self.quality(own.detach(), boxes, targets)
+        quality[positive] = iou
         # Where there is no instance the quality is 0, and the class does not matter.
         classes = labels.clamp(max=self.num_classes - 1)
         cls = quality_focal_losses(logits, classes, quality, self.quality_beta)
         score = logits.detach()[positive].sigmoid().amax(dim=1)
-        giou, distribution = self.box_losses(own, boxes, targets)
 
         totals = torch.stack([score.new_tensor(len(positive)), score.sum()])
         num_positives, total_score = _mean_over_processes(totals).clamp(min=1)
@@ -198,20 +195,28 @@ class GFL(DenseDetector):
             "loss_dfl": (score * distribution).sum() / total_score,
         }
 
-    def quality(self, distributions: Tensor, anchors: Tensor, targets: Tensor) -> Tensor:
-        """IoU (S,) of predicted boxes with the true ones (S, 4): what scores should be."""
-        boxes = self.box2box_transform.apply_deltas(distributions, anchors)
-        return matched_pairwise_iou(Boxes(boxes), Boxes(targets))
-
     def box_losses(
         self, distributions: Tensor, anchors: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """GIoU and distribution focal losses (S,), times their weights, of logits (S, 4 * B)."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What there is to learn of a box.
+
+        Args:
+            distributions: (S, 4 * B).
+            anchors, targets: (S, 4).
+
+        Returns:
+            (S,) each: the IoU of the predicted box, which is what its score should be, without
+            gradient; its generalized IoU loss, and its distribution focal loss, with their weights.
+        """
         boxes = self.box2box_transform.apply_deltas(distributions, anchors)
+        iou, giou = quality_of_boxes(boxes, targets)
         distances = self.box2box_transform.get_deltas(anchors, targets)
-        giou = generalized_box_iou_loss(boxes, targets)
         distribution = distribution_focal_losses(distributions, distances)
-        return self.giou_weight * giou, self.distribution_weight * distribution
+        return (
+            iou.detach(),
+            self.giou_weight * (1 - giou),
+            self.distribution_weight * distribution,
+        )
 
     def forward_inference(
         self,

@@ -39,10 +39,11 @@ def gfl_losses(
     logits, distributions, boxes = (x.flatten(0, 1) for x in (logits, distributions, boxes))
 
     def losses(owner: Tensor, at: Tensor | slice) -> tuple[Tensor, Tensor]:
-        cell = distributions[at], boxes[at], truth.boxes[owner]
-        quality = torch.where(owner != truth.nobody, detector.quality(*cell), 0.0)
+        quality, giou, distribution = detector.box_losses(
+            distributions[at], boxes[at], truth.boxes[owner]
+        )
+        quality = torch.where(owner != truth.nobody, quality, 0.0)
         cls = quality_focal_losses(logits[at], truth.classes[owner], quality, detector.quality_beta)
-        giou, distribution = detector.box_losses(*cell)
         # Nothing is known of a teacher where the truth has no area.
         has_area = (truth.boxes[:, 2:] > truth.boxes[:, :2]).all(dim=1)[owner]
         return cls, torch.where(has_area, giou + distribution, torch.inf)
