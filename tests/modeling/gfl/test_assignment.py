@@ -15,7 +15,7 @@ def grid(*sizes, scale=2.0):
     """Anchors of levels with strides 8, 16, ... that have so many cells (H, W)."""
     strides = [8 * 2**i for i in range(len(sizes))]
     make = DefaultAnchorGenerator(
-        sizes=[[scale * x] for x in strides], aspect_ratios=[1.0], strides=strides
+        sizes=[[scale * x] for x in strides], aspect_ratios=[1.0], strides=strides, offset=0.0
     )
     return make([torch.zeros(1, 1, *size) for size in sizes])
 
@@ -66,12 +66,11 @@ def test_the_threshold_is_mean_plus_deviation():
     anchors, box = grid((1, 4)), [0.0, -8, 16, 8]
     # IoU 1/3, 1, 1/3, 0: mean 0.417, deviation of a sample 0.419.
     assert assign([box], anchors, 4) == ([1, 0, 1, 1], [1])
-    # Half as high and around the middle of the two in between: IoU 0, 1/2, 1/2, 0, of which the
-    # mean 0.25 and the deviation 0.289 are more than any; of the two nearest, 1/2 and 0.
+    # Between the two in the middle.
     box = [4.0, -8, 20, 8]
     iou = pairwise_iou(Boxes(torch.tensor([box])), Boxes.cat(anchors))[0]
     torch.testing.assert_close(iou, torch.tensor([1 / 7, 0.6, 0.6, 1 / 7]))
-    # Mean 0.371, deviation 0.264: too much for 0.6. Of the two nearest, 0.6 and 0.
+    # Mean 0.371, deviation 0.264: too much for 0.6. Of the two nearest the mean is 0.6.
     assert assign([box], anchors, 4) == ([1, 1, 1, 1], [1])
     assert assign([box], anchors, 2) == ([1, 0, 0, 1], [1])
 
@@ -82,7 +81,7 @@ def test_a_cell_of_two_instances_belongs_to_the_larger_overlap():
     high, low = [4.0, -8, 20, 8], [4.0, -6, 20, 6]
     assert assign([high, low], anchors, 2) == ([2, 0, 0, 2], [1, 1])
     assert assign([low, high], anchors, 2) == ([2, 1, 1, 2], [1, 1])
-    # One shares a single cell with the other, and keeps what it has besides: 1/3 of 16.
+    # They share the cell at 16 alone, and overlap it alike: the first one's. The other has 24 left.
     wide = [12.0, -8, 28, 8]
     owner, best = assign([high, wide], anchors, 2)
     assert owner == [2, 0, 0, 1] and best == [1, 2]
