@@ -89,6 +89,18 @@ def test_every_parameter_gets_a_gradient(num_instances, tiny_model, make_batch):
         assert log["num_pos_anchors"][0] == 0
 
 
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_scores_and_boxes_learn_from_their_own_losses(name, tiny_model, make_batch):
+    """A score follows the quality of its box, and no box its score."""
+    model = tiny_model("gfl").train()
+    with EventStorage(19):
+        model(make_batch())[name].backward()
+    head = model.head
+    for conv, branch in ((head.cls_score, "loss_cls"), (head.bbox_pred, "loss_box_reg loss_dfl")):
+        learned = conv.weight.grad is not None and bool(conv.weight.grad.any())
+        assert learned == (name in branch)
+
+
 def test_the_untrained_score_is_the_prior(tiny_model, make_batch):
     model = tiny_model("gfl")
     nn.init.zeros_(model.head.cls_score.weight)

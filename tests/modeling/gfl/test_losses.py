@@ -84,6 +84,14 @@ def test_distances_are_expectations():
     torch.testing.assert_close(transform.distances(logits.flatten(1)), expected)
 
 
+def test_distances_of_half_precision_are_taken_in_single():
+    torch.manual_seed(0)
+    transform, logits = IntegralTransform(16, 8.0), torch.randn(50, 68).half()
+    found = transform.distances(logits)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, transform.distances(logits.float()))
+
+
 def test_boxes_around_the_center_of_a_cell():
     transform = IntegralTransform(4, anchor_scale=8.0)
     anchor = torch.tensor([[-32.0, 32, 96, 160]])  # center (32, 96), stride 16
