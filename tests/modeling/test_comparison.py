@@ -85,6 +85,8 @@ def test_gradients_under_autocast_stay_as_they_are(student_model, make_batch, st
     [
         ("mask_rcnn", "cascade_rcnn", True),
         ("retinanet", "retinanet", True),
+        ("gfl", "gfl", True),
+        ("gfl", "retinanet", False),
         ("retinanet", "faster_rcnn", False),
         ("faster_rcnn", "retinanet", False),
     ],
