@@ -83,11 +83,13 @@ RETINANET = {
         "RETINANET": {"NUM_CLASSES": 3, "NUM_CONVS": 1},
     }
 }
+GFL = {"MODEL": {"GFL": {"NUM_CLASSES": 3, "NUM_CONVS": 1, "NORM": "", "ANCHOR_SCALE": 2.0}}}
 KINDS = {
     "faster_rcnn": ("Base-RCNN-FPN.yaml", [RCNN]),
     "mask_rcnn": ("Base-RCNN-FPN.yaml", [RCNN, MASK]),
     "cascade_rcnn": ("Base-RCNN-FPN.yaml", [RCNN, CASCADE]),
     "retinanet": ("Base-RetinaNet.yaml", [RETINANET]),
+    "gfl": ("Base-GFL.yaml", [GFL]),
 }
 
 
@@ -159,7 +161,7 @@ def student_config(tiny_config, tmp_path):
         if not weights.exists():
             torch.manual_seed(17)
             torch.save({"model": build_model(load_config(path)).state_dict()}, weights)
-        arch = "AIDRetinaNet" if student == "retinanet" else "AIDGeneralizedRCNN"
+        arch = "AID" + load_config(tiny_config(student)).MODEL.META_ARCHITECTURE
         keys = ["MODEL.META_ARCHITECTURE", arch]
         keys += ["TEACHER.CONFIG_FILE", path, "TEACHER.WEIGHTS", str(weights)]
         return load_config(tiny_config(student, [*keys, *opts], name=f"{student}_student"))

@@ -23,7 +23,7 @@ BASELINES = {"AID": "KITTI", "AID/COCO-Traffic": "COCO-Traffic", "Quickstart": "
 
 def test_the_configs_that_users_are_told_of_exist():
     expected = []
-    for meta_arch in ("faster_rcnn", "retinanet"):
+    for meta_arch in ("faster_rcnn", "retinanet", "gfl"):
         for data in ("KITTI", "COCO-Traffic"):
             expected += [f"{data}/{meta_arch}_{r}_FPN" for r in ("R18", "R50", "R101")]
         expected += [f"AID/COCO-Traffic/{meta_arch}_{r}_from_R101" for r in ("R18", "R50")]
@@ -87,7 +87,7 @@ def test_schedules_are_those_of_the_paper_and_of_detectron2(file):
     epoch = solver.CHECKPOINT_PERIOD
     assert solver.MAX_ITER == epochs * epoch
     assert solver.STEPS == (epochs * 2 // 3 * epoch, epochs * 11 // 12 * epoch)
-    rate = 0.01 if "retinanet" in file else 0.02
+    rate = 0.02 if "faster_rcnn" in file else 0.01
     assert solver.BASE_LR / solver.IMS_PER_BATCH == pytest.approx(rate / 16)
 
 

@@ -4,6 +4,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
+from aid.config import load_config
+from aid.engine.setup import check_dataset
 from aid.errors import AIDError
 
 
@@ -120,6 +122,17 @@ def test_a_dataset_with_other_classes(configure, tmp_path):
         configure(opts=["DATASETS.TEST", (name,)])
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "gfl"])
+def test_every_family_is_asked_for_its_own_number_of_classes(kind, tiny_config, toy_dataset):
+    cfg = load_config(tiny_config(kind))
+    check_dataset(cfg, "TRAIN", toy_dataset)
+    head = {"faster_rcnn": "ROI_HEADS", "retinanet": "RETINANET", "gfl": "GFL"}[kind]
+    cfg.MODEL[head].NUM_CLASSES = 4
+    cfg.MODEL.META_ARCHITECTURE = f"AID{cfg.MODEL.META_ARCHITECTURE}"
+    with pytest.raises(AIDError, match=f"MODEL.{head}.NUM_CLASSES is 4, but DATASETS.TRAIN .* 3"):
+        check_dataset(cfg, "TRAIN", toy_dataset)
 
 
 def test_a_file_that_registers_is_run_first(configure, toy_dataset, tmp_path):

@@ -12,10 +12,12 @@ from aid.config import load_config
 from aid.errors import AIDError
 from aid.modeling.weighting import ExponentialWeighting
 
-KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet"]
+KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl"]
 PAIRS = [(kind, kind) for kind in KINDS] + [
     ("retinanet", "faster_rcnn"),
     ("faster_rcnn", "retinanet"),
+    ("retinanet", "gfl"),
+    ("gfl", "faster_rcnn"),
 ]
 RULES = ["RelativeWeighting", "StudentAwareWeighting", "QualityWeighting", "ConstantWeighting"]
 TERMS = {f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_local")}
@@ -35,7 +37,7 @@ def step(model, batch, seed=5):
 @pytest.mark.parametrize(
     "student, teacher, rule",
     [(*pair, "ExponentialWeighting") for pair in PAIRS]
-    + [(*pair, rule) for pair in PAIRS[-2:] for rule in RULES],
+    + [(*pair, rule) for pair in PAIRS[-4:] for rule in RULES],
 )
 def test_lambda_0_is_plain_detectron2_bit_for_bit(
     student, teacher, rule, student_model, tiny_model, make_batch
@@ -108,7 +110,7 @@ def test_a_larger_alpha_weakens_every_term(student_model, make_batch):
 def test_the_state_dict_is_plain_detectron2_plus_adapters(
     kind, student_model, tiny_model, make_batch
 ):
-    opts = ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0]
+    opts = ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, "MODEL.GFL.SCORE_THRESH_TEST", 0.0]
     model, _ = student_model(kind, opts=opts)
     plain = tiny_model(kind, opts, seed=99)
     state = model.state_dict()

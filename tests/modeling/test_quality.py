@@ -31,11 +31,12 @@ def test_the_best_detection_of_the_right_class_counts(monkeypatch):
     torch.testing.assert_close(detection_quality(None, None, None, truth), expected)
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "cascade_rcnn", "retinanet"])
+@pytest.mark.parametrize("kind", ["faster_rcnn", "cascade_rcnn", "retinanet", "gfl"])
 def test_detections_from_features_are_those_of_inference(kind, tiny_model, make_batch):
-    model = tiny_model(kind, ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0])
+    opts = ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, "MODEL.GFL.SCORE_THRESH_TEST", 0.0]
+    model = tiny_model(kind, opts)
     batch = make_batch()
-    expected = model.inference(batch) if kind != "retinanet" else model(batch)
+    expected = model.inference(batch) if "rcnn" in kind else model(batch)
     images = model.preprocess_image(batch)
     assert isinstance(images, ImageList)
     with torch.no_grad():

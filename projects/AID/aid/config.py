@@ -114,6 +114,31 @@ def add_aid_config(cfg: CN) -> None:
     cfg.AID.COEFFICIENTS.RPN_CLS = 1.0
     cfg.AID.COEFFICIENTS.RPN_BOX = 1.0
 
+    # GFL. Where nothing else is said, the authors' settings (arXiv 2006.04388 and its code).
+    cfg.MODEL.GFL = CN()
+    cfg.MODEL.GFL.NUM_CLASSES = 80  # COCO's
+    cfg.MODEL.GFL.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Convolutions of each branch, and their norm: "", "GN" or another that Detectron2 knows.
+    cfg.MODEL.GFL.NUM_CONVS = 4
+    cfg.MODEL.GFL.NORM = "GN"
+    # Largest distance of a cell from a side of its box, and side of the anchor from which
+    # assignment starts; both in cells.
+    cfg.MODEL.GFL.REG_MAX = 16
+    cfg.MODEL.GFL.ANCHOR_SCALE = 8.0
+    # Candidates per level and instance, of ATSS (arXiv 1912.02424).
+    cfg.MODEL.GFL.TOPK = 9
+    # Exponent of the quality focal loss, whose own weight is 1, and weights of the boxes' losses.
+    cfg.MODEL.GFL.QUALITY_BETA = 2.0
+    cfg.MODEL.GFL.GIOU_WEIGHT = 2.0
+    cfg.MODEL.GFL.DISTRIBUTION_WEIGHT = 0.25
+    # All scores at the start of a training, as RetinaNet's.
+    cfg.MODEL.GFL.PRIOR_PROB = 0.01
+    # At test: the least score, candidates per level, and the IoU at which a detection suppresses
+    # another one of its class.
+    cfg.MODEL.GFL.SCORE_THRESH_TEST = 0.05
+    cfg.MODEL.GFL.TOPK_CANDIDATES_TEST = 1000
+    cfg.MODEL.GFL.NMS_THRESH_TEST = 0.6
+
     # "SGD" as in Detectron2, or "AdamW", with which small nets learn from scratch in a few hundred
     # iterations. The other SOLVER keys apply to both.
     cfg.SOLVER.OPTIMIZER = "SGD"

@@ -9,6 +9,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ..errors import AIDError
+from ..modeling.gfl import GFL
 
 __all__ = ["run_heads"]
 
@@ -60,5 +61,5 @@ def _(detector: GeneralizedRCNN, images, features, targets) -> None:
 
 @run_heads.register
 @torch.no_grad()
-def _(detector: RetinaNet, images, features, targets) -> None:
+def _(detector: RetinaNet | GFL, images, features, targets) -> None:
     detector.head([features[level] for level in detector.head_in_features])

@@ -5,6 +5,7 @@ Shape letters as in base.py.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,12 @@ from torch import Tensor, nn
 
 from .base import InstanceLosses, Targets, box_losses, mean_by
 
-__all__ = ["anchor_losses"]
+__all__ = ["Match", "anchor_losses", "losses_per_instance"]
+
+# From the G boxes of an image to, for its R anchors, the index of an instance (R,), and whether the
+# anchor is its positive 1, a negative 0 or neither -1 (R,); and for every instance the anchor that
+# it keeps where it has no positive (G,).
+Match = Callable[[Boxes], tuple[Tensor, Tensor, Tensor]]
 
 
 def anchor_losses(
@@ -43,14 +49,35 @@ def anchor_losses(
     logits, deltas = logits.float(), deltas.float()
     boxes = Boxes.cat(anchors).tensor.expand_as(deltas)
     logits, deltas, boxes = (x.flatten(0, 1) for x in (logits, deltas, boxes))
-    matches = match_anchors(head.anchor_matcher, anchors, truth)
-    owner, best = matches.owner.flatten(), matches.best
-    everybody = torch.arange(len(best), device=best.device)
 
-    cls = classification_losses(owner, logits)
-    box = box_losses(head, boxes, deltas, truth.boxes[owner])
-    cls_at_best = classification_losses(everybody, logits[best])
-    box_at_best = box_losses(head, boxes[best], deltas[best], truth.boxes[everybody])
+    def losses(owner: Tensor, at: Tensor | slice) -> tuple[Tensor, Tensor]:
+        cls = classification_losses(owner, logits[at])
+        return cls, box_losses(head, boxes[at], deltas[at], truth.boxes[owner])
+
+    match = partial(_match_by_overlap, head.anchor_matcher, Boxes.cat(anchors))
+    return losses_per_instance(losses, match, anchors, truth, levels, prefix)
+
+
+def losses_per_instance(
+    losses: Callable[[Tensor, Tensor | slice], tuple[Tensor, Tensor]],
+    match: Match,
+    anchors: list[Boxes],
+    truth: Targets,
+    levels: tuple[str, ...],
+    prefix: str = "",
+) -> InstanceLosses:
+    """The same for a detector that matches in a way of its own, or has other losses.
+
+    Args:
+        losses: from owners (S,), of which ``truth.nobody`` stands for background, and the index of
+            their anchors among all N * R to classification and box losses (S,).
+        match: an image's boxes with the anchors.
+        anchors, truth, levels, prefix: see :func:`anchor_losses`.
+    """
+    matches = match_anchors(match, anchors, truth)
+    best = matches.best
+    cls, box = losses(matches.owner.flatten(), slice(None))
+    cls_at_best, box_at_best = losses(torch.arange(len(best), device=best.device), best)
     return InstanceLosses(
         levels=levels,
         parts={
@@ -116,34 +143,35 @@ class AnchorMatches:
         return counts / counts.sum(dim=1, keepdim=True)
 
 
-def match_anchors(matcher: Matcher, anchors: list[Boxes], targets: Targets) -> AnchorMatches:
-    """Match every anchor with the detector's own matcher, without subsampling.
+def match_anchors(match: Match, anchors: list[Boxes], targets: Targets) -> AnchorMatches:
+    """Match every anchor in the detector's own way, without subsampling.
 
-    The matcher may leave an instance without positives, where each of its anchors overlaps another
-    instance more; such an instance keeps its best anchor for itself.
+    An instance may be left without positives, where each of its anchors overlaps another instance
+    more; such an instance keeps its best anchor for itself.
 
     Args:
-        matcher: the detector's anchor matcher.
+        match: an image's boxes with the anchors.
         anchors: the anchors of each level, of one image (they are the same for all images).
         targets: ground truth of the N images.
     """
-    all_anchors = Boxes.cat(anchors)
-    num_anchors = len(all_anchors)
     owners, negatives, best = [], [], []
+    level = torch.cat([torch.full((len(a),), i) for i, a in enumerate(anchors)])
     for image in range(len(targets.first) - 1):
         of_image = targets.of_image(image)
-        iou = pairwise_iou(Boxes(targets.boxes[of_image]), all_anchors)
-        index, label = matcher(iou)
+        index, label, best_of_image = match(Boxes(targets.boxes[of_image]))
         owners.append(torch.where(label == 1, index + of_image.start, targets.nobody))
         negatives.append(label == 0)
-        if len(iou):
-            best.append(iou.argmax(dim=1) + image * num_anchors)
-    level = torch.cat([torch.full((len(a),), i) for i, a in enumerate(anchors)])
-    device = all_anchors.device
+        best.append(best_of_image + image * len(level))
     return AnchorMatches(
         owner=torch.stack(owners),
         negative=torch.stack(negatives),
-        level=level.to(device),
-        best=torch.cat(best) if best else torch.zeros(0, dtype=torch.long, device=device),
+        level=level.to(anchors[0].device),
+        best=torch.cat(best),
         num_levels=len(anchors),
     )
+
+
+def _match_by_overlap(matcher: Matcher, anchors: Boxes, boxes: Boxes) -> tuple[Tensor, ...]:
+    """As Detectron2's matcher does it; the best anchor is the one that overlaps most."""
+    iou = pairwise_iou(boxes, anchors)
+    return *matcher(iou), iou.argmax(dim=1)

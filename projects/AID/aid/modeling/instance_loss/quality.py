@@ -8,6 +8,7 @@ from detectron2.structures import ImageList, Instances, pairwise_iou
 from torch import Tensor, nn
 
 from ...errors import AIDError
+from ..gfl import GFL
 
 __all__ = ["detection_quality"]
 
@@ -51,7 +52,7 @@ def _(detector: GeneralizedRCNN, images: ImageList, features: dict[str, Tensor])
 
 
 @detect.register
-def _(detector: RetinaNet, images: ImageList, features: dict[str, Tensor]):
+def _(detector: RetinaNet | GFL, images: ImageList, features: dict[str, Tensor]):
     features = [features[level] for level in detector.head_in_features]
     found = detector.forward_inference(images, features, detector.head(features))
     for instances in found:
