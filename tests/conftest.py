@@ -83,11 +83,13 @@ RETINANET = {
         "RETINANET": {"NUM_CLASSES": 3, "NUM_CONVS": 1},
     }
 }
+FCOS = {"MODEL": {"FCOS": {"NUM_CLASSES": 3, "NUM_CONVS": 1, "NORM": ""}}}
 KINDS = {
     "faster_rcnn": ("Base-RCNN-FPN.yaml", [RCNN]),
     "mask_rcnn": ("Base-RCNN-FPN.yaml", [RCNN, MASK]),
     "cascade_rcnn": ("Base-RCNN-FPN.yaml", [RCNN, CASCADE]),
     "retinanet": ("Base-RetinaNet.yaml", [RETINANET]),
+    "fcos": ("Base-FCOS.yaml", [FCOS]),
 }
 
 
@@ -159,7 +161,7 @@ def student_config(tiny_config, tmp_path):
         if not weights.exists():
             torch.manual_seed(17)
             torch.save({"model": build_model(load_config(path)).state_dict()}, weights)
-        arch = "AIDRetinaNet" if student == "retinanet" else "AIDGeneralizedRCNN"
+        arch = {"retinanet": "AIDRetinaNet", "fcos": "AIDFCOS"}.get(student, "AIDGeneralizedRCNN")
         keys = ["MODEL.META_ARCHITECTURE", arch]
         keys += ["TEACHER.CONFIG_FILE", path, "TEACHER.WEIGHTS", str(weights)]
         return load_config(tiny_config(student, [*keys, *opts], name=f"{student}_student"))

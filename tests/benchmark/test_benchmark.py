@@ -40,7 +40,7 @@ def config_file(tiny_config, tmp_path):
     """A function (kind, opts) -> path of the config of a student whose teacher has no weights."""
 
     def write(kind: str = "faster_rcnn", opts=()) -> str:
-        arch = "AIDRetinaNet" if kind == "retinanet" else "AIDGeneralizedRCNN"
+        arch = {"retinanet": "AIDRetinaNet", "fcos": "AIDFCOS"}.get(kind, "AIDGeneralizedRCNN")
         teacher = tiny_config(kind, name="teacher")
         keys = ["MODEL.META_ARCHITECTURE", arch, "TEACHER.CONFIG_FILE", teacher]
         return tiny_config(kind, [*keys, *opts], name="student")
@@ -52,7 +52,7 @@ def config_file(tiny_config, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools, for masks
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet"])
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos"])
 def test_every_family_is_measured(kind, config_file, benchmark, tmp_path):
     path = tmp_path / "new folder" / "numbers.json"
     options = ["--no-memory", "--json", str(path), "--instances", "3"]

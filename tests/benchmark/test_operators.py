@@ -63,7 +63,7 @@ def beyond(step: Counter, *floor: Counter) -> Counter:
     return Counter({name: n for name, n in left.items() if n})
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet"])
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos"])
 def test_no_loop_over_instances(kind, count):
     few, many = count(kind, FEW), count(kind, MANY)
     for part in ("instance_losses", "weighting", "AttentionGuidedLoss", "NonLocalLoss"):
@@ -83,7 +83,7 @@ def test_no_rule_loops_over_instances(rule, count):
     )
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet"])
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos"])
 def test_plain_distillation_reads_nothing_back(kind, count):
     found = count(kind, FEW)
     more = beyond(found["plain_distillation"], found["student"], found["teacher"])

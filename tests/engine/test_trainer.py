@@ -37,7 +37,9 @@ def train(cfg, stop_at=None, resume=False):
     return torch.load(os.path.join(cfg.OUTPUT_DIR, "model_final.pth")) if stop_at is None else None
 
 
-@pytest.mark.parametrize("student, teacher", [("faster_rcnn", "retinanet"), ("retinanet", None)])
+@pytest.mark.parametrize(
+    "student, teacher", [("faster_rcnn", "retinanet"), ("retinanet", None), ("fcos", None)]
+)
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
 def test_interrupted_anywhere_it_ends_with_the_same_weights(
     student, teacher, optimizer, run_config

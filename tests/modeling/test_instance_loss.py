@@ -13,9 +13,10 @@ from aid.modeling.instance_loss import instance_losses
 from aid.modeling.instance_loss.base import mean_by
 from aid.modeling.teacher import Teacher
 
-KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet"]
+KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos"]
 PARTS = {kind: {"cls", "box", "rpn_cls", "rpn_box"} for kind in KINDS} | {
-    "retinanet": {"cls", "box"}
+    "retinanet": {"cls", "box"},
+    "fcos": {"cls", "box", "ctr"},
 }
 
 

@@ -12,9 +12,11 @@ from aid.config import load_config
 from aid.errors import AIDError
 from aid.modeling.weighting import ExponentialWeighting
 
-KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet"]
+KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos"]
 PAIRS = [(kind, kind) for kind in KINDS] + [
     ("retinanet", "faster_rcnn"),
+    ("retinanet", "fcos"),
+    ("fcos", "retinanet"),
     ("faster_rcnn", "retinanet"),
 ]
 RULES = ["RelativeWeighting", "StudentAwareWeighting", "QualityWeighting", "ConstantWeighting"]
@@ -108,7 +110,7 @@ def test_a_larger_alpha_weakens_every_term(student_model, make_batch):
 def test_the_state_dict_is_plain_detectron2_plus_adapters(
     kind, student_model, tiny_model, make_batch
 ):
-    opts = ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0]
+    opts = ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, "MODEL.FCOS.SCORE_THRESH_TEST", 0.0]
     model, _ = student_model(kind, opts=opts)
     plain = tiny_model(kind, opts, seed=99)
     state = model.state_dict()

@@ -19,7 +19,7 @@ from .output_folder import check_output_folder, start_records
 __all__ = ["argument_parser", "check_dataset", "setup"]
 
 # Where a meta-architecture's number of classes is set.
-HEADS = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}
+HEADS = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET", "FCOS": "FCOS"}
 
 
 def argument_parser() -> argparse.ArgumentParser:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from ..errors import AIDError
 from ..visualization import weight_image
 from .comparison import in_eval_mode
+from .fcos import FCOS
 from .instance_loss import InstanceLosses, instance_losses, loss_levels
 from .losses import Context, Responses, build_distillation_losses
 from .responses import box_logits, check_answers
 from .teacher import Teacher, build_teacher, check_teacher
 from .weighting import Evidence, Weighting, Weights, build_weighting
 
-__all__ = ["AIDGeneralizedRCNN", "AIDRetinaNet", "DistillationMixin"]
+__all__ = ["AIDFCOS", "AIDGeneralizedRCNN", "AIDRetinaNet", "DistillationMixin"]
 
 # Iterations between readings of the diagnostics from the device: Detectron2 writes as often.
 LOG_PERIOD = 20
@@ -242,3 +243,8 @@ class AIDGeneralizedRCNN(DistillationMixin, GeneralizedRCNN):
 @META_ARCH_REGISTRY.register()
 class AIDRetinaNet(DistillationMixin, RetinaNet):
     """RetinaNet that learns from a teacher."""
+
+
+@META_ARCH_REGISTRY.register()
+class AIDFCOS(DistillationMixin, FCOS):
+    """FCOS that learns from a teacher."""
