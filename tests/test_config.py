@@ -24,12 +24,15 @@ BASELINES = {"AID": "KITTI", "AID/COCO-Traffic": "COCO-Traffic", "Quickstart": "
 def test_the_configs_that_users_are_told_of_exist():
     expected = []
     for meta_arch in ("faster_rcnn", "retinanet"):
-        for data in ("KITTI", "COCO-Traffic"):
-            expected += [f"{data}/{meta_arch}_{r}_FPN" for r in ("R18", "R50", "R101")]
-        expected += [f"AID/COCO-Traffic/{meta_arch}_{r}_from_R101" for r in ("R18", "R50")]
-        expected += [f"AID/{meta_arch}_{r}_from_R101" for r in ("R18", "R50", "R101")]
+        expected += [f"AID/{meta_arch}_R101_from_R101"]
+    for meta_arch in ("faster_rcnn", "retinanet", "fcos"):
+        expected += [f"KITTI/{meta_arch}_{r}_FPN" for r in ("R18", "R50", "R101")]
+        expected += [f"AID/{meta_arch}_{r}_from_R101" for r in ("R18", "R50")]
         expected += [f"Quickstart/{meta_arch}_{r}" for r in ("R34_FPN", "R18_FPN", "R18_from_R34")]
         expected += [f"Quickstart/{meta_arch}_R18_from_R34_none"]
+    for meta_arch in ("faster_rcnn", "mask_rcnn", "retinanet"):
+        expected += [f"COCO-Traffic/{meta_arch}_{r}_FPN" for r in ("R18", "R50", "R101")]
+        expected += [f"AID/COCO-Traffic/{meta_arch}_{r}_from_R101" for r in ("R18", "R50")]
     expected += [
         f"AID/faster_rcnn_R18_from_R101_{g}" for g in ("none", "level", "image", "instance")
     ]
@@ -44,6 +47,7 @@ def test_every_detector_builds(file):
     assert cfg.MODEL.RESNETS.DEPTH == depth
     assert num_classes(model) == (13 if "COCO-Traffic" in file else 3)
     assert isinstance(model, DistillationMixin) == ("_from_" in file)
+    assert cfg.MODEL.MASK_ON == ("mask_rcnn" in file)
     assert all(name in DatasetCatalog.list() for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     folder, name = os.path.split(file)
     output = f"output/{folder}/{name[:-5]}".replace("Quickstart", "quickstart")
@@ -87,7 +91,7 @@ def test_schedules_are_those_of_the_paper_and_of_detectron2(file):
     epoch = solver.CHECKPOINT_PERIOD
     assert solver.MAX_ITER == epochs * epoch
     assert solver.STEPS == (epochs * 2 // 3 * epoch, epochs * 11 // 12 * epoch)
-    rate = 0.01 if "retinanet" in file else 0.02
+    rate = 0.02 if "rcnn" in file else 0.01
     assert solver.BASE_LR / solver.IMS_PER_BATCH == pytest.approx(rate / 16)
 
 

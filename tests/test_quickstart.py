@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-TEACHERS = ("faster_rcnn_R34_FPN", "retinanet_R34_FPN")
+TEACHERS = ("faster_rcnn_R34_FPN", "retinanet_R34_FPN", "fcos_R34_FPN")
 STUDENTS = ("R18_FPN", "R18_from_R34_none", "R18_from_R34")
 
 

@@ -93,6 +93,9 @@ def add_aid_config(cfg: CN) -> None:
     cfg.MODEL.FCOS.NORM = "GN"
     # Probability of every class at the start, as in RetinaNet.
     cfg.MODEL.FCOS.PRIOR_PROB = 0.01
+    # Distance from a point to each side of its box at the start, in strides. At 0, which Detectron2
+    # has, boxes are all but empty, where IoU has no gradient: small heads may stay there for good.
+    cfg.MODEL.FCOS.PRIOR_DISTANCE = 0.0
     # A point may belong to a box whose center is nearer than this, in strides (arXiv 2006.09214).
     cfg.MODEL.FCOS.CENTER_SAMPLING_RADIUS = 1.5
     cfg.MODEL.FCOS.FOCAL_LOSS_ALPHA = 0.25

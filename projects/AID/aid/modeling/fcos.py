@@ -6,7 +6,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, META_ARCH_REGISTRY, buil
 from detectron2.modeling.backbone import build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.meta_arch import fcos
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["FCOS", "build_fcos_resnet_fpn_backbone"]
 
@@ -61,6 +61,7 @@ class FCOS(fcos.FCOS):
             norm=keys.NORM,
             prior_prob=keys.PRIOR_PROB,
         )
+        nn.init.constant_(head.bbox_pred.bias, keys.PRIOR_DISTANCE)
         return {
             "backbone": backbone,
             "head": head,
