@@ -105,6 +105,12 @@ def test_the_heads_norm(norm, tiny_model, make_batch):
     assert all(x.isfinite() for x in losses_of(model, make_batch()).values())
 
 
+def test_boxes_start_at_the_prior_distance(tiny_model):
+    for distance in (0.0, 2.0):
+        model = tiny_model("fcos", ["MODEL.FCOS.PRIOR_DISTANCE", distance])
+        assert (model.head.bbox_pred.bias == distance).all()
+
+
 def test_boxes_of_nan_are_no_failed_assertion(tiny_model, make_batch):
     model = tiny_model("fcos")
     nn.init.constant_(model.head.bbox_pred.bias, torch.nan)
