@@ -4,6 +4,7 @@ import glob
 import os
 
 import pytest
+from detectron2 import model_zoo
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
@@ -52,6 +53,12 @@ def test_every_detector_builds(file):
     folder, name = os.path.split(file)
     output = f"output/{folder}/{name[:-5]}".replace("Quickstart", "quickstart")
     assert cfg.OUTPUT_DIR == output
+
+
+def test_the_mask_head_is_that_of_the_model_zoo():
+    ours = load_config(os.path.join(ROOT, "Base-Mask-RCNN-FPN.yaml")).MODEL
+    theirs = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml").MODEL
+    assert ours.MASK_ON and ours.ROI_MASK_HEAD == theirs.ROI_MASK_HEAD
 
 
 @pytest.mark.parametrize("file", FRAGMENTS)

@@ -6,17 +6,15 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
-from detectron2 import model_zoo
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
 
-from aid.config import load_config
 from aid.data import build_train_loader, register_coco, register_kitti
 from aid.engine import AIDTrainer, argument_parser, setup
 from aid.errors import AIDError
 from aid.evaluation import build_evaluator
-from aid.report import load_run
+from aid.report import load_run, write_report
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools
 
@@ -111,7 +109,7 @@ def configure(student_config, tmp_path):
 
 
 @pytest.mark.parametrize("teacher", ["mask_rcnn", "faster_rcnn"])
-def test_a_distilled_run_reports_the_ap_of_boxes_and_masks(teacher, dataset, configure):
+def test_a_distilled_run_reports_the_ap_of_boxes_and_masks(teacher, dataset, configure, tmp_path):
     name = dataset()
     cfg = configure(name, name, ["TEACHER.EVAL_FIRST", True], teacher)
     trainer = AIDTrainer(cfg)
@@ -123,6 +121,10 @@ def test_a_distilled_run_reports_the_ap_of_boxes_and_masks(teacher, dataset, con
     measured = {f"{task}/{x}" for task in ("bbox", "segm") for x in ("AP", "AP50", "AP-color 3")}
     assert all(0 <= last[name] <= 100 for name in measured)
     assert run.results["mask AP"] == last["segm/AP"]
+    write_report([run], str(tmp_path / "report"), num_images=1, num_train=1, threshold=0.5)
+    header, _, row = (tmp_path / "report" / "report.md").read_text().splitlines()[2:5]
+    column = [name.strip() for name in header.split("|")].index("mask AP")
+    assert row.split("|")[column].strip() == f"{last['segm/AP']:.1f}"
 
 
 def test_a_teacher_with_masks_is_judged_by_boxes_where_labels_have_none(
@@ -248,9 +250,3 @@ def test_masks_of_another_format_are_said_before_training(dataset, configure, mo
     monkeypatch.setattr("aid.data.masks.find_spec", lambda name: None)
     with pytest.raises(AIDError, match="polygons, which INPUT.CROP cuts with shapely: install it"):
         configure(polygons, polygons, ["INPUT.CROP.ENABLED", True])
-
-
-def test_the_mask_head_is_that_of_the_model_zoo(repository):
-    ours = load_config(f"{repository}/configs/Base-Mask-RCNN-FPN.yaml").MODEL
-    theirs = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml").MODEL
-    assert ours.MASK_ON and ours.ROI_MASK_HEAD == theirs.ROI_MASK_HEAD

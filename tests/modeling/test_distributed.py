@@ -28,7 +28,7 @@ def gradients_of_a_share(model, batch, only_distillation=True):
     return gradients(wrapped, batch[start : start + share], only_distillation)
 
 
-@pytest.mark.parametrize("student", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize("student", ["faster_rcnn", "retinanet", "fcos"])
 @pytest.mark.parametrize(
     "rule, normalize, norm, processes",
     [
@@ -60,7 +60,7 @@ def test_a_share_of_the_batch_in_each_process(
     assert any("backbone" in name for name in expected)
 
 
-@pytest.mark.parametrize("student", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize("student", ["faster_rcnn", "retinanet", "fcos"])
 def test_no_unused_parameters_where_a_process_has_no_box(
     student, student_model, make_batch, in_processes
 ):
