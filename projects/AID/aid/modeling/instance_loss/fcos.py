@@ -75,7 +75,7 @@ def _centerness(deltas: Tensor) -> Tensor:
     Equation 3 of arXiv 1904.01355; 0 outside of the box, which only a best point can be.
     """
     deltas = deltas.clamp(min=0)
-    across, down = deltas[:, [0, 2]], deltas[:, [1, 3]]
+    across, down = deltas[:, 0::2], deltas[:, 1::2]
     product = (across.amin(dim=1) / across.amax(dim=1)) * (down.amin(dim=1) / down.amax(dim=1))
     return product.nan_to_num().sqrt()
 
