@@ -84,12 +84,14 @@ RETINANET = {
     }
 }
 GFL = {"MODEL": {"GFL": {"NUM_CLASSES": 3, "NUM_CONVS": 1, "NORM": "", "ANCHOR_SCALE": 2.0}}}
+FCOS = {"MODEL": {"FCOS": {"NUM_CLASSES": 3, "NUM_CONVS": 1, "NORM": ""}}}
 KINDS = {
     "faster_rcnn": ("Base-RCNN-FPN.yaml", [RCNN]),
     "mask_rcnn": ("Base-RCNN-FPN.yaml", [RCNN, MASK]),
     "cascade_rcnn": ("Base-RCNN-FPN.yaml", [RCNN, CASCADE]),
     "retinanet": ("Base-RetinaNet.yaml", [RETINANET]),
     "gfl": ("Base-GFL.yaml", [GFL]),
+    "fcos": ("Base-FCOS.yaml", [FCOS]),
 }
 
 

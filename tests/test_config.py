@@ -4,6 +4,7 @@ import glob
 import os
 
 import pytest
+from detectron2 import model_zoo
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
@@ -24,12 +25,15 @@ BASELINES = {"AID": "KITTI", "AID/COCO-Traffic": "COCO-Traffic", "Quickstart": "
 def test_the_configs_that_users_are_told_of_exist():
     expected = []
     for meta_arch in ("faster_rcnn", "retinanet", "gfl"):
-        for data in ("KITTI", "COCO-Traffic"):
-            expected += [f"{data}/{meta_arch}_{r}_FPN" for r in ("R18", "R50", "R101")]
-        expected += [f"AID/COCO-Traffic/{meta_arch}_{r}_from_R101" for r in ("R18", "R50")]
-        expected += [f"AID/{meta_arch}_{r}_from_R101" for r in ("R18", "R50", "R101")]
+        expected += [f"AID/{meta_arch}_R101_from_R101"]
+    for meta_arch in ("faster_rcnn", "retinanet", "gfl", "fcos"):
+        expected += [f"KITTI/{meta_arch}_{r}_FPN" for r in ("R18", "R50", "R101")]
+        expected += [f"AID/{meta_arch}_{r}_from_R101" for r in ("R18", "R50")]
         expected += [f"Quickstart/{meta_arch}_{r}" for r in ("R34_FPN", "R18_FPN", "R18_from_R34")]
         expected += [f"Quickstart/{meta_arch}_R18_from_R34_none"]
+    for meta_arch in ("faster_rcnn", "mask_rcnn", "retinanet", "gfl"):
+        expected += [f"COCO-Traffic/{meta_arch}_{r}_FPN" for r in ("R18", "R50", "R101")]
+        expected += [f"AID/COCO-Traffic/{meta_arch}_{r}_from_R101" for r in ("R18", "R50")]
     expected += [
         f"AID/faster_rcnn_R18_from_R101_{g}" for g in ("none", "level", "image", "instance")
     ]
@@ -44,10 +48,17 @@ def test_every_detector_builds(file):
     assert cfg.MODEL.RESNETS.DEPTH == depth
     assert num_classes(model) == (13 if "COCO-Traffic" in file else 3)
     assert isinstance(model, DistillationMixin) == ("_from_" in file)
+    assert cfg.MODEL.MASK_ON == ("mask_rcnn" in file)
     assert all(name in DatasetCatalog.list() for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     folder, name = os.path.split(file)
     output = f"output/{folder}/{name[:-5]}".replace("Quickstart", "quickstart")
     assert cfg.OUTPUT_DIR == output
+
+
+def test_the_mask_head_is_that_of_the_model_zoo():
+    ours = load_config(os.path.join(ROOT, "Base-Mask-RCNN-FPN.yaml")).MODEL
+    theirs = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml").MODEL
+    assert ours.MASK_ON and ours.ROI_MASK_HEAD == theirs.ROI_MASK_HEAD
 
 
 @pytest.mark.parametrize("file", FRAGMENTS)
@@ -87,7 +98,7 @@ def test_schedules_are_those_of_the_paper_and_of_detectron2(file):
     epoch = solver.CHECKPOINT_PERIOD
     assert solver.MAX_ITER == epochs * epoch
     assert solver.STEPS == (epochs * 2 // 3 * epoch, epochs * 11 // 12 * epoch)
-    rate = 0.02 if "faster_rcnn" in file else 0.01
+    rate = 0.02 if "rcnn" in file else 0.01
     assert solver.BASE_LR / solver.IMS_PER_BATCH == pytest.approx(rate / 16)
 
 

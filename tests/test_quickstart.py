@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-TEACHERS = ("faster_rcnn_R34_FPN", "retinanet_R34_FPN", "gfl_R34_FPN")
+TEACHERS = tuple(f"{x}_R34_FPN" for x in ("faster_rcnn", "retinanet", "gfl", "fcos"))
 STUDENTS = ("R18_FPN", "R18_from_R34_none", "R18_from_R34")
 
 

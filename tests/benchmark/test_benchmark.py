@@ -52,7 +52,9 @@ def config_file(tiny_config, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools, for masks
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl"])
+@pytest.mark.parametrize(
+    "kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
+)
 def test_every_family_is_measured(kind, config_file, benchmark, tmp_path):
     path = tmp_path / "new folder" / "numbers.json"
     options = ["--no-memory", "--json", str(path), "--instances", "3"]

@@ -63,7 +63,9 @@ def beyond(step: Counter, *floor: Counter) -> Counter:
     return Counter({name: n for name, n in left.items() if n})
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl"])
+@pytest.mark.parametrize(
+    "kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
+)
 def test_no_loop_over_instances(kind, count):
     few, many = count(kind, FEW), count(kind, MANY)
     for part in ("instance_losses", "weighting", "AttentionGuidedLoss", "NonLocalLoss"):
@@ -83,7 +85,9 @@ def test_no_rule_loops_over_instances(rule, count):
     )
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl"])
+@pytest.mark.parametrize(
+    "kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
+)
 def test_plain_distillation_reads_nothing_back(kind, count):
     found = count(kind, FEW)
     more = beyond(found["plain_distillation"], found["student"], found["teacher"])
@@ -100,8 +104,8 @@ def test_plain_distillation_reads_nothing_back(kind, count):
 #            2          one_hot's check of its range, on the CPU alone
 #   nonzero  N          Matcher.set_low_quality_matches_, of the anchors
 #            N          ours: which RoIs belong to somebody, where no other is needed
-# A dense detector has no RoIs, and GFL neither Matcher nor Box2BoxTransform. The teacher's heads,
-# floor of the step, wait for their proposals.
+# A dense detector has no RoIs, GFL neither Matcher nor Box2BoxTransform, FCOS no Matcher and no
+# assertion on its points. The teacher's heads, floor of the step, wait for their proposals.
 @pytest.mark.parametrize(
     "kind, scalars, nonzero",
     [
@@ -109,6 +113,7 @@ def test_plain_distillation_reads_nothing_back(kind, count):
         ("cascade_rcnn", 8 + 5 + 2, 2),
         ("retinanet", 2 + 2 + 2, 2),
         ("gfl", 2, 0),
+        ("fcos", 2, 0),
     ],
 )
 @pytest.mark.parametrize("step", ["aid_instance", "aid_level", "aid_image"])

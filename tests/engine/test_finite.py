@@ -14,7 +14,7 @@ from aid.engine.accumulation import AccumulatingTrainer
 from aid.engine.finite import naming_images
 from aid.errors import AIDError
 
-KINDS = ["faster_rcnn", "retinanet", "gfl"]
+KINDS = ["faster_rcnn", "retinanet", "gfl", "fcos"]
 
 
 @pytest.fixture

@@ -38,7 +38,8 @@ def train(cfg, stop_at=None, resume=False):
 
 
 @pytest.mark.parametrize(
-    "student, teacher", [("faster_rcnn", "retinanet"), ("retinanet", None), ("gfl", None)]
+    "student, teacher",
+    [("faster_rcnn", "retinanet"), ("retinanet", None), ("gfl", None), ("fcos", None)],
 )
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
 def test_interrupted_anywhere_it_ends_with_the_same_weights(

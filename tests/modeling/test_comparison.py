@@ -51,7 +51,7 @@ def test_the_worse_one_has_the_larger_loss(student_model, make_batch):
             bias.copy_(before)
 
 
-@pytest.mark.parametrize("kind", ["mask_rcnn", "cascade_rcnn", "retinanet", "gfl"])
+@pytest.mark.parametrize("kind", ["mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"])
 def test_the_student_and_random_numbers_stay_as_they_are(kind, student_model, make_batch):
     model, _ = student_model(kind)
     model.backbone.bottom_up.stem.eval()  # as a user may have it
@@ -87,6 +87,8 @@ def test_gradients_under_autocast_stay_as_they_are(student_model, make_batch, st
         ("retinanet", "retinanet", True),
         ("gfl", "gfl", True),
         ("gfl", "retinanet", False),
+        ("fcos", "fcos", True),
+        ("fcos", "retinanet", False),
         ("retinanet", "faster_rcnn", False),
         ("faster_rcnn", "retinanet", False),
     ],

@@ -28,7 +28,7 @@ def gradients_of_a_share(model, batch, only_distillation=True):
     return gradients(wrapped, batch[start : start + share], only_distillation)
 
 
-@pytest.mark.parametrize("student", ["faster_rcnn", "retinanet", "gfl"])
+@pytest.mark.parametrize("student", ["faster_rcnn", "retinanet", "gfl", "fcos"])
 @pytest.mark.parametrize(
     "rule, normalize, norm, processes",
     [
@@ -79,12 +79,12 @@ def test_a_share_of_the_batch_for_the_other_losses(loss, student_model, make_bat
     assert any("backbone" in name for name in expected)
 
 
-@pytest.mark.parametrize("student", ["faster_rcnn", "retinanet", "gfl"])
+@pytest.mark.parametrize("student", ["faster_rcnn", "mask_rcnn", "retinanet", "gfl", "fcos"])
 def test_no_unused_parameters_where_a_process_has_no_box(
     student, student_model, make_batch, in_processes
 ):
     model, _ = student_model(student, opts=["MODEL.RESNETS.NORM", "FrozenBN"])
-    batch = make_batch((2, 1, 0, 0))
+    batch = make_batch((2, 1, 0, 0), masks=student == "mask_rcnn")
     first, second = in_processes(2, gradients_of_a_share, model, batch, False)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert first.keys() == second.keys() == trained

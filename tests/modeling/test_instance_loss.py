@@ -13,9 +13,11 @@ from aid.modeling.instance_loss import instance_losses
 from aid.modeling.instance_loss.base import mean_by
 from aid.modeling.teacher import Teacher
 
-KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl"]
+KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
 PARTS = {kind: {"cls", "box", "rpn_cls", "rpn_box"} for kind in KINDS} | {
-    kind: {"cls", "box"} for kind in ("retinanet", "gfl")
+    "retinanet": {"cls", "box"},
+    "gfl": {"cls", "box"},
+    "fcos": {"cls", "box", "ctr"},
 }
 
 

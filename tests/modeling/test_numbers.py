@@ -5,7 +5,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-KINDS = ["faster_rcnn", "retinanet", "gfl"]
+KINDS = ["faster_rcnn", "retinanet", "gfl", "fcos"]
 GRANULARITIES = ["instance", "level", "image"]
 TERMS = {f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_local")}
 

@@ -193,7 +193,9 @@ def test_normalized_maps_have_mean_1(rule, batch, granularity, background, alpha
             torch.testing.assert_close(weights * plain[name].amax(), ratio)
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl"])
+@pytest.mark.parametrize(
+    "kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
+)
 @given(
     st.lists(st.integers(0, 6), min_size=1, max_size=3),
     st.integers(1, 130),

@@ -5,7 +5,9 @@ import pytest
 from aid.report.cost import measure_cost
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl"])
+@pytest.mark.parametrize(
+    "kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
+)
 def test_every_family_is_measured(kind, tiny_model, make_batch):
     model = tiny_model(kind)
     samples = make_batch((1, 2, 0))

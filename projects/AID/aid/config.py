@@ -107,12 +107,35 @@ def add_aid_config(cfg: CN) -> None:
     # place and leave its overall strength alone.
     cfg.AID.NORMALIZE = False
     # D = sum of these coefficients times the parts of the teacher's loss on an instance, so that
-    # each part has an alpha of its own. A dense teacher has CLS and BOX only.
+    # each part has an alpha of its own. A dense teacher has CLS and BOX only, FCOS also CTR.
     cfg.AID.COEFFICIENTS = CN()
     cfg.AID.COEFFICIENTS.CLS = 1.0
     cfg.AID.COEFFICIENTS.BOX = 1.0
     cfg.AID.COEFFICIENTS.RPN_CLS = 1.0
     cfg.AID.COEFFICIENTS.RPN_BOX = 1.0
+    cfg.AID.COEFFICIENTS.CTR = 1.0  # centerness
+
+    # FCOS (arXiv 1904.01355). Defaults: Detectron2's own, which it keeps for LazyConfig.
+    cfg.MODEL.FCOS = CN()
+    cfg.MODEL.FCOS.NUM_CLASSES = 80
+    cfg.MODEL.FCOS.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Convolutions of each of the head's two branches, and their norm as in the paper; "" for none.
+    cfg.MODEL.FCOS.NUM_CONVS = 4
+    cfg.MODEL.FCOS.NORM = "GN"
+    # Probability of every class at the start, as in RetinaNet.
+    cfg.MODEL.FCOS.PRIOR_PROB = 0.01
+    # Distance from a point to each side of its box at the start, in strides. At 0, which Detectron2
+    # has, boxes are all but empty, where IoU has no gradient: small heads may stay there for good.
+    cfg.MODEL.FCOS.PRIOR_DISTANCE = 0.0
+    # A point may belong to a box whose center is nearer than this, in strides (arXiv 2006.09214).
+    cfg.MODEL.FCOS.CENTER_SAMPLING_RADIUS = 1.5
+    cfg.MODEL.FCOS.FOCAL_LOSS_ALPHA = 0.25
+    cfg.MODEL.FCOS.FOCAL_LOSS_GAMMA = 2.0
+    # Of the root of class score times centerness, hence 0.2 where RetinaNet has 0.05.
+    cfg.MODEL.FCOS.SCORE_THRESH_TEST = 0.2
+    # Per level, before suppression at this IoU.
+    cfg.MODEL.FCOS.TOPK_CANDIDATES_TEST = 1000
+    cfg.MODEL.FCOS.NMS_THRESH_TEST = 0.6
 
     # GFL. Where nothing else is said, the authors' settings (arXiv 2006.04388 and its code).
     cfg.MODEL.GFL = CN()

@@ -4,6 +4,7 @@ from functools import singledispatch
 
 import torch
 from detectron2.modeling import GeneralizedRCNN, RetinaNet
+from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
@@ -61,5 +62,5 @@ def _(detector: GeneralizedRCNN, images, features, targets) -> None:
 
 @run_heads.register
 @torch.no_grad()
-def _(detector: RetinaNet | GFL, images, features, targets) -> None:
+def _(detector: RetinaNet | GFL | FCOS, images, features, targets) -> None:
     detector.head([features[level] for level in detector.head_in_features])

@@ -11,6 +11,7 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 
 from ..config import load_config
+from ..data.masks import check_masks
 from ..data.register import register_from_file
 from ..errors import AIDError
 from ..evaluation import check_evaluator
@@ -19,7 +20,12 @@ from .output_folder import check_output_folder, start_records
 __all__ = ["argument_parser", "check_dataset", "setup"]
 
 # Where a meta-architecture's number of classes is set.
-HEADS = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET", "GFL": "GFL"}
+HEADS = {
+    "GeneralizedRCNN": "ROI_HEADS",
+    "RetinaNet": "RETINANET",
+    "GFL": "GFL",
+    "FCOS": "FCOS",
+}
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -57,8 +63,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         AIDError: see :func:`load_config`; a dataset that is unknown, cannot be loaded, or has
-            another number of classes than the model; a device that is not there; an output folder
-            that cannot be written, or that holds another run than the one to resume.
+            another number of classes than the model, or no masks for one that predicts them; a
+            device that is not there; an output folder that cannot be written, or that holds
+            another run than the one to resume.
     """
     if args.register:
         register_from_file(args.register)
@@ -111,8 +118,9 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> None:
         name: of the dataset.
 
     Raises:
-        AIDError: it is unknown, cannot be loaded, has another number of classes than the model,
-            nothing to train on, or images that cannot be told apart.
+        AIDError: it is unknown, cannot be loaded, has another number of classes than the model, no
+            masks for one that predicts them, nothing to train on, or images that cannot be told
+            apart.
     """
     if name not in DatasetCatalog.list():
         known = ", ".join(n for n in DatasetCatalog.list() if "kitti" in n or "traffic" in n)
@@ -141,6 +149,8 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> None:
             f"DATASETS.TRAIN: {name} has no object to train on in {len(records)} images: check its "
             "labels, where only objects of the classes count that are no crowds or ignored regions"
         )
+    if cfg.MODEL.MASK_ON:
+        check_masks(cfg, key, name, records)
 
 
 def _has_object(record: dict) -> bool:

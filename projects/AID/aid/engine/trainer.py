@@ -98,7 +98,7 @@ class AIDTrainer(DefaultTrainer):
             self.data_loader = build_train_loader(self.cfg, self.start_iter)
 
     def run_step(self) -> None:
-        # TorchScript (RetinaNet's focal loss) optimises after a process's first calls and rounds
+        # TorchScript (focal loss) optimises after a process's first calls and rounds
         # differently then. On the CPU, where the rest repeats bit for bit, it must not.
         optimize = _unwrap(self.model).device.type != "cpu"
         with torch.jit.optimized_execution(optimize):
@@ -150,7 +150,7 @@ class AIDTrainer(DefaultTrainer):
 
     def state_dict(self) -> dict:
         state = super().state_dict()
-        # RetinaNet's running normaliser is no buffer, so that its state dict does not hold it.
+        # The running normaliser of dense detectors is no buffer, so that no state dict holds it.
         normalizer = getattr(_unwrap(self.model), "loss_normalizer", None)
         return state if normalizer is None else {**state, "loss_normalizer": normalizer}
 

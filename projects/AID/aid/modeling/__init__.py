@@ -1,14 +1,17 @@
 """Teacher, instance losses, weighting, distillation losses, and where they meet."""
 
 from . import instance_loss, losses, weighting
+from .fcos import FCOS
 from .gfl import GFL
-from .meta_arch import AIDGFL, AIDGeneralizedRCNN, AIDRetinaNet
+from .meta_arch import AIDFCOS, AIDGFL, AIDGeneralizedRCNN, AIDRetinaNet
 from .teacher import Teacher, build_teacher
 
 __all__ = [
+    "AIDFCOS",
     "AIDGFL",
     "AIDGeneralizedRCNN",
     "AIDRetinaNet",
+    "FCOS",
     "GFL",
     "Teacher",
     "build_teacher",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import AIDError
 from ..visualization import weight_image
 from .comparison import in_eval_mode
+from .fcos import FCOS
 from .gfl import GFL
 from .instance_loss import InstanceLosses, instance_losses, loss_levels
 from .losses import Context, Responses, build_distillation_losses
@@ -19,7 +20,7 @@ from .responses import box_logits, check_answers
 from .teacher import Teacher, build_teacher, check_teacher
 from .weighting import Evidence, Weighting, Weights, build_weighting
 
-__all__ = ["AIDGFL", "AIDGeneralizedRCNN", "AIDRetinaNet", "DistillationMixin"]
+__all__ = ["AIDFCOS", "AIDGFL", "AIDGeneralizedRCNN", "AIDRetinaNet", "DistillationMixin"]
 
 # Iterations between readings of the diagnostics from the device: Detectron2 writes as often.
 LOG_PERIOD = 20
@@ -248,3 +249,8 @@ class AIDRetinaNet(DistillationMixin, RetinaNet):
 @META_ARCH_REGISTRY.register()
 class AIDGFL(DistillationMixin, GFL):
     """GFL that learns from a teacher."""
+
+
+@META_ARCH_REGISTRY.register()
+class AIDFCOS(DistillationMixin, FCOS):
+    """FCOS that learns from a teacher."""

@@ -1,6 +1,7 @@
 """The report itself: measures what is needed, draws, and writes report.md."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -137,12 +138,15 @@ def _page(runs: list[Run], rows: list[dict], summary: dict, adaptive: Run | None
     if device == "cpu":
         device = f"CPU, {torch.get_num_threads()} threads"
     classes = runs[0].classes
-    header = ["run", "role", "iterations", "AP", "AP50", *classes]
+    measures = ["AP", "AP50", *classes]
+    if any("mask AP" in row for row in rows):
+        measures.insert(1, "mask AP")
+    header = ["run", "role", "iterations", *measures]
     header += ["parameters", "GFLOPs", "s / image", "s / iteration"]
     table = [
         [
             row["run"], row["role"], str(row["iterations"]),
-            *(f"{row[key]:.1f}" for key in ("AP", "AP50", *classes)),
+            *(f"{row.get(key, math.nan):.1f}" for key in measures),
             f"{row['parameters']:.2f} M", f"{row['gflops']:.2f}",
             f"{row['seconds']:.3f}", f"{row['seconds_per_iteration']:.3f}",
         ]

@@ -63,7 +63,7 @@ class Run:
         return next(labelled, tested[0])
 
     def metrics_at_end(self, task: str) -> dict[str, float]:
-        """What the last evaluation found on the test set for "bbox" or "kitti", by name."""
+        """What the last evaluation found on the test set for "bbox", "segm" or "kitti", by name."""
         several = len(self.cfg.DATASETS.TEST) > 1
         prefix = f"{self.test_set}/{task}/" if several else f"{task}/"
         lines = (x for x in reversed(self.metrics) if any(k.startswith(prefix) for k in x))
@@ -73,10 +73,13 @@ class Run:
     @cached_property
     def results(self) -> dict[str, float]:
         """COCO's box metrics at the end of the run, in percent: AP, AP50, and AP of each class;
-        NaN where there is none."""
+        for a detector with masks also their AP, "mask AP". NaN where there is none."""
         found = self.metrics_at_end("bbox")
         keys = {"AP": "AP", "AP50": "AP50", **{name: f"AP-{name}" for name in self.classes}}
-        return {name: found.get(key, math.nan) for name, key in keys.items()}
+        results = {name: found.get(key, math.nan) for name, key in keys.items()}
+        if self.cfg.MODEL.MASK_ON:
+            results["mask AP"] = self.metrics_at_end("segm").get("AP", math.nan)
+        return results
 
     @property
     def seconds_per_iteration(self) -> float:

@@ -1,6 +1,6 @@
 """The teacher's own loss on every ground-truth instance: one file per detector family."""
 
-from . import dense, gfl, two_stage
+from . import dense, fcos, gfl, two_stage
 from .base import InstanceLosses, instance_losses, loss_levels
 from .quality import detection_quality
 
@@ -8,6 +8,7 @@ __all__ = [
     "InstanceLosses",
     "dense",
     "detection_quality",
+    "fcos",
     "gfl",
     "instance_losses",
     "loss_levels",

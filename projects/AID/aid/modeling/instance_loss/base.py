@@ -28,7 +28,8 @@ class InstanceLosses:
     Attributes:
         levels: names of the L feature levels, finest first.
         parts: for each part of the task loss ("cls", "box", for two-stage detectors also "rpn_cls"
-            and "rpn_box") a tensor (G,): the mean of that loss over the samples of an instance.
+            and "rpn_box", for FCOS also "ctr") a tensor (G,): the mean of that loss over the
+            samples of an instance.
         background: for each classification part a tensor (N, L): the mean over the negatives of an
             image and level, 0 where there is none.
         level_share: (G, L), the share of an instance's anchors on each level; rows sum to 1.

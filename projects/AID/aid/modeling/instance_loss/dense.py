@@ -1,15 +1,17 @@
 """Instance losses of dense detectors: RetinaNet. Shape letters as in base.py."""
 
+from functools import partial
+
 import torch
 from detectron2.modeling import RetinaNet
 from detectron2.structures import ImageList, Instances
 from fvcore.nn import sigmoid_focal_loss
-from torch import Tensor
+from torch import Tensor, nn
 
 from .anchors import anchor_losses
 from .base import InstanceLosses, Targets, instance_losses, loss_levels
 
-__all__ = []
+__all__ = ["focal_losses"]
 
 
 @loss_levels.register
@@ -37,13 +39,20 @@ def retinanet_losses(
         )
     )  # (N, R, K) and (N, R, 4)
 
-    def focal_losses(owner: Tensor, logits: Tensor) -> Tensor:
-        one_hot = torch.zeros_like(logits).scatter_(1, truth.classes[owner][:, None], 1.0)
-        one_hot *= (owner != truth.nobody)[:, None]
-        return sigmoid_focal_loss(
-            logits, one_hot, alpha=detector.focal_loss_alpha, gamma=detector.focal_loss_gamma
-        ).sum(dim=1)
+    focal = partial(focal_losses, detector, truth)
+    return anchor_losses(detector, focal, logits, deltas, anchors, truth, loss_levels(detector))
 
-    return anchor_losses(
-        detector, focal_losses, logits, deltas, anchors, truth, loss_levels(detector)
-    )
+
+def focal_losses(detector: nn.Module, truth: Targets, owner: Tensor, logits: Tensor) -> Tensor:
+    """Focal loss (S,) of logits (S, K) whose owners are (S,), summed over classes.
+
+    Args:
+        detector: with the focal loss's alpha and gamma.
+        truth: ground truth of the batch; samples of ``truth.nobody`` are background.
+        owner, logits: of the samples.
+    """
+    one_hot = torch.zeros_like(logits).scatter_(1, truth.classes[owner][:, None], 1.0)
+    one_hot *= (owner != truth.nobody)[:, None]
+    return sigmoid_focal_loss(
+        logits, one_hot, alpha=detector.focal_loss_alpha, gamma=detector.focal_loss_gamma
+    ).sum(dim=1)

@@ -4,6 +4,7 @@ from functools import singledispatch
 
 import torch
 from detectron2.modeling import GeneralizedRCNN, RetinaNet
+from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import ImageList, Instances, pairwise_iou
 from torch import Tensor, nn
 
@@ -52,7 +53,7 @@ def _(detector: GeneralizedRCNN, images: ImageList, features: dict[str, Tensor])
 
 
 @detect.register
-def _(detector: RetinaNet | GFL, images: ImageList, features: dict[str, Tensor]):
+def _(detector: RetinaNet | GFL | FCOS, images: ImageList, features: dict[str, Tensor]):
     features = [features[level] for level in detector.head_in_features]
     found = detector.forward_inference(images, features, detector.head(features))
     for instances in found:
