@@ -6,22 +6,19 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, RetinaNet
 from detectron2.structures import ImageList, Instances
-from detectron2.utils.events import EventStorage, get_event_storage
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..errors import AIDError
-from ..visualization import weight_image
 from .comparison import in_eval_mode
+from .diagnostics import log_weights
 from .instance_loss import InstanceLosses, instance_losses, loss_levels
-from .losses import Context, Responses, build_distillation_losses
-from .responses import box_logits, check_answers
-from .teacher import Teacher, build_teacher, check_teacher
-from .weighting import Evidence, Weighting, Weights, build_weighting
+from .lesson import Lesson
+from .losses import Context
+from .teacher import Teacher
+from .weighting import Weighting
 
 __all__ = ["AIDGeneralizedRCNN", "AIDRetinaNet", "DistillationMixin"]
-
-# Iterations between readings of the diagnostics from the device: Detectron2 writes as often.
-LOG_PERIOD = 20
 
 
 class DistillationMixin:
@@ -36,11 +33,15 @@ class DistillationMixin:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.distillation: nn.ModuleDict | None = None
-        self.teacher: Teacher | None = None
+        self.lesson: Lesson | None = None
+
+    @property
+    def teacher(self) -> Teacher:
+        return self.lesson.teacher
 
     @property
     def weighting(self) -> Weighting:
-        return self.distillation["weighting"]
+        return self.lesson.weighting
 
     def attach_distillation(self, cfg: CfgNode) -> None:
         """Build the teacher, the weighting rule and the distillation losses, and say which.
@@ -55,31 +56,14 @@ class DistillationMixin:
             AIDError: the config names no usable teacher, weighting or loss; see ``config.py``.
         """
         with torch.random.fork_rng([] if self.device.type == "cpu" else [self.device]):
-            self.teacher = build_teacher(cfg)
-            levels = check_teacher(self.teacher, self, cfg)
-            student_shapes = self.backbone.output_shape()
-            teacher_shapes = self.teacher.detector.backbone.output_shape()
-            losses = build_distillation_losses(cfg, levels, student_shapes, teacher_shapes)
-            parts = {"losses": losses, "weighting": build_weighting(cfg)}
-            self.distillation = nn.ModuleDict(parts).to(self.device)
+            self.distillation = nn.ModuleDict()
+            self.lesson = Lesson(cfg, self, self.distillation)
+            self.distillation.to(self.device)
         if self.weighting.needs_student:
             loss_levels(self)  # an error now if it has none
-        self.needs_responses = any(getattr(x, "needs_responses", False) for x in losses.values())
-        if self.needs_responses:
-            check_answers(self, "student")
-            check_answers(self.teacher.detector, "teacher")
         self.distillation_weight = cfg.DISTILLATION.WEIGHT
-        self.strides = {level: student_shapes[level].stride for level in levels}
         logging.getLogger(__name__).info(
-            "Distillation: teacher %s (%.1f M parameters) with weights %s; levels %s; losses %s "
-            "times %g; weighting %s",
-            cfg.TEACHER.CONFIG_FILE,
-            self.teacher.num_parameters / 1e6,
-            cfg.TEACHER.WEIGHTS,
-            ", ".join(f"{k} (stride {v})" for k, v in self.strides.items()),
-            ", ".join(f"{k}({v.extra_repr()})" for k, v in losses.items()),
-            self.distillation_weight,
-            self.weighting,
+            "Distillation: lambda %g; %s", self.distillation_weight, self.lesson
         )
 
     def forward(self, batched_inputs: list[dict]):
@@ -109,54 +93,20 @@ class DistillationMixin:
     def _distill(
         self, batched_inputs: list[dict], images: Tensor, features: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        self.teacher.follow(self.device)
-        view = self.teacher.view(batched_inputs, tuple(images.shape[-2:]), self.input_format)
-        instances = [x["instances"].to(self.device) for x in batched_inputs]
-        evidence = None
-        if self.weighting.needs_evidence:
-            background = self.weighting.needs_background
-            losses = self.teacher.instance_losses(view, instances, background)
-            evidence = Evidence(losses, torch.cat([x.gt_classes for x in instances]))
-            if self.weighting.needs_student:
-                ours = ImageList(images, view.images.image_sizes)
-                evidence.student = self._own_losses(ours, features, instances)
-            if self.weighting.needs_quality:
-                evidence.quality = self.teacher.quality(view, instances)
-        maps = {k: (tuple(features[k].shape[-2:]), v) for k, v in self.strides.items()}
+        lesson, instances = self.lesson, [x["instances"].to(self.device) for x in batched_inputs]
+        lesson.teacher.follow(self.device)
+        view = lesson.teacher.view(batched_inputs, tuple(images.shape[-2:]), self.input_format)
+        own = None
+        if self.weighting.needs_evidence and self.weighting.needs_student:
+            own = self._own_losses(ImageList(images, view.images.image_sizes), features, instances)
+        evidence = lesson.evidence(view, instances, own)
+        maps = {k: (tuple(features[k].shape[-2:]), v) for k, v in lesson.strides.items()}
         weights = self.weighting(evidence, [x.gt_boxes.tensor for x in instances], maps)
-        self._log(batched_inputs, weights)
-
-        context = Context(instances, self.strides)
-        if self.needs_responses:
-            context.responses = self._responses(instances, features, view.features, weights)
-
-        terms = {}
-        # Norms over a whole map overflow in half precision.
-        with torch.autocast(self.device.type, enabled=False):
-            student = {level: features[level].float() for level in self.strides}
-            teacher = {level: view.features[level].float() for level in self.strides}
-            for loss in self.distillation["losses"].values():
-                terms.update(loss(student, teacher, weights.maps, context))
-        if not terms:
-            raise AIDError(
-                f"no distillation term came from {', '.join(self.distillation['losses'])}: the "
-                "student would train without its teacher; see DISTILLATION.LOSSES"
-            )
+        log_weights(weights, batched_inputs, lesson.strides, self.input_format, self.vis_period)
+        context = Context(instances, lesson.strides)
+        context.responses = lesson.responses(self, features, view, instances, weights)
+        terms = lesson.terms(features, view, weights, context)
         return {name: self.distillation_weight * term for name, term in terms.items()}
-
-    def _responses(
-        self,
-        instances: list[Instances],
-        features: dict[str, Tensor],
-        teacher_features: dict[str, Tensor],
-        weights: Weights,
-    ) -> Responses:
-        """What both sides say about the ground-truth boxes."""
-        boxes = [x.gt_boxes for x in instances]
-        ours = box_logits(self, features, boxes)
-        with torch.no_grad():
-            theirs = box_logits(self.teacher.detector, teacher_features, boxes)
-        return Responses(ours, theirs, weights.boxes)
 
     @torch.no_grad()
     def _own_losses(
@@ -166,54 +116,6 @@ class DistillationMixin:
         with in_eval_mode(self), EventStorage():
             background = self.weighting.needs_background
             return instance_losses(self, images, features, instances, background)
-
-    def _log(self, batched_inputs: list[dict], weights: Weights) -> None:
-        storage = get_event_storage()
-        log_now = (storage.iter + 1) % LOG_PERIOD == 0
-        if log_now:
-            means = [x.mean() for x in weights.maps.values()]
-            storage.put_scalar("aid/map_mean", torch.stack(means).mean().item(), False)
-        if weights.instance is None:
-            return
-        if log_now:
-            values = _diagnostics(weights)
-            storage.put_scalars(smoothing_hint=False, **values)
-            if 0 < values["aid/num_instances"] == values.get("aid/num_non_finite"):
-                logging.getLogger(__name__).warning(
-                    "The teacher's loss is finite on none of the %d instances of iteration %d, so "
-                    "that nothing is imitated: evaluate the teacher (TEACHER.EVAL_FIRST)",
-                    values["aid/num_instances"],
-                    storage.iter,
-                )
-        if self.vis_period > 0 and storage.iter % self.vis_period == 0:
-            sample, (level, stride) = batched_inputs[0], next(iter(self.strides.items()))
-            n = len(sample["instances"])
-            picture = weight_image(
-                sample,
-                self.input_format,
-                weights.instance[:n],
-                weights.loss[:n],
-                weights.maps[level][0, 0],
-                stride,
-            )
-            storage.put_image(f"aid/weight and teacher loss D of each box; map of {level}", picture)
-
-
-def _diagnostics(weights: Weights) -> dict[str, float]:
-    """What the log says of a batch's weights; the numbers travel from the device in one piece."""
-    if not len(weights.loss):
-        return {"aid/num_instances": 0}
-    finite = weights.loss.isfinite()
-    values = {
-        "weight_mean": weights.instance.mean(),
-        "weight_min": weights.instance.amin(),
-        "weight_below_half": (weights.instance < 0.5).float().mean(),
-        "teacher_loss": weights.loss[finite].mean().nan_to_num(),
-        "num_non_finite": (~finite).sum(),
-        "num_instances": weights.loss.new_tensor(len(weights.loss)),
-    }
-    numbers = torch.stack([x.float() for x in values.values()]).tolist()
-    return {f"aid/{name}": number for name, number in zip(values, numbers, strict=True)}
 
 
 class _Tap:

@@ -1,14 +1,11 @@
 """The frozen detector that a student imitates."""
 
-import logging
 import os
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.model_zoo import get_config_file
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList, Instances
@@ -25,14 +22,7 @@ from .instance_loss import (
     loss_levels,
 )
 
-__all__ = [
-    "Teacher",
-    "TeacherView",
-    "build_teacher",
-    "check_teacher",
-    "load_teacher_config",
-    "num_classes",
-]
+__all__ = ["Teacher", "TeacherView", "build_teacher", "load_teacher_config"]
 
 
 @dataclass
@@ -56,14 +46,16 @@ class Teacher:
     device of the images it is given.
     """
 
-    def __init__(self, detector: nn.Module, cfg: CfgNode):
+    def __init__(self, detector: nn.Module, cfg: CfgNode, name: str = "of no name"):
         """
         Args:
             detector: a Detectron2 detector whose type has :func:`instance_losses`.
             cfg: the config it was built from.
+            name: for messages.
         """
         self.detector = detector.eval().requires_grad_(False)
         self.cfg = cfg
+        self.name = name
         self.levels = loss_levels(detector)
 
     @torch.no_grad()
@@ -170,7 +162,7 @@ def build_teacher(cfg: CfgNode) -> Teacher:
             f"TEACHER.WEIGHTS {weights} holds NaN or infinity in {len(broken)} tensors, first "
             f"{broken[0]}: the teacher's training diverged; train it again"
         )
-    return Teacher(detector, teacher_cfg)
+    return Teacher(detector, teacher_cfg, config_file)
 
 
 def _fits(weights: str, cfg: CfgNode) -> bool:
@@ -180,67 +172,6 @@ def _fits(weights: str, cfg: CfgNode) -> bool:
     except AIDError:
         return False
     return True
-
-
-def check_teacher(teacher: Teacher, student: nn.Module, cfg: CfgNode) -> tuple[str, ...]:
-    """Check that ``teacher`` can teach ``student``; warn where class lists cannot be compared.
-
-    Returns:
-        The levels to imitate, finest first: DISTILLATION.LEVELS, or all that the two share.
-
-    Raises:
-        AIDError: classes, levels or strides differ.
-    """
-    ours, theirs = num_classes(student), num_classes(teacher.detector)
-    if ours != theirs:
-        raise AIDError(
-            f"the teacher {cfg.TEACHER.CONFIG_FILE} has {theirs} classes, the student {ours}: "
-            "train both on the same class list"
-        )
-    ours, theirs = (_class_names(c.DATASETS.TRAIN) for c in (cfg, teacher.cfg))
-    if ours and theirs and ours != theirs:
-        raise AIDError(
-            f"class lists differ: the teacher's datasets {tuple(teacher.cfg.DATASETS.TRAIN)} have "
-            f"{theirs}, the student's {tuple(cfg.DATASETS.TRAIN)} have {ours}"
-        )
-    if ours and not theirs and not set(teacher.cfg.DATASETS.TRAIN) <= set(cfg.DATASETS.TRAIN):
-        logging.getLogger(__name__).warning(
-            "The classes of the teacher's dataset %s are not known here: make sure that they are "
-            "those of the student, in its order: %s",
-            teacher.cfg.DATASETS.TRAIN[0],
-            ", ".join(ours),
-        )
-    student_shapes = student.backbone.output_shape()
-    teacher_shapes = teacher.detector.backbone.output_shape()
-    shared = [level for level in teacher.levels if level in student_shapes]
-    wanted = list(cfg.DISTILLATION.LEVELS) or shared
-    missing = [level for level in wanted if level not in shared]
-    if missing or not wanted:
-        raise AIDError(
-            f"DISTILLATION.LEVELS: no common level {', '.join(missing)}: the teacher's heads read "
-            f"{', '.join(teacher.levels)}, the student's backbone gives {', '.join(student_shapes)}"
-        )
-    for level in wanted:
-        ours, theirs = student_shapes[level].stride, teacher_shapes[level].stride
-        if ours != theirs:
-            raise AIDError(
-                f"level {level}: stride {theirs} in the teacher, {ours} in the student; leave it "
-                "out of DISTILLATION.LEVELS"
-            )
-    return tuple(sorted(wanted, key=lambda level: student_shapes[level].stride))
-
-
-def num_classes(detector: nn.Module) -> int:
-    """Number of foreground classes of a Detectron2 detector."""
-    return (
-        detector.roi_heads.num_classes if hasattr(detector, "roi_heads") else detector.num_classes
-    )
-
-
-def _class_names(datasets: Iterable[str]) -> list[str] | None:
-    """Class list of the first dataset, where it is registered and known without its files."""
-    name = next(iter(datasets), None)
-    return MetadataCatalog.get(name).get("thing_classes", None) if name else None
 
 
 def load_teacher_config(config_file: str) -> CfgNode:
