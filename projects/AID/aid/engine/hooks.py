@@ -10,7 +10,7 @@ from torch import nn
 from ..data.seeding import seed_all
 from ..modeling.comparison import are_comparable, compare
 
-__all__ = ["CompareTeacher", "DropPictures", "SeedStep"]
+__all__ = ["CompareTeacher", "DropPictures", "RestAdapters", "SeedStep"]
 
 
 class CompareTeacher(HookBase):
@@ -18,13 +18,13 @@ class CompareTeacher(HookBase):
 
     Unless the student was trained before, such a teacher is broken. It is seen by the losses of
     :func:`~aid.modeling.comparison.compare`, before the student trains on a batch, and changes
-    nothing of that.
+    nothing of that; whether imitation has started is of no account.
     """
 
     def __init__(self, student: nn.Module, num_batches: int):
         """
         Args:
-            student: with its teacher.
+            student: with its teachers.
             num_batches: that this process looks at; with micro-batches, of these.
         """
         self._student = student
@@ -32,21 +32,24 @@ class CompareTeacher(HookBase):
         self._losses = []
 
     def before_train(self) -> None:
-        fresh = self.trainer.start_iter == 0 and self._left > 0
-        if fresh and are_comparable(self._student, self._student.teacher.detector):
+        teachers = [lesson.teacher for lesson in self._student.lessons]
+        self._teachers = [x for x in teachers if are_comparable(self._student, x.detector)]
+        if self._teachers and self.trainer.start_iter == 0 and self._left > 0:
             self._handle = self._student.register_forward_pre_hook(self._look)
 
     def _look(self, student: nn.Module, inputs: tuple) -> None:
         if not student.training:  # it is evaluated
             return
-        self._losses.append(torch.stack(compare(student, *inputs)))
+        self._losses.append(torch.stack(compare(student, self._teachers, *inputs)))
         self._left -= 1
         if self._left == 0:
             self._handle.remove()
-            self._judge(torch.cat(self._losses, dim=1))
+            *theirs, ours = torch.cat(self._losses, dim=1)
+            for teacher, losses in zip(self._teachers, theirs, strict=True):
+                self._judge(teacher.name, torch.stack([losses, ours]))
 
-    def _judge(self, losses: torch.Tensor) -> None:
-        """Warn by the losses (2, G) of teacher and student."""
+    def _judge(self, name: str, losses: torch.Tensor) -> None:
+        """Warn by the losses (2, G) of the teacher of this name and the student."""
         losses = losses[:, losses[1].isfinite()]  # a box without area has none
         theirs, ours = losses.mean(dim=1).tolist()
         if losses.numel() and not theirs <= ours:
@@ -54,10 +57,11 @@ class CompareTeacher(HookBase):
                 "The teacher's loss on the first batches is %.3g, that of the student, which has "
                 "not learned from it yet, %.3g: unless MODEL.WEIGHTS were trained on these data, "
                 "the teacher seems broken; check TEACHER.WEIGHTS, the order of its classes, and "
-                "INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD in TEACHER.CONFIG_FILE; "
-                "TEACHER.EVAL_FIRST evaluates it",
+                "INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD in %s; TEACHER.EVAL_FIRST "
+                "evaluates it",
                 theirs,
                 ours,
+                name,
             )
 
 
@@ -70,6 +74,27 @@ class DropPictures(HookBase):
 
     def after_step(self) -> None:
         self.trainer.storage.clear_images()
+
+
+class RestAdapters(HookBase):
+    """Keeps the optimizer from the adapters while the schedule lets imitation pause.
+
+    Their gradients are 0 then, as DDP asks, and weight decay and momentum would move them still.
+    Without gradients the optimizer leaves them, and what it remembers of them, as they are. A hook
+    of the trainer that takes the gradients, which alone knows of the backward pass.
+    """
+
+    def __init__(self, student: nn.Module):
+        """
+        Args:
+            student: with its teachers.
+        """
+        self._student = student
+
+    def after_backward(self) -> None:
+        if self._student.schedule(self.trainer.iter) == 0:
+            for parameter in self._student.distillation.parameters():
+                parameter.grad = None
 
 
 class SeedStep(HookBase):

@@ -25,27 +25,31 @@ class Lesson:
     Attributes:
         teacher: the frozen detector.
         strides: {level: pixels per cell} of the levels to imitate, finest first.
+        log_prefix: of what the log says of this teacher.
     """
 
-    def __init__(self, cfg: CfgNode, student: nn.Module, parts: nn.ModuleDict):
+    def __init__(self, cfg: CfgNode, student: nn.Module, parts: nn.ModuleDict, number: int = 0):
         """
         Args:
             cfg: the student's config.
             student: as Detectron2 built it.
             parts: of the student, to which this lesson adds its own.
+            number: of the teacher, see :func:`build_teacher`. The names of the first one's parts,
+                losses and log have no number.
 
         Raises:
             AIDError: the config names no usable teacher, weighting or loss; see ``config.py``.
         """
-        self.teacher = build_teacher(cfg)
-        self._weights = cfg.TEACHER.WEIGHTS
+        self.teacher = build_teacher(cfg, number)
         levels = check_teacher(self.teacher, student, cfg)
         ours = student.backbone.output_shape()
         theirs = self.teacher.detector.backbone.output_shape()
         self.strides = {level: ours[level].stride for level in levels}
+        self.log_prefix = f"aid/teacher_{number}/" if number else "aid/"
+        self._suffix = f"_{number}" if number else ""
         self._parts = parts
-        parts["losses"] = build_distillation_losses(cfg, levels, ours, theirs)
-        parts["weighting"] = build_weighting(cfg)
+        parts[f"losses{self._suffix}"] = build_distillation_losses(cfg, levels, ours, theirs)
+        parts[f"weighting{self._suffix}"] = build_weighting(cfg)
         self.needs_responses = any(
             getattr(x, "needs_responses", False) for x in self.losses.values()
         )
@@ -56,16 +60,16 @@ class Lesson:
     @property
     def losses(self) -> nn.ModuleDict:
         """The distillation losses by name."""
-        return self._parts["losses"]
+        return self._parts[f"losses{self._suffix}"]
 
     @property
     def weighting(self) -> Weighting:
-        return self._parts["weighting"]
+        return self._parts[f"weighting{self._suffix}"]
 
     def __str__(self) -> str:
         return (
-            f"teacher {self.teacher.name} ({self.teacher.num_parameters / 1e6:.1f} M parameters) "
-            f"with weights {self._weights}; levels "
+            f"teacher of {self.teacher.name} ({self.teacher.num_parameters / 1e6:.1f} M "
+            f"parameters) with weights {self.teacher.weights}; levels "
             f"{', '.join(f'{k} (stride {v})' for k, v in self.strides.items())}; losses "
             f"{', '.join(f'{k}({v.extra_repr()})' for k, v in self.losses.items())}; "
             f"weighting {self.weighting}"
@@ -136,4 +140,4 @@ class Lesson:
                 f"no distillation term came from {', '.join(self.losses)}: the student would train "
                 "without its teacher; see DISTILLATION.LOSSES"
             )
-        return terms
+        return {f"{name}{self._suffix}": term for name, term in terms.items()}

@@ -1,4 +1,4 @@
-"""Students: Detectron2's detectors with a teacher beside them while they train."""
+"""Students: Detectron2's detectors with teachers beside them while they train."""
 
 import logging
 
@@ -6,17 +6,18 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, RetinaNet
 from detectron2.structures import ImageList, Instances
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
 from ..errors import AIDError
 from .comparison import in_eval_mode
-from .diagnostics import log_weights
+from .diagnostics import log_distillation_weight, log_weights
 from .instance_loss import InstanceLosses, instance_losses, loss_levels
 from .lesson import Lesson
 from .losses import Context
-from .teacher import Teacher
-from .weighting import Weighting
+from .schedule import Schedule
+from .teacher import Teacher, num_teachers
+from .weighting import Sharing, Weighting
 
 __all__ = ["AIDGeneralizedRCNN", "AIDRetinaNet", "DistillationMixin"]
 
@@ -33,18 +34,20 @@ class DistillationMixin:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.distillation: nn.ModuleDict | None = None
-        self.lesson: Lesson | None = None
+        self.lessons: list[Lesson] = []
 
     @property
     def teacher(self) -> Teacher:
-        return self.lesson.teacher
+        """The first of them."""
+        return self.lessons[0].teacher
 
     @property
     def weighting(self) -> Weighting:
-        return self.lesson.weighting
+        """Of the first teacher; the others have the same rule."""
+        return self.lessons[0].weighting
 
     def attach_distillation(self, cfg: CfgNode) -> None:
-        """Build the teacher, the weighting rule and the distillation losses, and say which.
+        """Build the teachers, and the weighting rule and distillation losses of each; say which.
 
         The random numbers that the student and its training draw afterwards are those they would
         draw without a teacher.
@@ -55,15 +58,20 @@ class DistillationMixin:
         Raises:
             AIDError: the config names no usable teacher, weighting or loss; see ``config.py``.
         """
+        self.schedule = Schedule(cfg)
         with torch.random.fork_rng([] if self.device.type == "cpu" else [self.device]):
-            self.distillation = nn.ModuleDict()
-            self.lesson = Lesson(cfg, self, self.distillation)
-            self.distillation.to(self.device)
+            parts = nn.ModuleDict()
+            self.lessons = [Lesson(cfg, self, parts, k) for k in range(num_teachers(cfg))]
+            self.distillation = parts.to(self.device)
         if self.weighting.needs_student:
             loss_levels(self)  # an error now if it has none
         self.distillation_weight = cfg.DISTILLATION.WEIGHT
+        self.sharing = Sharing([lesson.weighting for lesson in self.lessons])
         logging.getLogger(__name__).info(
-            "Distillation: lambda %g; %s", self.distillation_weight, self.lesson
+            "Distillation: lambda %g, %s; %s",
+            self.distillation_weight,
+            self.schedule,
+            "; ".join(str(lesson) for lesson in self.lessons),
         )
 
     def forward(self, batched_inputs: list[dict]):
@@ -87,26 +95,51 @@ class DistillationMixin:
             )
         with _Tap(self.backbone) as tap:
             losses = super().forward(batched_inputs)
-        losses.update(self._distill(batched_inputs, tap.images, tap.features))
+        factor = self.schedule(get_event_storage().iter)
+        log_distillation_weight(self.distillation_weight * factor)
+        if factor == 0:
+            return {**losses, **self._pause()}
+        for name, term in self._distill(batched_inputs, tap.images, tap.features).items():
+            losses[name] = self.distillation_weight * factor * term
         return losses
+
+    def _pause(self) -> dict[str, Tensor]:
+        """A loss of 0 that is of every parameter that trains with imitation alone, as DDP asks."""
+        parameters = list(self.distillation.parameters())
+        return {"loss_distill_paused": 0.0 * sum(p.sum() for p in parameters)} if parameters else {}
 
     def _distill(
         self, batched_inputs: list[dict], images: Tensor, features: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        lesson, instances = self.lesson, [x["instances"].to(self.device) for x in batched_inputs]
-        lesson.teacher.follow(self.device)
-        view = lesson.teacher.view(batched_inputs, tuple(images.shape[-2:]), self.input_format)
+        instances = [x["instances"].to(self.device) for x in batched_inputs]
+        boxes = [x.gt_boxes.tensor for x in instances]
         own = None
         if self.weighting.needs_evidence and self.weighting.needs_student:
-            own = self._own_losses(ImageList(images, view.images.image_sizes), features, instances)
-        evidence = lesson.evidence(view, instances, own)
-        maps = {k: (tuple(features[k].shape[-2:]), v) for k, v in lesson.strides.items()}
-        weights = self.weighting(evidence, [x.gt_boxes.tensor for x in instances], maps)
-        log_weights(weights, batched_inputs, lesson.strides, self.input_format, self.vis_period)
-        context = Context(instances, lesson.strides)
-        context.responses = lesson.responses(self, features, view, instances, weights)
-        terms = lesson.terms(features, view, weights, context)
-        return {name: self.distillation_weight * term for name, term in terms.items()}
+            sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
+            own = self._own_losses(ImageList(images, sizes), features, instances)
+        views, weights = [], []
+        for lesson in self.lessons:
+            lesson.teacher.follow(self.device)
+            size = tuple(images.shape[-2:])
+            view = lesson.teacher.view(batched_inputs, size, self.input_format)
+            evidence = lesson.evidence(view, instances, own)
+            maps = {k: (tuple(features[k].shape[-2:]), v) for k, v in lesson.strides.items()}
+            views.append(view)
+            weights.append(lesson.weighting(evidence, boxes, maps))
+        terms = {}
+        for lesson, view, weight in zip(self.lessons, views, self.sharing(weights), strict=True):
+            log_weights(
+                lesson.log_prefix,
+                weight,
+                batched_inputs,
+                lesson.strides,
+                self.input_format,
+                self.vis_period,
+            )
+            context = Context(instances, lesson.strides)
+            context.responses = lesson.responses(self, features, view, instances, weight)
+            terms.update(lesson.terms(features, view, weight, context))
+        return terms
 
     @torch.no_grad()
     def _own_losses(
@@ -138,9 +171,9 @@ class _Tap:
 
 @META_ARCH_REGISTRY.register()
 class AIDGeneralizedRCNN(DistillationMixin, GeneralizedRCNN):
-    """Faster, Mask or Cascade R-CNN that learns from a teacher."""
+    """Faster, Mask or Cascade R-CNN that learns from teachers."""
 
 
 @META_ARCH_REGISTRY.register()
 class AIDRetinaNet(DistillationMixin, RetinaNet):
-    """RetinaNet that learns from a teacher."""
+    """RetinaNet that learns from teachers."""

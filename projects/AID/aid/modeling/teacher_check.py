@@ -25,20 +25,21 @@ def check_teacher(teacher: Teacher, student: nn.Module, cfg: CfgNode) -> tuple[s
     ours, theirs = num_classes(student), num_classes(teacher.detector)
     if ours != theirs:
         raise AIDError(
-            f"the teacher {cfg.TEACHER.CONFIG_FILE} has {theirs} classes, the student {ours}: "
+            f"the teacher of {teacher.name} has {theirs} classes, the student {ours}: "
             "train both on the same class list"
         )
     ours, theirs = (_class_names(c.DATASETS.TRAIN) for c in (cfg, teacher.cfg))
     if ours and theirs and ours != theirs:
         raise AIDError(
-            f"class lists differ: the teacher's datasets {tuple(teacher.cfg.DATASETS.TRAIN)} have "
-            f"{theirs}, the student's {tuple(cfg.DATASETS.TRAIN)} have {ours}"
+            f"class lists differ: the teacher's datasets {tuple(teacher.cfg.DATASETS.TRAIN)} "
+            f"({teacher.name}) have {theirs}, the student's {tuple(cfg.DATASETS.TRAIN)} have {ours}"
         )
     if ours and not theirs and not set(teacher.cfg.DATASETS.TRAIN) <= set(cfg.DATASETS.TRAIN):
         logging.getLogger(__name__).warning(
-            "The classes of the teacher's dataset %s are not known here: make sure that they are "
-            "those of the student, in its order: %s",
+            "The classes of the teacher's dataset %s are not known here: make sure that those of "
+            "%s are the student's, in its order: %s",
             teacher.cfg.DATASETS.TRAIN[0],
+            teacher.name,
             ", ".join(ours),
         )
     student_shapes = student.backbone.output_shape()
@@ -49,14 +50,15 @@ def check_teacher(teacher: Teacher, student: nn.Module, cfg: CfgNode) -> tuple[s
     if missing or not wanted:
         raise AIDError(
             f"DISTILLATION.LEVELS: no common level {', '.join(missing)}: the teacher's heads read "
-            f"{', '.join(teacher.levels)}, the student's backbone gives {', '.join(student_shapes)}"
+            f"{', '.join(teacher.levels)} ({teacher.name}), the student's backbone gives "
+            f"{', '.join(student_shapes)}"
         )
     for level in wanted:
         ours, theirs = student_shapes[level].stride, teacher_shapes[level].stride
         if ours != theirs:
             raise AIDError(
                 f"level {level}: stride {theirs} in the teacher, {ours} in the student; leave it "
-                "out of DISTILLATION.LEVELS"
+                f"out of DISTILLATION.LEVELS ({teacher.name})"
             )
     return tuple(sorted(wanted, key=lambda level: student_shapes[level].stride))
 
