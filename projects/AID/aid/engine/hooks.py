@@ -10,7 +10,7 @@ from torch import nn
 from ..data.seeding import seed_all
 from ..modeling.comparison import are_comparable, compare
 
-__all__ = ["CompareTeacher", "DropPictures", "RestAdapters", "SeedStep"]
+__all__ = ["CompareTeacher", "DropPictures", "SeedStep"]
 
 
 class CompareTeacher(HookBase):
@@ -74,27 +74,6 @@ class DropPictures(HookBase):
 
     def after_step(self) -> None:
         self.trainer.storage.clear_images()
-
-
-class RestAdapters(HookBase):
-    """Keeps the optimizer from the adapters while the schedule lets imitation pause.
-
-    Their gradients are 0 then, as DDP asks, and weight decay and momentum would move them still.
-    Without gradients the optimizer leaves them, and what it remembers of them, as they are. A hook
-    of the trainer that takes the gradients, which alone knows of the backward pass.
-    """
-
-    def __init__(self, student: nn.Module):
-        """
-        Args:
-            student: with its teachers.
-        """
-        self._student = student
-
-    def after_backward(self) -> None:
-        if self._student.schedule(self.trainer.iter) == 0:
-            for parameter in self._student.distillation.parameters():
-                parameter.grad = None
 
 
 class SeedStep(HookBase):

@@ -24,8 +24,8 @@ from ..malloc import keep_freed_memory
 from ..modeling.meta_arch import DistillationMixin
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection
-from .hooks import CompareTeacher, DropPictures, RestAdapters, SeedStep
-from .optimizer import build_optimizer
+from .hooks import CompareTeacher, DropPictures, SeedStep
+from .optimizer import build_optimizer, pass_over
 
 __all__ = ["AIDTrainer"]
 
@@ -62,8 +62,6 @@ class AIDTrainer(DefaultTrainer):
         model = _distribute(model)
         step = AccumulatingAMPTrainer if cfg.SOLVER.AMP.ENABLED else AccumulatingTrainer
         self._trainer = step(model, loader, optimizer, cfg.SOLVER.ACCUMULATION_STEPS)
-        if isinstance(student := _unwrap(model), DistillationMixin):
-            self._trainer.register_hooks([RestAdapters(student)])
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = StudentCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -173,7 +171,11 @@ class AIDTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module):
-        return build_optimizer(cfg, model)
+        optimizer = build_optimizer(cfg, model)
+        if isinstance(model, DistillationMixin):
+            adapters = model.distillation.parameters()
+            pass_over(optimizer, adapters, lambda: model.distillation_factor == 0)
+        return optimizer
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> DataLoader:

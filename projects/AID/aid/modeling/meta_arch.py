@@ -46,6 +46,11 @@ class DistillationMixin:
         """Of the first teacher; the others have the same rule."""
         return self.lessons[0].weighting
 
+    @property
+    def distillation_factor(self) -> float:
+        """What the schedule multiplies DISTILLATION.WEIGHT by at this iteration of a training."""
+        return self.schedule(get_event_storage().iter)
+
     def attach_distillation(self, cfg: CfgNode) -> None:
         """Build the teachers, and the weighting rule and distillation losses of each; say which.
 
@@ -95,7 +100,7 @@ class DistillationMixin:
             )
         with _Tap(self.backbone) as tap:
             losses = super().forward(batched_inputs)
-        factor = self.schedule(get_event_storage().iter)
+        factor = self.distillation_factor
         log_distillation_weight(self.distillation_weight * factor)
         if factor == 0:
             return {**losses, **self._pause()}
