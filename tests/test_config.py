@@ -166,3 +166,22 @@ def test_a_teachers_path_belongs_to_the_file_that_names_it(tmp_path):
     assert cfg.AID.ALPHA == 0.5
     beside = load_config(str(path), ["TEACHER.CONFIG_FILE", "teacher.yaml"])
     assert beside.TEACHER.CONFIG_FILE == str(tmp_path / "teacher.yaml")
+
+
+def test_further_teachers_are_looked_for_as_the_first_one_is(tmp_path):
+    (tmp_path / "base").mkdir()
+    for folder in ("base", "."):
+        (tmp_path / folder / "teacher.yaml").write_text("VERSION: 2\n")
+    key, named = "MORE_CONFIG_FILES", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
+    for written in (f"['teacher.yaml', '{named}']", f"('teacher.yaml', '{named}')"):
+        (tmp_path / "base" / "student.yaml").write_text(f"TEACHER:\n  {key}: {written}\n")
+        path = tmp_path / "student.yaml"
+        path.write_text("_BASE_: base/student.yaml\n")
+        cfg = load_config(str(path))
+        assert list(cfg.TEACHER[key]) == [str(tmp_path / "base" / "teacher.yaml"), named]
+        cfg = load_config(str(path), [f"TEACHER.{key}", "['teacher.yaml']"])
+        assert list(cfg.TEACHER[key]) == [str(tmp_path / "teacher.yaml")]
+    for wrong in ("3", "teacher.yaml"):
+        path.write_text(f"TEACHER:\n  {key}: {wrong}\n")
+        with pytest.raises(AIDError, match=f"Type mismatch.*TEACHER.{key}"):
+            load_config(str(path))

@@ -1,6 +1,6 @@
 """Several teachers of one student: who is to be believed how much.
 
-Shape letters: N images, G instances of the batch, (H, W) size of a level.
+Shape letters: T teachers, G instances of the batch.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ class Sharing:
 
     A teacher's weight w_t becomes w_t * w_t / sum_u w_u, over all teachers u: the shares are the
     softmax of -alpha * D where w = exp(-alpha * D). A level is shared by the teachers that have it.
-    Normalisation (AID.NORMALIZE) comes afterwards, teacher by teacher.
+    Normalisation (AID.NORMALIZE) comes afterwards, of what the teachers have together.
     """
 
     def __init__(self, weightings: list[Weighting]):
@@ -43,31 +43,40 @@ class Sharing:
         """
         if len(weights) == 1:
             return weights
+        plain = weights[0].instance is None  # nothing is known of the teachers
+        normalize = self.normalize and not plain
         maps = [{} for _ in weights]
         for level in dict.fromkeys(level for x in weights for level in x.maps):
             having = [t for t, x in enumerate(weights) if level in x.maps]
-            for t, part in zip(
-                having, shared([weights[t].maps[level] for t in having]), strict=True
-            ):
+            parts = shared([weights[t].maps[level] for t in having])
+            if normalize:
+                parts = normalized(parts, by=parts.sum(dim=0))
+            for t, part in zip(having, parts, strict=True):
                 maps[t][level] = part
         boxes = shared([x.boxes for x in weights])
-        if weights[0].instance is None:
-            return [
-                replace(x, maps=m, boxes=b) for x, m, b in zip(weights, maps, boxes, strict=True)
-            ]
-        instance = shared([x.instance for x in weights])
+        if normalize:
+            boxes = normalized(boxes, by=self._measure(boxes, weights))
+        instance = [None] * len(weights) if plain else shared([x.instance for x in weights])
         found = zip(weights, maps, boxes, instance, strict=True)
-        found = [replace(x, maps=m, boxes=b, instance=i) for x, m, b, i in found]
-        return [self._normalized(x) for x in found] if self.normalize else found
+        return [replace(x, maps=m, boxes=b, instance=i) for x, m, b, i in found]
 
-    def _normalized(self, weights: Weights) -> Weights:
-        maps, first = weights.maps, next(iter(weights.maps.values()))
-        boxes = normalized(weights.boxes, by=weights.boxes if self.by_instance else first)
-        return replace(weights, maps={k: normalized(x) for k, x in maps.items()}, boxes=boxes)
+    def _measure(self, boxes: Tensor, weights: list[Weights]) -> Tensor:
+        """What the weights (T, G) of boxes are normalised by: as one teacher's are, but the sum."""
+        if self.by_instance:
+            return boxes.sum(dim=0)
+        level = next(iter(weights[0].maps))
+        return shared([x.maps[level] for x in weights if level in x.maps]).sum(dim=0)
 
 
-def shared(weights: list[Tensor]) -> list[Tensor]:
-    """Each teacher's weights times their share in the sum of all; 0 where all are 0."""
-    total = torch.stack(torch.broadcast_tensors(*weights)).sum(dim=0)
-    total = torch.where(total > 0, total, 1.0)
-    return [w * (w / total) for w in weights]
+def shared(weights: list[Tensor]) -> Tensor:
+    """The weights of T teachers times their share in the sum; 0 where all are 0.
+
+    Args:
+        weights: (...) of each.
+
+    Returns:
+        (T, ...)
+    """
+    weights = torch.stack(weights)
+    total = weights.sum(dim=0)
+    return weights * (weights / torch.where(total > 0, total, 1.0))
