@@ -33,6 +33,7 @@ def test_the_configs_that_users_are_told_of_exist():
     expected += [
         f"AID/faster_rcnn_R18_from_R101_{g}" for g in ("none", "level", "image", "instance")
     ]
+    expected.append("Quickstart/faster_rcnn_R18_from_two")
     assert sorted(f"{name}.yaml" for name in expected) == DETECTORS
 
 
@@ -58,9 +59,12 @@ def test_every_fragment_is_a_config(file):
 @pytest.mark.parametrize("file", STUDENTS)
 def test_a_students_teacher_is_what_its_own_config_writes(file):
     cfg = load_config(os.path.join(ROOT, file))
-    teacher = load_config(cfg.TEACHER.CONFIG_FILE)
-    assert cfg.TEACHER.WEIGHTS == f"{teacher.OUTPUT_DIR}/model_final.pth"
-    assert cfg.DATASETS.TRAIN == teacher.DATASETS.TRAIN
+    files = [cfg.TEACHER.CONFIG_FILE, *cfg.TEACHER.MORE_CONFIG_FILES]
+    assert len(files) == (2 if file.endswith("from_two.yaml") else 1)
+    for path, weights in zip(files, [cfg.TEACHER.WEIGHTS, *cfg.TEACHER.MORE_WEIGHTS], strict=True):
+        teacher = load_config(path)
+        assert weights == f"{teacher.OUTPUT_DIR}/model_final.pth"
+        assert cfg.DATASETS.TRAIN == teacher.DATASETS.TRAIN
     granularity = file.rsplit("_", 1)[1][:-5]
     expected = granularity if granularity in ("none", "level", "image") else "instance"
     assert cfg.AID.GRANULARITY == expected
