@@ -71,13 +71,13 @@ class DistillationMixin:
         if self.weighting.needs_student:
             loss_levels(self)  # an error now if it has none
         self.distillation_weight = cfg.DISTILLATION.WEIGHT
-        self.sharing = Sharing([lesson.weighting for lesson in self.lessons])
         logging.getLogger(__name__).info(
             "Distillation: lambda %g, %s; %s",
             self.distillation_weight,
             self.schedule,
             "; ".join(str(lesson) for lesson in self.lessons),
         )
+        self.sharing = Sharing([lesson.weighting for lesson in self.lessons])
 
     def forward(self, batched_inputs: list[dict]):
         """In eval mode the detector's own forward. In training its losses and those of imitation.
@@ -109,9 +109,9 @@ class DistillationMixin:
         return losses
 
     def _pause(self) -> dict[str, Tensor]:
-        """A loss of 0 that is of every parameter that trains with imitation alone, as DDP asks."""
-        parameters = list(self.distillation.parameters())
-        return {"loss_distill_paused": 0.0 * sum(p.sum() for p in parameters)} if parameters else {}
+        """A loss of 0 by which the adapters have gradients of 0: DDP waits for them."""
+        nothing = [p.flatten()[:0].sum() for p in self.distillation.parameters()]
+        return {"loss_distill_paused": sum(nothing)} if nothing else {}
 
     def _distill(
         self, batched_inputs: list[dict], images: Tensor, features: dict[str, Tensor]
