@@ -11,7 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from aid.config import load_config
 from aid.errors import AIDError
 from aid.modeling.meta_arch import DistillationMixin
-from aid.modeling.teacher import num_classes
+from aid.modeling.teacher_check import num_classes
 
 ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
 FILES = sorted(os.path.relpath(f, ROOT) for f in glob.glob(f"{ROOT}/**/*.yaml", recursive=True))
@@ -37,6 +37,7 @@ def test_the_configs_that_users_are_told_of_exist():
     expected += [
         f"AID/faster_rcnn_R18_from_R101_{g}" for g in ("none", "level", "image", "instance")
     ]
+    expected.append("Quickstart/faster_rcnn_R18_from_two")
     assert sorted(f"{name}.yaml" for name in expected) == DETECTORS
 
 
@@ -69,9 +70,12 @@ def test_every_fragment_is_a_config(file):
 @pytest.mark.parametrize("file", STUDENTS)
 def test_a_students_teacher_is_what_its_own_config_writes(file):
     cfg = load_config(os.path.join(ROOT, file))
-    teacher = load_config(cfg.TEACHER.CONFIG_FILE)
-    assert cfg.TEACHER.WEIGHTS == f"{teacher.OUTPUT_DIR}/model_final.pth"
-    assert cfg.DATASETS.TRAIN == teacher.DATASETS.TRAIN
+    files = [cfg.TEACHER.CONFIG_FILE, *cfg.TEACHER.MORE_CONFIG_FILES]
+    assert len(files) == (2 if file.endswith("from_two.yaml") else 1)
+    for path, weights in zip(files, [cfg.TEACHER.WEIGHTS, *cfg.TEACHER.MORE_WEIGHTS], strict=True):
+        teacher = load_config(path)
+        assert weights == f"{teacher.OUTPUT_DIR}/model_final.pth"
+        assert cfg.DATASETS.TRAIN == teacher.DATASETS.TRAIN
     granularity = file.rsplit("_", 1)[1][:-5]
     expected = granularity if granularity in ("none", "level", "image") else "instance"
     assert cfg.AID.GRANULARITY == expected
@@ -186,3 +190,22 @@ def test_a_teachers_path_belongs_to_the_file_that_names_it(tmp_path):
     assert cfg.AID.ALPHA == 0.5
     beside = load_config(str(path), ["TEACHER.CONFIG_FILE", "teacher.yaml"])
     assert beside.TEACHER.CONFIG_FILE == str(tmp_path / "teacher.yaml")
+
+
+def test_further_teachers_are_looked_for_as_the_first_one_is(tmp_path):
+    (tmp_path / "base").mkdir()
+    for folder in ("base", "."):
+        (tmp_path / folder / "teacher.yaml").write_text("VERSION: 2\n")
+    key, named = "MORE_CONFIG_FILES", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
+    for written in (f"['teacher.yaml', '{named}']", f"('teacher.yaml', '{named}')"):
+        (tmp_path / "base" / "student.yaml").write_text(f"TEACHER:\n  {key}: {written}\n")
+        path = tmp_path / "student.yaml"
+        path.write_text("_BASE_: base/student.yaml\n")
+        cfg = load_config(str(path))
+        assert list(cfg.TEACHER[key]) == [str(tmp_path / "base" / "teacher.yaml"), named]
+        cfg = load_config(str(path), [f"TEACHER.{key}", "['teacher.yaml']"])
+        assert list(cfg.TEACHER[key]) == [str(tmp_path / "teacher.yaml")]
+    for wrong in ("3", "teacher.yaml"):
+        path.write_text(f"TEACHER:\n  {key}: {wrong}\n")
+        with pytest.raises(AIDError, match=f"Type mismatch.*TEACHER.{key}"):
+            load_config(str(path))

@@ -151,6 +151,22 @@ def test_the_checkpoint_evaluates_without_a_teacher(runs, train, workplace):
         assert json.load(f) == found and found
 
 
+def test_two_teachers_of_which_the_second_is_of_another_family(runs, train, workplace):
+    done = train("Quickstart/retinanet_R34_FPN", *FEW, "TEST.DETECTIONS_PER_IMAGE", "5")
+    assert done.returncode == 0, done.stderr[-2000:]
+    late = ["DISTILLATION.SCHEDULE.START_ITER", "1", "DISTILLATION.SCHEDULE.DECAY", "cosine"]
+    done = train("Quickstart/faster_rcnn_R18_from_two", *SCORED, *late)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = workplace[0] / "output/quickstart/faster_rcnn_R18_from_two"
+    said = next(x for x in done.stdout.splitlines() if "Distillation: lambda 2.5, from iter" in x)
+    assert "faster_rcnn_R34_FPN.yaml" in said and "retinanet_R34_FPN.yaml" in said
+    (metrics,) = (
+        x for x in map(json.loads, (folder / "metrics.json").read_text().splitlines())
+        if "total_loss" in x
+    )  # fmt: skip
+    assert metrics["loss_distill_feature"] > 0 and metrics["loss_distill_feature_1"] > 0
+
+
 def test_a_resumed_process_ends_with_the_same_weights(train, workplace):
     """Also where TorchScript, as in RetinaNet's focal loss, optimises after a few calls."""
     options = [*FEW, "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "3", "DATASETS.TEST", "()"]

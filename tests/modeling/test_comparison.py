@@ -20,7 +20,7 @@ def test_known_values_of_an_ignorant_faster_rcnn(student_model, make_batch):
     model, _ = student_model("faster_rcnn")
     for detector in (model, model.teacher.detector):
         zero(detector.proposal_generator.rpn_head, detector.roi_heads.box_predictor)
-    theirs, ours = compare(model, make_batch((2, 0, 3)))
+    theirs, ours = compare(model, [model.teacher], make_batch((2, 0, 3)))
     torch.testing.assert_close(theirs, ours)
     with in_eval_mode(model), torch.no_grad():
         batch = make_batch((2, 0, 3))
@@ -33,9 +33,9 @@ def test_known_values_of_an_ignorant_faster_rcnn(student_model, make_batch):
 
 def test_a_dense_detector_is_asked_for_boxes_too(student_model, make_batch):
     model, _ = student_model("retinanet")
-    before = compare(model, make_batch())[1]
+    before = compare(model, [model.teacher], make_batch())[1]
     nn.init.constant_(model.head.bbox_pred.bias, 9.0)
-    assert (compare(model, make_batch())[1] > before + 1).all()
+    assert (compare(model, [model.teacher], make_batch())[1] > before + 1).all()
 
 
 def test_the_worse_one_has_the_larger_loss(student_model, make_batch):
@@ -45,7 +45,7 @@ def test_the_worse_one_has_the_larger_loss(student_model, make_batch):
         before = bias.detach().clone()
         with torch.no_grad():
             bias[-1] += 20  # everything is background
-        losses = compare(model, make_batch())
+        losses = compare(model, [model.teacher], make_batch())
         assert (losses[blind] > losses[other] + 10).all()
         with torch.no_grad():
             bias.copy_(before)
@@ -58,7 +58,7 @@ def test_the_student_and_random_numbers_stay_as_they_are(kind, student_model, ma
     modes = [module.training for module in model.modules()]
     state = {k: v.clone() for k, v in model.state_dict().items()}
     random_state = torch.get_rng_state()
-    losses = compare(model, make_batch((2, 0, 3), masks=kind == "mask_rcnn"))
+    losses = compare(model, [model.teacher], make_batch((2, 0, 3), masks=kind == "mask_rcnn"))
     assert all(x.shape == (5,) and x.isfinite().all() for x in losses)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert [module.training for module in model.modules()] == modes and any(modes)
@@ -73,7 +73,7 @@ def test_gradients_under_autocast_stay_as_they_are(student_model, make_batch, st
         model.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             if looked:
-                compare(model, make_batch())
+                compare(model, [model.teacher], make_batch())
             losses = model(make_batch())
         sum(losses.values()).backward()
         gradients.append({k: p.grad for k, p in model.named_parameters()})

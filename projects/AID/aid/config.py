@@ -18,10 +18,13 @@ def add_aid_config(cfg: CN) -> None:
     cfg.TEACHER = CN()
     cfg.TEACHER.CONFIG_FILE = ""
     cfg.TEACHER.WEIGHTS = ""
-    # Evaluate the teacher on DATASETS.TEST before the student's first iteration.
+    # Further teachers, in lists of one length; what was said above holds for each entry.
+    cfg.TEACHER.MORE_CONFIG_FILES = []
+    cfg.TEACHER.MORE_WEIGHTS = []
+    # Evaluate the teachers on DATASETS.TEST before the student's first iteration.
     cfg.TEACHER.EVAL_FIRST = False
     # Batches of each process, at the start of a run, on which the losses of teacher and student are
-    # compared: if the teacher's is larger, there is a warning. 0 for none.
+    # compared: if a teacher's is larger, there is a warning. 0 for none.
     cfg.TEACHER.COMPARE_BATCHES = 4
 
     cfg.DISTILLATION = CN()
@@ -29,7 +32,17 @@ def add_aid_config(cfg: CN) -> None:
     cfg.DISTILLATION.LOSSES = ["AttentionGuidedLoss", "NonLocalLoss"]
     # lambda of the paper: multiplies every distillation loss.
     cfg.DISTILLATION.WEIGHT = 1.0
-    # FPN levels to imitate, e.g. ["p3", "p4"]. Empty: all levels that teacher and student share.
+    # When WEIGHT acts, in iterations counted from 0: from START_ITER until before END_ITER (0: it
+    # never ends); at other times the teachers are not run. It rises for WARMUP_ITERS; then DECAY,
+    # "none", "linear" or "cosine", takes it to 0 at END_ITER, or at SOLVER.MAX_ITER where END_ITER
+    # is 0. Defaults: the paper's, always in full.
+    cfg.DISTILLATION.SCHEDULE = CN()
+    cfg.DISTILLATION.SCHEDULE.START_ITER = 0
+    cfg.DISTILLATION.SCHEDULE.END_ITER = 0
+    cfg.DISTILLATION.SCHEDULE.WARMUP_ITERS = 0
+    cfg.DISTILLATION.SCHEDULE.DECAY = "none"
+    # FPN levels to imitate, e.g. ["p3", "p4"]; every teacher must have them. Empty: all levels that
+    # a teacher and the student share.
     cfg.DISTILLATION.LEVELS = []
     # "sum": norms over all elements of a level, as in AID's released code: the weights below then
     # depend on image size and channels. "rms": norms divided by the root of the number of elements,
@@ -170,6 +183,10 @@ def add_aid_config(cfg: CN) -> None:
     cfg.SOLVER.ACCUMULATION_STEPS = 1
 
 
+# Keys that hold paths of teachers' config files.
+TEACHER_CONFIG_KEYS = ("CONFIG_FILE", "MORE_CONFIG_FILES")
+
+
 class _Reader(CN):
     """Reads a file and its bases; a teacher's relative path belongs to the one that names it."""
 
@@ -182,8 +199,10 @@ class _Reader(CN):
         if not isinstance(loaded, dict):
             raise ValueError(f"{filename} is no mapping of keys, or its _BASE_ is no path")
         teacher = loaded.get("TEACHER")
-        if isinstance(teacher, dict) and isinstance(teacher.get("CONFIG_FILE"), str):
-            teacher["CONFIG_FILE"] = _beside(filename, teacher["CONFIG_FILE"])
+        for key in TEACHER_CONFIG_KEYS:
+            if isinstance(teacher, dict) and key in teacher:
+                # As the merge decodes it: "('a.yaml',)" is a tuple to YACS.
+                teacher[key] = _all_beside(filename, cls._decode_cfg_value(teacher[key]))
         return loaded
 
 
@@ -191,8 +210,8 @@ def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = 
     """Read a config file with the project's keys.
 
     The YAML is read without object construction, unless told otherwise: a config is data.
-    TEACHER.CONFIG_FILE, where it is a path relative to the file that names it, becomes absolute, so
-    that the result can be dumped anywhere.
+    TEACHER.CONFIG_FILE and MORE_CONFIG_FILES, where they are paths relative to the file that names
+    them, become absolute, so that the result can be dumped anywhere.
 
     Args:
         config_file: path of the YAML file.
@@ -217,13 +236,23 @@ def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = 
         raise AIDError(f"{config_file}: {_one_line(error)}") from error
     except RecursionError as error:
         raise AIDError(f"{config_file}: its _BASE_ leads back to itself") from error
-    cfg.TEACHER.CONFIG_FILE = read.get("TEACHER", {}).get("CONFIG_FILE", "")
+    for key, found in read.get("TEACHER", {}).items():
+        if key in TEACHER_CONFIG_KEYS:
+            cfg.TEACHER[key] = found
     try:
         cfg.merge_from_list(list(opts))
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise AIDError(f"command line options: {_one_line(error)}") from error
-    cfg.TEACHER.CONFIG_FILE = _beside(config_file, cfg.TEACHER.CONFIG_FILE)
+    for key in TEACHER_CONFIG_KEYS:
+        cfg.TEACHER[key] = _all_beside(config_file, cfg.TEACHER[key])
     return cfg
+
+
+def _all_beside(config_file: str, paths: object) -> object:
+    """:func:`_beside` of a path, or of each in a list; anything else as it is."""
+    if isinstance(paths, list | tuple):
+        return [_all_beside(config_file, path) for path in paths]
+    return _beside(config_file, paths) if isinstance(paths, str) else paths
 
 
 def _beside(config_file: str, path: str) -> str:

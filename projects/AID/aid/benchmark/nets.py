@@ -76,7 +76,7 @@ class Nets:
         """The same student with its teacher."""
         model = random_detector(self.cfg, self._sample).train()
         model.attach_distillation(self.cfg)
-        model.teacher = self.teacher  # one will do for all cases
+        model.lessons[0].teacher = self.teacher  # one will do for all cases
         return Trainee(model, build_optimizer(self.cfg, model), self.amp)
 
     @cached_property

@@ -114,4 +114,4 @@ def count_cells(nets: Nets, batch: list[dict]) -> int:
     model = nets.distilled.model
     with torch.no_grad():
         height, width = model.preprocess_image(batch).tensor.shape[-2:]
-    return sum(-(-height // x) * -(-width // x) for x in model.strides.values())
+    return sum(-(-height // x) * -(-width // x) for x in model.lessons[0].strides.values())

@@ -19,13 +19,13 @@ class CompareTeacher(HookBase):
 
     Unless the student was trained before, such a teacher is broken. It is seen by the losses of
     :func:`~aid.modeling.comparison.compare`, before the student trains on a batch, and changes
-    nothing of that.
+    nothing of that; whether imitation has started is of no account.
     """
 
     def __init__(self, student: nn.Module, num_batches: int):
         """
         Args:
-            student: with its teacher.
+            student: with its teachers.
             num_batches: that this process looks at; with micro-batches, of these.
         """
         self._student = student
@@ -33,21 +33,24 @@ class CompareTeacher(HookBase):
         self._losses = []
 
     def before_train(self) -> None:
-        fresh = self.trainer.start_iter == 0 and self._left > 0
-        if fresh and are_comparable(self._student, self._student.teacher.detector):
+        teachers = [lesson.teacher for lesson in self._student.lessons]
+        self._teachers = [x for x in teachers if are_comparable(self._student, x.detector)]
+        if self._teachers and self.trainer.start_iter == 0 and self._left > 0:
             self._handle = self._student.register_forward_pre_hook(self._look)
 
     def _look(self, student: nn.Module, inputs: tuple) -> None:
         if not student.training:  # it is evaluated
             return
-        self._losses.append(torch.stack(compare(student, *inputs)))
+        self._losses.append(torch.stack(compare(student, self._teachers, *inputs)))
         self._left -= 1
         if self._left == 0:
             self._handle.remove()
-            self._judge(torch.cat(self._losses, dim=1))
+            *theirs, ours = torch.cat(self._losses, dim=1)
+            for teacher, losses in zip(self._teachers, theirs, strict=True):
+                self._judge(teacher.name, torch.stack([losses, ours]))
 
-    def _judge(self, losses: torch.Tensor) -> None:
-        """Warn by the losses (2, G) of teacher and student."""
+    def _judge(self, name: str, losses: torch.Tensor) -> None:
+        """Warn by the losses (2, G) of the teacher of this name and the student."""
         losses = losses[:, losses[1].isfinite()]  # a box without area has none
         theirs, ours = losses.mean(dim=1).tolist()
         if losses.numel() and not theirs <= ours:
@@ -55,10 +58,11 @@ class CompareTeacher(HookBase):
                 "The teacher's loss on the first batches is %.3g, that of the student, which has "
                 "not learned from it yet, %.3g: unless MODEL.WEIGHTS were trained on these data, "
                 "the teacher seems broken; check TEACHER.WEIGHTS, the order of its classes, and "
-                "INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD in TEACHER.CONFIG_FILE; "
-                "TEACHER.EVAL_FIRST evaluates it",
+                "INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD in %s; TEACHER.EVAL_FIRST "
+                "evaluates it",
                 theirs,
                 ours,
+                name,
             )
 
 

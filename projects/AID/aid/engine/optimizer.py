@@ -1,5 +1,7 @@
 """The optimizer by config."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver import build_optimizer as build_sgd
@@ -9,7 +11,7 @@ from torch import nn
 
 from ..errors import AIDError
 
-__all__ = ["build_optimizer"]
+__all__ = ["build_optimizer", "pass_over"]
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -32,3 +34,36 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
     adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
     return adamw(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+
+
+def pass_over(
+    optimizer: torch.optim.Optimizer,
+    parameters: Iterable[nn.Parameter],
+    when: Callable[[], bool],
+) -> None:
+    """Let an optimizer know nothing of some parameters in certain steps.
+
+    A gradient of 0, which DDP may ask for, does not keep weight decay and momentum from moving
+    them; gradients of None would, but clipping by value refuses them.
+
+    Args:
+        optimizer: whose steps, and whose memory of the parameters, this is about.
+        parameters: to leave as they are.
+        when: asked before each step.
+    """
+    ids, taken = {id(p) for p in parameters}, []
+
+    # Where torch hooks a class and its base these run twice in a step, one pair inside the other.
+    def take(*_) -> None:
+        if not taken and when():
+            for group in optimizer.param_groups:
+                taken.append(group["params"])
+                group["params"] = [p for p in group["params"] if id(p) not in ids]
+
+    def put_back(*_) -> None:
+        for group, all_of_them in zip(optimizer.param_groups, taken, strict=False):
+            group["params"] = all_of_them
+        taken.clear()
+
+    optimizer.register_step_pre_hook(take)
+    optimizer.register_step_post_hook(put_back)

@@ -21,7 +21,8 @@ __all__ = ["check_output_folder", "start_records"]
 
 # What the weights and the optimizer of a checkpoint belong to.
 DISTILLATION = ("DISTILLATION.LOSSES", "DISTILLATION.LEVELS", "AID.WEIGHTING")
-STATE = ("MODEL.", "SOLVER.OPTIMIZER", *DISTILLATION)
+MORE_TEACHERS = "the length of TEACHER.MORE_CONFIG_FILES"
+STATE = ("MODEL.", "SOLVER.OPTIMIZER", *DISTILLATION, MORE_TEACHERS)
 # Of these, what may change between a run and its resumption, as may keys of tests.
 PASSING = ("MODEL.DEVICE", "MODEL.WEIGHTS")
 
@@ -99,7 +100,7 @@ def _changed_keys(cfg: CfgNode) -> list[str]:
     if not os.path.isfile(path):  # the weights are looked at when they are loaded
         return []
     # Dumped, so that lists and tuples are the same.
-    before, now = (_flat(yaml.safe_load(x.dump())) for x in (load_config(path), cfg))
+    before, now = (_state(x) for x in (load_config(path), cfg))
     keys = sorted(before.keys() | now.keys(), key=lambda x: (x != "MODEL.META_ARCHITECTURE", x))
     return [
         f"{key} is {before.get(key)} there, {now.get(key)} here"
@@ -107,6 +108,15 @@ def _changed_keys(cfg: CfgNode) -> list[str]:
         if key.startswith(STATE) and key not in PASSING and not key.endswith("_TEST")
         if before.get(key) != now.get(key)
     ]
+
+
+def _state(cfg: CfgNode) -> dict[str, object]:
+    """Keys and values, with the number of further teachers, of whom each has adapters.
+
+    Their files may have moved, as the first one's may.
+    """
+    state = _flat(yaml.safe_load(cfg.dump()))
+    return {**state, MORE_TEACHERS: len(cfg.TEACHER.MORE_CONFIG_FILES)}
 
 
 def _flat(node: dict, prefix: str = "") -> dict[str, object]:

@@ -25,7 +25,7 @@ from ..modeling.meta_arch import DistillationMixin
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection
 from .hooks import CollectFigures, CompareTeacher, DropPictures, SeedStep
-from .optimizer import build_optimizer
+from .optimizer import build_optimizer, pass_over
 
 __all__ = ["AIDTrainer"]
 
@@ -105,7 +105,7 @@ class AIDTrainer(DefaultTrainer):
             super().run_step()
 
     def train(self):
-        """Train, after the teacher was evaluated if TEACHER.EVAL_FIRST; then evaluate.
+        """Train, after the teachers were evaluated if TEACHER.EVAL_FIRST; then evaluate.
 
         A finished run that is resumed is evaluated again.
 
@@ -120,7 +120,7 @@ class AIDTrainer(DefaultTrainer):
                 self.start_iter,
             )
         if self.cfg.TEACHER.EVAL_FIRST and self.start_iter == 0:
-            self.test_teacher()
+            self.test_teachers()
         try:
             with (
                 clear_write_errors(self.cfg.OUTPUT_DIR),
@@ -136,17 +136,22 @@ class AIDTrainer(DefaultTrainer):
                 f"last losses in {os.path.join(self.cfg.OUTPUT_DIR, 'metrics.json')}"
             ) from error
 
-    def test_teacher(self) -> dict:
-        """Evaluate the teacher on the student's test sets, with the teacher's own preprocessing."""
-        teacher = getattr(_unwrap(self.model), "teacher", None)
-        if teacher is None:
+    def test_teachers(self) -> None:
+        """Evaluate the teachers on the student's test sets, each with its own preprocessing."""
+        student = _unwrap(self.model)
+        if not isinstance(student, DistillationMixin):
             raise AIDError("TEACHER.EVAL_FIRST is on, but MODEL.META_ARCHITECTURE has no teacher")
-        teacher.follow(_unwrap(self.model).device)
-        cfg = teacher.cfg.clone()
-        cfg.DATASETS.TEST = self.cfg.DATASETS.TEST
-        cfg.OUTPUT_DIR = os.path.join(self.cfg.OUTPUT_DIR, "teacher")
-        logging.getLogger(__name__).info("Evaluating the teacher on %s", cfg.DATASETS.TEST)
-        return self.test(cfg, teacher.detector)
+        for number, lesson in enumerate(student.lessons):
+            teacher = lesson.teacher
+            teacher.follow(student.device)
+            cfg = teacher.cfg.clone()
+            cfg.DATASETS.TEST = self.cfg.DATASETS.TEST
+            folder = f"teacher_{number}" if number else "teacher"
+            cfg.OUTPUT_DIR = os.path.join(self.cfg.OUTPUT_DIR, folder)
+            logging.getLogger(__name__).info(
+                "Evaluating the teacher of %s on %s", teacher.name, cfg.DATASETS.TEST
+            )
+            self.test(cfg, teacher.detector)
 
     def state_dict(self) -> dict:
         state = super().state_dict()
@@ -168,7 +173,11 @@ class AIDTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module):
-        return build_optimizer(cfg, model)
+        optimizer = build_optimizer(cfg, model)
+        if isinstance(model, DistillationMixin):
+            adapters = model.distillation.parameters()
+            pass_over(optimizer, adapters, lambda: model.distillation_factor == 0)
+        return optimizer
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> DataLoader:

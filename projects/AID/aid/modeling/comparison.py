@@ -1,4 +1,4 @@
-"""A teacher beside its student: the task losses of both on the same batch.
+"""Teachers beside their student: the task losses of all on the same batch.
 
 Shape letters: G ground-truth instances of the batch.
 """
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import AIDError
 from .instance_loss import InstanceLosses, instance_losses, loss_levels
+from .teacher import Teacher
 
 __all__ = ["are_comparable", "compare", "in_eval_mode"]
 
@@ -39,31 +40,35 @@ def are_comparable(*detectors: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def compare(student: nn.Module, batched_inputs: list[dict]) -> tuple[Tensor, Tensor]:
-    """The losses of a student's teacher and of the student itself, both in eval mode.
+def compare(
+    student: nn.Module, teachers: list[Teacher], batched_inputs: list[dict]
+) -> tuple[Tensor, ...]:
+    """The losses of a student's teachers and of the student itself, all in eval mode.
 
-    An instance's loss here is what both are asked alike, plus the mean over background anchors.
+    An instance's loss here is what all are asked alike, plus the mean over background anchors.
     Leaves the student, and all random numbers, as they were.
 
     Args:
-        student: with its teacher, to which it is comparable by :func:`are_comparable`.
+        student: comparable to each teacher by :func:`are_comparable`.
+        teachers: of the student.
         batched_inputs: the standard input of a Detectron2 model.
 
     Returns:
-        Teacher's and student's (G,).
+        (G,) of each teacher, and of the student at the end.
     """
-    teacher = student.teacher
-    teacher.follow(student.device)
     targets = [x["instances"].to(student.device) for x in batched_inputs]
     # In full precision: older versions of torch keep weights that were cast without gradient, and
     # the student's training would find them in autocast's cache.
     with torch.autocast(student.device.type, enabled=False), in_eval_mode(student), EventStorage():
         images = student.preprocess_image(batched_inputs)
-        view = teacher.view(batched_inputs, tuple(images.tensor.shape[-2:]), student.input_format)
-        theirs = teacher.instance_losses(view, targets, background=False)
+        size, theirs = tuple(images.tensor.shape[-2:]), []
+        for teacher in teachers:
+            teacher.follow(student.device)
+            view = teacher.view(batched_inputs, size, student.input_format)
+            theirs.append(teacher.instance_losses(view, targets, background=False))
         features = student.backbone(images.tensor)
         ours = instance_losses(student, images, features, targets, background=False)
-    return _asked_alike(theirs), _asked_alike(ours)
+    return tuple(_asked_alike(losses) for losses in (*theirs, ours))
 
 
 def _asked_alike(losses: InstanceLosses) -> Tensor:

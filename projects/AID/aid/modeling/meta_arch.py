@@ -1,4 +1,4 @@
-"""Students: Detectron2's detectors with a teacher beside them while they train."""
+"""Students: Detectron2's detectors with teachers beside them while they train."""
 
 import logging
 
@@ -10,20 +10,18 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
 from ..errors import AIDError
-from ..visualization import weight_image
 from .comparison import in_eval_mode
+from .diagnostics import log_distillation_weight, log_weights
 from .fcos import FCOS
 from .gfl import GFL
 from .instance_loss import InstanceLosses, instance_losses, loss_levels
-from .losses import Context, Responses, build_distillation_losses
-from .responses import box_logits, check_answers
-from .teacher import Teacher, build_teacher, check_teacher
-from .weighting import Evidence, Weighting, Weights, build_weighting
+from .lesson import Lesson
+from .losses import Context
+from .schedule import Schedule
+from .teacher import Teacher, num_teachers
+from .weighting import Sharing, Weighting
 
 __all__ = ["AIDFCOS", "AIDGFL", "AIDGeneralizedRCNN", "AIDRetinaNet", "DistillationMixin"]
-
-# Iterations between readings of the diagnostics from the device: Detectron2 writes as often.
-LOG_PERIOD = 20
 
 
 class DistillationMixin:
@@ -38,14 +36,25 @@ class DistillationMixin:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.distillation: nn.ModuleDict | None = None
-        self.teacher: Teacher | None = None
+        self.lessons: list[Lesson] = []
+
+    @property
+    def teacher(self) -> Teacher:
+        """The first of them."""
+        return self.lessons[0].teacher
 
     @property
     def weighting(self) -> Weighting:
-        return self.distillation["weighting"]
+        """Of the first teacher; the others have the same rule."""
+        return self.lessons[0].weighting
+
+    @property
+    def distillation_factor(self) -> float:
+        """What the schedule multiplies DISTILLATION.WEIGHT by at this iteration of a training."""
+        return self.schedule(get_event_storage().iter)
 
     def attach_distillation(self, cfg: CfgNode) -> None:
-        """Build the teacher, the weighting rule and the distillation losses, and say which.
+        """Build the teachers, and the weighting rule and distillation losses of each; say which.
 
         The random numbers that the student and its training draw afterwards are those they would
         draw without a teacher.
@@ -56,33 +65,21 @@ class DistillationMixin:
         Raises:
             AIDError: the config names no usable teacher, weighting or loss; see ``config.py``.
         """
+        self.schedule = Schedule(cfg)
         with torch.random.fork_rng([] if self.device.type == "cpu" else [self.device]):
-            self.teacher = build_teacher(cfg)
-            levels = check_teacher(self.teacher, self, cfg)
-            student_shapes = self.backbone.output_shape()
-            teacher_shapes = self.teacher.detector.backbone.output_shape()
-            losses = build_distillation_losses(cfg, levels, student_shapes, teacher_shapes)
-            parts = {"losses": losses, "weighting": build_weighting(cfg)}
-            self.distillation = nn.ModuleDict(parts).to(self.device)
+            parts = nn.ModuleDict()
+            self.lessons = [Lesson(cfg, self, parts, k) for k in range(num_teachers(cfg))]
+            self.distillation = parts.to(self.device)
         if self.weighting.needs_student:
             loss_levels(self)  # an error now if it has none
-        self.needs_responses = any(getattr(x, "needs_responses", False) for x in losses.values())
-        if self.needs_responses:
-            check_answers(self, "student")
-            check_answers(self.teacher.detector, "teacher")
         self.distillation_weight = cfg.DISTILLATION.WEIGHT
-        self.strides = {level: student_shapes[level].stride for level in levels}
         logging.getLogger(__name__).info(
-            "Distillation: teacher %s (%.1f M parameters) with weights %s; levels %s; losses %s "
-            "times %g; weighting %s",
-            cfg.TEACHER.CONFIG_FILE,
-            self.teacher.num_parameters / 1e6,
-            cfg.TEACHER.WEIGHTS,
-            ", ".join(f"{k} (stride {v})" for k, v in self.strides.items()),
-            ", ".join(f"{k}({v.extra_repr()})" for k, v in losses.items()),
+            "Distillation: lambda %g, %s; %s",
             self.distillation_weight,
-            self.weighting,
+            self.schedule,
+            "; ".join(str(lesson) for lesson in self.lessons),
         )
+        self.sharing = Sharing([lesson.weighting for lesson in self.lessons])
 
     def forward(self, batched_inputs: list[dict]):
         """In eval mode the detector's own forward. In training its losses and those of imitation.
@@ -105,60 +102,51 @@ class DistillationMixin:
             )
         with _Tap(self.backbone) as tap:
             losses = super().forward(batched_inputs)
-        losses.update(self._distill(batched_inputs, tap.images, tap.features))
+        factor = self.distillation_factor
+        log_distillation_weight(self.distillation_weight * factor)
+        if factor == 0:
+            return {**losses, **self._pause()}
+        for name, term in self._distill(batched_inputs, tap.images, tap.features).items():
+            losses[name] = self.distillation_weight * factor * term
         return losses
+
+    def _pause(self) -> dict[str, Tensor]:
+        """A loss of 0 by which the adapters have gradients of 0: DDP waits for them."""
+        nothing = [p.flatten()[:0].sum() for p in self.distillation.parameters()]
+        return {"loss_distill_paused": sum(nothing)} if nothing else {}
 
     def _distill(
         self, batched_inputs: list[dict], images: Tensor, features: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        self.teacher.follow(self.device)
-        view = self.teacher.view(batched_inputs, tuple(images.shape[-2:]), self.input_format)
         instances = [x["instances"].to(self.device) for x in batched_inputs]
-        evidence = None
-        if self.weighting.needs_evidence:
-            background = self.weighting.needs_background
-            losses = self.teacher.instance_losses(view, instances, background)
-            evidence = Evidence(losses, torch.cat([x.gt_classes for x in instances]))
-            if self.weighting.needs_student:
-                ours = ImageList(images, view.images.image_sizes)
-                evidence.student = self._own_losses(ours, features, instances)
-            if self.weighting.needs_quality:
-                evidence.quality = self.teacher.quality(view, instances)
-        maps = {k: (tuple(features[k].shape[-2:]), v) for k, v in self.strides.items()}
-        weights = self.weighting(evidence, [x.gt_boxes.tensor for x in instances], maps)
-        self._log(batched_inputs, weights)
-
-        context = Context(instances, self.strides)
-        if self.needs_responses:
-            context.responses = self._responses(instances, features, view.features, weights)
-
+        boxes = [x.gt_boxes.tensor for x in instances]
+        own = None
+        if self.weighting.needs_evidence and self.weighting.needs_student:
+            sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
+            own = self._own_losses(ImageList(images, sizes), features, instances)
+        views, weights = [], []
+        for lesson in self.lessons:
+            lesson.teacher.follow(self.device)
+            size = tuple(images.shape[-2:])
+            view = lesson.teacher.view(batched_inputs, size, self.input_format)
+            evidence = lesson.evidence(view, instances, own)
+            maps = {k: (tuple(features[k].shape[-2:]), v) for k, v in lesson.strides.items()}
+            views.append(view)
+            weights.append(lesson.weighting(evidence, boxes, maps))
         terms = {}
-        # Norms over a whole map overflow in half precision.
-        with torch.autocast(self.device.type, enabled=False):
-            student = {level: features[level].float() for level in self.strides}
-            teacher = {level: view.features[level].float() for level in self.strides}
-            for loss in self.distillation["losses"].values():
-                terms.update(loss(student, teacher, weights.maps, context))
-        if not terms:
-            raise AIDError(
-                f"no distillation term came from {', '.join(self.distillation['losses'])}: the "
-                "student would train without its teacher; see DISTILLATION.LOSSES"
+        for lesson, view, weight in zip(self.lessons, views, self.sharing(weights), strict=True):
+            log_weights(
+                lesson.log_prefix,
+                weight,
+                batched_inputs,
+                lesson.strides,
+                self.input_format,
+                self.vis_period,
             )
-        return {name: self.distillation_weight * term for name, term in terms.items()}
-
-    def _responses(
-        self,
-        instances: list[Instances],
-        features: dict[str, Tensor],
-        teacher_features: dict[str, Tensor],
-        weights: Weights,
-    ) -> Responses:
-        """What both sides say about the ground-truth boxes."""
-        boxes = [x.gt_boxes for x in instances]
-        ours = box_logits(self, features, boxes)
-        with torch.no_grad():
-            theirs = box_logits(self.teacher.detector, teacher_features, boxes)
-        return Responses(ours, theirs, weights.boxes)
+            context = Context(instances, lesson.strides)
+            context.responses = lesson.responses(self, features, view, instances, weight)
+            terms.update(lesson.terms(features, view, weight, context))
+        return terms
 
     @torch.no_grad()
     def _own_losses(
@@ -168,54 +156,6 @@ class DistillationMixin:
         with in_eval_mode(self), EventStorage():
             background = self.weighting.needs_background
             return instance_losses(self, images, features, instances, background)
-
-    def _log(self, batched_inputs: list[dict], weights: Weights) -> None:
-        storage = get_event_storage()
-        log_now = (storage.iter + 1) % LOG_PERIOD == 0
-        if log_now:
-            means = [x.mean() for x in weights.maps.values()]
-            storage.put_scalar("aid/map_mean", torch.stack(means).mean().item(), False)
-        if weights.instance is None:
-            return
-        if log_now:
-            values = _diagnostics(weights)
-            storage.put_scalars(smoothing_hint=False, **values)
-            if 0 < values["aid/num_instances"] == values.get("aid/num_non_finite"):
-                logging.getLogger(__name__).warning(
-                    "The teacher's loss is finite on none of the %d instances of iteration %d, so "
-                    "that nothing is imitated: evaluate the teacher (TEACHER.EVAL_FIRST)",
-                    values["aid/num_instances"],
-                    storage.iter,
-                )
-        if self.vis_period > 0 and storage.iter % self.vis_period == 0:
-            sample, (level, stride) = batched_inputs[0], next(iter(self.strides.items()))
-            n = len(sample["instances"])
-            picture = weight_image(
-                sample,
-                self.input_format,
-                weights.instance[:n],
-                weights.loss[:n],
-                weights.maps[level][0, 0],
-                stride,
-            )
-            storage.put_image(f"aid/weight and teacher loss D of each box; map of {level}", picture)
-
-
-def _diagnostics(weights: Weights) -> dict[str, float]:
-    """What the log says of a batch's weights; the numbers travel from the device in one piece."""
-    if not len(weights.loss):
-        return {"aid/num_instances": 0}
-    finite = weights.loss.isfinite()
-    values = {
-        "weight_mean": weights.instance.mean(),
-        "weight_min": weights.instance.amin(),
-        "weight_below_half": (weights.instance < 0.5).float().mean(),
-        "teacher_loss": weights.loss[finite].mean().nan_to_num(),
-        "num_non_finite": (~finite).sum(),
-        "num_instances": weights.loss.new_tensor(len(weights.loss)),
-    }
-    numbers = torch.stack([x.float() for x in values.values()]).tolist()
-    return {f"aid/{name}": number for name, number in zip(values, numbers, strict=True)}
 
 
 class _Tap:
@@ -238,19 +178,19 @@ class _Tap:
 
 @META_ARCH_REGISTRY.register()
 class AIDGeneralizedRCNN(DistillationMixin, GeneralizedRCNN):
-    """Faster, Mask or Cascade R-CNN that learns from a teacher."""
+    """Faster, Mask or Cascade R-CNN that learns from teachers."""
 
 
 @META_ARCH_REGISTRY.register()
 class AIDRetinaNet(DistillationMixin, RetinaNet):
-    """RetinaNet that learns from a teacher."""
+    """RetinaNet that learns from teachers."""
 
 
 @META_ARCH_REGISTRY.register()
 class AIDGFL(DistillationMixin, GFL):
-    """GFL that learns from a teacher."""
+    """GFL that learns from teachers."""
 
 
 @META_ARCH_REGISTRY.register()
 class AIDFCOS(DistillationMixin, FCOS):
-    """FCOS that learns from a teacher."""
+    """FCOS that learns from teachers."""

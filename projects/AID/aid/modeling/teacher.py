@@ -1,14 +1,11 @@
 """The frozen detector that a student imitates."""
 
-import logging
 import os
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.model_zoo import get_config_file
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList, Instances
@@ -25,14 +22,7 @@ from .instance_loss import (
     loss_levels,
 )
 
-__all__ = [
-    "Teacher",
-    "TeacherView",
-    "build_teacher",
-    "check_teacher",
-    "load_teacher_config",
-    "num_classes",
-]
+__all__ = ["Teacher", "TeacherView", "build_teacher", "load_teacher_config", "num_teachers"]
 
 
 @dataclass
@@ -56,14 +46,20 @@ class Teacher:
     device of the images it is given.
     """
 
-    def __init__(self, detector: nn.Module, cfg: CfgNode):
+    def __init__(
+        self, detector: nn.Module, cfg: CfgNode, name: str = "no config file", weights: str = ""
+    ):
         """
         Args:
             detector: a Detectron2 detector whose type has :func:`instance_losses`.
             cfg: the config it was built from.
+            name: for messages, the key and the file of its config.
+            weights: likewise, their path.
         """
         self.detector = detector.eval().requires_grad_(False)
         self.cfg = cfg
+        self.name = name
+        self.weights = weights
         self.levels = loss_levels(detector)
 
     @torch.no_grad()
@@ -132,45 +128,69 @@ class Teacher:
         return sum(p.numel() for p in self.detector.parameters())
 
 
-def build_teacher(cfg: CfgNode) -> Teacher:
-    """Build the teacher that a student's config names, and load its weights.
+def num_teachers(cfg: CfgNode) -> int:
+    """How many teachers a student's config names: the first and those of TEACHER.MORE_*.
+
+    Raises:
+        AIDError: the lists of the further ones do not belong together.
+    """
+    files, weights = cfg.TEACHER.MORE_CONFIG_FILES, cfg.TEACHER.MORE_WEIGHTS
+    if len(files) != len(weights) or not all(isinstance(x, str) for x in (*files, *weights)):
+        raise AIDError(
+            f"TEACHER.MORE_CONFIG_FILES is {list(files)}, TEACHER.MORE_WEIGHTS {list(weights)}: "
+            "name a config file and weights for each further teacher"
+        )
+    return 1 + len(files)
+
+
+def build_teacher(cfg: CfgNode, number: int = 0) -> Teacher:
+    """Build a teacher that a student's config names, and load its weights.
 
     Args:
         cfg: the student's config, with TEACHER.CONFIG_FILE and TEACHER.WEIGHTS.
+        number: 0 for the first; k for entry k - 1 of TEACHER.MORE_CONFIG_FILES and MORE_WEIGHTS.
 
     Raises:
         AIDError: a key is empty, a file is missing, or the weights are the student's, do not fit
             the config exactly or are not finite.
     """
-    config_file, weights = cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.WEIGHTS
-    if not config_file or not weights:
-        empty = "TEACHER.CONFIG_FILE" if not config_file else "TEACHER.WEIGHTS"
-        raise AIDError(f"{empty} is empty: name the teacher's config file and its weights")
-    teacher_cfg = load_teacher_config(config_file)
+    config_key, config_file = _named(cfg, "CONFIG_FILE", "MORE_CONFIG_FILES", number)
+    weights_key, weights = _named(cfg, "WEIGHTS", "MORE_WEIGHTS", number)
+    for key, value in ((config_key, config_file), (weights_key, weights)):
+        if not value:
+            raise AIDError(f"{key} is empty: name the teacher's config file and its weights")
+    teacher_cfg = load_teacher_config(config_file, config_key)
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
     if "://" not in weights and not os.path.isfile(weights):
         raise AIDError(
-            f"TEACHER.WEIGHTS {weights} does not exist: train the teacher first with `python "
+            f"{weights_key} {weights} does not exist: train the teacher first with `python "
             f"train_net.py --config-file {config_file}`, which writes "
             f"{teacher_cfg.OUTPUT_DIR}/model_final.pth, or name another file"
         )
     detector = build_model(teacher_cfg)
     try:
-        StrictCheckpointer(detector, "TEACHER.WEIGHTS").load(weights)
+        StrictCheckpointer(detector, weights_key).load(weights)
     except AIDError:
         if not _fits(weights, cfg):
             raise
         raise AIDError(
-            f"TEACHER.WEIGHTS {weights} is a checkpoint of the student's own architecture, and not "
-            f"of TEACHER.CONFIG_FILE {config_file}: name the teacher's weights"
+            f"{weights_key} {weights} is a checkpoint of the student's own architecture, and not "
+            f"of {config_key} {config_file}: name the teacher's weights"
         ) from None
     broken = [k for k, v in detector.state_dict().items() if not v.isfinite().all()]
     if broken:
         raise AIDError(
-            f"TEACHER.WEIGHTS {weights} holds NaN or infinity in {len(broken)} tensors, first "
+            f"{weights_key} {weights} holds NaN or infinity in {len(broken)} tensors, first "
             f"{broken[0]}: the teacher's training diverged; train it again"
         )
-    return Teacher(detector, teacher_cfg)
+    return Teacher(detector, teacher_cfg, f"{config_key} {config_file}", weights)
+
+
+def _named(cfg: CfgNode, first: str, more: str, number: int) -> tuple[str, str]:
+    """A key as messages name it, and its value, for the teacher of this number."""
+    if number == 0:
+        return f"TEACHER.{first}", cfg.TEACHER[first]
+    return f"TEACHER.{more}[{number - 1}]", cfg.TEACHER[more][number - 1]
 
 
 def _fits(weights: str, cfg: CfgNode) -> bool:
@@ -182,69 +202,12 @@ def _fits(weights: str, cfg: CfgNode) -> bool:
     return True
 
 
-def check_teacher(teacher: Teacher, student: nn.Module, cfg: CfgNode) -> tuple[str, ...]:
-    """Check that ``teacher`` can teach ``student``; warn where class lists cannot be compared.
+def load_teacher_config(config_file: str, key: str = "TEACHER.CONFIG_FILE") -> CfgNode:
+    """Read a teacher's config: a file, or a name in Detectron2's model zoo.
 
-    Returns:
-        The levels to imitate, finest first: DISTILLATION.LEVELS, or all that the two share.
-
-    Raises:
-        AIDError: classes, levels or strides differ.
-    """
-    ours, theirs = num_classes(student), num_classes(teacher.detector)
-    if ours != theirs:
-        raise AIDError(
-            f"the teacher {cfg.TEACHER.CONFIG_FILE} has {theirs} classes, the student {ours}: "
-            "train both on the same class list"
-        )
-    ours, theirs = (_class_names(c.DATASETS.TRAIN) for c in (cfg, teacher.cfg))
-    if ours and theirs and ours != theirs:
-        raise AIDError(
-            f"class lists differ: the teacher's datasets {tuple(teacher.cfg.DATASETS.TRAIN)} have "
-            f"{theirs}, the student's {tuple(cfg.DATASETS.TRAIN)} have {ours}"
-        )
-    if ours and not theirs and not set(teacher.cfg.DATASETS.TRAIN) <= set(cfg.DATASETS.TRAIN):
-        logging.getLogger(__name__).warning(
-            "The classes of the teacher's dataset %s are not known here: make sure that they are "
-            "those of the student, in its order: %s",
-            teacher.cfg.DATASETS.TRAIN[0],
-            ", ".join(ours),
-        )
-    student_shapes = student.backbone.output_shape()
-    teacher_shapes = teacher.detector.backbone.output_shape()
-    shared = [level for level in teacher.levels if level in student_shapes]
-    wanted = list(cfg.DISTILLATION.LEVELS) or shared
-    missing = [level for level in wanted if level not in shared]
-    if missing or not wanted:
-        raise AIDError(
-            f"DISTILLATION.LEVELS: no common level {', '.join(missing)}: the teacher's heads read "
-            f"{', '.join(teacher.levels)}, the student's backbone gives {', '.join(student_shapes)}"
-        )
-    for level in wanted:
-        ours, theirs = student_shapes[level].stride, teacher_shapes[level].stride
-        if ours != theirs:
-            raise AIDError(
-                f"level {level}: stride {theirs} in the teacher, {ours} in the student; leave it "
-                "out of DISTILLATION.LEVELS"
-            )
-    return tuple(sorted(wanted, key=lambda level: student_shapes[level].stride))
-
-
-def num_classes(detector: nn.Module) -> int:
-    """Number of foreground classes of a Detectron2 detector."""
-    return (
-        detector.roi_heads.num_classes if hasattr(detector, "roi_heads") else detector.num_classes
-    )
-
-
-def _class_names(datasets: Iterable[str]) -> list[str] | None:
-    """Class list of the first dataset, where it is registered and known without its files."""
-    name = next(iter(datasets), None)
-    return MetadataCatalog.get(name).get("thing_classes", None) if name else None
-
-
-def load_teacher_config(config_file: str) -> CfgNode:
-    """Read TEACHER.CONFIG_FILE: a file, or a name in Detectron2's model zoo.
+    Args:
+        config_file: value of ``key``.
+        key: for the message.
 
     Raises:
         AIDError: it is neither, or malformed.
@@ -256,6 +219,6 @@ def load_teacher_config(config_file: str) -> CfgNode:
         with suppress(RuntimeError):
             return load_config(get_config_file(config_file), allow_unsafe=True)
     raise AIDError(
-        f"TEACHER.CONFIG_FILE {config_file} was found neither beside the student's config file, "
+        f"{key} {config_file} was found neither beside the student's config file, "
         "nor from the current folder, nor in Detectron2's model zoo"
     )

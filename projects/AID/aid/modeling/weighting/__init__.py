@@ -6,6 +6,7 @@ from .constant import ConstantWeighting
 from .exponential import ExponentialWeighting
 from .quality import QualityWeighting
 from .relative import RelativeWeighting
+from .sharing import Sharing
 from .student_aware import StudentAwareWeighting
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ExponentialWeighting",
     "QualityWeighting",
     "RelativeWeighting",
+    "Sharing",
     "StudentAwareWeighting",
     "Weighting",
     "Weights",

@@ -15,7 +15,14 @@ from ...errors import AIDError
 from ..instance_loss import InstanceLosses
 from .weight_map import paint_boxes
 
-__all__ = ["WEIGHTING_REGISTRY", "Evidence", "Weighting", "Weights", "build_weighting"]
+__all__ = [
+    "WEIGHTING_REGISTRY",
+    "Evidence",
+    "Weighting",
+    "Weights",
+    "build_weighting",
+    "normalized",
+]
 
 WEIGHTING_REGISTRY = Registry("AID_WEIGHTING")
 WEIGHTING_REGISTRY.__doc__ = """
@@ -182,11 +189,11 @@ class Weighting(nn.Module):
         else:
             maps = {level: _fill(rest[level], size) for level, (size, _) in levels.items()}
         if self.normalize:
-            maps = {k: _normalized(x) for k, x in maps.items()}
+            maps = {k: normalized(x) for k, x in maps.items()}
         if self.granularity != "instance":
             of_boxes = next(iter(maps.values()))[:, 0, 0, 0][image] if maps else instance
         else:
-            of_boxes = _normalized(instance) if self.normalize else instance
+            of_boxes = normalized(instance) if self.normalize else instance
         return Weights(maps, of_boxes, instance, self.total(losses.parts))
 
     def _finite_weight(self, loss: Tensor) -> Tensor:
@@ -254,9 +261,15 @@ def _mean_with(rest: Tensor, loss: Tensor, share: Tensor, image: Tensor) -> Tens
     return base + total / rest.isfinite().to(rest.dtype).index_add(0, image, share)
 
 
-def _normalized(x: Tensor) -> Tensor:
-    """``x`` by its mean over the whole batch, also where that is spread over processes."""
-    total = torch.stack([x.sum(), x.new_tensor(float(x.numel()))])
+def normalized(x: Tensor, by: Tensor | None = None) -> Tensor:
+    """``x`` by its mean over the whole batch, also where that is spread over processes.
+
+    Args:
+        x: of any shape.
+        by: what to take the mean of instead.
+    """
+    by = x if by is None else by
+    total = torch.stack([by.sum(), by.new_tensor(float(by.numel()))])
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(total)
     # A batch in which nothing is to be believed stays at 0.

@@ -1,0 +1,93 @@
+"""What the log says of the weights of imitation."""
+
+import logging
+
+import torch
+from detectron2.utils.events import get_event_storage
+
+from ..visualization import weight_image
+from .weighting import Weights
+
+__all__ = ["log_distillation_weight", "log_weights"]
+
+# Iterations between readings of the diagnostics from the device: Detectron2 writes as often.
+LOG_PERIOD = 20
+
+
+def log_distillation_weight(weight: float) -> None:
+    """Log lambda as it is at this iteration, as often as the log is written."""
+    if _is_time_to_log():
+        get_event_storage().put_scalar("aid/distillation_weight", weight, False)
+
+
+def log_weights(
+    prefix: str,
+    weights: Weights,
+    batched_inputs: list[dict],
+    strides: dict[str, int],
+    input_format: str,
+    vis_period: int,
+) -> None:
+    """Log a batch's weights: numbers as often as the log is written, a picture every VIS_PERIOD.
+
+    Args:
+        prefix: of the names in the log.
+        weights: of a teacher.
+        batched_inputs: the batch, the standard input of a Detectron2 model.
+        strides: {level: pixels per cell} of the maps.
+        input_format: channel order of the images.
+        vis_period: iterations between pictures; 0 for none.
+    """
+    storage = get_event_storage()
+    log_now = _is_time_to_log()
+    if log_now:
+        means = [x.mean() for x in weights.maps.values()]
+        storage.put_scalar(f"{prefix}map_mean", torch.stack(means).mean().item(), False)
+    if weights.instance is None:
+        return
+    if log_now:
+        values = _numbers(weights)
+        named = {f"{prefix}{name}": value for name, value in values.items()}
+        storage.put_scalars(smoothing_hint=False, **named)
+        if 0 < values["num_instances"] == values.get("num_non_finite"):
+            logging.getLogger(__name__).warning(
+                "The teacher's loss is finite on none of the %d instances of iteration %d "
+                "(%snum_non_finite), so that nothing is imitated: evaluate the teacher "
+                "(TEACHER.EVAL_FIRST)",
+                values["num_instances"],
+                storage.iter,
+                prefix,
+            )
+    if vis_period > 0 and storage.iter % vis_period == 0:
+        sample, (level, stride) = batched_inputs[0], next(iter(strides.items()))
+        n = len(sample["instances"])
+        picture = weight_image(
+            sample,
+            input_format,
+            weights.instance[:n],
+            weights.loss[:n],
+            weights.maps[level][0, 0],
+            stride,
+        )
+        storage.put_image(f"{prefix}weight and teacher loss D of each box; map of {level}", picture)
+
+
+def _is_time_to_log() -> bool:
+    return (get_event_storage().iter + 1) % LOG_PERIOD == 0
+
+
+def _numbers(weights: Weights) -> dict[str, float]:
+    """They travel from the device in one piece."""
+    if not len(weights.loss):
+        return {"num_instances": 0}
+    finite = weights.loss.isfinite()
+    values = {
+        "weight_mean": weights.instance.mean(),
+        "weight_min": weights.instance.amin(),
+        "weight_below_half": (weights.instance < 0.5).float().mean(),
+        "teacher_loss": weights.loss[finite].mean().nan_to_num(),
+        "num_non_finite": (~finite).sum(),
+        "num_instances": weights.loss.new_tensor(len(weights.loss)),
+    }
+    numbers = torch.stack([x.float() for x in values.values()]).tolist()
+    return dict(zip(values, numbers, strict=True))

@@ -1,0 +1,100 @@
+"""Runs with two teachers."""
+
+import os
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from aid.config import load_config
+from aid.engine import AIDTrainer
+from aid.engine.output_folder import check_output_folder
+from aid.errors import AIDError
+
+
+@pytest.fixture
+def two_teachers(run_config, tiny_config, tmp_path):
+    """A function (output, kind of the second, opts) -> frozen config of a run of 4 iterations."""
+
+    def make(output: str, second="faster_rcnn", opts=()):
+        path = tiny_config(second, name="second")
+        torch.manual_seed(101)
+        state = build_model(load_config(path)).state_dict()
+        torch.save({"model": state}, tmp_path / "second.pth")
+        keys = ["TEACHER.MORE_CONFIG_FILES", [path]]
+        keys += ["TEACHER.MORE_WEIGHTS", [str(tmp_path / "second.pth")]]
+        return run_config(output, opts=[*keys, *opts])
+
+    return make
+
+
+def started(cfg, resume=False, **options):
+    torch.manual_seed(cfg.SEED)
+    trainer = AIDTrainer(cfg, **options)
+    trainer.resume_or_load(resume)
+    return trainer
+
+
+def test_a_run_is_resumed_bit_for_bit(two_teachers):
+    opts = ["AID.WEIGHTING", "RelativeWeighting", "SOLVER.OPTIMIZER", "AdamW"]
+    whole = started(two_teachers("whole", "retinanet", opts))
+    whole.train()
+    cfg = two_teachers("parts", "retinanet", opts)
+    first = started(cfg)
+    first.max_iter = 2
+    first.train()
+    resumed = started(cfg, resume=True)
+    resumed.train()
+    expected = whole.model.state_dict()
+    assert any(k.startswith("distillation.losses_1.") for k in expected)
+    assert all(torch.equal(v, expected[k]) for k, v in resumed.model.state_dict().items())
+
+
+def test_a_broken_one_is_reported_by_its_name(two_teachers, caplog):
+    trainer = started(two_teachers("run"))
+    with torch.no_grad():  # everything is background
+        detector = trainer.model.lessons[1].teacher.detector
+        detector.roi_heads.box_predictor.cls_score.bias[-1] += 20
+    trainer.train()
+    (said,) = (x.getMessage() for x in caplog.records if x.name == "aid.engine.hooks")
+    assert "in TEACHER.MORE_CONFIG_FILES[0] " in said and "second.yaml" in said
+
+
+def test_a_comparable_one_is_looked_at_beside_one_of_another_family(two_teachers, monkeypatch):
+    looked = []
+    monkeypatch.setattr(
+        "aid.engine.hooks.compare",
+        lambda student, teachers, batch: looked.append(teachers) or (torch.zeros(2),) * 2,
+    )
+    trainer = started(two_teachers("run", "retinanet", ["TEACHER.COMPARE_BATCHES", 1]))
+    trainer.train()
+    assert looked == [[trainer.model.teacher]]
+
+
+def test_all_are_evaluated_first_if_asked(two_teachers, monkeypatch):
+    order, original = [], AIDTrainer.test.__func__
+
+    def test(cls, cfg, model, evaluators=None):
+        order.append((type(model).__name__, os.path.basename(cfg.OUTPUT_DIR)))
+        return original(cls, cfg, model, evaluators)
+
+    monkeypatch.setattr(AIDTrainer, "test", classmethod(test))
+    opts = ["TEACHER.EVAL_FIRST", True, "SOLVER.MAX_ITER", 1]
+    started(two_teachers("run", "retinanet", opts)).train()
+    expected = [("GeneralizedRCNN", "teacher"), ("RetinaNet", "teacher_1")]
+    assert order == [*expected, ("AIDGeneralizedRCNN", "run")]
+
+
+def test_another_number_of_teachers_is_another_model(two_teachers, run_config):
+    cfg = two_teachers("run")
+    with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as f:
+        f.write(cfg.dump())
+    started(cfg).checkpointer.save("model_0000000", iteration=0)
+    check_output_folder(cfg, resume=True)
+    moved = cfg.clone()
+    moved.defrost()
+    moved.TEACHER.MORE_WEIGHTS = ["elsewhere/second.pth"]
+    check_output_folder(moved, resume=True)  # as the first one's may
+    said = "the length of TEACHER.MORE_CONFIG_FILES is 1 there, 0 here"
+    with pytest.raises(AIDError, match=said):
+        check_output_folder(run_config("run"), resume=True)

@@ -1,0 +1,407 @@
+"""Several teachers of one student: how they share each place, and what each of them keeps."""
+
+import copy
+import math
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch.nn.parallel import DistributedDataParallel
+
+from aid.config import load_config
+from aid.errors import AIDError
+from aid.modeling.comparison import compare
+from aid.modeling.weighting import ConstantWeighting, ExponentialWeighting, Sharing, Weights
+from aid.modeling.weighting.sharing import shared
+
+TERMS = [f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_local")]
+BOTH_KINDS = ["AttentionGuidedLoss", "NonLocalLoss", "BoxResponseLoss"]
+
+
+def exponential(**options):
+    return ExponentialWeighting(alpha=0.5, **options)
+
+
+def weights(maps, boxes=(1.0,), **others):
+    maps = {level: torch.tensor(x)[:, None, None, :] for level, x in maps.items()}
+    return Weights(maps, torch.tensor(boxes), **others)
+
+
+def share(*of_teachers, **options):
+    return Sharing([exponential(**options) for _ in of_teachers])(list(of_teachers))
+
+
+def test_one_teacher_keeps_what_it_had():
+    alone = weights({"p2": [[0.3, 0.0]]})
+    rule = exponential(normalize=True)
+    assert Sharing([rule])([alone])[0] is alone and rule.normalize
+
+
+def test_the_shares_are_the_softmax_of_minus_alpha_d():
+    d = torch.tensor([[0.0, 3.0, 8.0], [1.0, 1.0, 8.0], [5.0, 0.5, 8.0]])
+    w = exponential().weight(d)
+    found = shared(list(w))
+    torch.testing.assert_close(found / w, (-0.5 * d).softmax(dim=0))
+    # The better a teacher, the more; and together they never have more than the best alone.
+    assert (found.argmax(dim=0)[:2] == d.argmin(dim=0)[:2]).all()
+    assert (found.sum(dim=0) <= w.amax(dim=0)).all()
+
+
+def test_permuted_teachers_have_permuted_weights():
+    generator = torch.Generator().manual_seed(0)
+    w = list(torch.rand(3, 50, generator=generator))
+    found = shared(w)
+    for order in ([1, 0, 2], [2, 0, 1]):
+        permuted = shared([w[t] for t in order])
+        for t, x in zip(order, permuted, strict=True):
+            torch.testing.assert_close(x, found[t])
+
+
+def test_who_is_worth_nothing_leaves_all_to_the_others():
+    found = shared([torch.tensor([0.0, 0.0, 0.25]), torch.tensor([0.7, 0.0, 0.25])])
+    assert found[0].tolist() == [0, 0, 0.125]
+    assert found[1].tolist() == pytest.approx([0.7, 0, 0.125])
+
+
+def test_a_level_is_shared_by_those_who_have_it():
+    first = weights({"p2": [[0.5]], "p3": [[0.5]]})
+    second = weights({"p3": [[0.25]], "p4": [[0.25]]})
+    a, b = share(first, second)
+    assert {k: x.item() for k, x in a.maps.items()} == pytest.approx({"p2": 0.5, "p3": 1 / 3})
+    assert {k: x.item() for k, x in b.maps.items()} == pytest.approx({"p3": 1 / 12, "p4": 0.25})
+
+
+def test_without_evidence_each_has_a_like_share():
+    rules = [ConstantWeighting(constant=0.6) for _ in range(3)]
+    boxes = [torch.tensor([[0.0, 0.0, 8.0, 8.0]])]
+    levels = {"p2": ((2, 2), 4)}
+    for found in Sharing(rules)([rule(None, boxes, levels) for rule in rules]):
+        torch.testing.assert_close(found.maps["p2"], torch.full((1, 1, 2, 2), 0.2))
+        torch.testing.assert_close(found.boxes, torch.tensor([0.2]))
+        assert found.instance is None
+
+
+def test_maps_are_normalised_after_they_are_shared():
+    known = {"instance": torch.tensor([0.9, 0.1]), "loss": torch.tensor([0.2, 4.6])}
+    a, b = (weights({"p2": [[x, 0.0]]}, [x, 0.1], **known) for x in (0.9, 0.1))
+    first, second = share(a, b, normalize=True)
+    assert first.maps["p2"].flatten().tolist() == pytest.approx([2 * 0.81 / 0.82, 0])
+    assert second.maps["p2"].flatten().tolist() == pytest.approx([2 * 0.01 / 0.82, 0])
+    # 0.81 and 0.1 * 0.5 of the first, 0.01 and 0.1 * 0.5 of the second: in the mean 0.46.
+    assert first.boxes.tolist() == pytest.approx([0.81 / 0.46, 0.05 / 0.46])
+    assert second.boxes.tolist() == pytest.approx([0.01 / 0.46, 0.05 / 0.46])
+    assert first.loss.tolist() == pytest.approx([0.2, 4.6])
+    assert first.instance.tolist() == pytest.approx([0.45, 0.05])
+    # Of a whole image: a box weighs what its map does.
+    first, _ = share(a, b, normalize=True, granularity="image")
+    assert first.boxes[0] == pytest.approx(first.maps["p2"][0, 0, 0, 0].item())
+
+
+@pytest.fixture
+def further(tiny_config, tmp_path):
+    """A function (kinds or (kind, opts)) -> options that name further teachers on disk."""
+
+    def make(*kinds) -> list:
+        files, paths = [], []
+        for k, kind in enumerate(kinds, 1):
+            kind, opts = (kind, []) if isinstance(kind, str) else kind
+            files.append(tiny_config(kind, opts, name=f"further_{k}"))
+            paths.append(str(tmp_path / f"further_{k}.pth"))
+            torch.manual_seed(100 + k)
+            torch.save({"model": build_model(load_config(files[-1])).state_dict()}, paths[-1])
+        return ["TEACHER.MORE_CONFIG_FILES", files, "TEACHER.MORE_WEIGHTS", paths]
+
+    return make
+
+
+def step(model, batch, seed=5, iteration=19):
+    """Losses, gradients and log of one step whose random numbers start at ``seed``."""
+    torch.manual_seed(seed)
+    with EventStorage(iteration) as storage, torch.jit.optimized_execution(False):
+        losses = model(copy.deepcopy(batch))
+        model.zero_grad()
+        sum(losses.values()).backward()
+    gradients = {k: p.grad for k, p in model.named_parameters()}
+    return losses, gradients, {k: v[0] for k, v in storage.latest().items()}
+
+
+def test_the_first_one_has_the_names_and_numbers_that_it_has_alone(student_model, further):
+    alone, _ = student_model("faster_rcnn")
+    expected = alone.state_dict()
+    model, _ = student_model("faster_rcnn", opts=further("faster_rcnn", "retinanet"))
+    state = model.state_dict()
+    assert all(torch.equal(state[k], v) for k, v in expected.items())
+    new = {k.split(".")[1] for k in state if k not in expected}
+    assert new == {"losses_1", "losses_2"}
+    heads = {k.split(".")[1] for k in expected if k.startswith("distillation.")}
+    assert heads == {"losses"}
+    assert [len(lesson.strides) for lesson in model.lessons] == [5, 5, 4]
+
+
+@pytest.mark.parametrize("student", ["faster_rcnn", "retinanet"])
+def test_lambda_0_is_plain_detectron2_bit_for_bit(
+    student, student_model, further, tiny_model, make_batch
+):
+    batch = make_batch((2, 0, 3))
+    opts = [*further("retinanet", "faster_rcnn"), "DISTILLATION.WEIGHT", 0.0]
+    distilled, _ = student_model(student, opts=opts)
+    plain = tiny_model(student).train()
+    for _ in range(2):
+        expected, gradients, _ = step(plain, batch)
+        expected_next = torch.rand(1)
+        found, found_gradients, _ = step(distilled, batch)
+        assert torch.equal(torch.rand(1), expected_next)
+        assert set(found) == set(expected) | {f"{x}{n}" for x in TERMS for n in ("", "_1", "_2")}
+        assert all(torch.equal(found[k], v) for k, v in expected.items())
+        assert all(torch.equal(found_gradients[k], v) for k, v in gradients.items())
+
+
+@pytest.mark.parametrize(
+    "student, teacher, others",
+    [
+        ("faster_rcnn", "faster_rcnn", ["retinanet"]),
+        ("retinanet", "retinanet", ["faster_rcnn", "cascade_rcnn"]),
+        ("mask_rcnn", "retinanet", [("faster_rcnn", ["MODEL.FPN.OUT_CHANNELS", 12])]),
+    ],
+)
+@pytest.mark.parametrize(
+    "rule", ["ExponentialWeighting", "RelativeWeighting", "StudentAwareWeighting"]
+)
+def test_teachers_of_any_family_and_every_parameter_gets_a_gradient(
+    student, teacher, others, rule, student_model, further, make_batch
+):
+    model, _ = student_model(student, teacher, [*further(*others), "AID.WEIGHTING", rule])
+    for num_instances in ((2, 3), (0, 1), (0, 0)):
+        batch = make_batch(num_instances, masks=student == "mask_rcnn")
+        losses, gradients, _ = step(model, batch)
+        for suffix in ("", *(f"_{k}" for k in range(1, 1 + len(others)))):
+            assert all(losses[x + suffix].isfinite() and losses[x + suffix] > 0 for x in TERMS)
+        for name, gradient in gradients.items():
+            assert gradient is not None or "mask_head" in name, name
+
+
+def same_adapters(model):
+    """Give every teacher the first one's adapters."""
+    for number in range(1, len(model.lessons)):
+        state = model.distillation["losses"].state_dict()
+        model.distillation[f"losses_{number}"].load_state_dict(state)
+
+
+@pytest.mark.parametrize("num_copies", [2, 3])
+@pytest.mark.parametrize(
+    "opts",
+    [
+        [],
+        ["AID.GRANULARITY", "level"],
+        ["AID.GRANULARITY", "none"],
+        ["AID.BACKGROUND", "loss", "AID.ALPHA", 0.5, "AID.NORMALIZE", True],
+        ["AID.NORMALIZE", True, "AID.GRANULARITY", "image", "DISTILLATION.LOSSES", BOTH_KINDS],
+        ["DISTILLATION.LOSSES", BOTH_KINDS],
+    ],
+)
+def test_copies_of_a_teacher_are_together_as_strong_as_one(
+    num_copies, opts, student_model, make_batch
+):
+    """Every loss here doubles where the weights double: each copy has its part of it."""
+    batch = make_batch((2, 0, 3))
+    alone, cfg = student_model("faster_rcnn", opts=opts)
+    expected, gradients, _ = step(alone, batch)
+    more = num_copies - 1
+    copies = ["TEACHER.MORE_CONFIG_FILES", [cfg.TEACHER.CONFIG_FILE] * more]
+    copies += ["TEACHER.MORE_WEIGHTS", [cfg.TEACHER.WEIGHTS] * more]
+    model, _ = student_model("faster_rcnn", opts=[*opts, *copies])
+    same_adapters(model)
+    found, found_gradients, _ = step(model, batch)
+    for name, term in expected.items():
+        suffixes = ["", *(f"_{k}" for k in range(1, num_copies))]
+        if "distill" in name:
+            parts = torch.stack([found[name + x] for x in suffixes])
+            torch.testing.assert_close(parts, (term / num_copies).expand(num_copies))
+        else:
+            assert torch.equal(found[name], term)
+    for name, gradient in gradients.items():
+        if not name.startswith("distillation."):
+            error = (found_gradients[name] - gradient).abs().max()
+            assert error <= 1e-4 * gradient.abs().max() + 1e-6, name
+
+
+def with_losses(model, number, change, monkeypatch):
+    """Let ``change`` alter what a teacher's losses are."""
+    teacher = model.lessons[number].teacher
+    original = teacher.instance_losses
+
+    def changed(*args):
+        losses = original(*args)
+        change(losses)
+        return losses
+
+    monkeypatch.setattr(teacher, "instance_losses", changed)
+
+
+def weights_of(model, batch, monkeypatch):
+    """The weights of each teacher in a step, before and after they are shared."""
+    seen = []
+    original = Sharing.__call__
+
+    def watched(self, weights):
+        found = original(self, weights)
+        seen.append((weights, found))
+        return found
+
+    monkeypatch.setattr(Sharing, "__call__", watched)
+    _, _, log = step(model, batch)
+    return *seen[0], log
+
+
+def test_the_better_teacher_of_an_instance_has_the_larger_share(
+    student_model, further, make_batch, monkeypatch
+):
+    model, _ = student_model("faster_rcnn", opts=[*further("faster_rcnn"), "AID.ALPHA", 0.5])
+
+    def set_losses(values):
+        def change(losses):
+            for part in losses.parts.values():
+                part.zero_()
+            losses.parts["cls"].copy_(torch.tensor(values))
+
+        return change
+
+    with_losses(model, 0, set_losses([0.0, 4.0, 1.0]), monkeypatch)
+    with_losses(model, 1, set_losses([4.0, 0.0, 1.0]), monkeypatch)
+    before, (first, second), log = weights_of(model, make_batch((1, 2)), monkeypatch)
+    good, bad = 1 / (1 + math.exp(-2)), math.exp(-4) / (1 + math.exp(-2))
+    even = math.exp(-0.5) / 2
+    assert first.instance.tolist() == pytest.approx([good, bad, even])
+    assert second.instance.tolist() == pytest.approx([bad, good, even])
+    assert torch.equal(first.boxes, first.instance)
+    inside = before[0].maps["p2"] == 1.0  # where D is 0: the first image's box
+    torch.testing.assert_close(
+        first.maps["p2"][inside], torch.full_like(inside[inside] * 1.0, good)
+    )
+    # Each is logged under its own name.
+    assert log["aid/weight_mean"] == pytest.approx((good + bad + even) / 3)
+    assert log["aid/teacher_1/weight_min"] == pytest.approx(bad)
+    numbers = {x.removeprefix("aid/") for x in log if x.startswith("aid/") and "_1/" not in x}
+    others = {x.removeprefix("aid/teacher_1/") for x in log if x.startswith("aid/teacher_1/")}
+    assert numbers - {"distillation_weight"} == others
+
+
+def test_a_teacher_without_finite_loss_leaves_the_instance_to_the_other(
+    student_model, further, make_batch, monkeypatch
+):
+    model, _ = student_model("faster_rcnn", opts=further("faster_rcnn"))
+    with_losses(model, 0, lambda x: x.parts["cls"][1:2].fill_(torch.nan), monkeypatch)
+    before, (first, second), log = weights_of(model, make_batch((2, 1)), monkeypatch)
+    assert first.instance[1] == 0 and second.instance[1] == before[1].instance[1] > 0
+    assert (second.instance < before[1].instance).tolist() == [True, False, True]
+    alone = (first.maps["p3"] == 0) & (before[0].maps["p3"] == 0)
+    assert alone.any()
+    torch.testing.assert_close(second.maps["p3"][alone], before[1].maps["p3"][alone])
+    assert log["aid/num_non_finite"] == 1 and log["aid/teacher_1/num_non_finite"] == 0
+
+
+def test_every_teacher_remembers_by_itself(student_model, further, make_batch):
+    opts = [*further("retinanet"), "AID.WEIGHTING", "RelativeWeighting"]
+    model, _ = student_model("faster_rcnn", opts=opts)
+    step(model, make_batch((2, 3)))
+    first, second = (lesson.weighting.sum_and_count for lesson in model.lessons)
+    assert first[1] == second[1] == 5 and first[0] != second[0]
+    state = model.distillation.state_dict()
+    assert state["weighting.sum_and_count"] is not state["weighting_1.sum_and_count"]
+
+
+def test_the_students_own_losses_are_taken_once(student_model, further, make_batch, monkeypatch):
+    opts = [*further("faster_rcnn", "retinanet"), "AID.WEIGHTING", "StudentAwareWeighting"]
+    model, _ = student_model("faster_rcnn", opts=opts)
+    calls, original = [], model._own_losses
+    monkeypatch.setattr(model, "_own_losses", lambda *x: calls.append(1) or original(*x))
+    step(model, make_batch())
+    assert len(calls) == 1
+
+
+def test_pictures_of_all(student_model, further, make_batch):
+    model, _ = student_model("faster_rcnn", opts=[*further("retinanet"), "VIS_PERIOD", 2])
+    with EventStorage(4) as storage:
+        model(make_batch((2, 1)))
+        names = [name for name, *_ in storage._vis_data if name.startswith("aid/")]
+    assert [x.split(" and")[0] for x in names] == ["aid/weight", "aid/teacher_1/weight"]
+
+
+def test_all_are_compared_with_the_student(student_model, further, make_batch):
+    model, _ = student_model("faster_rcnn", opts=further("faster_rcnn"))
+    teachers, batch = [lesson.teacher for lesson in model.lessons], make_batch((2, 0, 3))
+    *theirs, ours = compare(model, teachers, batch)
+    for teacher, found in zip(teachers, theirs, strict=True):
+        expected, same = compare(model, [teacher], batch)
+        assert torch.equal(found, expected) and torch.equal(ours, same)
+    assert not torch.equal(*theirs)
+
+
+def gradients_of_a_share(model, batch):
+    share = len(batch) // comm.get_world_size()
+    wrapped = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+    return distillation_gradients(wrapped, batch[share * comm.get_rank() :][:share])
+
+
+def distillation_gradients(model, batch):
+    with EventStorage(19):
+        losses = model(batch)
+    sum(v for k, v in losses.items() if "distill" in k).backward()
+    student = getattr(model, "module", model)
+    return {k: p.grad for k, p in student.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_share_of_the_batch_in_each_process(
+    normalize, student_model, further, make_batch, in_processes
+):
+    opts = [*further("retinanet"), "MODEL.RESNETS.NORM", "FrozenBN", "AID.NORMALIZE", normalize]
+    model, _ = student_model("faster_rcnn", opts=opts)
+    batch = make_batch((2, 0, 3, 1))
+    expected = distillation_gradients(model, batch)
+    model.zero_grad()
+    first, second = in_processes(2, gradients_of_a_share, model, batch)
+    assert any("losses_1" in name for name in expected)
+    for name, gradient in expected.items():
+        error = (first[name] - gradient).abs().max()
+        assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
+        assert torch.equal(first[name], second[name])
+
+
+def refused(student_model, opts, message):
+    with pytest.raises(AIDError, match=message) as error:
+        student_model("faster_rcnn", opts=opts)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_wrong_with_a_further_teacher_is_said_of_that(student_model, further, tmp_path):
+    good = further("faster_rcnn", "retinanet")
+    (_, files, _, paths), student = good, student_model
+    key = "TEACHER.MORE_CONFIG_FILES"
+
+    def change(files, paths):
+        return [key, files, "TEACHER.MORE_WEIGHTS", paths]
+
+    refused(student, change(files, paths[:1]), f"{key} is .*, TEACHER.MORE_WEIGHTS .*each further")
+    refused(student, change(files, [paths[0], 3]), "MORE_WEIGHTS .*, 3.*each further")
+    refused(student, change([files[0], ""], paths), r"TEACHER.MORE_CONFIG_FILES\[1\] is empty")
+    gone = change(files, [paths[0], str(tmp_path / "gone.pth")])
+    refused(student, gone, r"TEACHER.MORE_WEIGHTS\[1\] .*gone.pth does not exist")
+    refused(student, change([files[0], "no.yaml"], paths), r"FILES\[1\] no.yaml was found neither")
+    swapped = change(files, paths[::-1])
+    refused(student, swapped, r"TEACHER.MORE_WEIGHTS\[0\] .*further_2.pth does not fit")
+    four = further(("retinanet", ["MODEL.RETINANET.NUM_CLASSES", 4]))
+    refused(student, four, rf"teacher of {key}\[0\] .*further_1.yaml has 4 classes, the student 3")
+    levels = ["DISTILLATION.LEVELS", ["p2", "p3"]]
+    refused(student, [*further("retinanet"), *levels], rf"no common level p2: .*{key}\[0\]")
+
+
+def test_attaching_says_of_all_what_is_in_use(student_config, further, caplog):
+    cfg = student_config("faster_rcnn", opts=further("retinanet"))
+    with caplog.at_level("INFO"):
+        build_model(cfg).attach_distillation(cfg)
+    said = next(m for m in caplog.messages if m.startswith("Distillation:"))
+    for part in (cfg.TEACHER.CONFIG_FILE, "TEACHER.MORE_CONFIG_FILES[0]", "further_1.pth"):
+        assert part in said
