@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aid.config import load_config
-from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context, Responses
+from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context
+from aid.modeling.responses import Answer, Answers
 
 QUICK = settings(max_examples=50, deadline=None, derandomize=True)
 ON_MAPS = ["AttentionGuidedLoss", "NonLocalLoss"]
@@ -165,9 +166,14 @@ def test_answers(counts, num_classes, temperature, constant, seed):
     )
     weights = torch.rand(sum(counts), generator=generator)
 
+    everybody = torch.arange(sum(counts))
+    image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+
     def cost(student, teacher, weights):
-        context = Context([Instances((9, 9), x=torch.zeros(n)) for n in counts], {})
-        context.responses = Responses(student, teacher, weights)
+        sides = (Answer(x, torch.zeros(len(everybody), 4)) for x in (student, teacher))
+        answers = Answers(*sides, "softmax", everybody, len(everybody), image, everybody >= 0)
+        answers.weights = {"all": weights}
+        context = Context([Instances((9, 9), x=torch.zeros(n)) for n in counts], {}, answers)
         return loss({}, {}, {}, context)["loss_distill_response"]
 
     found = cost(student, teacher, weights)

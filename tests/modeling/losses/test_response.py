@@ -7,16 +7,26 @@ import torch
 from detectron2.modeling import build_model
 
 from aid.errors import AIDError
-from aid.modeling.losses import BoxResponseLoss, Context, Responses
+from aid.modeling.losses import BoxResponseLoss, Context
+from aid.modeling.responses import Answer, Answers
 
 LOSSES = ["DISTILLATION.LOSSES", ["BoxResponseLoss"]]
+
+
+def answers(student, teacher, weights, counts):
+    """Logits of the ground-truth boxes of instances that lie on images with these counts."""
+    n = len(weights)
+    image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    sides = (Answer(x, torch.zeros(n, 4)) for x in (student, teacher))
+    found = Answers(*sides, "softmax", torch.arange(n), n, image, torch.ones(n, dtype=torch.bool))
+    found.weights = {"all": torch.tensor(weights)}
+    return found
 
 
 def answer(student, teacher, weights, counts, temperature=1.0):
     """The loss of instances that lie on images with these counts."""
     student, teacher = (torch.tensor(x, requires_grad=x is student) for x in (student, teacher))
-    responses = Responses(student, teacher, torch.tensor(weights))
-    context = Context([range(n) for n in counts], {}, responses)
+    context = Context([range(n) for n in counts], {}, answers(student, teacher, weights, counts))
     loss = BoxResponseLoss(temperature=temperature, weight=2.0)
     value = loss({}, {}, {}, context)["loss_distill_response"]
     value.backward()

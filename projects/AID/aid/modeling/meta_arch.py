@@ -13,8 +13,8 @@ from ..errors import AIDError
 from ..visualization import weight_image
 from .comparison import in_eval_mode
 from .instance_loss import InstanceLosses, instance_losses, loss_levels
-from .losses import Context, Responses, build_distillation_losses
-from .responses import box_logits, check_answers
+from .losses import Context, build_distillation_losses
+from .responses import Answers, Batch, Question, ask, check_answers
 from .teacher import Teacher, build_teacher, check_teacher
 from .weighting import Evidence, Weighting, Weights, build_weighting
 
@@ -64,10 +64,10 @@ class DistillationMixin:
             self.distillation = nn.ModuleDict(parts).to(self.device)
         if self.weighting.needs_student:
             loss_levels(self)  # an error now if it has none
-        self.needs_responses = any(getattr(x, "needs_responses", False) for x in losses.values())
-        if self.needs_responses:
-            check_answers(self, "student")
-            check_answers(self.teacher.detector, "teacher")
+        questions = {name: x.asks for name, x in losses.items() if hasattr(x, "asks")}
+        for name, question in questions.items():
+            check_answers(self.teacher.detector, self, question, name)
+        self.question = Question.all_of(questions.values())
         self.distillation_weight = cfg.DISTILLATION.WEIGHT
         self.strides = {level: student_shapes[level].stride for level in levels}
         logging.getLogger(__name__).info(
@@ -101,13 +101,18 @@ class DistillationMixin:
                 f"{type(self).__name__} has no teacher: call attach_distillation(cfg) before "
                 "training, or train with aid.engine.AIDTrainer"
             )
-        with _Tap(self.backbone) as tap:
+        # A dense head's work is not done twice.
+        with _Tap(self.backbone) as tap, _Tap(getattr(self, "head", nn.Identity())) as head:
             losses = super().forward(batched_inputs)
-        losses.update(self._distill(batched_inputs, tap.images, tap.features))
+        losses.update(self._distill(batched_inputs, tap.input, tap.output, head.output))
         return losses
 
     def _distill(
-        self, batched_inputs: list[dict], images: Tensor, features: dict[str, Tensor]
+        self,
+        batched_inputs: list[dict],
+        images: Tensor,
+        features: dict[str, Tensor],
+        predictions: object,
     ) -> dict[str, Tensor]:
         self.teacher.follow(self.device)
         view = self.teacher.view(batched_inputs, tuple(images.shape[-2:]), self.input_format)
@@ -127,8 +132,9 @@ class DistillationMixin:
         self._log(batched_inputs, weights)
 
         context = Context(instances, self.strides)
-        if self.needs_responses:
-            context.responses = self._responses(instances, features, view.features, weights)
+        if self.question:
+            batch = Batch(view.images, view.features, features, instances, predictions)
+            context.answers = self._answers(batch, evidence, weights)
 
         terms = {}
         # Norms over a whole map overflow in half precision.
@@ -144,19 +150,14 @@ class DistillationMixin:
             )
         return {name: self.distillation_weight * term for name, term in terms.items()}
 
-    def _responses(
-        self,
-        instances: list[Instances],
-        features: dict[str, Tensor],
-        teacher_features: dict[str, Tensor],
-        weights: Weights,
-    ) -> Responses:
-        """What both sides say about the ground-truth boxes."""
-        boxes = [x.gt_boxes for x in instances]
-        ours = box_logits(self, features, boxes)
-        with torch.no_grad():
-            theirs = box_logits(self.teacher.detector, teacher_features, boxes)
-        return Responses(ours, theirs, weights.boxes)
+    def _answers(self, batch: Batch, evidence: Evidence | None, weights: Weights) -> Answers:
+        """What both sides say about the same samples, with the weights of their owners."""
+        with EventStorage():  # the teacher's RPN writes a log
+            answers = ask(self.teacher.detector, self, self.question, batch)
+        parts = self.weighting.by_part(evidence, [x.gt_boxes.tensor for x in batch.targets])
+        instance = {"all": weights.boxes, "cls": parts.cls, "box": parts.box}
+        answers.weigh(instance, parts.background)
+        return answers
 
     @torch.no_grad()
     def _own_losses(
@@ -217,21 +218,22 @@ def _diagnostics(weights: Weights) -> dict[str, float]:
 
 
 class _Tap:
-    """Keeps what goes into and comes out of a backbone while it is entered."""
+    """Keeps what goes into and comes out of a module while it is entered."""
 
-    def __init__(self, backbone: nn.Module):
-        self._backbone = backbone
+    def __init__(self, module: nn.Module):
+        self._module = module
+        self.input = self.output = None
 
     def __enter__(self) -> "_Tap":
-        self._handle = self._backbone.register_forward_hook(self._keep)
+        self._handle = self._module.register_forward_hook(self._keep)
         return self
 
     def __exit__(self, *exc_info) -> None:
         self._handle.remove()
 
-    def _keep(self, module: nn.Module, inputs: tuple, output: dict[str, Tensor]) -> None:
-        self.images = inputs[0]
-        self.features = output
+    def _keep(self, module: nn.Module, inputs: tuple, output: object) -> None:
+        self.input = inputs[0]
+        self.output = output
 
 
 @META_ARCH_REGISTRY.register()

@@ -7,7 +7,7 @@ Shape letters:
     S: samples (anchors or RoIs)      K: classes
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 
 import torch
@@ -38,6 +38,15 @@ class InstanceLosses:
     parts: dict[str, Tensor]
     background: dict[str, Tensor]
     level_share: Tensor
+
+    def only(self, *names: str) -> "InstanceLosses":
+        """These parts alone; a part without background has NaN there, which counts nowhere."""
+        background = {k: v for k, v in self.background.items() if k in names}
+        if not background:
+            some = next(iter(self.background.values()))
+            background = {names[0]: torch.full_like(some, torch.nan)}
+        parts = {k: v for k, v in self.parts.items() if k in names}
+        return replace(self, parts=parts, background=background)
 
 
 @singledispatch
