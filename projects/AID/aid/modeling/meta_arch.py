@@ -134,6 +134,7 @@ class DistillationMixin:
         context = Context(instances, self.strides)
         if self.question:
             batch = Batch(view.images, view.features, features, instances, predictions)
+            batch.teacher_predictions = evidence and evidence.teacher.predictions
             context.answers = self._answers(batch, evidence, weights)
 
         terms = {}

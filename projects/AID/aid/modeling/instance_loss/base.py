@@ -32,12 +32,15 @@ class InstanceLosses:
         background: for each classification part a tensor (N, L): the mean over the negatives of an
             image and level, 0 where there is none.
         level_share: (G, L), the share of an instance's anchors on each level; rows sum to 1.
+        predictions: what was predicted on the way, for whoever needs it too: the output of a dense
+            head, or the boxes that an RPN proposes in each image, best first.
     """
 
     levels: tuple[str, ...]
     parts: dict[str, Tensor]
     background: dict[str, Tensor]
     level_share: Tensor
+    predictions: object = None
 
     def only(self, *names: str) -> "InstanceLosses":
         """These parts alone; a part without background has NaN there, which counts nowhere."""

@@ -30,11 +30,10 @@ def retinanet_losses(
     truth = Targets.from_instances(targets)
     features = [features[level] for level in detector.head_in_features]
     anchors = detector.anchor_generator(features)
+    predictions = detector.head(features)
     logits, deltas = (
         torch.cat(x, dim=1)
-        for x in detector._transpose_dense_predictions(
-            detector.head(features), [detector.num_classes, 4]
-        )
+        for x in detector._transpose_dense_predictions(predictions, [detector.num_classes, 4])
     )  # (N, R, K) and (N, R, 4)
 
     def focal_losses(owner: Tensor, logits: Tensor) -> Tensor:
@@ -44,6 +43,8 @@ def retinanet_losses(
             logits, one_hot, alpha=detector.focal_loss_alpha, gamma=detector.focal_loss_gamma
         ).sum(dim=1)
 
-    return anchor_losses(
+    losses = anchor_losses(
         detector, focal_losses, logits, deltas, anchors, truth, loss_levels(detector)
     )
+    losses.predictions = predictions
+    return losses

@@ -50,6 +50,7 @@ def generalized_rcnn_losses(
     losses, proposals = _rpn_losses(
         detector.proposal_generator, loss_levels(detector), images, features, truth
     )
+    losses.predictions = proposals
     heads = detector.roi_heads
     # What belongs to nobody may yet belong to somebody in a later stage of a cascade.
     keep_negatives = background or isinstance(heads, CascadeROIHeads)

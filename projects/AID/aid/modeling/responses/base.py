@@ -126,15 +126,18 @@ class Batch:
         images: in the teacher's preprocessing.
         teacher, student: {level: (N, C, H, W)}, the output of each one's backbone.
         targets: ground truth of each image.
-        predictions: what the student's dense head has made of ``student``; None without such a
-            head.
+        student_predictions: what the student's dense head has made of ``student``; None without
+            such a head.
+        teacher_predictions: :attr:`InstanceLosses.predictions` of the teacher; None if its losses
+            were not needed.
     """
 
     images: ImageList
     teacher: dict[str, Tensor]
     student: dict[str, Tensor]
     targets: list[Instances]
-    predictions: object = None
+    student_predictions: object = None
+    teacher_predictions: object = None
 
 
 @singledispatch

@@ -32,11 +32,12 @@ def retinanet_answers(
         features = [batch.teacher[level] for level in teacher.head_in_features]
         anchors = teacher.anchor_generator(features)
         owner = match_anchors(teacher.anchor_matcher, anchors, truth).owner
-        logits, deltas = _per_anchor(teacher, teacher.head(features))
+        predictions = batch.teacher_predictions or teacher.head(features)
+        logits, deltas = _per_anchor(teacher, predictions)
         image, anchor = choose_samples(owner, truth.nobody, logits, question.min_score)
         boxes = Boxes.cat(anchors).tensor[anchor]
         theirs = _answer(teacher, logits[image, anchor], deltas[image, anchor], boxes)
-    logits, deltas = _per_anchor(student, batch.predictions)
+    logits, deltas = _per_anchor(student, batch.student_predictions)
     owner = owner[image, anchor]
     return Answers(
         student=_answer(student, logits[image, anchor], deltas[image, anchor], boxes),

@@ -69,8 +69,11 @@ def _proposals(teacher: GeneralizedRCNN, number: int, batch: Batch) -> list[Boxe
     """The teacher's best proposals in each image, in the order of their scores."""
     if number == 0:  # its RPN need not run
         return [Boxes(x.gt_boxes.tensor[:0]) for x in batch.targets]
-    found, _ = teacher.proposal_generator(batch.images, batch.teacher)
-    return [x.proposal_boxes[:number] for x in found]
+    boxes = batch.teacher_predictions
+    if boxes is None:
+        found, _ = teacher.proposal_generator(batch.images, batch.teacher)
+        boxes = [x.proposal_boxes for x in found]
+    return [x[:number] for x in boxes]
 
 
 def _answer(
