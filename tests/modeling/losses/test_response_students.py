@@ -103,6 +103,22 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(kind, student_model,
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+def test_a_student_learns_its_teachers_answers(kind, student_model, make_batch):
+    model, _ = student_model(kind, opts=[*OPTS, "AID.GRANULARITY", "none"])
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    values = []
+    for _ in range(40):
+        torch.manual_seed(0)
+        with EventStorage():
+            terms = distilled(model(make_batch()))
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+        values.append({k: v.item() for k, v in terms.items()})
+    assert all(values[-1][k] < 0.5 * v for k, v in values[0].items())
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
 @pytest.mark.parametrize("part, term, other", [("cls", CLS, BOX), ("box", BOX, CLS)])
 def test_a_worse_teacher_on_one_instance_is_believed_less_in_that_part(
     kind, part, term, other, student_model, make_batch, monkeypatch
@@ -211,6 +227,22 @@ def test_pairs_that_do_not_fit_are_an_error_at_once(
 ):
     cfg = student_config(student, teacher, ["DISTILLATION.LOSSES", [loss]])
     with pytest.raises(AIDError, match=message):
+        build_model(cfg).attach_distillation(cfg)
+
+
+@pytest.mark.parametrize(
+    "loss, key, value",
+    [
+        ("ResponseLoss", "RESPONSE.TEMPERATURE", 0.0),
+        ("BoxResponseLoss", "RESPONSE.TEMPERATURE", -1.0),
+        ("LocalisationLoss", "LOCALISATION.TEMPERATURE", float("nan")),
+        ("ResponseLoss", "RESPONSE.NUM_ROIS", -1),
+    ],
+)
+def test_bad_values_are_named(loss, key, value, student_config):
+    opts = ["DISTILLATION.LOSSES", [loss], f"DISTILLATION.{key}", value]
+    cfg = student_config("faster_rcnn", opts=opts)
+    with pytest.raises(AIDError, match=f"DISTILLATION.{key} is {value}: it must be"):
         build_model(cfg).attach_distillation(cfg)
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "average_norm",
     "build_distillation_losses",
     "channels_of",
+    "check_temperature",
     "norm_per_image",
 ]
 
@@ -65,6 +66,16 @@ def channels_of(
 ) -> dict[str, tuple[int, int]]:
     """(C_s, C_t) of each level, finest first."""
     return {k: (student_shapes[k].channels, teacher_shapes[k].channels) for k in levels}
+
+
+def check_temperature(part: str, temperature: float) -> None:
+    """Check the temperature of soft targets.
+
+    Raises:
+        AIDError: DISTILLATION.{part}.TEMPERATURE is not positive.
+    """
+    if not temperature > 0:
+        raise AIDError(f"DISTILLATION.{part}.TEMPERATURE is {temperature}: it must be above 0")
 
 
 def average_norm(norms: Tensor, num_elements: int, scale: str) -> Tensor:

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from ..responses import Question
-from .base import DISTILLATION_LOSS_REGISTRY, Context
+from .base import DISTILLATION_LOSS_REGISTRY, Context, check_temperature
 from .response import mean_over_images
 
 __all__ = ["LocalisationLoss"]
@@ -33,8 +33,12 @@ class LocalisationLoss(nn.Module):
         Args:
             temperature: T.
             weight: of the loss.
+
+        Raises:
+            AIDError: a temperature that is not positive.
         """
         super().__init__()
+        check_temperature("LOCALISATION", temperature)
         self.temperature = temperature
         self.weight = weight
 

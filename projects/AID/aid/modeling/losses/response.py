@@ -9,9 +9,10 @@ from detectron2.config import CfgNode, configurable
 from fvcore.nn import giou_loss
 from torch import Tensor, nn
 
+from ...errors import AIDError
 from ..instance_loss.base import mean_by
 from ..responses import Answers, Question
-from .base import DISTILLATION_LOSS_REGISTRY, Context
+from .base import DISTILLATION_LOSS_REGISTRY, Context, check_temperature
 
 __all__ = ["BoxResponseLoss", "ResponseLoss", "mean_over_images", "soft_target_losses"]
 
@@ -48,8 +49,14 @@ class ResponseLoss(nn.Module):
             cls_weight, box_weight: of the two terms.
             num_rois: proposals of a two-stage teacher in each image, beside the ground-truth boxes.
             min_score: see :class:`~aid.modeling.responses.Question`.
+
+        Raises:
+            AIDError: a temperature that is not positive, or fewer than 0 proposals.
         """
         super().__init__()
+        check_temperature("RESPONSE", temperature)
+        if num_rois < 0:
+            raise AIDError(f"DISTILLATION.RESPONSE.NUM_ROIS is {num_rois}: it must be 0 or more")
         self.temperature = temperature
         self.cls_weight = cls_weight
         self.box_weight = box_weight
@@ -114,8 +121,12 @@ class BoxResponseLoss(nn.Module):
         Args:
             temperature: T.
             weight: of the loss.
+
+        Raises:
+            AIDError: a temperature that is not positive.
         """
         super().__init__()
+        check_temperature("RESPONSE", temperature)
         self.temperature = temperature
         self.weight = weight
 
