@@ -64,7 +64,8 @@ def add_aid_config(cfg: CN) -> None:
     # Default: Detectron2's SCORE_THRESH_TEST, from which on a score can become a detection.
     cfg.DISTILLATION.RESPONSE.MIN_SCORE = 0.05
 
-    # LocalisationLoss: distributions of box edges. Defaults: LD's released code (arXiv 2102.12252).
+    # LocalisationLoss: distributions of box edges. Defaults: LD's code in mmdetection (arXiv
+    # 2102.12252), whose sum over positives is a mean here.
     cfg.DISTILLATION.LOCALISATION = CN()
     cfg.DISTILLATION.LOCALISATION.TEMPERATURE = 10.0
     cfg.DISTILLATION.LOCALISATION.WEIGHT = 0.25

@@ -20,9 +20,9 @@ class LocalisationLoss(nn.Module):
     """LD (Zheng et al., CVPR 2022, arXiv 2102.12252), for heads that predict distributions.
 
     w_box,i * T^2 * KL(softmax(t_i / T) || softmax(s_i / T)), with the logits t and s of the
-    distance from sample i to an edge of its box: the mean over the four edges and, as in LD's
-    released code, over the bins; then over the samples of an image that an instance owns, and over
-    the batch. An answer of the teacher that is not finite counts for nothing.
+    distance from sample i to an edge of its box: the mean over the four edges, over the samples of
+    an image that an instance owns, and over the batch. An answer of the teacher that is not finite
+    counts for nothing.
     """
 
     asks = Question(distributions=True)
@@ -67,11 +67,11 @@ class LocalisationLoss(nn.Module):
         ours, theirs = (
             x.distributions[owned] / self.temperature for x in (answers.student, answers.teacher)
         )
-        finite = theirs.isfinite().all(dim=2).all(dim=1)
+        finite = theirs.flatten(1).isfinite().all(dim=1)
         theirs = torch.where(finite[:, None, None], theirs, 0.0)
         divergence = F.kl_div(
             ours.log_softmax(dim=2), theirs.log_softmax(dim=2), reduction="none", log_target=True
-        ).mean(dim=(1, 2))
-        losses = torch.where(finite, answers.weights["box"][owned] * divergence, 0.0)
+        ).sum(dim=2)
+        losses = torch.where(finite, answers.weights["box"][owned] * divergence.mean(dim=1), 0.0)
         mean = mean_over_images(losses, answers.image[owned], len(context.instances))
         return {"loss_distill_localisation": self.weight * self.temperature**2 * mean}
