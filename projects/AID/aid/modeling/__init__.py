@@ -1,6 +1,6 @@
-"""Teacher, instance losses, weighting, distillation losses, and where they meet."""
+"""Instance losses, responses, teacher, weighting, distillation losses, and where they meet."""
 
-from . import instance_loss, losses, weighting
+from . import instance_loss, losses, responses, weighting
 from .meta_arch import AIDGeneralizedRCNN, AIDRetinaNet
 from .teacher import Teacher, build_teacher
 
@@ -11,5 +11,6 @@ __all__ = [
     "build_teacher",
     "instance_loss",
     "losses",
+    "responses",
     "weighting",
 ]

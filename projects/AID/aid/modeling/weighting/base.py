@@ -13,11 +13,7 @@ from ...errors import AIDError
 from .structures import Evidence, PartWeights, Weights
 from .weight_map import paint_boxes
 
-__all__ = [
-    "WEIGHTING_REGISTRY",
-    "Weighting",
-    "build_weighting",
-]
+__all__ = ["WEIGHTING_REGISTRY", "Weighting", "build_weighting"]
 
 WEIGHTING_REGISTRY = Registry("AID_WEIGHTING")
 WEIGHTING_REGISTRY.__doc__ = """
