@@ -79,6 +79,24 @@ def test_a_share_of_the_batch_for_the_other_losses(loss, student_model, make_bat
     assert any("backbone" in name for name in expected)
 
 
+@pytest.mark.parametrize("student", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_answers_of_a_share_of_the_batch(
+    student, normalize, student_model, make_batch, in_processes
+):
+    opts = ["MODEL.RESNETS.NORM", "FrozenBN", "DISTILLATION.LOSSES", ["ResponseLoss"]]
+    opts += ["DISTILLATION.RESPONSE.MIN_SCORE", 0.01, "AID.NORMALIZE", normalize]
+    model, _ = student_model(student, opts=opts)
+    batch = make_batch(NUM_INSTANCES)
+    expected = gradients(model, batch)
+    model.zero_grad()
+    first, _ = in_processes(2, gradients_of_a_share, model, batch)
+    for name, gradient in expected.items():
+        error = (first[name] - gradient).abs().max()
+        assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
+    assert any("backbone" in name for name in expected)
+
+
 @pytest.mark.parametrize("student", ["faster_rcnn", "mask_rcnn", "retinanet", "gfl", "fcos"])
 def test_no_unused_parameters_where_a_process_has_no_box(
     student, student_model, make_batch, in_processes

@@ -55,6 +55,20 @@ def test_terms_and_gradients_are_finite(name, kind, granularity, student_model):
         assert not log.get("aid/num_non_finite")
 
 
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", BATCHES)
+def test_answers_and_their_gradients_are_finite(name, kind, granularity, student_model):
+    opts = ["DISTILLATION.LOSSES", ["ResponseLoss"], "DISTILLATION.RESPONSE.MIN_SCORE", 0.01]
+    model, _ = student_model(kind, opts=[*opts, "AID.GRANULARITY", granularity])
+    batch = BATCHES[name] * (2 if len(BATCHES[name]) == 1 else 1)
+    with EventStorage():
+        terms = {k: v for k, v in model(batch).items() if "distill" in k}
+    assert len(terms) == 2 and all(v.isfinite() and v >= 0 for v in terms.values())
+    sum(terms.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_boxes_without_area_weigh_nothing_and_are_counted(kind, student_model):
     model, _ = student_model(kind)

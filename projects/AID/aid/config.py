@@ -63,11 +63,26 @@ def add_aid_config(cfg: CN) -> None:
     # Max-pooling of keys and values, finest level first; the last entry serves all further levels.
     cfg.DISTILLATION.NON_LOCAL.SUBSAMPLE = [8, 4, 2, 2, 2]
 
-    # BoxResponseLoss: soft targets on the ground-truth boxes (Hinton et al., arXiv 1503.02531), for
-    # two-stage detectors of the same classes.
+    # ResponseLoss: the teacher's classes as soft targets (Hinton et al., arXiv 1503.02531), and its
+    # boxes. BoxResponseLoss: its classes of the ground-truth boxes, for two-stage detectors alone.
     cfg.DISTILLATION.RESPONSE = CN()
     cfg.DISTILLATION.RESPONSE.TEMPERATURE = 1.0
+    # Of BoxResponseLoss.
     cfg.DISTILLATION.RESPONSE.WEIGHT = 1.0
+    # Of the two terms of ResponseLoss.
+    cfg.DISTILLATION.RESPONSE.CLS_WEIGHT = 1.0
+    cfg.DISTILLATION.RESPONSE.BOX_WEIGHT = 1.0
+    # Two-stage teachers: their best proposals in each image, beside the ground-truth boxes.
+    cfg.DISTILLATION.RESPONSE.NUM_ROIS = 64
+    # Dense teachers: where no instance is, they are imitated if the score of a class is above this.
+    # Default: Detectron2's SCORE_THRESH_TEST, from which on a score can become a detection.
+    cfg.DISTILLATION.RESPONSE.MIN_SCORE = 0.05
+
+    # LocalisationLoss: distributions of box edges. Defaults: LD's code in mmdetection (arXiv
+    # 2102.12252), whose sum over positives is a mean here.
+    cfg.DISTILLATION.LOCALISATION = CN()
+    cfg.DISTILLATION.LOCALISATION.TEMPERATURE = 10.0
+    cfg.DISTILLATION.LOCALISATION.WEIGHT = 0.25
 
     # FGDLoss (Yang et al., CVPR 2022). Defaults: the authors' configs of Faster R-CNN; of RetinaNet
     # 1e-3, 5e-4, 5e-4, 5e-6; of FCOS TEMPERATURE 0.8 and 1.6e-3, 8e-4, 8e-4, 8e-6.

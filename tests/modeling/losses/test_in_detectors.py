@@ -9,7 +9,7 @@ from detectron2.utils.events import EventStorage
 from aid.engine.optimizer import build_optimizer
 from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY
 
-NAMES = sorted(k for k, v in DISTILLATION_LOSS_REGISTRY if not hasattr(v, "needs_responses"))
+NAMES = sorted(k for k, v in DISTILLATION_LOSS_REGISTRY if not hasattr(v, "asks"))
 NEW = ["CWDLoss", "FGDLoss", "FitNetLoss", "MGDLoss", "PKDLoss"]
 NARROW = ["MODEL.FPN.OUT_CHANNELS", 4]  # the teacher's is 8: adapters are needed
 

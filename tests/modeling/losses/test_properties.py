@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aid.config import load_config
-from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context, Responses
+from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context
+from aid.modeling.responses import Answer, Answers
 
 QUICK = settings(max_examples=50, deadline=None, derandomize=True)
-ON_MAPS = sorted(k for k, v in DISTILLATION_LOSS_REGISTRY if not hasattr(v, "needs_responses"))
+ON_MAPS = sorted(k for k, v in DISTILLATION_LOSS_REGISTRY if not hasattr(v, "asks"))
 # MGD makes the teacher's features anew, whatever the student's are.
 IMITATE = [x for x in ON_MAPS if x != "MGDLoss"]
 # The others count by weight in means, too: without a place on which both agree, less is shared.
@@ -221,9 +222,14 @@ def test_answers(counts, num_classes, temperature, constant, seed):
     )
     weights = torch.rand(sum(counts), generator=generator)
 
+    everybody = torch.arange(sum(counts))
+    image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+
     def cost(student, teacher, weights):
-        context = Context([Instances((9, 9), x=torch.zeros(n)) for n in counts], {})
-        context.responses = Responses(student, teacher, weights)
+        sides = (Answer(x, torch.zeros(len(everybody), 4)) for x in (student, teacher))
+        answers = Answers(*sides, "softmax", everybody, len(everybody), image, everybody >= 0)
+        answers.weights = {"all": weights}
+        context = Context([Instances((9, 9), x=torch.zeros(n)) for n in counts], {}, answers)
         return loss({}, {}, {}, context)["loss_distill_response"]
 
     found = cost(student, teacher, weights)

@@ -7,23 +7,30 @@ import torch
 from detectron2.modeling import build_model
 
 from aid.errors import AIDError
-from aid.modeling.losses import BoxResponseLoss, Context, Responses
+from aid.modeling.losses import BoxResponseLoss
 
 LOSSES = ["DISTILLATION.LOSSES", ["BoxResponseLoss"]]
 
 
-def answer(student, teacher, weights, counts, temperature=1.0):
-    """The loss of instances that lie on images with these counts."""
-    student, teacher = (torch.tensor(x, requires_grad=x is student) for x in (student, teacher))
-    responses = Responses(student, teacher, torch.tensor(weights))
-    context = Context([range(n) for n in counts], {}, responses)
-    loss = BoxResponseLoss(temperature=temperature, weight=2.0)
-    value = loss({}, {}, {}, context)["loss_distill_response"]
-    value.backward()
-    return value.item(), student.grad
+@pytest.fixture
+def answer(make_context):
+    """A function (logits, weights, counts) -> the loss of instances that lie so on images."""
+
+    def find(student, teacher, weights, counts, temperature=1.0):
+        student, teacher = (torch.tensor(x, requires_grad=x is student) for x in (student, teacher))
+        image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).tolist()
+        owner = range(len(image))
+        sides = {"logits": student}, {"logits": teacher}
+        context = make_context(*sides, list(owner), image, num_images=len(counts), all=weights)
+        loss = BoxResponseLoss(temperature=temperature, weight=2.0)
+        value = loss({}, {}, {}, context)["loss_distill_response"]
+        value.backward()
+        return value.item(), student.grad
+
+    return find
 
 
-def test_known_value():
+def test_known_value(answer):
     # Teacher 3 to 1, student even: KL = 0.75 log 1.5 + 0.25 log 0.5.
     divergence = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     even, sure = [0.0, 0.0], [math.log(3), 0.0]
@@ -32,13 +39,13 @@ def test_known_value():
     assert value == pytest.approx(2 * (1.5 * divergence / 2 + 0) / 2)
 
 
-def test_a_temperature_keeps_the_scale_of_the_gradient():
+def test_a_temperature_keeps_the_scale_of_the_gradient(answer):
     logits = [[0.02, -0.01, 0.0]], [[-0.03, 0.01, 0.02]]
     gradients = [answer(*logits, [1.0], (1,), temperature)[1] for temperature in (1.0, 4.0)]
     torch.testing.assert_close(*gradients, rtol=0.05, atol=0)
 
 
-def test_what_agrees_costs_nothing_and_what_is_not_finite_counts_for_nothing():
+def test_what_agrees_costs_nothing_and_what_is_not_finite_counts_for_nothing(answer):
     same = [[1.0, -2.0], [0.5, 3.0]]
     value, gradient = answer(same, same, [1.0, 1.0], (2,))
     assert value == 0 and (gradient == 0).all()
@@ -46,7 +53,7 @@ def test_what_agrees_costs_nothing_and_what_is_not_finite_counts_for_nothing():
     assert value == 0 and (gradient == 0).all()
 
 
-def test_images_without_instances():
+def test_images_without_instances(answer):
     value, _ = answer([[0.0, 0.0]], [[9.0, 0.0]], [0.0], (0, 1, 0))
     assert value == 0
 

@@ -5,6 +5,7 @@ a difference of two noisy times.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import AIDError
 from ..modeling.losses import Context
+from ..modeling.responses import Answer
 from ..modeling.teacher import TeacherView
 from ..modeling.weighting import Weighting, build_weighting
 from .heads import run_heads
@@ -157,10 +159,15 @@ def _loss(
     context: Context,
 ) -> Case:
     student = {level: x.detach().requires_grad_() for level, x in student.items()}
-    parameters = [x for x in loss.parameters() if x.requires_grad]
+    inputs = [*student.values(), *(x for x in loss.parameters() if x.requires_grad)]
+    if context.answers:
+        said = vars(context.answers.student).items()
+        said = {k: x.detach().requires_grad_() for k, x in said if x is not None}
+        context = replace(context, answers=replace(context.answers, student=Answer(**said)))
+        inputs += said.values()
 
     def forward_and_backward() -> None:
         total = sum(loss(student, teacher, weights, context).values())
-        torch.autograd.grad(total, [*student.values(), *parameters], allow_unused=True)
+        torch.autograd.grad(total, inputs, allow_unused=True)
 
     return forward_and_backward

@@ -1,6 +1,6 @@
-"""Teacher, instance losses, weighting, distillation losses, and where they meet."""
+"""Instance losses, responses, teacher, weighting, distillation losses, and where they meet."""
 
-from . import instance_loss, losses, weighting
+from . import instance_loss, losses, responses, weighting
 from .fcos import FCOS
 from .gfl import GFL
 from .meta_arch import AIDFCOS, AIDGFL, AIDGeneralizedRCNN, AIDRetinaNet
@@ -17,5 +17,6 @@ __all__ = [
     "build_teacher",
     "instance_loss",
     "losses",
+    "responses",
     "weighting",
 ]

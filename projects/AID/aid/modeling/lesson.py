@@ -3,12 +3,13 @@
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..errors import AIDError
 from .instance_loss import InstanceLosses
-from .losses import Context, Responses, build_distillation_losses
-from .responses import box_logits, check_answers
+from .losses import Context, build_distillation_losses
+from .responses import Answers, Batch, Question, ask, check_answers
 from .teacher import TeacherView, build_teacher
 from .teacher_check import check_teacher
 from .weighting import Evidence, Weighting, Weights, build_weighting
@@ -26,6 +27,7 @@ class Lesson:
         teacher: the frozen detector.
         strides: {level: pixels per cell} of the levels to imitate, finest first.
         log_prefix: of what the log says of this teacher.
+        question: what the losses ask of teacher and student; None if nothing.
     """
 
     def __init__(self, cfg: CfgNode, student: nn.Module, parts: nn.ModuleDict, number: int = 0):
@@ -50,12 +52,10 @@ class Lesson:
         self._parts = parts
         parts[f"losses{self._suffix}"] = build_distillation_losses(cfg, levels, ours, theirs)
         parts[f"weighting{self._suffix}"] = build_weighting(cfg)
-        self.needs_responses = any(
-            getattr(x, "needs_responses", False) for x in self.losses.values()
-        )
-        if self.needs_responses:
-            check_answers(student, "student")
-            check_answers(self.teacher.detector, "teacher")
+        questions = {name: x.asks for name, x in self.losses.items() if hasattr(x, "asks")}
+        for name, question in questions.items():
+            check_answers(self.teacher.detector, student, question, name)
+        self.question = Question.all_of(questions.values())
 
     @property
     def losses(self) -> nn.ModuleDict:
@@ -93,22 +93,41 @@ class Lesson:
             evidence.quality = self.teacher.quality(view, instances)
         return evidence
 
-    def responses(
+    def weights(
         self,
-        student: nn.Module,
-        features: dict[str, Tensor],
-        view: TeacherView,
-        instances: list[Instances],
-        weights: Weights,
-    ) -> Responses | None:
-        """What both sides say about the ground-truth boxes, if a loss asks for it."""
-        if not self.needs_responses:
-            return None
-        boxes = [x.gt_boxes for x in instances]
-        ours = box_logits(student, features, boxes)
-        with torch.no_grad():
-            theirs = box_logits(self.teacher.detector, view.features, boxes)
-        return Responses(ours, theirs, weights.boxes)
+        evidence: Evidence | None,
+        boxes: list[Tensor],
+        maps: dict[str, tuple[tuple[int, int], int]],
+    ) -> Weights:
+        """Of imitation, as if this teacher were the only one.
+
+        Args:
+            evidence: of :meth:`evidence`.
+            boxes, maps: see :meth:`Weighting.forward`.
+        """
+        weights = self.weighting(evidence, boxes, maps)
+        if self.question:
+            weights.parts = self.weighting.by_part(evidence, boxes)
+        return weights
+
+    def answers(
+        self, student: nn.Module, batch: Batch, evidence: Evidence | None, weights: Weights
+    ) -> Answers:
+        """What both sides say about the same samples, with the weights of their owners.
+
+        Args:
+            student: that is asked beside the teacher.
+            batch: what both have seen.
+            evidence: of the teacher on it.
+            weights: of imitation.
+        """
+        batch.teacher_predictions = evidence and evidence.teacher.predictions
+        with EventStorage():  # the teacher's RPN writes a log
+            answers = ask(self.teacher.detector, student, self.question, batch)
+        parts = weights.parts
+        instance = {"all": weights.boxes, "cls": parts.cls, "box": parts.box}
+        answers.weigh(instance, parts.background)
+        return answers
 
     def terms(
         self,

@@ -17,6 +17,7 @@ from .gfl import GFL
 from .instance_loss import InstanceLosses, instance_losses, loss_levels
 from .lesson import Lesson
 from .losses import Context
+from .responses import Batch
 from .schedule import Schedule
 from .teacher import Teacher, num_teachers
 from .weighting import Sharing, Weighting
@@ -100,13 +101,15 @@ class DistillationMixin:
                 f"{type(self).__name__} has no teacher: call attach_distillation(cfg) before "
                 "training, or train with aid.engine.AIDTrainer"
             )
-        with _Tap(self.backbone) as tap:
+        # A dense head's work is not done twice.
+        with _Tap(self.backbone) as tap, _Tap(getattr(self, "head", nn.Identity())) as head:
             losses = super().forward(batched_inputs)
         factor = self.distillation_factor
         log_distillation_weight(self.distillation_weight * factor)
         if factor == 0:
             return {**losses, **self._pause()}
-        for name, term in self._distill(batched_inputs, tap.images, tap.features).items():
+        terms = self._distill(batched_inputs, tap.input, tap.output, head.output)
+        for name, term in terms.items():
             losses[name] = self.distillation_weight * factor * term
         return losses
 
@@ -116,7 +119,11 @@ class DistillationMixin:
         return {"loss_distill_paused": sum(nothing)} if nothing else {}
 
     def _distill(
-        self, batched_inputs: list[dict], images: Tensor, features: dict[str, Tensor]
+        self,
+        batched_inputs: list[dict],
+        images: Tensor,
+        features: dict[str, Tensor],
+        predictions: object,
     ) -> dict[str, Tensor]:
         instances = [x["instances"].to(self.device) for x in batched_inputs]
         boxes = [x.gt_boxes.tensor for x in instances]
@@ -124,17 +131,19 @@ class DistillationMixin:
         if self.weighting.needs_evidence and self.weighting.needs_student:
             sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
             own = self._own_losses(ImageList(images, sizes), features, instances)
-        views, weights = [], []
+        views, evidence, weights = [], [], []
         for lesson in self.lessons:
             lesson.teacher.follow(self.device)
             size = tuple(images.shape[-2:])
             view = lesson.teacher.view(batched_inputs, size, self.input_format)
-            evidence = lesson.evidence(view, instances, own)
+            known = lesson.evidence(view, instances, own)
             maps = {k: (tuple(features[k].shape[-2:]), v) for k, v in lesson.strides.items()}
             views.append(view)
-            weights.append(lesson.weighting(evidence, boxes, maps))
+            evidence.append(known)
+            weights.append(lesson.weights(known, boxes, maps))
         terms = {}
-        for lesson, view, weight in zip(self.lessons, views, self.sharing(weights), strict=True):
+        shares = self.sharing(weights)
+        for lesson, view, known, weight in zip(self.lessons, views, evidence, shares, strict=True):
             log_weights(
                 lesson.log_prefix,
                 weight,
@@ -144,7 +153,9 @@ class DistillationMixin:
                 self.vis_period,
             )
             context = Context(instances, lesson.strides)
-            context.responses = lesson.responses(self, features, view, instances, weight)
+            if lesson.question:
+                batch = Batch(view.images, view.features, features, instances, predictions)
+                context.answers = lesson.answers(self, batch, known, weight)
             terms.update(lesson.terms(features, view, weight, context))
         return terms
 
@@ -159,21 +170,22 @@ class DistillationMixin:
 
 
 class _Tap:
-    """Keeps what goes into and comes out of a backbone while it is entered."""
+    """Keeps what goes into and comes out of a module while it is entered."""
 
-    def __init__(self, backbone: nn.Module):
-        self._backbone = backbone
+    def __init__(self, module: nn.Module):
+        self._module = module
+        self.input = self.output = None
 
     def __enter__(self) -> "_Tap":
-        self._handle = self._backbone.register_forward_hook(self._keep)
+        self._handle = self._module.register_forward_hook(self._keep)
         return self
 
     def __exit__(self, *exc_info) -> None:
         self._handle.remove()
 
-    def _keep(self, module: nn.Module, inputs: tuple, output: dict[str, Tensor]) -> None:
-        self.images = inputs[0]
-        self.features = output
+    def _keep(self, module: nn.Module, inputs: tuple, output: object) -> None:
+        self.input = inputs[0]
+        self.output = output
 
 
 @META_ARCH_REGISTRY.register()

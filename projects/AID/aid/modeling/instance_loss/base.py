@@ -7,7 +7,7 @@ Shape letters:
     S: samples (anchors or RoIs)      K: classes
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 
 import torch
@@ -33,12 +33,24 @@ class InstanceLosses:
         background: for each classification part a tensor (N, L): the mean over the negatives of an
             image and level, 0 where there is none.
         level_share: (G, L), the share of an instance's anchors on each level; rows sum to 1.
+        predictions: what was predicted on the way, for whoever needs it too: the output of a dense
+            head, or the boxes that an RPN proposes in each image, best first.
     """
 
     levels: tuple[str, ...]
     parts: dict[str, Tensor]
     background: dict[str, Tensor]
     level_share: Tensor
+    predictions: object = None
+
+    def only(self, *names: str) -> "InstanceLosses":
+        """These parts alone; a part without background has NaN there, which counts nowhere."""
+        background = {k: v for k, v in self.background.items() if k in names}
+        if not background:
+            some = next(iter(self.background.values()))
+            background = {names[0]: torch.full_like(some, torch.nan)}
+        parts = {k: v for k, v in self.parts.items() if k in names}
+        return replace(self, parts=parts, background=background)
 
 
 @singledispatch

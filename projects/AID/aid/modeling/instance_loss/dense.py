@@ -32,15 +32,16 @@ def retinanet_losses(
     truth = Targets.from_instances(targets)
     features = [features[level] for level in detector.head_in_features]
     anchors = detector.anchor_generator(features)
+    predictions = detector.head(features)
     logits, deltas = (
         torch.cat(x, dim=1)
-        for x in detector._transpose_dense_predictions(
-            detector.head(features), [detector.num_classes, 4]
-        )
+        for x in detector._transpose_dense_predictions(predictions, [detector.num_classes, 4])
     )  # (N, R, K) and (N, R, 4)
 
     focal = partial(focal_losses, detector, truth)
-    return anchor_losses(detector, focal, logits, deltas, anchors, truth, loss_levels(detector))
+    losses = anchor_losses(detector, focal, logits, deltas, anchors, truth, loss_levels(detector))
+    losses.predictions = predictions
+    return losses
 
 
 def focal_losses(detector: nn.Module, truth: Targets, owner: Tensor, logits: Tensor) -> Tensor:

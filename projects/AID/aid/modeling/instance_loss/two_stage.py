@@ -19,7 +19,7 @@ from ...errors import AIDError
 from .anchors import anchor_losses
 from .base import InstanceLosses, Targets, box_losses, instance_losses, loss_levels, mean_by
 
-__all__ = []
+__all__ = ["deltas_of_class", "match_rois"]
 
 
 @loss_levels.register
@@ -50,6 +50,7 @@ def generalized_rcnn_losses(
     losses, proposals = _rpn_losses(
         detector.proposal_generator, loss_levels(detector), images, features, truth
     )
+    losses.predictions = proposals
     heads = detector.roi_heads
     # What belongs to nobody may yet belong to somebody in a later stage of a cascade.
     keep_negatives = background or isinstance(heads, CascadeROIHeads)
@@ -115,12 +116,12 @@ def _roi_losses(
     num_regions = len(proposals) * len(levels)
     rois = [Boxes.cat([p, Boxes(truth.boxes[truth.of_image(i)])]) for i, p in enumerate(proposals)]
     for box_head, predictor, matcher in _stages(heads):
-        rois, owner, negative = _match_rois(matcher, rois, truth, keep_negatives)
+        rois, owner, negative = match_rois(matcher, rois, truth, keep_negatives)
         scores, deltas = predictor(box_head(heads.box_pooler(pooled, rois)))
         scores, deltas = scores.float(), deltas.float()
         boxes = torch.cat([b.tensor for b in rois])
         cls = _classification_losses(predictor, scores, owner, truth)
-        own_deltas = _deltas_of_class(predictor, deltas, truth.classes[owner])
+        own_deltas = deltas_of_class(predictor, deltas, truth.classes[owner])
         box = box_losses(predictor, boxes, own_deltas, truth.boxes[owner])
         image = torch.cat([torch.full((len(b),), i) for i, b in enumerate(rois)]).to(owner.device)
         pooler = heads.box_pooler
@@ -150,7 +151,7 @@ def _stages(heads: StandardROIHeads) -> list[tuple[nn.Module, FastRCNNOutputLaye
     return [(heads.box_head, heads.box_predictor, heads.proposal_matcher)]
 
 
-def _match_rois(
+def match_rois(
     matcher: Matcher, rois: list[Boxes], truth: Targets, keep_negatives: bool
 ) -> tuple[list[Boxes], Tensor, Tensor]:
     """The instance that owns each of the S RoIs, or nobody, and which RoIs are negatives.
@@ -190,7 +191,7 @@ def _classification_losses(
     ).sum(dim=1)
 
 
-def _deltas_of_class(predictor: FastRCNNOutputLayers, deltas: Tensor, classes: Tensor) -> Tensor:
+def deltas_of_class(predictor: FastRCNNOutputLayers, deltas: Tensor, classes: Tensor) -> Tensor:
     """The box prediction (S, 4) for the given classes (S,), out of (S, 4) or (S, K * 4)."""
     if deltas.shape[1] == 4:
         return deltas

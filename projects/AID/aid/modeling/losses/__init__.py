@@ -1,14 +1,15 @@
 """Distillation losses, one file each. Importing the package registers them."""
 
 from .attention import AttentionGuidedLoss
-from .base import DISTILLATION_LOSS_REGISTRY, Context, Responses, build_distillation_losses
+from .base import DISTILLATION_LOSS_REGISTRY, Context, build_distillation_losses
 from .cwd import CWDLoss
 from .fgd import FGDLoss
 from .fitnet import FitNetLoss
+from .localisation import LocalisationLoss
 from .mgd import MGDLoss
 from .non_local import NonLocalLoss
 from .pkd import PKDLoss
-from .response import BoxResponseLoss
+from .response import BoxResponseLoss, ResponseLoss
 
 __all__ = [
     "DISTILLATION_LOSS_REGISTRY",
@@ -18,9 +19,10 @@ __all__ = [
     "Context",
     "FGDLoss",
     "FitNetLoss",
+    "LocalisationLoss",
     "MGDLoss",
     "NonLocalLoss",
     "PKDLoss",
-    "Responses",
+    "ResponseLoss",
     "build_distillation_losses",
 ]

@@ -13,11 +13,11 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ...errors import AIDError
+from ..responses import Answers
 
 __all__ = [
     "DISTILLATION_LOSS_REGISTRY",
     "Context",
-    "Responses",
     "average_norm",
     "average_sum",
     "build_distillation_losses",
@@ -41,23 +41,9 @@ whose
 
 and returns named scalars, each multiplied by its own weight. Every parameter must get a gradient at
 every step, also where an image has no box, so that DDP need not look for unused ones. A loss that
-reads ``context.responses`` has the attribute ``needs_responses``.
+reads ``context.answers`` says in the attribute ``asks`` what it needs of them, a
+:class:`~aid.modeling.responses.Question`.
 """
-
-
-@dataclass
-class Responses:
-    """What both sides say about the G ground-truth boxes of the batch, image after image.
-
-    Attributes:
-        student, teacher: (G, K + 1), class logits, the background last; the teacher's without
-            gradient.
-        weights: (G,), of imitation.
-    """
-
-    student: Tensor
-    teacher: Tensor
-    weights: Tensor
 
 
 @dataclass
@@ -67,12 +53,12 @@ class Context:
     Attributes:
         instances: ground truth of each image.
         strides: {level: pixels per cell}.
-        responses: None unless a loss has ``needs_responses``.
+        answers: what both sides say; None unless a loss ``asks``.
     """
 
     instances: list[Instances]
     strides: dict[str, int]
-    responses: Responses | None = None
+    answers: Answers | None = None
 
 
 def channels_of(

@@ -1,28 +1,119 @@
 """Response distillation: imitate what the teacher says about each object, not how it sees it.
 
-Shape letters: N images, G instances of the batch, K classes.
+Shape letters: N images, G instances of the batch, S samples, K classes.
 """
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
+from fvcore.nn import giou_loss
 from torch import Tensor, nn
 
-from .base import DISTILLATION_LOSS_REGISTRY, Context
+from ...errors import AIDError
+from ..instance_loss.base import mean_by
+from ..responses import Answers, Question
+from .base import DISTILLATION_LOSS_REGISTRY, Context, check_temperature
 
-__all__ = ["BoxResponseLoss"]
+__all__ = ["BoxResponseLoss", "ResponseLoss", "mean_over_images", "soft_target_losses"]
+
+
+@DISTILLATION_LOSS_REGISTRY.register()
+class ResponseLoss(nn.Module):
+    """Classes and boxes as the teacher gives them, each by its own part of the teacher's loss.
+
+    For a sample i (an RoI or an anchor), with logits t and s and boxes b of teacher and student,
+
+        classes    w_cls,i * T^2 * KL(p(t_i / T) || p(s_i / T))
+        boxes      w_box,i * (1 - GIoU(b_t,i, b_s,i))
+
+    p is the softmax (Hinton et al., arXiv 1503.02531) or, of sigmoid heads, one Bernoulli
+    distribution per class, over which the divergences are summed (Yang et al., ICCV 2023, arXiv
+    2308.14286). The first term is the mean over all samples of an image, the second over those
+    that an instance owns, both averaged over the batch. An answer of the teacher that is not finite
+    counts for nothing.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        temperature: float,
+        cls_weight: float,
+        box_weight: float,
+        num_rois: int,
+        min_score: float,
+    ):
+        """
+        Args:
+            temperature: T.
+            cls_weight, box_weight: of the two terms.
+            num_rois: proposals of a two-stage teacher in each image, beside the ground-truth boxes.
+            min_score: see :class:`~aid.modeling.responses.Question`.
+
+        Raises:
+            AIDError: a temperature that is not positive, or fewer than 0 proposals.
+        """
+        super().__init__()
+        check_temperature("DISTILLATION.RESPONSE.TEMPERATURE", temperature)
+        if num_rois < 0:
+            raise AIDError(f"DISTILLATION.RESPONSE.NUM_ROIS is {num_rois}: it must be 0 or more")
+        self.temperature = temperature
+        self.cls_weight = cls_weight
+        self.box_weight = box_weight
+        self.asks = Question(num_proposals=num_rois, min_score=min_score)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
+        keys = cfg.DISTILLATION.RESPONSE
+        return {
+            "temperature": keys.TEMPERATURE,
+            "cls_weight": keys.CLS_WEIGHT,
+            "box_weight": keys.BOX_WEIGHT,
+            "num_rois": keys.NUM_ROIS,
+            "min_score": keys.MIN_SCORE,
+        }
+
+    def extra_repr(self) -> str:
+        return (
+            f"weights {self.cls_weight} cls, {self.box_weight} box, temperature {self.temperature}"
+        )
+
+    def forward(
+        self,
+        student: dict[str, Tensor],
+        teacher: dict[str, Tensor],
+        weights: dict[str, Tensor],
+        context: Context,
+    ) -> dict[str, Tensor]:
+        """See DISTILLATION_LOSS_REGISTRY.
+
+        Returns:
+            "loss_distill_response_cls", "loss_distill_response_box".
+        """
+        answers, num_images = context.answers, len(context.instances)
+        cls = answers.weights["cls"] * soft_target_losses(answers, self.temperature)
+        owned = answers.owned
+        boxes = (x.boxes[owned] for x in (answers.student, answers.teacher))
+        box = answers.weights["box"][owned] * _box_losses(*boxes)
+        return {
+            "loss_distill_response_cls": self.cls_weight
+            * mean_over_images(cls, answers.image, num_images),
+            "loss_distill_response_box": self.box_weight
+            * mean_over_images(box, answers.image[owned], num_images),
+        }
 
 
 @DISTILLATION_LOSS_REGISTRY.register()
 class BoxResponseLoss(nn.Module):
-    """Soft targets (Hinton et al., arXiv 1503.02531) on the ground-truth boxes.
+    """Soft targets (Hinton et al., arXiv 1503.02531) on the ground-truth boxes alone.
 
     w_i * T^2 * KL(softmax(t_i / T) || softmax(s_i / T)), with the class logits t and s that the two
-    box heads give for the box of instance i: its mean over the instances of an image, averaged over
-    the batch. An answer that is not finite counts for nothing.
+    box heads give for the box of instance i, and the weight of the teacher's whole loss: its mean
+    over the instances of an image, averaged over the batch. An answer that is not finite counts for
+    nothing.
     """
 
-    needs_responses = True
+    asks = Question(truth=True)
 
     @configurable
     def __init__(self, *, temperature: float, weight: float):
@@ -30,8 +121,12 @@ class BoxResponseLoss(nn.Module):
         Args:
             temperature: T.
             weight: of the loss.
+
+        Raises:
+            AIDError: a temperature that is not positive.
         """
         super().__init__()
+        check_temperature("DISTILLATION.RESPONSE.TEMPERATURE", temperature)
         self.temperature = temperature
         self.weight = weight
 
@@ -55,16 +150,45 @@ class BoxResponseLoss(nn.Module):
         Returns:
             "loss_distill_response".
         """
-        answers = context.responses
-        ours, theirs = (x.float() / self.temperature for x in (answers.student, answers.teacher))
-        finite = theirs.isfinite().all(dim=1)
-        theirs = torch.where(finite[:, None], theirs, 0.0).log_softmax(dim=1)
+        answers = context.answers
+        losses = answers.weights["all"] * soft_target_losses(answers, self.temperature)
+        here = answers.is_truth
+        mean = mean_over_images(losses[here], answers.image[here], len(context.instances))
+        return {"loss_distill_response": self.weight * mean}
+
+
+def soft_target_losses(answers: Answers, temperature: float) -> Tensor:
+    """T^2 times the divergence (S,) of the classes; 0 where the teacher's answer is not finite."""
+    ours, theirs = (x.logits / temperature for x in (answers.student, answers.teacher))
+    finite = theirs.isfinite().all(dim=1)
+    theirs = torch.where(finite[:, None], theirs, 0.0)
+    if answers.activation == "softmax":
         divergence = F.kl_div(
-            ours.log_softmax(dim=1), theirs, reduction="none", log_target=True
-        ).sum(dim=1)
-        weighted = torch.where(finite, answers.weights, 0.0) * divergence
-        images = weighted.split([len(x) for x in context.instances])
-        means = [x.sum() / max(1, len(x)) for x in images]
-        return {
-            "loss_distill_response": self.weight * self.temperature**2 * torch.stack(means).mean()
-        }
+            ours.log_softmax(dim=1), theirs.log_softmax(dim=1), reduction="none", log_target=True
+        )
+    else:
+        # The cross-entropy without the entropy of the target.
+        cost, least = (
+            F.binary_cross_entropy_with_logits(x, theirs.sigmoid(), reduction="none")
+            for x in (ours, theirs)
+        )
+        divergence = cost - least
+    return temperature**2 * torch.where(finite, divergence.sum(dim=1), 0.0)
+
+
+def mean_over_images(losses: Tensor, image: Tensor, num_images: int) -> Tensor:
+    """The mean of the samples (S,) of each image, averaged over all images."""
+    return mean_by(image, losses, num_images)[0].mean()
+
+
+def _box_losses(ours: Tensor, theirs: Tensor) -> Tensor:
+    """1 - GIoU (S,) of boxes (S, 4).
+
+    0 where the teacher's box is not finite; NaN, which ends the run, where the student's alone is
+    not.
+    """
+    known, ours_known = (x.isfinite().all(dim=1) for x in (theirs, ours))
+    theirs = torch.where(known[:, None], theirs, 0.0)
+    # What is not finite fails giou_loss's own assertions.
+    losses = giou_loss(torch.where((known & ours_known)[:, None], ours, theirs), theirs)
+    return torch.where(known, torch.where(ours_known, losses, torch.nan), 0.0)

@@ -1,12 +1,13 @@
 """How much to believe the teacher, and where: one rule per file. Importing registers them."""
 
-from .base import WEIGHTING_REGISTRY, Evidence, Weighting, Weights, build_weighting
+from .base import WEIGHTING_REGISTRY, Weighting, build_weighting
 from .classes import ClassWeighting
 from .constant import ConstantWeighting
 from .exponential import ExponentialWeighting
 from .quality import QualityWeighting
 from .relative import RelativeWeighting
 from .sharing import Sharing
+from .structures import Evidence, PartWeights, Weights
 from .student_aware import StudentAwareWeighting
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "ConstantWeighting",
     "Evidence",
     "ExponentialWeighting",
+    "PartWeights",
     "QualityWeighting",
     "RelativeWeighting",
     "Sharing",

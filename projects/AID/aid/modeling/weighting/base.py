@@ -3,8 +3,6 @@
 Shape letters: N images, G instances of the batch, L levels of the teacher's losses.
 """
 
-from dataclasses import dataclass
-
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.utils import comm
@@ -12,17 +10,10 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ...errors import AIDError
-from ..instance_loss import InstanceLosses
+from .structures import Evidence, PartWeights, Weights
 from .weight_map import paint_boxes
 
-__all__ = [
-    "WEIGHTING_REGISTRY",
-    "Evidence",
-    "Weighting",
-    "Weights",
-    "build_weighting",
-    "normalized",
-]
+__all__ = ["WEIGHTING_REGISTRY", "Weighting", "build_weighting", "normalized"]
 
 WEIGHTING_REGISTRY = Registry("AID_WEIGHTING")
 WEIGHTING_REGISTRY.__doc__ = """
@@ -34,47 +25,12 @@ GRANULARITIES = ("instance", "level", "image", "none")
 BACKGROUNDS = ("mean", "loss", "one")
 
 
-@dataclass
-class Evidence:
-    """What is known about the teacher on a batch.
-
-    Attributes:
-        teacher: its losses against the ground truth.
-        classes: (G,), category ids of the ground truth.
-        student: the student's own, where a rule asks for them.
-        quality: (G,), in [0, 1], of the teacher's best detection of each instance, where a rule
-            asks for it.
-    """
-
-    teacher: InstanceLosses
-    classes: Tensor | None = None
-    student: InstanceLosses | None = None
-    quality: Tensor | None = None
-
-
-@dataclass
-class Weights:
-    """Weights of imitation for a batch.
-
-    Attributes:
-        maps: {level: (N, 1, H, W)}, in the size of the level's features.
-        boxes: (G,), for a loss that looks at instances instead of maps: normalised as the maps are,
-            and of the whole image where the granularity is not the instance.
-        instance: (G,), the weight of each instance; None where no evidence was asked for.
-        loss: (G,), the teacher's loss D on each instance, whatever the rule; None likewise.
-    """
-
-    maps: dict[str, Tensor]
-    boxes: Tensor
-    instance: Tensor | None = None
-    loss: Tensor | None = None
-
-
 class Weighting(nn.Module):
     """From evidence about the teacher to weight maps, at any granularity.
 
     A subclass says in :meth:`weight` what a loss is worth, and, if the loss is not the teacher's,
-    in :meth:`disbelief` what stands for it. Buffers are kept in checkpoints.
+    in :meth:`disbelief` what stands for it; what it remembers of batches, in buffers that are kept
+    in checkpoints, it learns in :meth:`observe`.
     """
 
     # Whether :attr:`Evidence.student` and :attr:`Evidence.quality` are needed.
@@ -145,6 +101,9 @@ class Weighting(nn.Module):
         """Weights, of the shape of ``loss``; where the loss is not finite they do not matter."""
         raise NotImplementedError
 
+    def observe(self, evidence: Evidence) -> None:
+        """Take note of a batch, once, before its weights are asked for."""
+
     def disbelief(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
         """What :meth:`weight` is a function of: the teacher's loss.
 
@@ -169,13 +128,13 @@ class Weighting(nn.Module):
             boxes: ground-truth boxes of each of N images, (G_n, 4), XYXY in pixels.
             levels: {level: ((H, W), stride)} of the maps to make.
         """
-        device = boxes[0].device
-        image = torch.cat([torch.full((len(b),), n) for n, b in enumerate(boxes)]).to(device)
+        image = _image_of(boxes)
         if evidence is None:
-            ones = torch.ones(len(boxes), device=device)
+            ones = torch.ones(len(boxes), device=image.device)
             maps = {level: _fill(ones, size) for level, (size, _) in levels.items()}
             return Weights(maps, ones[image])
 
+        self.observe(evidence)
         losses = evidence.teacher
         loss, background = self.disbelief(evidence)
         instance = self._finite_weight(loss)
@@ -195,6 +154,39 @@ class Weighting(nn.Module):
         else:
             of_boxes = normalized(instance) if self.normalize else instance
         return Weights(maps, of_boxes, instance, self.total(losses.parts))
+
+    def by_part(self, evidence: Evidence | None, boxes: list[Tensor]) -> PartWeights:
+        """The same rule on the parts of the loss, for a loss that tells classes from boxes.
+
+        Answers have no level, and what an RPN says is none of them: its parts do not count, and
+        "level" is "image". Normalised weights have mean 1 over instances and, for the classes, the
+        background of each image.
+
+        Args:
+            evidence, boxes: as for :meth:`forward`, which comes first.
+        """
+        image = _image_of(boxes)
+        if evidence is None:
+            ones = torch.ones(len(boxes), device=image.device)
+            return PartWeights(ones[image], ones[image], ones)
+        cls, background = self._of_part(evidence.only("cls"), image)
+        box, _ = self._of_part(evidence.only("box", "ctr"), image)
+        if self.normalize:
+            both = normalized(torch.cat([cls, background]))
+            cls, background = both.split([len(cls), len(background)])
+            box = normalized(box)
+        return PartWeights(cls, box, background)
+
+    def _of_part(self, evidence: Evidence, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (G,) of the instances and (N,) of the background."""
+        loss, background = self.disbelief(evidence)
+        background = background.mean(dim=1, keepdim=True)
+        if self.granularity == "instance":
+            instance = self._finite_weight(loss)
+            return instance, self._rest(instance, loss.isfinite(), image, background)[:, 0]
+        share = torch.ones_like(loss)[:, None]
+        whole = self._finite_weight(_mean_with(background, loss, share, image))[:, 0]
+        return whole[image], whole
 
     def _finite_weight(self, loss: Tensor) -> Tensor:
         return torch.where(loss.isfinite(), self.weight(loss), 0.0)
@@ -232,6 +224,12 @@ def build_weighting(cfg: CfgNode) -> Weighting:
         known = ", ".join(sorted(key for key, _ in WEIGHTING_REGISTRY))
         raise AIDError(f"AID.WEIGHTING: {name!r} is unknown, choose one of {known}")
     return WEIGHTING_REGISTRY.get(name)(cfg)
+
+
+def _image_of(boxes: list[Tensor]) -> Tensor:
+    """The image (G,) of each instance."""
+    image = torch.cat([torch.full((len(b),), n) for n, b in enumerate(boxes)])
+    return image.to(boxes[0].device)
 
 
 def _fill(values: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,7 +6,8 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from ...errors import AIDError
-from .base import WEIGHTING_REGISTRY, Evidence, Weighting
+from .base import WEIGHTING_REGISTRY, Weighting
+from .structures import Evidence
 
 __all__ = ["ClassWeighting"]
 

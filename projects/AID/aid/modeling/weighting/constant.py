@@ -4,7 +4,8 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from ...errors import AIDError
-from .base import WEIGHTING_REGISTRY, Evidence, Weighting, Weights
+from .base import WEIGHTING_REGISTRY, Weighting
+from .structures import Evidence, PartWeights, Weights
 
 __all__ = ["ConstantWeighting"]
 
@@ -46,3 +47,7 @@ class ConstantWeighting(Weighting):
         plain = super().forward(None, boxes, levels)
         maps = {level: self.constant * x for level, x in plain.maps.items()}
         return Weights(maps, self.constant * plain.boxes)
+
+    def by_part(self, evidence: Evidence | None, boxes: list[Tensor]) -> PartWeights:
+        ones = super().by_part(None, boxes)
+        return PartWeights(*(self.constant * x for x in (ones.cls, ones.box, ones.background)))

@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from .base import WEIGHTING_REGISTRY, Evidence
+from .base import WEIGHTING_REGISTRY
 from .exponential import ExponentialWeighting
+from .structures import Evidence
 
 __all__ = ["QualityWeighting"]
 

@@ -6,8 +6,9 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from ...errors import AIDError
-from .base import WEIGHTING_REGISTRY, Evidence
+from .base import WEIGHTING_REGISTRY
 from .exponential import ExponentialWeighting
+from .structures import Evidence
 
 __all__ = ["RelativeWeighting"]
 
@@ -17,7 +18,8 @@ class RelativeWeighting(ExponentialWeighting):
     """w = exp(-alpha * D / mean D), with a running mean over the instances of all processes.
 
     An instance as hard as the mean has exp(-alpha), whatever the detector family, its loss weights
-    and the state of training.
+    and the state of training. A part of D is measured by the mean of the whole, so that the weights
+    of all parts multiply to that of the instance.
     """
 
     @configurable
@@ -45,14 +47,18 @@ class RelativeWeighting(ExponentialWeighting):
             **super().from_config(cfg),
         }
 
+    def observe(self, evidence: Evidence) -> None:
+        if not self.training:
+            return
+        loss, _ = super().disbelief(evidence)
+        finite = loss.isfinite()
+        new = torch.stack([torch.where(finite, loss, 0.0).sum(), finite.sum()])
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(new)
+        self.sum_and_count.mul_(self.momentum).add_(new)
+
     def disbelief(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
         loss, background = super().disbelief(evidence)
-        if self.training:
-            finite = loss.isfinite()
-            new = torch.stack([torch.where(finite, loss, 0.0).sum(), finite.sum()])
-            if comm.get_world_size() > 1:
-                torch.distributed.all_reduce(new)
-            self.sum_and_count.mul_(self.momentum).add_(new)
         total, count = self.sum_and_count
         mean = torch.where(count > 0, total / count.clamp(min=1e-12), 1.0).clamp(min=1e-12)
         return loss / mean, background / mean

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .base import Weighting, Weights, normalized
+from .base import Weighting, normalized
+from .structures import PartWeights, Weights
 
 __all__ = ["Sharing", "shared"]
 
@@ -57,8 +58,23 @@ class Sharing:
         if normalize:
             boxes = normalized(boxes, by=self._measure(boxes, weights))
         instance = [None] * len(weights) if plain else shared([x.instance for x in weights])
-        found = zip(weights, maps, boxes, instance, strict=True)
-        return [replace(x, maps=m, boxes=b, instance=i) for x, m, b, i in found]
+        parts = self._parts([x.parts for x in weights], normalize)
+        found = zip(weights, maps, boxes, instance, parts, strict=True)
+        return [replace(x, maps=m, boxes=b, instance=i, parts=p) for x, m, b, i, p in found]
+
+    def _parts(self, parts: list[PartWeights | None], normalize: bool) -> list[PartWeights | None]:
+        """The same for the weights of answers, if there are any."""
+        if parts[0] is None:
+            return parts
+        cls = shared([torch.cat([x.cls, x.background]) for x in parts])
+        box = shared([x.box for x in parts])
+        if normalize:
+            cls, box = (normalized(x, by=x.sum(dim=0)) for x in (cls, box))
+        sizes = [len(parts[0].cls), len(parts[0].background)]
+        return [
+            PartWeights(c, b, background)
+            for (c, background), b in zip((x.split(sizes) for x in cls), box, strict=True)
+        ]
 
     def _measure(self, boxes: Tensor, weights: list[Weights]) -> Tensor:
         """What the weights (T, G) of boxes are normalised by: as one teacher's are, but the sum."""

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from .base import WEIGHTING_REGISTRY, Evidence
+from .base import WEIGHTING_REGISTRY
 from .exponential import ExponentialWeighting
+from .structures import Evidence
 
 __all__ = ["StudentAwareWeighting"]
 

@@ -1,0 +1,15 @@
+"""What two detectors say about the same samples: one file per detector family."""
+
+from . import dense, two_stage
+from .base import Answer, Answers, Batch, Question, ask, check_answers
+
+__all__ = [
+    "Answer",
+    "Answers",
+    "Batch",
+    "Question",
+    "ask",
+    "check_answers",
+    "dense",
+    "two_stage",
+]

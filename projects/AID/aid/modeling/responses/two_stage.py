@@ -1,0 +1,91 @@
+"""Answers of Faster and Mask R-CNN about the same RoIs. Shape letters as in base.py."""
+
+import torch
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from detectron2.structures import Boxes
+from torch import Tensor, nn
+
+from ...errors import AIDError
+from ..instance_loss.base import Targets
+from ..instance_loss.two_stage import deltas_of_class, match_rois
+from .base import Answer, Answers, Batch, Question, ask, check_comparable
+
+__all__ = []
+
+
+@check_comparable.register
+def _(teacher: GeneralizedRCNN, student: nn.Module, question: Question, who: str) -> None:
+    for whose, detector in (("teacher", teacher), ("student", student)):
+        heads = getattr(detector, "roi_heads", None)
+        # A cascade's stages have an answer each.
+        if not isinstance(heads, StandardROIHeads) or isinstance(heads, CascadeROIHeads):
+            kind = type(detector if heads is None else heads).__name__
+            raise AIDError(
+                f"DISTILLATION.LOSSES: {who} needs a Faster or Mask R-CNN on both sides, the "
+                f"{whose} is a {kind}: leave the loss out, or choose another {whose}"
+            )
+    ours, theirs = (x.roi_heads.box_predictor.use_sigmoid_ce for x in (student, teacher))
+    if ours != theirs:
+        raise AIDError(
+            f"DISTILLATION.LOSSES: {who} needs one kind of class logits: "
+            f"MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE is {theirs} in the teacher, {ours} in the student"
+        )
+
+
+@ask.register
+def generalized_rcnn_answers(
+    teacher: GeneralizedRCNN, student: GeneralizedRCNN, question: Question, batch: Batch
+) -> Answers:
+    """Answers about the ground-truth boxes and the teacher's best proposals; see :func:`ask`.
+
+    Both sides pool the same RoIs from their own features. The ground-truth boxes are the last RoIs
+    of their image.
+    """
+    truth = Targets.from_instances(batch.targets)
+    with torch.no_grad():
+        proposals = _proposals(teacher, question.num_proposals, batch)
+        of_image = [Boxes(truth.boxes[truth.of_image(i)]) for i in range(len(proposals))]
+        rois = [Boxes.cat(x) for x in zip(proposals, of_image, strict=True)]
+        rois, owner, _ = match_rois(teacher.roi_heads.proposal_matcher, rois, truth, True)
+        theirs = _answer(teacher, batch.teacher, rois, truth.classes[owner])
+    ours = _answer(student, batch.student, rois, truth.classes[owner])
+    image, is_truth = [], []
+    for i, (found, known) in enumerate(zip(proposals, of_image, strict=True)):
+        image += [i] * (len(found) + len(known))
+        is_truth += [False] * len(found) + [True] * len(known)
+    return Answers(
+        student=ours,
+        teacher=theirs,
+        activation="sigmoid" if teacher.roi_heads.box_predictor.use_sigmoid_ce else "softmax",
+        owner=owner,
+        nobody=truth.nobody,
+        image=torch.tensor(image, dtype=torch.long, device=owner.device),
+        is_truth=torch.tensor(is_truth, dtype=torch.bool, device=owner.device),
+    )
+
+
+def _proposals(teacher: GeneralizedRCNN, number: int, batch: Batch) -> list[Boxes]:
+    """The teacher's best proposals in each image, in the order of their scores."""
+    if number == 0:  # its RPN need not run
+        return [Boxes(x.gt_boxes.tensor[:0]) for x in batch.targets]
+    boxes = batch.teacher_predictions
+    if boxes is None:
+        found, _ = teacher.proposal_generator(batch.images, batch.teacher)
+        boxes = [x.proposal_boxes for x in found]
+    return [x[:number] for x in boxes]
+
+
+def _answer(
+    detector: GeneralizedRCNN, features: dict[str, Tensor], rois: list[Boxes], classes: Tensor
+) -> Answer:
+    """What the box head says about RoIs, with the boxes of the given classes (S,)."""
+    heads = detector.roi_heads
+    predictor = heads.box_predictor
+    pooled = heads.box_pooler([features[level] for level in heads.box_in_features], rois)
+    logits, deltas = (x.float() for x in predictor(heads.box_head(pooled)))
+    if predictor.use_sigmoid_ce:  # the background's logit is not trained
+        logits = logits[:, : predictor.num_classes]
+    deltas = deltas_of_class(predictor, deltas, classes)
+    boxes = torch.cat([x.tensor for x in rois])
+    return Answer(logits, predictor.box2box_transform.apply_deltas(deltas, boxes))

@@ -1,0 +1,69 @@
+"""What goes into a weighting rule and what comes out.
+
+Shape letters: N images, G instances of the batch, (H, W) size of a level.
+"""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ..instance_loss import InstanceLosses
+
+__all__ = ["Evidence", "PartWeights", "Weights"]
+
+
+@dataclass
+class Evidence:
+    """What is known about the teacher on a batch.
+
+    Attributes:
+        teacher: its losses against the ground truth.
+        classes: (G,), category ids of the ground truth.
+        student: the student's own, where a rule asks for them.
+        quality: (G,), in [0, 1], of the teacher's best detection of each instance, where a rule
+            asks for it.
+    """
+
+    teacher: InstanceLosses
+    classes: Tensor | None = None
+    student: InstanceLosses | None = None
+    quality: Tensor | None = None
+
+    def only(self, *names: str) -> "Evidence":
+        """What is known by these parts of the losses alone."""
+        student = self.student.only(*names) if self.student else None
+        return replace(self, teacher=self.teacher.only(*names), student=student)
+
+
+@dataclass
+class Weights:
+    """Weights of imitation for a batch.
+
+    Attributes:
+        maps: {level: (N, 1, H, W)}, in the size of the level's features.
+        boxes: (G,), for a loss that looks at instances instead of maps: normalised as the maps are,
+            and of the whole image where the granularity is not the instance.
+        instance: (G,), the weight of each instance; None where no evidence was asked for.
+        loss: (G,), the teacher's loss D on each instance, whatever the rule; None likewise.
+        parts: for losses on answers; None where there is none of these.
+    """
+
+    maps: dict[str, Tensor]
+    boxes: Tensor
+    instance: Tensor | None = None
+    loss: Tensor | None = None
+    parts: "PartWeights | None" = None
+
+
+@dataclass
+class PartWeights:
+    """Weights of imitation for a batch, of answers about classes and about boxes separately.
+
+    Attributes:
+        cls, box: (G,), by the teacher's classification loss and its box loss on each instance.
+        background: (N,), of the classes where there is no instance, by image.
+    """
+
+    cls: Tensor
+    box: Tensor
+    background: Tensor

@@ -1,0 +1,279 @@
+"""Students that imitate answers, from the config alone."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.modeling import RetinaNet, build_model
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from aid.errors import AIDError
+from aid.modeling.responses.base import Answer, Answers, ask, predicts_distributions
+
+KINDS = ["faster_rcnn", "mask_rcnn", "retinanet"]
+LOSSES = ["DISTILLATION.LOSSES", ["ResponseLoss"]]
+CLS, BOX = "loss_distill_response_cls", "loss_distill_response_box"
+# A teacher of random weights is sure of nothing: this asks about many anchors all the same.
+OPTS = [*LOSSES, "DISTILLATION.RESPONSE.MIN_SCORE", 0.01]
+RULES = ["RelativeWeighting", "StudentAwareWeighting", "QualityWeighting", "ConstantWeighting"]
+
+
+def step(model, batch, seed=5):
+    """Losses and gradients of one step whose random numbers start at ``seed``."""
+    torch.manual_seed(seed)
+    model.zero_grad()
+    with EventStorage(), torch.jit.optimized_execution(False):
+        losses = model(copy.deepcopy(batch))
+        sum(losses.values()).backward()
+    return losses, {k: p.grad for k, p in model.named_parameters()}
+
+
+def distilled(losses):
+    return {k: v for k, v in losses.items() if "distill" in k}
+
+
+def calls(module):
+    """A list that grows by one whenever the module is called."""
+    seen = []
+    module.register_forward_hook(lambda *args: seen.append(1))
+    return seen
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_learn_from_answers_alone(kind, student_model, make_batch):
+    model, _ = student_model(kind, opts=OPTS)
+    batch = make_batch((2, 0, 3), masks=kind == "mask_rcnn")
+    with EventStorage():
+        terms = distilled(model(batch))
+    assert set(terms) == {CLS, BOX} and all(v > 0 and v.isfinite() for v in terms.values())
+    if kind == "retinanet":
+        classes, boxes = model.head.cls_score.weight, model.head.bbox_pred.weight
+    else:
+        predictor = model.roi_heads.box_predictor
+        classes, boxes = predictor.cls_score.weight, predictor.bbox_pred.weight
+    for name, mine, other in ((CLS, classes, boxes), (BOX, boxes, classes)):
+        model.zero_grad()
+        terms[name].backward(retain_graph=True)
+        assert mine.grad.isfinite().all() and mine.grad.abs().sum() > 0
+        assert other.grad is None or (other.grad == 0).all()
+        assert model.backbone.fpn_lateral4.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in model.teacher.detector.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_instances", [(0, 1), (0, 0)])
+def test_images_without_instances(kind, num_instances, student_model, make_batch):
+    model, _ = student_model(kind, opts=OPTS)
+    losses, gradients = step(model, make_batch(num_instances, masks=kind == "mask_rcnn"))
+    assert all(v.isfinite() for v in losses.values())
+    for name, gradient in gradients.items():
+        assert gradient is not None or "mask_head" in name, name
+    if num_instances == (0, 0):
+        assert losses[BOX] == 0 and losses[CLS] > 0  # what the teacher takes for an object
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lambda_0_is_plain_detectron2_bit_for_bit(kind, student_model, tiny_model, make_batch):
+    batch = make_batch((2, 0, 3), masks=kind == "mask_rcnn")
+    model, _ = student_model(kind, opts=[*OPTS, "DISTILLATION.WEIGHT", 0.0])
+    plain = tiny_model(kind).train()
+    for _ in range(2):  # the second step sees what the first left behind: running means
+        expected, gradients = step(plain, batch)
+        expected_next = torch.rand(1)
+        found, found_gradients = step(model, batch)
+        assert torch.equal(torch.rand(1), expected_next)
+        assert all(torch.equal(found[k], v) for k, v in expected.items())
+        assert all(torch.equal(found_gradients[k], v) for k, v in gradients.items())
+        assert all(v == 0 for v in distilled(found).values())
+        buffers = dict(model.named_buffers())
+        assert all(torch.equal(buffers[k], v) for k, v in plain.named_buffers())
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(kind, student_model, make_batch):
+    model, _ = student_model(kind, opts=OPTS)
+    model.load_state_dict(model.teacher.detector.state_dict(), strict=False)
+    for norm in model.modules():  # the student would normalise by the batch
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.eval()
+    losses, gradients = step(model, make_batch())
+    assert all(v.abs() < 1e-6 for v in distilled(losses).values())
+    assert all(g.isfinite().all() for g in gradients.values() if g is not None)
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+def test_a_student_learns_its_teachers_answers(kind, student_model, make_batch):
+    model, _ = student_model(kind, opts=[*OPTS, "AID.GRANULARITY", "none"])
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    values = []
+    for _ in range(40):
+        torch.manual_seed(0)
+        with EventStorage():
+            terms = distilled(model(make_batch()))
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+        values.append({k: v.item() for k, v in terms.items()})
+    assert all(values[-1][k] < 0.5 * v for k, v in values[0].items())
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize("part, term, other", [("cls", CLS, BOX), ("box", BOX, CLS)])
+def test_a_worse_teacher_on_one_instance_is_believed_less_in_that_part(
+    kind, part, term, other, student_model, make_batch, monkeypatch
+):
+    model, _ = student_model(kind, opts=[*OPTS, "AID.ALPHA", 1.0, "AID.BACKGROUND", "one"])
+    original, answers = model.teacher.instance_losses, model._answers
+    seen = []
+
+    def worse(*args):
+        losses = original(*args)
+        losses.parts[part][1] += 3
+        return losses
+
+    monkeypatch.setattr(model, "_answers", lambda *a: seen.append(answers(*a)) or seen[-1])
+    before, _ = step(model, make_batch())
+    monkeypatch.setattr(model.teacher, "instance_losses", worse)
+    after, _ = step(model, make_batch())
+    for name in ("cls", "box"):
+        changed = seen[1].weights[name] < seen[0].weights[name]
+        same = seen[1].weights[name] == seen[0].weights[name]
+        assert torch.equal(changed, (seen[0].owner == 1) & (name == part))
+        assert (changed | same).all()
+    assert after[term] < before[term] and torch.equal(after[other], before[other])
+
+
+def test_a_teacher_whose_loss_is_nowhere_finite_teaches_nothing(
+    student_model, make_batch, monkeypatch
+):
+    model, _ = student_model("retinanet", opts=OPTS)
+    original = model.teacher.instance_losses
+
+    def broken(*args):
+        losses = original(*args)
+        for values in (*losses.parts.values(), *losses.background.values()):
+            values.fill_(torch.nan)
+        return losses
+
+    monkeypatch.setattr(model.teacher, "instance_losses", broken)
+    losses, gradients = step(model, make_batch())
+    assert losses[CLS] == 0 and losses[BOX] == 0
+    assert all(g.isfinite().all() for g in gradients.values())
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+def test_alpha_0_is_plain_distillation(kind, student_model, make_batch):
+    plain, _ = student_model(kind, opts=[*OPTS, "AID.GRANULARITY", "none"])
+    expected, gradients = step(plain, make_batch())
+    alpha_0, _ = student_model(kind, opts=[*OPTS, "AID.ALPHA", 0.0])
+    found, found_gradients = step(alpha_0, make_batch())
+    assert all(torch.equal(found[k], v) for k, v in expected.items())
+    assert all(torch.equal(found_gradients[k], v) for k, v in gradients.items())
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_and_every_loss_together(kind, rule, student_model, make_batch):
+    losses = ["AttentionGuidedLoss", "NonLocalLoss", "ResponseLoss"]
+    losses += ["BoxResponseLoss"] if kind == "faster_rcnn" else []
+    opts = [*OPTS, "DISTILLATION.LOSSES", losses, "AID.WEIGHTING", rule, "AID.NORMALIZE", True]
+    model, _ = student_model(kind, opts=opts)
+    found, _ = step(model, make_batch((2, 0, 3)))
+    assert all(v.isfinite() and v > 0 for v in distilled(found).values())
+    assert len(distilled(found)) == (7 if kind == "faster_rcnn" else 6)
+
+
+def test_proposals_beside_it_do_not_change_the_loss_on_ground_truth_boxes(
+    student_model, make_batch
+):
+    values = []
+    for losses in (["BoxResponseLoss"], ["BoxResponseLoss", "ResponseLoss"]):
+        model, _ = student_model("faster_rcnn", opts=["DISTILLATION.LOSSES", losses])
+        values.append(step(model, make_batch((2, 0, 3)))[0]["loss_distill_response"])
+    torch.testing.assert_close(*values)
+
+
+@pytest.mark.parametrize("granularity", ["none", "instance"])
+def test_dense_heads_run_once(granularity, student_model, make_batch):
+    model, _ = student_model("retinanet", opts=[*OPTS, "AID.GRANULARITY", granularity])
+    ours, theirs = calls(model.head), calls(model.teacher.detector.head)
+    step(model, make_batch())
+    assert len(ours) == len(theirs) == 1
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+def test_losses_are_computed_in_float32_under_amp(kind, student_model, make_batch):
+    model, _ = student_model(kind, opts=OPTS)
+    with EventStorage(), torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model(make_batch())
+    terms = distilled(losses)
+    assert all(v.dtype == torch.float32 and v.isfinite() and v > 0 for v in terms.values())
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    "student, teacher, loss, message",
+    [
+        ("retinanet", "faster_rcnn", "ResponseLoss", "ResponseLoss needs .* is a AIDRetinaNet"),
+        ("faster_rcnn", "retinanet", "ResponseLoss", "the student is a AIDGeneralizedRCNN"),
+        ("retinanet", "retinanet", "BoxResponseLoss", "the teacher is a RetinaNet: take Respons"),
+        ("retinanet", "retinanet", "LocalisationLoss", "LocalisationLoss needs heads that predict"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_an_error_at_once(
+    student, teacher, loss, message, student_config
+):
+    cfg = student_config(student, teacher, ["DISTILLATION.LOSSES", [loss]])
+    with pytest.raises(AIDError, match=message):
+        build_model(cfg).attach_distillation(cfg)
+
+
+@pytest.mark.parametrize(
+    "loss, key, value",
+    [
+        ("ResponseLoss", "RESPONSE.TEMPERATURE", 0.0),
+        ("BoxResponseLoss", "RESPONSE.TEMPERATURE", -1.0),
+        ("LocalisationLoss", "LOCALISATION.TEMPERATURE", float("nan")),
+        ("ResponseLoss", "RESPONSE.NUM_ROIS", -1),
+    ],
+)
+def test_bad_values_are_named(loss, key, value, student_config):
+    opts = ["DISTILLATION.LOSSES", [loss], f"DISTILLATION.{key}", value]
+    cfg = student_config("faster_rcnn", opts=opts)
+    with pytest.raises(AIDError, match=f"DISTILLATION.{key} is {value}: it must be"):
+        build_model(cfg).attach_distillation(cfg)
+
+
+class RetinaNetWithBins(RetinaNet):
+    """A family of its own, which joins by registering; its bins are its boxes' coordinates."""
+
+
+def answer(boxes, logits):
+    return Answer(logits, boxes, torch.stack([boxes, -boxes], dim=2) / 100)
+
+
+@pytest.fixture
+def with_bins():
+    predicts_distributions.register(RetinaNet, lambda detector: True)
+
+    @ask.register
+    def _(teacher: RetinaNetWithBins, *args) -> Answers:
+        found = ask.dispatch(RetinaNet)(teacher, *args)
+        found.student, found.teacher = (
+            answer(x.boxes, x.logits) for x in (found.student, found.teacher)
+        )
+        return found
+
+    yield RetinaNetWithBins
+    predicts_distributions.register(RetinaNet, lambda detector: False)
+
+
+def test_a_family_with_distributions_joins_by_registering(with_bins, student_model, make_batch):
+    opts = ["DISTILLATION.LOSSES", ["LocalisationLoss", "ResponseLoss"]]
+    model, _ = student_model("retinanet", opts=opts)
+    model.teacher.detector.__class__ = with_bins
+    losses, gradients = step(model, make_batch())
+    assert losses["loss_distill_localisation"] > 0
+    assert gradients["head.bbox_pred.weight"].abs().sum() > 0

@@ -1,0 +1,182 @@
+"""Weights of classes and of boxes, each by its own part of the teacher's loss."""
+
+import math
+
+import pytest
+import torch
+
+from aid.modeling.instance_loss import InstanceLosses
+from aid.modeling.weighting import (
+    ClassWeighting,
+    ConstantWeighting,
+    Evidence,
+    ExponentialWeighting,
+    QualityWeighting,
+    RelativeWeighting,
+    StudentAwareWeighting,
+)
+
+LEVELS = ("p2", "p3")
+SIZES = {"p2": ((4, 6), 8), "p3": ((2, 3), 16)}
+# Three instances on two of three images.
+BOXES = [torch.tensor([[0.0, 0, 16, 16], [24, 8, 40, 24]]), torch.tensor([[8.0, 0, 24, 16]])]
+BOXES.append(torch.zeros(0, 4))
+CLS, BOX, RPN = [1.0, 2.0, 3.0], [0.5, 0.25, 4.0], [7.0, 8.0, 9.0]
+REST = [[0.5, 1.5], [0.25, 0.75], [0.1, 0.3]]
+
+
+def losses(cls=CLS, box=BOX, rest=REST):
+    """A two-stage teacher's, of which the RPN's parts are not to count."""
+    parts = {"rpn_cls": RPN, "rpn_box": RPN, "cls": cls, "box": box}
+    background = {"rpn_cls": torch.full((3, 2), 5.0), "cls": torch.tensor(rest)}
+    share = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]])
+    return InstanceLosses(LEVELS, {k: torch.tensor(v) for k, v in parts.items()}, background, share)
+
+
+def evidence(**kwargs):
+    classes, quality = torch.tensor([2, 0, 0]), torch.tensor([1.0, 0.25, 0.0])
+    return Evidence(losses(**kwargs), classes, losses([0.5, 3, 1], [1.0, 0, 0]), quality)
+
+
+def by_part(alpha=1.0, given=None, **kwargs):
+    return ExponentialWeighting(alpha=alpha, **kwargs).by_part(given or evidence(), BOXES)
+
+
+def exp(*losses):
+    return (-torch.tensor(losses)).exp()
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_each_part_has_a_weight_of_its_own_and_the_rpn_none():
+    found = by_part(alpha=0.5)
+    close(found.cls, exp(0.5, 1.0, 1.5))
+    close(found.box, exp(0.25, 0.125, 2.0))
+
+
+def test_coefficients_are_those_of_the_parts():
+    found = by_part(coefficients={"cls": 2.0, "box": 0.0, "rpn_cls": 9.0})
+    close(found.cls, exp(2.0, 4.0, 6.0))
+    assert (found.box == 1).all()
+
+
+@pytest.mark.parametrize("part, other", [("cls", "box"), ("box", "cls")])
+def test_a_larger_part_lowers_the_weight_of_that_part_of_that_instance_alone(part, other):
+    raised = {"cls": list(CLS), "box": list(BOX)}
+    raised[part][1] += 1
+    before, after = by_part(), by_part(given=evidence(**raised))
+    assert torch.equal(getattr(after, other), getattr(before, other))
+    changed = getattr(after, part) != getattr(before, part)
+    assert changed.tolist() == [False, True, False]
+    assert getattr(after, part)[1] < getattr(before, part)[1]
+
+
+def test_the_background_of_an_image():
+    mean = torch.tensor([(math.exp(-1) + math.exp(-2)) / 2, math.exp(-3), math.exp(-0.2)])
+    close(by_part().background, mean)
+    close(by_part(background="loss").background, exp(1.0, 0.5, 0.2))
+    assert by_part(background="one").background.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("granularity", ["level", "image"])
+def test_one_weight_for_an_image(granularity):
+    found = by_part(granularity=granularity)
+    # The classes' mean counts the background as one more region; boxes have no background.
+    close(found.cls, exp(4 / 3, 4 / 3, 3.5 / 2))
+    close(found.background, exp(4 / 3, 3.5 / 2, 0.2))
+    close(found.box, exp(0.375, 0.375, 4.0))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("granularity", ["instance", "level", "image"])
+@pytest.mark.parametrize("background", ["mean", "loss", "one"])
+def test_alpha_0_is_exactly_plain_distillation(granularity, background, normalize):
+    rule = {"granularity": granularity, "background": background, "normalize": normalize}
+    found = by_part(alpha=0.0, **rule)
+    for x in (found.cls, found.box, found.background):
+        assert (x == 1).all()
+    plain = ExponentialWeighting(alpha=1.0, granularity="none").by_part(None, BOXES)
+    assert torch.equal(plain.cls, found.cls) and torch.equal(plain.box, found.box)
+    assert torch.equal(plain.background, found.background)
+
+
+def test_normalized_weights():
+    plain, found = by_part(), by_part(normalize=True)
+    close(found.box, plain.box / plain.box.mean())
+    mean = torch.cat([plain.cls, plain.background]).mean()
+    close(found.cls, plain.cls / mean)
+    close(found.background, plain.background / mean)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_part_that_is_not_finite_weighs_nothing_and_leaves_the_other_alone(bad, normalize):
+    found = by_part(given=evidence(cls=[1.0, bad, 3.0]), normalize=normalize)
+    assert found.cls[1] == 0 and found.cls[0] > 0
+    assert torch.equal(found.box, by_part(normalize=normalize).box)
+    broken = evidence(cls=[bad] * 3, box=[bad] * 3, rest=[[bad] * 2] * 3)
+    for granularity in ("instance", "level", "image"):
+        found = by_part(given=broken, granularity=granularity, normalize=normalize)
+        assert all((x == 0).all() for x in (found.cls, found.box, found.background))
+
+
+@pytest.mark.parametrize("granularity", ["instance", "level", "image"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_no_instance_at_all(granularity, normalize):
+    empty = InstanceLosses(
+        LEVELS,
+        {"cls": torch.zeros(0), "box": torch.zeros(0)},
+        {"cls": torch.tensor([[0.5, 1.5], [2.0, 2.0]])},
+        torch.zeros(0, 2),
+    )
+    rule = ExponentialWeighting(alpha=1.0, granularity=granularity, normalize=normalize)
+    found = rule.by_part(Evidence(empty), [torch.zeros(0, 4)] * 2)
+    assert found.cls.shape == found.box.shape == (0,)
+    expected = exp(1.0, 2.0)
+    close(found.background, expected / expected.mean() if normalize else expected)
+
+
+def test_a_constant_is_one_for_all():
+    found = ConstantWeighting(constant=0.25).by_part(None, BOXES)
+    assert found.cls.tolist() == found.box.tolist() == found.background.tolist() == [0.25] * 3
+
+
+def test_a_distrusted_class_is_so_in_both_parts():
+    found = ClassWeighting(distrusted=[1, 2]).by_part(evidence(), BOXES)
+    assert found.cls.tolist() == found.box.tolist() == [0, 1, 1]
+
+
+def test_excess_over_the_student_part_by_part():
+    found = StudentAwareWeighting(alpha=1.0).by_part(evidence(), BOXES)
+    close(found.cls, exp(0.5, 0.0, 2.0))
+    close(found.box, exp(0.0, 0.25, 4.0))
+
+
+def test_quality_has_no_parts():
+    found = QualityWeighting(alpha=0.5).by_part(evidence(), BOXES)
+    close(found.cls, torch.tensor([1.0, 0.5, 0.1]))
+    assert torch.equal(found.cls, found.box)
+
+
+def test_relative_weights_of_parts_multiply_to_the_whole_and_are_learned_once():
+    only = {"rpn_cls": 0.0, "rpn_box": 0.0}
+    rule = RelativeWeighting(alpha=0.7, momentum=0.9, coefficients=only)
+    whole = rule(evidence(), BOXES, SIZES)
+    memory = rule.sum_and_count.clone()
+    close(memory, torch.tensor([sum(CLS) + sum(BOX), 3.0]))
+    found = rule.by_part(evidence(), BOXES)
+    close(found.cls * found.box, whole.instance)
+    assert torch.equal(rule.sum_and_count, memory)
+
+
+@pytest.mark.parametrize("granularity", ["instance", "level", "image"])
+def test_the_order_of_instances_changes_nothing(granularity):
+    order = [1, 0, 2]
+    found = by_part(granularity=granularity, normalize=True)
+    given = evidence(cls=[CLS[i] for i in order], box=[BOX[i] for i in order])
+    again = by_part(given=given, granularity=granularity, normalize=True)
+    close(again.cls, found.cls[order])
+    close(again.box, found.box[order])
+    close(again.background, found.background)

@@ -1,0 +1,280 @@
+"""What both sides are asked about and what they say, against loops and inference."""
+
+import pytest
+import torch
+from detectron2.modeling import RetinaNet
+from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
+from detectron2.structures import Boxes, Instances, pairwise_iou
+
+from aid.errors import AIDError
+from aid.modeling.instance_loss import instance_losses
+from aid.modeling.responses import Batch, Question, ask, check_answers
+from aid.modeling.responses.base import predicts_distributions
+
+SIZE = (64, 96)
+
+
+@pytest.fixture
+def see(make_batch):
+    """A function (teacher, student, numbers of instances) -> what both see of a batch."""
+
+    def run(teacher, student, num_instances=(2, 0, 3)):
+        inputs = make_batch(num_instances)
+        images = [x.preprocess_image(inputs) for x in (teacher, student)]
+        theirs, ours = (
+            x.backbone(i.tensor) for x, i in zip((teacher, student), images, strict=True)
+        )
+        batch = Batch(images[0], theirs, ours, [x["instances"] for x in inputs])
+        if isinstance(student, RetinaNet):
+            batch.student_predictions = student.head(
+                [ours[level] for level in student.head_in_features]
+            )
+        return batch
+
+    return run
+
+
+def test_rois_are_proposals_and_ground_truth_and_belong_to_what_they_overlap(tiny_model, see):
+    teacher, student = (tiny_model("faster_rcnn", seed=seed) for seed in (1, 2))
+    batch = see(teacher, student)
+    found = ask(teacher, student, Question(num_proposals=7), batch)
+    proposals, _ = teacher.proposal_generator(batch.images, batch.teacher)
+    first, s = 0, 0
+    for image, (proposed, truth) in enumerate(zip(proposals, batch.targets, strict=True)):
+        rois = [*proposed.proposal_boxes.tensor[:7], *truth.gt_boxes.tensor]
+        for i, box in enumerate(rois):
+            assert found.image[s] == image
+            assert found.is_truth[s] == (i >= 7)
+            if i >= 7:
+                assert found.owner[s] == first + i - 7
+            else:
+                iou = pairwise_iou(Boxes(box[None]), truth.gt_boxes)[0]
+                own = len(iou) > 0 and iou.max() >= 0.5
+                assert found.owner[s] == (first + iou.argmax() if own else found.nobody)
+            s += 1
+        first += len(truth)
+    assert s == len(found.owner) == 3 * 7 + 5 and found.nobody == 5
+    assert torch.equal(found.owned, found.owner < 5)
+
+
+def test_rois_are_answered_as_in_inference(tiny_model, see):
+    teacher, student = (tiny_model("faster_rcnn", seed=seed) for seed in (1, 2))
+    batch = see(teacher, student)
+    found = ask(teacher, student, Question(num_proposals=7), batch)
+    assert found.activation == "softmax"
+    proposals, _ = teacher.proposal_generator(batch.images, batch.teacher)
+    rois = []
+    for proposed, truth in zip(proposals, batch.targets, strict=True):
+        boxes = Boxes.cat([proposed.proposal_boxes[:7], truth.gt_boxes])
+        rois.append(Instances(SIZE, proposal_boxes=boxes))
+    # The box of nobody's class does not matter: it is that of the first one.
+    classes = torch.cat([x.gt_classes for x in batch.targets] + [torch.zeros(1, dtype=torch.long)])
+    for x, owner in zip(rois, found.owner.split([len(x) for x in rois]), strict=True):
+        x.gt_classes = classes[owner]
+    for detector, features, answer in (
+        (teacher, batch.teacher, found.teacher),
+        (student, batch.student, found.student),
+    ):
+        heads = detector.roi_heads
+        pooled = heads.box_pooler(
+            [features[level] for level in heads.box_in_features], [x.proposal_boxes for x in rois]
+        )
+        predictions = heads.box_predictor(heads.box_head(pooled))
+        expected = torch.cat(heads.box_predictor.predict_probs(predictions, rois))
+        torch.testing.assert_close(answer.logits.softmax(dim=1), expected)
+        expected = heads.box_predictor.predict_boxes_for_gt_classes(predictions, rois)
+        torch.testing.assert_close(answer.boxes, torch.cat(expected))
+
+
+def test_anchors_that_an_instance_owns_and_those_the_teacher_takes_for_an_object(tiny_model, see):
+    teacher, student = (tiny_model("retinanet", seed=seed) for seed in (1, 2))
+    batch = see(teacher, student)
+    features = [batch.teacher[level] for level in teacher.head_in_features]
+    anchors = teacher.anchor_generator(features)
+    labels, _ = teacher.label_anchors(anchors, batch.targets)
+    scores = torch.cat(
+        [permute_to_N_HWA_K(x, 3) for x in teacher.head(features)[0]], dim=1
+    ).sigmoid()
+    threshold = scores.amax(dim=2).flatten().sort().values[-50].item()
+    found = ask(teacher, student, Question(min_score=threshold), batch)
+    positive = (torch.stack(labels) >= 0) & (torch.stack(labels) < 3)
+    asked = positive | (scores.amax(dim=2) > threshold)
+    assert 0 < positive.sum() < asked.sum() < asked.numel()
+    image, anchor = asked.nonzero(as_tuple=True)
+    assert torch.equal(found.image, image)
+    assert torch.equal(found.owned, positive[image, anchor])
+    torch.testing.assert_close(found.teacher.logits.sigmoid(), scores[image, anchor])
+    assert found.activation == "sigmoid" and not found.is_truth.any()
+
+
+def test_anchors_are_answered_as_in_inference(tiny_model, see):
+    teacher, student = (tiny_model("retinanet", seed=seed) for seed in (1, 2))
+    batch = see(teacher, student, (2,))
+    found = ask(teacher, student, Question(min_score=0.0), batch)
+    anchors = Boxes.cat(
+        student.anchor_generator([batch.student[level] for level in student.head_in_features])
+    )
+    assert len(found.owner) == len(anchors)
+    logits, deltas = batch.student_predictions
+    logits = torch.cat([permute_to_N_HWA_K(x, 3) for x in logits], dim=1)[0]
+    deltas = torch.cat([permute_to_N_HWA_K(x, 4) for x in deltas], dim=1)[0]
+    torch.testing.assert_close(found.student.logits, logits)
+    expected = student.box2box_transform.apply_deltas(deltas, anchors.tensor)
+    torch.testing.assert_close(found.student.boxes, expected)
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet"])
+def test_one_detector_agrees_with_itself_and_the_teacher_has_no_gradient(kind, tiny_model, see):
+    teacher = tiny_model(kind)
+    found = ask(teacher, teacher, Question(num_proposals=5), see(teacher, teacher))
+    for name in ("logits", "boxes"):
+        ours, theirs = (getattr(x, name) for x in (found.student, found.teacher))
+        torch.testing.assert_close(ours, theirs)
+        assert ours.requires_grad and not theirs.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+def test_what_the_teachers_losses_have_predicted_is_not_predicted_again(kind, tiny_model, see):
+    teacher, student = (tiny_model(kind, seed=seed) for seed in (1, 2))
+    question = Question(num_proposals=7, min_score=0.01)
+    batch = see(teacher, student)
+    expected = ask(teacher, student, question, batch)
+    losses = instance_losses(teacher, batch.images, batch.teacher, batch.targets)
+    batch.teacher_predictions = losses.predictions
+
+    def never(*args):
+        raise AssertionError("predicted again")
+
+    module = teacher.head if kind == "retinanet" else teacher.proposal_generator
+    with module.register_forward_pre_hook(never):
+        found = ask(teacher, student, question, batch)
+    assert torch.equal(found.owner, expected.owner) and torch.equal(found.image, expected.image)
+    assert torch.equal(found.teacher.logits, expected.teacher.logits)
+    assert torch.equal(found.student.boxes, expected.student.boxes)
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+def test_no_instance_at_all(kind, tiny_model, see):
+    teacher = tiny_model(kind)
+    found = ask(teacher, teacher, Question(), see(teacher, teacher, (0, 0)))
+    assert len(found.owner) == len(found.image) == len(found.student.boxes) == 0
+    found = ask(teacher, teacher, Question(num_proposals=3, min_score=0.0), see(teacher, teacher))
+    assert len(found.owner) > 0
+
+
+def test_classes_with_sigmoids_in_two_stages(tiny_model, see):
+    teacher = tiny_model("faster_rcnn", ["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True])
+    found = ask(teacher, teacher, Question(), see(teacher, teacher))
+    assert found.activation == "sigmoid"
+    assert found.student.logits.shape == found.teacher.logits.shape == (5, 3)  # no background
+
+
+def test_every_sample_has_the_weight_of_its_owner(tiny_model, see):
+    teacher = tiny_model("faster_rcnn")
+    found = ask(teacher, teacher, Question(num_proposals=7), see(teacher, teacher))
+    instance = {k: torch.arange(5.0) + 10 * i for i, k in enumerate(("all", "cls", "box"), 1)}
+    found.weigh(instance, torch.tensor([0.1, 0.2, 0.3]))
+    for s, owner in enumerate(found.owner.tolist()):
+        if owner == 5:
+            assert found.weights["cls"][s] == torch.tensor([0.1, 0.2, 0.3])[found.image[s]]
+            assert found.weights["box"][s] == found.weights["all"][s] == 0
+        else:
+            assert [found.weights[k][s] for k in instance] == [10 + owner, 20 + owner, 30 + owner]
+    assert 0 < found.owned.sum() < len(found.owner)
+
+
+def test_the_question_that_holds_all_questions():
+    assert Question.all_of([]) is None
+    some = [Question(truth=True), Question(num_proposals=9, min_score=0.3), Question()]
+    assert Question.all_of(some) == Question(truth=True, num_proposals=9, min_score=0.3)
+    assert Question.all_of([Question(distributions=True), Question()]).distributions
+
+
+ANCHORS = "MODEL.ANCHOR_GENERATOR."
+
+
+@pytest.mark.parametrize(
+    "teacher, student, opts, question, message",
+    [
+        (
+            "faster_rcnn",
+            "retinanet",
+            [],
+            {},
+            "Mask R-CNN on both sides, the student is a RetinaNet",
+        ),
+        ("retinanet", "faster_rcnn", [], {}, "the teacher is a RetinaNet, the student is a Gener"),
+        ("cascade_rcnn", "faster_rcnn", [], {}, "the teacher is a CascadeROIHeads"),
+        ("faster_rcnn", "cascade_rcnn", [], {}, "the student is a CascadeROIHeads"),
+        (
+            "retinanet",
+            "retinanet",
+            [],
+            {"truth": True},
+            "the teacher is a RetinaNet: take Response",
+        ),
+        (
+            "retinanet",
+            "retinanet",
+            [f"{ANCHORS}SIZES", [[8, 12], [16, 20], [32, 48], [64, 80], [96, 128]]],
+            {},
+            r"on level p4 stride 16, offset 0 and anchors .*16x16, .* in the teacher, .*20x20",
+        ),
+        (
+            "retinanet",
+            "retinanet",
+            [f"{ANCHORS}OFFSET", 0.5],
+            {},
+            "level p3 .*offset 0 .*offset 0.5",
+        ),
+        (
+            "retinanet",
+            "retinanet",
+            ["MODEL.RETINANET.IN_FEATURES", ["p3", "p4"], f"{ANCHORS}SIZES", [[8, 12], [16, 24]]],
+            {},
+            "the teacher's heads read p3, p4, p5, p6, p7, the student's p3, p4: give both",
+        ),
+        (
+            "faster_rcnn",
+            "faster_rcnn",
+            ["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True],
+            {},
+            "USE_SIGMOID_CE is False in the teacher, True in the student",
+        ),
+        (
+            "retinanet",
+            "retinanet",
+            [],
+            {"distributions": True},
+            "the teacher is a RetinaNet: leave",
+        ),
+    ],
+)
+def test_detectors_that_cannot_be_asked(teacher, student, opts, question, message, tiny_model):
+    teacher, student = tiny_model(teacher), tiny_model(student, opts)
+    with pytest.raises(AIDError, match=f"DISTILLATION.LOSSES: SomeLoss .*{message}") as error:
+        check_answers(teacher, student, Question(**question), "SomeLoss")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet"])
+def test_detectors_that_can_be_asked(kind, tiny_model):
+    check_answers(tiny_model(kind), tiny_model(kind, seed=1), Question(), "SomeLoss")
+
+
+def test_the_side_without_distributions_is_named(tiny_model):
+    class Sure(RetinaNet):
+        """Says that it predicts distributions."""
+
+    predicts_distributions.register(Sure, lambda detector: True)
+    teacher, student = tiny_model("retinanet"), tiny_model("retinanet")
+    teacher.__class__ = Sure
+    with pytest.raises(AIDError, match="the student is a RetinaNet: leave the loss out"):
+        check_answers(teacher, student, Question(distributions=True), "LocalisationLoss")
+    student.__class__ = Sure
+    check_answers(teacher, student, Question(distributions=True), "LocalisationLoss")
+
+
+def test_a_family_without_answers_is_named():
+    with pytest.raises(AIDError, match="answers of a Linear .* GeneralizedRCNN, RetinaNet"):
+        check_answers(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), Question(), "SomeLoss")
