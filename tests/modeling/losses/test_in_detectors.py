@@ -9,7 +9,8 @@ from detectron2.utils.events import EventStorage
 from aid.engine.optimizer import build_optimizer
 from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY
 
-NAMES = sorted(k for k, v in DISTILLATION_LOSS_REGISTRY if not hasattr(v, "asks"))
+ON_ANSWERS = ("BoxResponseLoss", "LocalisationLoss", "ResponseLoss")
+NAMES = sorted(k for k, _ in DISTILLATION_LOSS_REGISTRY if k not in ON_ANSWERS)
 NEW = ["CWDLoss", "FGDLoss", "FitNetLoss", "MGDLoss", "PKDLoss"]
 NARROW = ["MODEL.FPN.OUT_CHANNELS", 4]  # the teacher's is 8: adapters are needed
 

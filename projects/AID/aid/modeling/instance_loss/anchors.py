@@ -54,7 +54,7 @@ def anchor_losses(
         cls = classification_losses(owner, logits[at])
         return cls, box_losses(head, boxes[at], deltas[at], truth.boxes[owner])
 
-    match = partial(_match_by_overlap, head.anchor_matcher, Boxes.cat(anchors))
+    match = partial(match_by_overlap, head.anchor_matcher, Boxes.cat(anchors))
     return losses_per_instance(losses, match, anchors, truth, levels, prefix)
 
 
@@ -171,7 +171,7 @@ def match_anchors(match: Match, anchors: list[Boxes], targets: Targets) -> Ancho
     )
 
 
-def _match_by_overlap(matcher: Matcher, anchors: Boxes, boxes: Boxes) -> tuple[Tensor, ...]:
+def match_by_overlap(matcher: Matcher, anchors: Boxes, boxes: Boxes) -> tuple[Tensor, ...]:
     """As Detectron2's matcher does it; the best anchor is the one that overlaps most."""
     iou = pairwise_iou(boxes, anchors)
     return *matcher(iou), iou.argmax(dim=1)

@@ -3,6 +3,8 @@
 R: anchors of one image, all levels
 """
 
+from functools import partial
+
 import torch
 from detectron2.modeling import RetinaNet
 from detectron2.structures import Boxes
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import AIDError
 from ..instance_loss import loss_levels
-from ..instance_loss.anchors import match_anchors
+from ..instance_loss.anchors import match_anchors, match_by_overlap
 from ..instance_loss.base import Targets
 from .base import Answer, Answers, Batch, Question, ask, check_comparable
 
@@ -31,7 +33,8 @@ def retinanet_answers(
     with torch.no_grad():
         features = [batch.teacher[level] for level in teacher.head_in_features]
         anchors = teacher.anchor_generator(features)
-        owner = match_anchors(teacher.anchor_matcher, anchors, truth).owner
+        match = partial(match_by_overlap, teacher.anchor_matcher, Boxes.cat(anchors))
+        owner = match_anchors(match, anchors, truth).owner
         predictions = batch.teacher_predictions or teacher.head(features)
         logits, deltas = _per_anchor(teacher, predictions)
         image, anchor = choose_samples(owner, truth.nobody, logits, question.min_score)
