@@ -14,6 +14,7 @@ from aid.benchmark.nets import Nets, random_detector, write_teacher_weights
 from aid.benchmark.timing import as_in_training, time_rounds
 from aid.config import load_config
 from aid.errors import AIDError
+from aid.modeling.schedule import Schedule
 
 CPU = torch.device("cpu")
 SIZE = {"height": 64, "width": 96}
@@ -140,6 +141,7 @@ def test_sweep(config_file, benchmark, tmp_path, monkeypatch):
         (["AID.ALFA", "1"], "AID.ALFA"),
         (["AID.WEIGHTING", "ConstantWeighting"], "does not ask for the teacher's losses"),
         (["TEACHER.CONFIG_FILE", ""], "TEACHER.CONFIG_FILE is empty"),
+        (["TEACHER.MORE_CONFIG_FILES", "['t.yaml']"], "names further teachers, but the floor is"),
         (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "GeneralizedRCNN has no teacher"),
         (["MODEL.META_ARCHITECTURE", "Nothing"], "Nothing has no teacher"),
     ],
@@ -290,6 +292,11 @@ def test_known_ratios():
 def test_rounds_are_checked_before_anything_is_built():
     with pytest.raises(AIDError, match="--repeat"):
         measure(Settings("no such file"), repeat=1)
+
+
+def test_what_is_measured_imitates_also_where_imitation_starts_late(config_file):
+    cfg = Settings(config_file(), ("DISTILLATION.SCHEDULE.START_ITER", "9")).apply()
+    assert Schedule(cfg)(0) == 1
 
 
 def test_configs_are_read_as_train_net_reads_them(config_file):

@@ -73,7 +73,8 @@ class Settings:
 
         Returns:
             The student's config on this device, changed in what belongs to measuring: no pictures
-            are drawn, and a learning rate of 0 lets every round do the same work at the same cost.
+            are drawn, imitation has started, and a learning rate of 0 lets every round do the same
+            work at the same cost.
 
         Raises:
             AIDError: see :func:`load_config`; or the config is not of a student that distils by
@@ -93,6 +94,11 @@ class Settings:
             )
         if not cfg.TEACHER.CONFIG_FILE:
             raise AIDError(f"{self.config_file}: TEACHER.CONFIG_FILE is empty: name the teacher's")
+        if cfg.TEACHER.MORE_CONFIG_FILES:
+            raise AIDError(
+                f"{self.config_file}: TEACHER.MORE_CONFIG_FILES names further teachers, but the "
+                "floor is that of one: add TEACHER.MORE_CONFIG_FILES [] TEACHER.MORE_WEIGHTS []"
+            )
         cfg.AID.GRANULARITY = "instance"
         if not build_weighting(cfg).needs_evidence:
             raise AIDError(
@@ -101,6 +107,7 @@ class Settings:
             )
         cfg.MODEL.DEVICE = self.device
         cfg.VIS_PERIOD = 0
+        cfg.DISTILLATION.SCHEDULE.START_ITER = 0
         cfg.SOLVER.BASE_LR = 0.0
         cfg.SEED = self.seed
         return cfg
