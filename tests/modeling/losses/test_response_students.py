@@ -124,7 +124,8 @@ def test_a_worse_teacher_on_one_instance_is_believed_less_in_that_part(
     kind, part, term, other, student_model, make_batch, monkeypatch
 ):
     model, _ = student_model(kind, opts=[*OPTS, "AID.ALPHA", 1.0, "AID.BACKGROUND", "one"])
-    original, answers = model.teacher.instance_losses, model._answers
+    (lesson,) = model.lessons
+    original, answers = model.teacher.instance_losses, lesson.answers
     seen = []
 
     def worse(*args):
@@ -132,7 +133,7 @@ def test_a_worse_teacher_on_one_instance_is_believed_less_in_that_part(
         losses.parts[part][1] += 3
         return losses
 
-    monkeypatch.setattr(model, "_answers", lambda *a: seen.append(answers(*a)) or seen[-1])
+    monkeypatch.setattr(lesson, "answers", lambda *a: seen.append(answers(*a)) or seen[-1])
     before, _ = step(model, make_batch())
     monkeypatch.setattr(model.teacher, "instance_losses", worse)
     after, _ = step(model, make_batch())
