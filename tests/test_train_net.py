@@ -129,7 +129,7 @@ def test_the_log_states_the_teacher_before_the_first_iteration(runs):
     said, rest = log.split("Starting training")
     facts = ["configs/Quickstart/faster_rcnn_R34_FPN.yaml", " M parameters", "p2 (stride 4)"]
     facts += ["output/quickstart/faster_rcnn_R34_FPN/model_final.pth", "AttentionGuidedLoss"]
-    facts += ["NonLocalLoss", "times 2.5", "ExponentialWeighting by instance", "alpha 0.1"]
+    facts += ["NonLocalLoss", "lambda 2.5", "ExponentialWeighting by instance", "alpha 0.1"]
     for fact in facts:
         assert fact in said
     assert "loss_distill_feature" in rest and "eta: " in rest

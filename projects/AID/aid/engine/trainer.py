@@ -136,11 +136,16 @@ class AIDTrainer(DefaultTrainer):
                 f"last losses in {os.path.join(self.cfg.OUTPUT_DIR, 'metrics.json')}"
             ) from error
 
-    def test_teachers(self) -> None:
-        """Evaluate the teachers on the student's test sets, each with its own preprocessing."""
+    def test_teachers(self) -> list[dict]:
+        """Evaluate the teachers on the student's test sets, each with its own preprocessing.
+
+        Returns:
+            The results of each, as of :meth:`test`.
+        """
         student = _unwrap(self.model)
         if not isinstance(student, DistillationMixin):
             raise AIDError("TEACHER.EVAL_FIRST is on, but MODEL.META_ARCHITECTURE has no teacher")
+        results = []
         for number, lesson in enumerate(student.lessons):
             teacher = lesson.teacher
             teacher.follow(student.device)
@@ -151,7 +156,8 @@ class AIDTrainer(DefaultTrainer):
             logging.getLogger(__name__).info(
                 "Evaluating the teacher of %s on %s", teacher.name, cfg.DATASETS.TEST
             )
-            self.test(cfg, teacher.detector)
+            results.append(self.test(cfg, teacher.detector))
+        return results
 
     def state_dict(self) -> dict:
         state = super().state_dict()
