@@ -120,11 +120,12 @@ def _add_response_losses(cfg: CN) -> None:
     # Two-stage teachers: their best proposals in each image, beside the ground-truth boxes.
     cfg.DISTILLATION.RESPONSE.NUM_ROIS = 64
     # Dense teachers: where no instance is, they are imitated if the score of a class is above this.
-    # Default: Detectron2's SCORE_THRESH_TEST, from which on a score can become a detection.
+    # Default: Detectron2's SCORE_THRESH_TEST, from which on a score can become a detection. An
+    # FCOS's is class score times centerness.
     cfg.DISTILLATION.RESPONSE.MIN_SCORE = 0.05
 
-    # LocalisationLoss: distributions of box edges. Defaults: LD's code in mmdetection (arXiv
-    # 2102.12252), whose sum over positives is a mean here.
+    # LocalisationLoss: distributions of box edges, from GFL to GFL. Defaults: LD's code in
+    # mmdetection (arXiv 2102.12252), whose sum over positives is a mean here.
     cfg.DISTILLATION.LOCALISATION = CN()
     cfg.DISTILLATION.LOCALISATION.TEMPERATURE = 10.0
     cfg.DISTILLATION.LOCALISATION.WEIGHT = 0.25
