@@ -84,7 +84,7 @@ RETINANET = {
     }
 }
 GFL = {"MODEL": {"GFL": {"NUM_CLASSES": 3, "NUM_CONVS": 1, "NORM": "", "ANCHOR_SCALE": 2.0}}}
-FCOS = {"MODEL": {"FCOS": {"NUM_CLASSES": 3, "NUM_CONVS": 1, "NORM": ""}}}
+FCOS = {"MODEL": {"FCOS": {"NUM_CLASSES": 3, "NUM_CONVS": 1, "NORM": "", "PRIOR_DISTANCE": 1.0}}}
 KINDS = {
     "faster_rcnn": ("Base-RCNN-FPN.yaml", [RCNN]),
     "mask_rcnn": ("Base-RCNN-FPN.yaml", [RCNN, MASK]),

@@ -2,36 +2,14 @@
 
 import pytest
 import torch
-from detectron2.modeling import RetinaNet
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
 from aid.errors import AIDError
 from aid.modeling.instance_loss import instance_losses
-from aid.modeling.responses import Batch, Question, ask, check_answers
-from aid.modeling.responses.base import predicts_distributions
+from aid.modeling.responses import Question, ask, check_answers
 
 SIZE = (64, 96)
-
-
-@pytest.fixture
-def see(make_batch):
-    """A function (teacher, student, numbers of instances) -> what both see of a batch."""
-
-    def run(teacher, student, num_instances=(2, 0, 3)):
-        inputs = make_batch(num_instances)
-        images = [x.preprocess_image(inputs) for x in (teacher, student)]
-        theirs, ours = (
-            x.backbone(i.tensor) for x, i in zip((teacher, student), images, strict=True)
-        )
-        batch = Batch(images[0], theirs, ours, [x["instances"] for x in inputs])
-        if isinstance(student, RetinaNet):
-            batch.student_predictions = student.head(
-                [ours[level] for level in student.head_in_features]
-            )
-        return batch
-
-    return run
 
 
 def test_rois_are_proposals_and_ground_truth_and_belong_to_what_they_overlap(tiny_model, see):
@@ -123,7 +101,7 @@ def test_anchors_are_answered_as_in_inference(tiny_model, see):
     torch.testing.assert_close(found.student.boxes, expected)
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet"])
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet", "gfl", "fcos"])
 def test_one_detector_agrees_with_itself_and_the_teacher_has_no_gradient(kind, tiny_model, see):
     teacher = tiny_model(kind)
     found = ask(teacher, teacher, Question(num_proposals=5), see(teacher, teacher))
@@ -133,7 +111,7 @@ def test_one_detector_agrees_with_itself_and_the_teacher_has_no_gradient(kind, t
         assert ours.requires_grad and not theirs.requires_grad
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "gfl", "fcos"])
 def test_what_the_teachers_losses_have_predicted_is_not_predicted_again(kind, tiny_model, see):
     teacher, student = (tiny_model(kind, seed=seed) for seed in (1, 2))
     question = Question(num_proposals=7, min_score=0.01)
@@ -145,7 +123,7 @@ def test_what_the_teachers_losses_have_predicted_is_not_predicted_again(kind, ti
     def never(*args):
         raise AssertionError("predicted again")
 
-    module = teacher.head if kind == "retinanet" else teacher.proposal_generator
+    module = teacher.proposal_generator if kind == "faster_rcnn" else teacher.head
     with module.register_forward_pre_hook(never):
         found = ask(teacher, student, question, batch)
     assert torch.equal(found.owner, expected.owner) and torch.equal(found.image, expected.image)
@@ -153,7 +131,7 @@ def test_what_the_teachers_losses_have_predicted_is_not_predicted_again(kind, ti
     assert torch.equal(found.student.boxes, expected.student.boxes)
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "gfl", "fcos"])
 def test_no_instance_at_all(kind, tiny_model, see):
     teacher = tiny_model(kind)
     found = ask(teacher, teacher, Question(), see(teacher, teacher, (0, 0)))
@@ -257,24 +235,23 @@ def test_detectors_that_cannot_be_asked(teacher, student, opts, question, messag
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet"])
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet", "gfl", "fcos"])
 def test_detectors_that_can_be_asked(kind, tiny_model):
     check_answers(tiny_model(kind), tiny_model(kind, seed=1), Question(), "SomeLoss")
 
 
-def test_the_side_without_distributions_is_named(tiny_model):
-    class Sure(RetinaNet):
-        """Says that it predicts distributions."""
-
-    predicts_distributions.register(Sure, lambda detector: True)
-    teacher, student = tiny_model("retinanet"), tiny_model("retinanet")
-    teacher.__class__ = Sure
-    with pytest.raises(AIDError, match="the student is a RetinaNet: leave the loss out"):
-        check_answers(teacher, student, Question(distributions=True), "LocalisationLoss")
-    student.__class__ = Sure
-    check_answers(teacher, student, Question(distributions=True), "LocalisationLoss")
+@pytest.mark.parametrize(
+    "teacher, student, whose", [("fcos", "gfl", "teacher"), ("gfl", "fcos", "student")]
+)
+def test_the_side_without_distributions_is_named(teacher, student, whose, tiny_model):
+    with pytest.raises(AIDError, match=f"the {whose} is a FCOS: leave the loss out"):
+        check_answers(
+            tiny_model(teacher), tiny_model(student), Question(distributions=True), "SomeLoss"
+        )
 
 
 def test_a_family_without_answers_is_named():
-    with pytest.raises(AIDError, match="answers of a Linear .* GeneralizedRCNN, RetinaNet"):
+    with pytest.raises(
+        AIDError, match="answers of a Linear .* FCOS, GFL, GeneralizedRCNN, RetinaNet"
+    ):
         check_answers(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), Question(), "SomeLoss")

@@ -116,6 +116,16 @@ def test_an_answer_that_is_not_finite_counts_for_nothing(bad, activation, make_c
     assert all(x.grad[0].abs().sum() > 0 and (x.grad[1] == 0).all() for x in student.values())
 
 
+@pytest.mark.parametrize("box", [[3.0, 3, 3, 3], [0.0, 1, 2, 1]])
+def test_a_box_without_area_counts_for_nothing(box, make_context):
+    """Not even an equal box overlaps it; a dense head's may be empty."""
+    student = {"boxes": torch.tensor([box, SQUARE], requires_grad=True)}
+    context = make_context(student, boxes(box, SQUARE), [0, 1], [0, 0])
+    found = loss(context)[BOX]
+    found.backward()
+    assert found.abs() < 1e-6 and (student["boxes"].grad[0] == 0).all()
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_student_that_is_not_finite_is_not_hidden(bad, make_context):
     student = {**logits([bad, 0.0]), **boxes([0.0, bad, 1, 1])}

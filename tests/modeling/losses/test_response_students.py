@@ -4,18 +4,18 @@ import copy
 
 import pytest
 import torch
-from detectron2.modeling import RetinaNet, build_model
+from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from aid.errors import AIDError
-from aid.modeling.responses.base import Answer, Answers, ask, predicts_distributions
 
-KINDS = ["faster_rcnn", "mask_rcnn", "retinanet"]
+KINDS = ["faster_rcnn", "mask_rcnn", "retinanet", "gfl", "fcos"]
+FAMILIES = ["faster_rcnn", "retinanet", "gfl", "fcos"]
 LOSSES = ["DISTILLATION.LOSSES", ["ResponseLoss"]]
 CLS, BOX = "loss_distill_response_cls", "loss_distill_response_box"
 # A teacher of random weights is sure of nothing: this asks about many anchors all the same.
-OPTS = [*LOSSES, "DISTILLATION.RESPONSE.MIN_SCORE", 0.01]
+OPTS = [*LOSSES, "DISTILLATION.RESPONSE.MIN_SCORE", 0.005]
 RULES = ["RelativeWeighting", "StudentAwareWeighting", "QualityWeighting", "ConstantWeighting"]
 
 
@@ -47,7 +47,7 @@ def test_heads_learn_from_answers_alone(kind, student_model, make_batch):
     with EventStorage():
         terms = distilled(model(batch))
     assert set(terms) == {CLS, BOX} and all(v > 0 and v.isfinite() for v in terms.values())
-    if kind == "retinanet":
+    if kind in ("retinanet", "gfl", "fcos"):
         classes, boxes = model.head.cls_score.weight, model.head.bbox_pred.weight
     else:
         predictor = model.roi_heads.box_predictor
@@ -90,7 +90,7 @@ def test_lambda_0_is_plain_detectron2_bit_for_bit(kind, student_model, tiny_mode
         assert all(torch.equal(buffers[k], v) for k, v in plain.named_buffers())
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(kind, student_model, make_batch):
     model, _ = student_model(kind, opts=OPTS)
     model.load_state_dict(model.teacher.detector.state_dict(), strict=False)
@@ -102,7 +102,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(kind, student_model,
     assert all(g.isfinite().all() for g in gradients.values() if g is not None)
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_a_student_learns_its_teachers_answers(kind, student_model, make_batch):
     model, _ = student_model(kind, opts=[*OPTS, "AID.GRANULARITY", "none"])
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
@@ -118,7 +118,7 @@ def test_a_student_learns_its_teachers_answers(kind, student_model, make_batch):
     assert all(values[-1][k] < 0.5 * v for k, v in values[0].items())
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("part, term, other", [("cls", CLS, BOX), ("box", BOX, CLS)])
 def test_a_worse_teacher_on_one_instance_is_believed_less_in_that_part(
     kind, part, term, other, student_model, make_batch, monkeypatch
@@ -195,15 +195,16 @@ def test_proposals_beside_it_do_not_change_the_loss_on_ground_truth_boxes(
     torch.testing.assert_close(*values)
 
 
+@pytest.mark.parametrize("kind", ["retinanet", "gfl", "fcos"])
 @pytest.mark.parametrize("granularity", ["none", "instance"])
-def test_dense_heads_run_once(granularity, student_model, make_batch):
-    model, _ = student_model("retinanet", opts=[*OPTS, "AID.GRANULARITY", granularity])
+def test_dense_heads_run_once(kind, granularity, student_model, make_batch):
+    model, _ = student_model(kind, opts=[*OPTS, "AID.GRANULARITY", granularity])
     ours, theirs = calls(model.head), calls(model.teacher.detector.head)
     step(model, make_batch())
     assert len(ours) == len(theirs) == 1
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_losses_are_computed_in_float32_under_amp(kind, student_model, make_batch):
     model, _ = student_model(kind, opts=OPTS)
     with EventStorage(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -221,6 +222,8 @@ def test_losses_are_computed_in_float32_under_amp(kind, student_model, make_batc
         ("faster_rcnn", "retinanet", "ResponseLoss", "the student is a AIDGeneralizedRCNN"),
         ("retinanet", "retinanet", "BoxResponseLoss", "the teacher is a RetinaNet: take Respons"),
         ("retinanet", "retinanet", "LocalisationLoss", "LocalisationLoss needs heads that predict"),
+        ("fcos", "gfl", "LocalisationLoss", "LocalisationLoss needs .* the student is a AIDFCOS"),
+        ("gfl", "fcos", "ResponseLoss", "the teacher is a FCOS, the student is a AIDGFL"),
     ],
 )
 def test_pairs_that_do_not_fit_are_an_error_at_once(
@@ -247,34 +250,9 @@ def test_bad_values_are_named(loss, key, value, student_config):
         build_model(cfg).attach_distillation(cfg)
 
 
-class RetinaNetWithBins(RetinaNet):
-    """A family of its own, which joins by registering; its bins are its boxes' coordinates."""
-
-
-def answer(boxes, logits):
-    return Answer(logits, boxes, torch.stack([boxes, -boxes], dim=2) / 100)
-
-
-@pytest.fixture
-def with_bins():
-    predicts_distributions.register(RetinaNet, lambda detector: True)
-
-    @ask.register
-    def _(teacher: RetinaNetWithBins, *args) -> Answers:
-        found = ask.dispatch(RetinaNet)(teacher, *args)
-        found.student, found.teacher = (
-            answer(x.boxes, x.logits) for x in (found.student, found.teacher)
-        )
-        return found
-
-    yield RetinaNetWithBins
-    predicts_distributions.register(RetinaNet, lambda detector: False)
-
-
-def test_a_family_with_distributions_joins_by_registering(with_bins, student_model, make_batch):
-    opts = ["DISTILLATION.LOSSES", ["LocalisationLoss", "ResponseLoss"]]
-    model, _ = student_model("retinanet", opts=opts)
-    model.teacher.detector.__class__ = with_bins
+def test_distributions_of_gfl_are_imitated_beside_its_answers(student_model, make_batch):
+    opts = [*OPTS, "DISTILLATION.LOSSES", ["LocalisationLoss", "ResponseLoss"]]
+    model, _ = student_model("gfl", opts=opts)
     losses, gradients = step(model, make_batch())
-    assert losses["loss_distill_localisation"] > 0
-    assert gradients["head.bbox_pred.weight"].abs().sum() > 0
+    assert all(losses[k] > 0 for k in (CLS, BOX, "loss_distill_localisation"))
+    assert all(g.isfinite().all() for g in gradients.values())

@@ -40,7 +40,7 @@ class Lesson:
                 losses and log have no number.
 
         Raises:
-            AIDError: the config names no usable teacher, weighting or loss; see ``config.py``.
+            AIDError: the config names no usable teacher, weighting or loss; see ``config/keys.py``.
         """
         self.teacher = build_teacher(cfg, number)
         levels = check_teacher(self.teacher, student, cfg)

@@ -64,7 +64,7 @@ class DistillationMixin:
             cfg: the student's config.
 
         Raises:
-            AIDError: the config names no usable teacher, weighting or loss; see ``config.py``.
+            AIDError: the config names no usable teacher, weighting or loss; see ``config/keys.py``.
         """
         self.schedule = Schedule(cfg)
         with torch.random.fork_rng([] if self.device.type == "cpu" else [self.device]):

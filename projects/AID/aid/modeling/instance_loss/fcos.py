@@ -10,7 +10,7 @@ from .anchors import AnchorMatches
 from .base import InstanceLosses, Targets, instance_losses, loss_levels
 from .dense import focal_losses
 
-__all__ = []
+__all__ = ["match_points"]
 
 EPSILON = 1e-7  # of fvcore's giou_loss
 
@@ -37,10 +37,11 @@ def fcos_losses(
     truth = Targets.from_instances(targets)
     features = [features[level] for level in detector.head_in_features]
     points = detector.anchor_generator(features)
-    predictions = detector._transpose_dense_predictions(
-        detector.head(features), [detector.num_classes, 4, 1]
+    predictions = detector.head(features)
+    logits, deltas, centerness = (
+        torch.cat(x, dim=1).float()
+        for x in detector._transpose_dense_predictions(predictions, [detector.num_classes, 4, 1])
     )
-    logits, deltas, centerness = (torch.cat(x, dim=1).float() for x in predictions)
     boxes = Boxes.cat(points).tensor.expand_as(deltas)
     # (S, K), (S, 4), (S, 1) and (S, 4), with S = N * R.
     samples = [x.flatten(0, 1) for x in (logits, deltas, centerness, boxes)]
@@ -57,7 +58,7 @@ def fcos_losses(
             ),
         }
 
-    matches = _match_points(detector, points, truth)
+    matches = match_points(detector, points, truth)
     everybody = torch.arange(truth.nobody, device=boxes.device)
     of_points = losses(matches.owner.flatten(), *samples)
     at_best = losses(everybody, *(x[matches.best] for x in samples))
@@ -66,6 +67,7 @@ def fcos_losses(
         parts={k: matches.per_instance(v, at_best[k]) for k, v in of_points.items()},
         background={"cls": matches.background(of_points["cls"])},
         level_share=matches.level_share(),
+        predictions=predictions,
     )
 
 
@@ -95,7 +97,7 @@ def _giou_losses(boxes: Tensor, targets: Tensor) -> Tensor:
     return torch.where(area[1] > 0, losses, torch.inf)
 
 
-def _match_points(detector: FCOS, points: list[Boxes], truth: Targets) -> AnchorMatches:
+def match_points(detector: FCOS, points: list[Boxes], truth: Targets) -> AnchorMatches:
     """Match every point by the detector's own rule; it ignores none.
 
     Args:

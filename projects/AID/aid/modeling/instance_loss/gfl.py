@@ -1,5 +1,7 @@
 """Instance losses of GFL. Shape letters as in base.py; B: bins of a distribution."""
 
+from functools import partial
+
 import torch
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
@@ -8,7 +10,7 @@ from ..gfl import GFL, assign_cells, quality_focal_losses
 from .anchors import losses_per_instance
 from .base import InstanceLosses, Targets, instance_losses, loss_levels
 
-__all__ = []
+__all__ = ["match_cells"]
 
 
 @loss_levels.register
@@ -34,7 +36,8 @@ def gfl_losses(
     truth = Targets.from_instances(targets)
     features = [features[level] for level in detector.head_in_features]
     anchors = detector.anchor_generator(features)
-    logits, distributions = detector.transpose(detector.head(features))  # (N, R, K), (N, R, 4 * B)
+    predictions = detector.head(features)
+    logits, distributions = detector.transpose(predictions)  # (N, R, K), (N, R, 4 * B)
     boxes = Boxes.cat(anchors).tensor.expand(len(logits), -1, 4)
     logits, distributions, boxes = (x.flatten(0, 1) for x in (logits, distributions, boxes))
 
@@ -48,8 +51,19 @@ def gfl_losses(
         has_area = (truth.boxes[:, 2:] > truth.boxes[:, :2]).all(dim=1)[owner]
         return cls, torch.where(has_area, giou + distribution, torch.inf)
 
-    def match(truth_of_image: Boxes) -> tuple[Tensor, Tensor, Tensor]:
-        owner, best = assign_cells(truth_of_image, anchors, detector.topk)
-        return owner, (owner < len(truth_of_image)).long(), best
+    match = partial(match_cells, detector, anchors)
+    found = losses_per_instance(losses, match, anchors, truth, loss_levels(detector))
+    found.predictions = predictions
+    return found
 
-    return losses_per_instance(losses, match, anchors, truth, loss_levels(detector))
+
+def match_cells(detector: GFL, anchors: list[Boxes], boxes: Boxes) -> tuple[Tensor, Tensor, Tensor]:
+    """A :data:`Match` of an image's boxes with cells, by the detector's own rule; none is ignored.
+
+    Args:
+        detector: says how many cells of a level an instance may have.
+        anchors: of each level.
+        boxes: of an image.
+    """
+    owner, best = assign_cells(boxes, anchors, detector.topk)
+    return owner, (owner < len(boxes)).long(), best

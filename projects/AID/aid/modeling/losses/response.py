@@ -184,10 +184,11 @@ def mean_over_images(losses: Tensor, image: Tensor, num_images: int) -> Tensor:
 def _box_losses(ours: Tensor, theirs: Tensor) -> Tensor:
     """1 - GIoU (S,) of boxes (S, 4).
 
-    0 where the teacher's box is not finite; NaN, which ends the run, where the student's alone is
-    not.
+    0 where the teacher's box is not finite or has no area, so that nothing overlaps it, not even an
+    equal one; NaN, which ends the run, where the student's alone is not finite.
     """
     known, ours_known = (x.isfinite().all(dim=1) for x in (theirs, ours))
+    known &= (theirs[:, 2:] > theirs[:, :2]).all(dim=1)
     theirs = torch.where(known[:, None], theirs, 0.0)
     # What is not finite fails giou_loss's own assertions.
     losses = giou_loss(torch.where((known & ours_known)[:, None], ours, theirs), theirs)

@@ -5,15 +5,15 @@ Shape letters: N images, G instances of the batch, L levels of the teacher's los
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.utils import comm
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ...errors import AIDError
+from .means import mean_with, normalized
 from .structures import Evidence, PartWeights, Weights
-from .weight_map import paint_boxes
+from .weight_map import constant_map, paint_boxes
 
-__all__ = ["WEIGHTING_REGISTRY", "Weighting", "build_weighting", "normalized"]
+__all__ = ["WEIGHTING_REGISTRY", "Weighting", "build_weighting"]
 
 WEIGHTING_REGISTRY = Registry("AID_WEIGHTING")
 WEIGHTING_REGISTRY.__doc__ = """
@@ -49,7 +49,7 @@ class Weighting(nn.Module):
         """
         Args:
             granularity, background, normalize: see AID.GRANULARITY, AID.BACKGROUND and
-                AID.NORMALIZE in config.py.
+                AID.NORMALIZE in config/keys.py.
             coefficients: of the parts of the teacher's loss, by name; 1 for a part not named.
 
         Raises:
@@ -131,7 +131,7 @@ class Weighting(nn.Module):
         image = _image_of(boxes)
         if evidence is None:
             ones = torch.ones(len(boxes), device=image.device)
-            maps = {level: _fill(ones, size) for level, (size, _) in levels.items()}
+            maps = {level: constant_map(ones, size) for level, (size, _) in levels.items()}
             return Weights(maps, ones[image])
 
         self.observe(evidence)
@@ -146,7 +146,7 @@ class Weighting(nn.Module):
         if self.granularity == "instance":
             maps = paint_boxes(boxes, instance, rest, levels)
         else:
-            maps = {level: _fill(rest[level], size) for level, (size, _) in levels.items()}
+            maps = {level: constant_map(rest[level], size) for level, (size, _) in levels.items()}
         if self.normalize:
             maps = {k: normalized(x) for k, x in maps.items()}
         if self.granularity != "instance":
@@ -185,7 +185,7 @@ class Weighting(nn.Module):
             instance = self._finite_weight(loss)
             return instance, self._rest(instance, loss.isfinite(), image, background)[:, 0]
         share = torch.ones_like(loss)[:, None]
-        whole = self._finite_weight(_mean_with(background, loss, share, image))[:, 0]
+        whole = self._finite_weight(mean_with(background, loss, share, image))[:, 0]
         return whole[image], whole
 
     def _finite_weight(self, loss: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ class Weighting(nn.Module):
         if self.granularity == "image":
             share = torch.ones_like(share)
             background = background.mean(dim=1, keepdim=True).expand_as(background)
-        return self._finite_weight(_mean_with(background, loss, share, image))
+        return self._finite_weight(mean_with(background, loss, share, image))
 
 
 def build_weighting(cfg: CfgNode) -> Weighting:
@@ -230,45 +230,3 @@ def _image_of(boxes: list[Tensor]) -> Tensor:
     """The image (G,) of each instance."""
     image = torch.cat([torch.full((len(b),), n) for n, b in enumerate(boxes)])
     return image.to(boxes[0].device)
-
-
-def _fill(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Constant maps (N, 1, H, W) of the values (N,)."""
-    return values[:, None, None, None].expand(-1, 1, *size)
-
-
-def _mean_with(rest: Tensor, loss: Tensor, share: Tensor, image: Tensor) -> Tensor:
-    """Mean over the regions of each image: its instances, by ``share``, and the rest as one more.
-
-    Losses that are not finite are left out.
-
-    Args:
-        rest: (N, L), the background's loss.
-        loss, image: (G,).
-        share: (G, L).
-
-    Returns:
-        (N, L), NaN for an image of which no loss is finite.
-    """
-    loss = loss[:, None]
-    share = torch.where(loss.isfinite(), share, 0.0)
-    # As the background's loss and what is above it: the mean of equal losses has no rounding.
-    base = torch.where(rest.isfinite(), rest, 0.0)
-    excess = torch.where(share > 0, share * (loss - base[image]), 0.0)
-    total = torch.zeros_like(base).index_add(0, image, excess)
-    return base + total / rest.isfinite().to(rest.dtype).index_add(0, image, share)
-
-
-def normalized(x: Tensor, by: Tensor | None = None) -> Tensor:
-    """``x`` by its mean over the whole batch, also where that is spread over processes.
-
-    Args:
-        x: of any shape.
-        by: what to take the mean of instead.
-    """
-    by = x if by is None else by
-    total = torch.stack([by.sum(), by.new_tensor(float(by.numel()))])
-    if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(total)
-    # A batch in which nothing is to be believed stays at 0.
-    return x / (total[0] / total[1].clamp(min=1)).clamp(min=1e-6)

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .base import Weighting, normalized
+from .base import Weighting
+from .means import normalized
 from .structures import PartWeights, Weights
 
 __all__ = ["Sharing", "shared"]

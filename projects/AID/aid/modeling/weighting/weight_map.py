@@ -9,7 +9,12 @@ from torch import Tensor
 
 from ..painting import highest, touched_cells
 
-__all__ = ["paint_boxes"]
+__all__ = ["constant_map", "paint_boxes"]
+
+
+def constant_map(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Constant maps (N, 1, H, W) of the values (N,)."""
+    return values[:, None, None, None].expand(-1, 1, *size)
 
 
 def paint_boxes(

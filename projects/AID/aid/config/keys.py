@@ -1,18 +1,24 @@
-"""Config keys of the project, and how its config files are read."""
+"""Every config key of the project: its default, its unit, and where the default comes from."""
 
-import os
-
-import yaml
 from detectron2.config import CfgNode as CN
-from detectron2.config import get_cfg
 
-from .errors import AIDError
-
-__all__ = ["add_aid_config", "load_config"]
+__all__ = ["add_aid_config"]
 
 
 def add_aid_config(cfg: CN) -> None:
     """Add the keys of distillation, with their defaults, to a Detectron2 config (in place)."""
+    _add_teacher(cfg)
+    _add_distillation(cfg)
+    _add_feature_losses(cfg)
+    _add_response_losses(cfg)
+    _add_weighting(cfg)
+    _add_fcos(cfg)
+    _add_gfl(cfg)
+    _add_solver(cfg)
+
+
+def _add_teacher(cfg: CN) -> None:
+    """The teachers."""
     # The teacher. Its config file: an absolute path, a path relative to the config file that names
     # it, or a name in Detectron2's model zoo. Its weights: any path that Detectron2 can read.
     cfg.TEACHER = CN()
@@ -27,6 +33,9 @@ def add_aid_config(cfg: CN) -> None:
     # compared: if a teacher's is larger, there is a warning. 0 for none.
     cfg.TEACHER.COMPARE_BATCHES = 4
 
+
+def _add_distillation(cfg: CN) -> None:
+    """What is imitated, how strongly and when."""
     cfg.DISTILLATION = CN()
     # Names in DISTILLATION_LOSS_REGISTRY; their losses are added up.
     cfg.DISTILLATION.LOSSES = ["AttentionGuidedLoss", "NonLocalLoss"]
@@ -49,6 +58,9 @@ def add_aid_config(cfg: CN) -> None:
     # FGD's and MGD's sums by that number. The other losses are free of either, and do not read it.
     cfg.DISTILLATION.SCALE = "sum"
 
+
+def _add_feature_losses(cfg: CN) -> None:
+    """Losses on features."""
     # Attention-guided distillation (Zhang & Ma, ICLR 2021). Defaults: the two-stage setting in
     # AID's released code; its single-stage one is TEMPERATURE 0.1, 5.6e-4, 2.4e-2, 2.4e-2.
     cfg.DISTILLATION.ATTENTION = CN()
@@ -62,27 +74,6 @@ def add_aid_config(cfg: CN) -> None:
     cfg.DISTILLATION.NON_LOCAL.WEIGHT = 4e-5
     # Max-pooling of keys and values, finest level first; the last entry serves all further levels.
     cfg.DISTILLATION.NON_LOCAL.SUBSAMPLE = [8, 4, 2, 2, 2]
-
-    # ResponseLoss: the teacher's classes as soft targets (Hinton et al., arXiv 1503.02531), and its
-    # boxes. BoxResponseLoss: its classes of the ground-truth boxes, for two-stage detectors alone.
-    cfg.DISTILLATION.RESPONSE = CN()
-    cfg.DISTILLATION.RESPONSE.TEMPERATURE = 1.0
-    # Of BoxResponseLoss.
-    cfg.DISTILLATION.RESPONSE.WEIGHT = 1.0
-    # Of the two terms of ResponseLoss.
-    cfg.DISTILLATION.RESPONSE.CLS_WEIGHT = 1.0
-    cfg.DISTILLATION.RESPONSE.BOX_WEIGHT = 1.0
-    # Two-stage teachers: their best proposals in each image, beside the ground-truth boxes.
-    cfg.DISTILLATION.RESPONSE.NUM_ROIS = 64
-    # Dense teachers: where no instance is, they are imitated if the score of a class is above this.
-    # Default: Detectron2's SCORE_THRESH_TEST, from which on a score can become a detection.
-    cfg.DISTILLATION.RESPONSE.MIN_SCORE = 0.05
-
-    # LocalisationLoss: distributions of box edges. Defaults: LD's code in mmdetection (arXiv
-    # 2102.12252), whose sum over positives is a mean here.
-    cfg.DISTILLATION.LOCALISATION = CN()
-    cfg.DISTILLATION.LOCALISATION.TEMPERATURE = 10.0
-    cfg.DISTILLATION.LOCALISATION.WEIGHT = 0.25
 
     # FGDLoss (Yang et al., CVPR 2022). Defaults: the authors' configs of Faster R-CNN; of RetinaNet
     # 1e-3, 5e-4, 5e-4, 5e-6; of FCOS TEMPERATURE 0.8 and 1.6e-3, 8e-4, 8e-4, 8e-6.
@@ -114,6 +105,34 @@ def add_aid_config(cfg: CN) -> None:
     cfg.DISTILLATION.FITNET = CN()
     cfg.DISTILLATION.FITNET.WEIGHT = 1.0
 
+
+def _add_response_losses(cfg: CN) -> None:
+    """Losses on answers."""
+    # ResponseLoss: the teacher's classes as soft targets (Hinton et al., arXiv 1503.02531), and its
+    # boxes. BoxResponseLoss: its classes of the ground-truth boxes, for two-stage detectors alone.
+    cfg.DISTILLATION.RESPONSE = CN()
+    cfg.DISTILLATION.RESPONSE.TEMPERATURE = 1.0
+    # Of BoxResponseLoss.
+    cfg.DISTILLATION.RESPONSE.WEIGHT = 1.0
+    # Of the two terms of ResponseLoss.
+    cfg.DISTILLATION.RESPONSE.CLS_WEIGHT = 1.0
+    cfg.DISTILLATION.RESPONSE.BOX_WEIGHT = 1.0
+    # Two-stage teachers: their best proposals in each image, beside the ground-truth boxes.
+    cfg.DISTILLATION.RESPONSE.NUM_ROIS = 64
+    # Dense teachers: where no instance is, they are imitated if the score of a class is above this.
+    # Default: Detectron2's SCORE_THRESH_TEST, from which on a score can become a detection. An
+    # FCOS's is class score times centerness.
+    cfg.DISTILLATION.RESPONSE.MIN_SCORE = 0.05
+
+    # LocalisationLoss: distributions of box edges, from GFL to GFL. Defaults: LD's code in
+    # mmdetection (arXiv 2102.12252), whose sum over positives is a mean here.
+    cfg.DISTILLATION.LOCALISATION = CN()
+    cfg.DISTILLATION.LOCALISATION.TEMPERATURE = 10.0
+    cfg.DISTILLATION.LOCALISATION.WEIGHT = 0.25
+
+
+def _add_weighting(cfg: CN) -> None:
+    """How much the teacher is believed, and where."""
     cfg.AID = CN()
     # Name in WEIGHTING_REGISTRY: how the teacher's loss D becomes the weight of imitation.
     cfg.AID.WEIGHTING = "ExponentialWeighting"
@@ -143,6 +162,9 @@ def add_aid_config(cfg: CN) -> None:
     cfg.AID.COEFFICIENTS.RPN_BOX = 1.0
     cfg.AID.COEFFICIENTS.CTR = 1.0  # centerness
 
+
+def _add_fcos(cfg: CN) -> None:
+    """FCOS."""
     # FCOS (arXiv 1904.01355). Defaults: Detectron2's own, which it keeps for LazyConfig.
     cfg.MODEL.FCOS = CN()
     cfg.MODEL.FCOS.NUM_CLASSES = 80
@@ -165,6 +187,9 @@ def add_aid_config(cfg: CN) -> None:
     cfg.MODEL.FCOS.TOPK_CANDIDATES_TEST = 1000
     cfg.MODEL.FCOS.NMS_THRESH_TEST = 0.6
 
+
+def _add_gfl(cfg: CN) -> None:
+    """GFL."""
     # GFL. Where nothing else is said, the authors' settings (arXiv 2006.04388 and its code).
     cfg.MODEL.GFL = CN()
     cfg.MODEL.GFL.NUM_CLASSES = 80  # COCO's
@@ -190,94 +215,12 @@ def add_aid_config(cfg: CN) -> None:
     cfg.MODEL.GFL.TOPK_CANDIDATES_TEST = 1000
     cfg.MODEL.GFL.NMS_THRESH_TEST = 0.6
 
+
+def _add_solver(cfg: CN) -> None:
+    """The solver: what Detectron2 has no keys for."""
     # "SGD" as in Detectron2, or "AdamW", with which small nets learn from scratch in a few hundred
     # iterations. The other SOLVER keys apply to both.
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Micro-batches of an iteration, whose gradients are averaged: IMS_PER_BATCH images are divided
     # by it and by the number of processes, and take as much less memory.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
-
-
-# Keys that hold paths of teachers' config files.
-TEACHER_CONFIG_KEYS = ("CONFIG_FILE", "MORE_CONFIG_FILES")
-
-
-class _Reader(CN):
-    """Reads a file and its bases; a teacher's relative path belongs to the one that names it."""
-
-    @classmethod
-    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict:
-        try:
-            loaded = super().load_yaml_with_base(filename, allow_unsafe)  # calls this for bases
-        except (AttributeError, TypeError):
-            loaded = None
-        if not isinstance(loaded, dict):
-            raise ValueError(f"{filename} is no mapping of keys, or its _BASE_ is no path")
-        teacher = loaded.get("TEACHER")
-        for key in TEACHER_CONFIG_KEYS:
-            if isinstance(teacher, dict) and key in teacher:
-                # As the merge decodes it: "('a.yaml',)" is a tuple to YACS.
-                teacher[key] = _all_beside(filename, cls._decode_cfg_value(teacher[key]))
-        return loaded
-
-
-def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = False) -> CN:
-    """Read a config file with the project's keys.
-
-    The YAML is read without object construction, unless told otherwise: a config is data.
-    TEACHER.CONFIG_FILE and MORE_CONFIG_FILES, where they are paths relative to the file that names
-    them, become absolute, so that the result can be dumped anywhere.
-
-    Args:
-        config_file: path of the YAML file.
-        opts: ``KEY VALUE`` pairs that override the file, as on the command line.
-        allow_unsafe: let YAML tags construct objects; for files that come with Detectron2 only.
-
-    Raises:
-        AIDError: the file is missing or malformed, or a key or value does not fit.
-    """
-    cfg = get_cfg()
-    add_aid_config(cfg)
-    if not os.path.isfile(config_file):
-        raise AIDError(f"config file {config_file} does not exist: check --config-file")
-    try:
-        read = _Reader.load_yaml_with_base(config_file, allow_unsafe=allow_unsafe)
-        cfg.merge_from_file(config_file, allow_unsafe=allow_unsafe)
-    except yaml.YAMLError as error:
-        raise AIDError(
-            f"{config_file}: not plain YAML: {_one_line(error)}; object tags are refused"
-        ) from error
-    except (AssertionError, KeyError, TypeError, ValueError, OSError) as error:
-        raise AIDError(f"{config_file}: {_one_line(error)}") from error
-    except RecursionError as error:
-        raise AIDError(f"{config_file}: its _BASE_ leads back to itself") from error
-    for key, found in read.get("TEACHER", {}).items():
-        if key in TEACHER_CONFIG_KEYS:
-            cfg.TEACHER[key] = found
-    try:
-        cfg.merge_from_list(list(opts))
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise AIDError(f"command line options: {_one_line(error)}") from error
-    for key in TEACHER_CONFIG_KEYS:
-        cfg.TEACHER[key] = _all_beside(config_file, cfg.TEACHER[key])
-    return cfg
-
-
-def _all_beside(config_file: str, paths: object) -> object:
-    """:func:`_beside` of a path, or of each in a list; anything else as it is."""
-    if isinstance(paths, list | tuple):
-        return [_all_beside(config_file, path) for path in paths]
-    return _beside(config_file, paths) if isinstance(paths, str) else paths
-
-
-def _beside(config_file: str, path: str) -> str:
-    """``path``, made absolute if it is a file relative to the folder of ``config_file``."""
-    found = os.path.join(os.path.dirname(os.path.abspath(config_file)), path)
-    return os.path.normpath(found) if path and os.path.isfile(found) else path
-
-
-def _one_line(error: Exception) -> str:
-    said = " ".join(str(error).split()).strip("'\"")
-    if "<class 'float'> vs. <class 'int'>" in said:
-        said += "; write a whole number as 1.0"
-    return said
