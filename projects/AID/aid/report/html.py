@@ -128,9 +128,9 @@ def _inline(text: str) -> str:
 
 
 def _write_table(table: Table) -> str:
-    columns = zip(table.header, zip(*table.rows, strict=True), strict=True)
     header = "".join(
-        f'<th scope="col"{_number_class(cells)}>{escape(name)}</th>' for name, cells in columns
+        f'<th scope="col"{_number_class(row[i] for row in table.rows)}>{escape(name)}</th>'
+        for i, name in enumerate(table.header)
     )
     rows = "\n".join(
         f'<tr><th scope="row">{escape(first.text)}</th>{"".join(map(_write_cell, rest))}</tr>'
