@@ -6,10 +6,19 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 
 __all__ = ["Browser", "find_chromium"]
 
+# Starts a program that reads file descriptor 3 and writes 4, by the numbers of ours.
+LAUNCHER = """
+import fcntl, os, sys
+ours = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for number, wanted in zip(ours, (3, 4)):
+    os.dup2(number, wanted)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 # Of one answer.
 SECONDS = 60
 OPTIONS = (
@@ -47,10 +56,9 @@ class Browser:
         self.events, self._number, self._session, self._rest = [], 0, None, b""
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
-        # The browser reads its file descriptor 3 and writes 4.
-        command = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", chromium]
+        launch = [sys.executable, "-c", LAUNCHER, str(theirs_in), str(theirs_out), chromium]
         self._process = subprocess.Popen(
-            [*command, *OPTIONS, f"--user-data-dir={profile}", "about:blank"],
+            [*launch, *OPTIONS, f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(theirs_in, theirs_out),
             stderr=subprocess.DEVNULL,
         )
