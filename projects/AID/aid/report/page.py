@@ -80,7 +80,6 @@ def write_report(
         try:
             judged, groups = list(_judge(adaptive, shown)), _judge_groups(adaptive, num_train)
         except AIDError as error:
-            judged = None
             missing.append(f"What the teacher of {adaptive.name} makes of the labels: {error}.")
     if groups:
         save(draw_groups(groups), os.path.join(output, "instances.png"))
