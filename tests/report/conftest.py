@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aid.report.html import FULL_COLOR_PIXELS, to_html
+from aid.report.html import to_html
 from aid.report.parts import Cell, Heading, Picture, Table, Text, number
 
 HOSTILE = '<img src="http://example.org/x.png" onerror="document.title = 1">'
 
 
 @pytest.fixture
-def parts(tmp_path):
+def parts(tmp_path, monkeypatch):
     """Tables and two pictures, in ``tmp_path``; texts that want to be code."""
+    monkeypatch.setattr("aid.report.html.FULL_COLOR_PIXELS", 900 * 60)
     generator = np.random.default_rng(0)
-    side = int(FULL_COLOR_PIXELS**0.5) + 8
-    for name, shape in (("small.png", (60, 900, 3)), ("large.png", (side, side, 3))):
+    for name, shape in (("small.png", (60, 900, 3)), ("large.png", (60, 1000, 3))):
         pixels = generator.integers(0, 255, shape, dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / name)
     values = [("b", 9.5), ("c", 10.25), ("a", float("nan")), (HOSTILE, -1.0)]
