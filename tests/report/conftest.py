@@ -19,9 +19,9 @@ def parts(tmp_path, monkeypatch):
         pixels = generator.integers(0, 255, shape, dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / name)
     values = [("b", 9.5), ("c", 10.25), ("a", float("nan")), (HOSTILE, -1.0)]
-    rows = [[Cell(name), Cell(name[::-1]), number(x), number(x, "{:.2f} M")] for name, x in values]
+    rows = [[Cell(name), Cell(name), number(x), number(x, "{:.2f} M")] for name, x in values]
     return [
-        Table(f"results {HOSTILE}", ["run", "role", "AP", "parameters"], rows),
+        Table(f"results {HOSTILE}", ["run", HOSTILE, "AP", "parameters"], rows),
         Text(f"An introduction with `code` & {HOSTILE}"),
         Heading("Pictures"),
         Picture("small.png", f"noise {HOSTILE}", "How to read it: `not`."),
