@@ -46,7 +46,7 @@ $(INSTALLED): requirements.txt setup.py tools/install_detectron2.py
 demo: reuse $(RUNS)/report/report.md  ## a teacher, a student without and with it, and a report
 	@cat $(RUNS)/report/report.md
 	@echo
-	@echo "Report with pictures: $(RUNS)/report/report.md"
+	@echo "Report with pictures: $(RUNS)/report/report.html"
 
 reuse: $(SCENES)/training/scenes.json $(OLD_SCENES)/training/scenes.json
 	@for run in $(TEACHER) $(STUDENTS); do \

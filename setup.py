@@ -19,6 +19,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": "projects/AID"},
     packages=find_packages("projects/AID"),
+    package_data={"aid.report": ["page.css", "page.js"]},
     python_requires=">=3.11",
     # Detectron2 is not on the registry under its own name: tools/install_detectron2.py.
     install_requires=[

@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from aid.data.kitti import register_kitti
 from aid.errors import AIDError
-from aid.report import load_run, write_report
+from aid.report import load_run, load_runs, write_report
 from aid.report.runs import roles
 
 TEACHER, PLAIN, STUDENT = "faster_rcnn_R34_FPN", "faster_rcnn_R18_FPN", "faster_rcnn_R18_from_R34"
@@ -210,8 +210,16 @@ def report(runs, workplace, monkeypatch, tmp_path):
     loaded = [load_run(runs[0][name]) for name in (TEACHER, PLAIN, STUDENT)]
     for run in loaded:
         run.cfg.DATASETS.TRAIN, run.cfg.DATASETS.TEST = (names["train"],), (names["val"],)
-    write_report(loaded, str(tmp_path / "report"), num_images=2, num_train=8, threshold=0.1)
+    moved = []
+    for run in loaded[:2]:  # the third run's detections are gone
+        found = os.path.join(run.folder, "inference", "kitti_results")
+        moved.append(os.path.join(found, names["val"]))
+        shutil.copytree(os.path.join(found, "synthetic_kitti_val"), moved[-1])
+    lines = ["Left out: output/foo is no run."]
+    write_report(loaded, str(tmp_path / "report"), 2, num_train=8, threshold=0.1, missing=lines)
     yield loaded, tmp_path / "report"
+    for folder in moved:
+        shutil.rmtree(folder)
     for name in names.values():
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -239,8 +247,25 @@ def test_the_report_says_what_was_measured(report):
     objects = loaded[0].metrics[-1]["kitti/objects-Car-easy"]
     assert f"Car-easy: {objects:.0f}" in official and STUDENT in official
     pictures = {x.split(")")[0] for x in text.split("](")[1:]}
-    assert pictures == {"curves.png", "detections.png", "instances.png"}
+    names = ("curves", "precision_recall", "detections", "instances")
+    assert pictures == {f"{name}.png" for name in names}
     assert all((folder / name).stat().st_size > 10_000 for name in pictures)
+    html = (folder / "report.html").read_text()
+    assert html.count('src="data:image/png;base64,') == 4 and "KITTI&#x27;s official" in html
+    for page in (text, html):
+        said = page.split("What is missing")[-1]
+        assert "Left out: output/foo is no run." in said
+        assert f"Precision over recall of {STUDENT}: folder " in said
+
+
+def test_a_teacher_that_is_gone_leaves_the_rest_of_the_report(report):
+    loaded, folder = report
+    loaded[2].cfg.TEACHER.WEIGHTS = "gone.pth"
+    (folder / "instances.png").unlink()
+    write_report(loaded, str(folder), num_images=1, num_train=1, threshold=0.1)
+    text = (folder / "report.md").read_text()
+    assert f"What the teacher of {STUDENT} makes of the labels: " in text and "gone.pth" in text
+    assert "](instances.png)" not in text and "](detections.png)" in text
 
 
 def test_a_report_that_cannot_be_made(runs, tmp_path):
@@ -284,3 +309,20 @@ def test_a_folder_that_is_no_finished_run(runs, tmp_path):
     (tmp_path / "metrics.json").write_text("{\n")
     with pytest.raises(AIDError, match="is not one JSON object a line"):
         load_run(str(tmp_path))
+
+
+def test_folders_that_cannot_be_compared_are_left_out_with_a_line(runs, tmp_path):
+    first = runs[0][PLAIN]
+    bare, other = tmp_path / "bare", tmp_path / "other"
+    bare.mkdir()
+    shutil.copytree(first, other)
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("synthetic_kitti_val", "kitti_val"))
+    found, lines = load_runs([str(bare), first, str(other)])
+    assert [run.folder for run in found] == [first]
+    assert len(lines) == 2 and "bare/config.yaml does not exist" in lines[0]
+    assert "other was tested on kitti_val" in lines[1] and "on synthetic_kitti_val" in lines[1]
+    with pytest.raises(AIDError, match="bare/config.yaml does not exist"):
+        load_runs([str(bare)])
+    with pytest.raises(AIDError, match="folder .*nowhere does not exist"):
+        load_runs([first, str(tmp_path / "nowhere")])

@@ -1,22 +1,24 @@
 #!/usr/bin/env python3
-"""Compare finished runs: a table, training curves, detections, the teacher's view of the labels.
+"""Compare finished runs: tables, curves, detections, the teacher's view of the labels.
 
     python tools/report.py output/quickstart/faster_rcnn_R34_FPN \
         output/quickstart/faster_rcnn_R18_FPN output/quickstart/faster_rcnn_R18_from_R34 \
         --output output/quickstart/report
 
 Any output folders of train_net.py will do, in the order of the table's rows. Which run is whose
-teacher, and how a student was distilled, is read from their configs. Writes report.md with its
-pictures, and report.json.
+teacher, and how a student was distilled, is read from their configs. Writes report.html, one file
+that holds everything and needs no network, the same as report.md with its pictures beside it, and
+the numbers as report.json. What cannot be compared is named there, and left out.
 """
 
 import argparse
 import os
+import sys
 
 import aid  # noqa: F401  (registers models and datasets)
 from aid.data import register_from_file
 from aid.errors import AIDError, main_with_clear_errors
-from aid.report import load_run, write_report
+from aid.report import load_runs, write_report
 
 
 @main_with_clear_errors
@@ -47,9 +49,11 @@ def main(argv: list[str] | None = None) -> None:
         raise AIDError("--images and --train-images must be at least 1")
     if args.register:
         register_from_file(args.register)
-    runs = [load_run(folder) for folder in args.runs]
-    write_report(runs, args.output, args.images, args.train_images, args.threshold)
-    print(f"Report: {os.path.join(args.output, 'report.md')}")
+    runs, left_out = load_runs(args.runs)
+    for line in left_out:
+        print(f"warning: {line}", file=sys.stderr)
+    write_report(runs, args.output, args.images, args.train_images, args.threshold, left_out)
+    print(f"Report: {os.path.join(args.output, 'report.html')}, and the same as report.md")
 
 
 if __name__ == "__main__":

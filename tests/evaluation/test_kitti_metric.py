@@ -55,7 +55,9 @@ def test_perfect_detections(num_objects, r40, r11):
 
 def test_half_of_the_detections_are_wrong():
     images = [([truth()], [found(score=0.5), found(x=200, score=0.6)]) for _ in range(80)]
-    assert moderate(images).r40 == pytest.approx(50)
+    ap = moderate(images)
+    assert ap.r40 == pytest.approx(50)
+    assert ap.precision == pytest.approx(41 * [0.5])
 
 
 def test_nothing_at_all():

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.utils.data import DataLoader
@@ -26,6 +27,7 @@ from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection
 from .hooks import CollectFigures, CompareTeacher, DropPictures, SeedStep
 from .optimizer import build_optimizer, pass_over
+from .tensorboard import GroupingTensorboardWriter
 
 __all__ = ["AIDTrainer"]
 
@@ -77,6 +79,10 @@ class AIDTrainer(DefaultTrainer):
         if isinstance(student, DistillationMixin):
             hooks.append(CompareTeacher(student, self.cfg.TEACHER.COMPARE_BATCHES))
         return hooks
+
+    def build_writers(self) -> list:
+        writers = [x for x in super().build_writers() if not isinstance(x, TensorboardXWriter)]
+        return [*writers, GroupingTensorboardWriter(self.cfg.OUTPUT_DIR)]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As :class:`DefaultTrainer`; a resumed run also goes on where the data stopped.

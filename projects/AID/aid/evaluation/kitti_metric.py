@@ -31,15 +31,23 @@ class AveragePrecision:
     """AP of one class at one difficulty.
 
     Attributes:
-        r40: percent, mean precision at the recall positions 1/40, 2/40, ..., 1 (since 2019).
-        r11: percent, at 0, 0.1, ..., 1 (older papers).
+        precision: at the recall positions 0, 1/40, ..., 1, each the best at that recall or above.
         num_valid: ground-truth objects that count. With fewer than 41 there are fewer thresholds
             than recall positions, so that even a perfect detector stays below 100.
     """
 
-    r40: float
-    r11: float
+    precision: tuple[float, ...]
     num_valid: int
+
+    @property
+    def r40(self) -> float:
+        """Percent, mean precision at the recall positions 1/40, 2/40, ..., 1 (since 2019)."""
+        return 100 * float(np.mean(self.precision[1:]))
+
+    @property
+    def r11(self) -> float:
+        """Percent, at 0, 0.1, ..., 1 (older papers)."""
+        return 100 * float(np.mean(self.precision[::4]))
 
 
 def kitti_average_precision(
@@ -141,9 +149,7 @@ def _evaluate(table: _Table, name: str, difficulty: str) -> AveragePrecision:
     precision = np.zeros(NUM_POSITIONS)
     precision[: len(thresholds)] = np.divide(tp, found, out=np.zeros(len(tp)), where=found > 0)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
-    return AveragePrecision(
-        100 * float(precision[1:].mean()), 100 * float(precision[::4].mean()), num_valid
-    )
+    return AveragePrecision(tuple(precision.tolist()), num_valid)
 
 
 def _group(

@@ -1,5 +1,7 @@
 """The report's pictures."""
 
+from collections.abc import Callable
+
 import matplotlib.pyplot as plt
 import numpy as np
 from detectron2.structures import Instances
@@ -7,14 +9,24 @@ from matplotlib.figure import Figure
 
 from ..visualization import draw_boxes, draw_weights, enlarge
 from .instances import Judged
+from .precision_recall import Curve
 from .runs import Run
 
-__all__ = ["draw_curves", "draw_groups", "draw_sheet", "save"]
+__all__ = [
+    "MAX_CLASSES",
+    "draw_curves",
+    "draw_groups",
+    "draw_precision_recall",
+    "draw_sheet",
+    "save",
+]
 
 plt.switch_backend("Agg")  # no display is needed
 
 # Okabe and Ito's colours, told apart by all eyes.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+# Whose precision over recall is drawn.
+MAX_CLASSES = 16
 CLASS_COLORS = ((255, 214, 10), (255, 90, 95), (64, 224, 255), (170, 120, 255), (120, 230, 90))
 
 
@@ -25,30 +37,71 @@ def save(figure: Figure, path: str) -> None:
 
 
 def draw_curves(runs: list[Run], labels: list[str]) -> Figure:
-    """Task loss, distillation loss, and weights of the instances, over the iterations."""
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
+    """Task loss, distillation loss, weights of the instances and AP, over the iterations."""
+    figure, axes = plt.subplots(2, 2, figsize=(13, 8), layout="constrained")
     panels = (
-        (axes[0], "task loss", lambda key: key.startswith("loss_") and "distill" not in key),
-        (axes[1], "distillation loss", lambda key: key.startswith("loss_distill")),
-        (axes[2], "mean weight of the instances", lambda key: key == "aid/weight_mean"),
+        ("task loss", _sums(lambda key: key.startswith("loss_") and "distill" not in key)),
+        ("distillation loss", _sums(lambda key: key.startswith("loss_distill"))),
+        ("mean weight of the instances", _sums(lambda key: key == "aid/weight_mean")),
+        ("AP on the test set, in percent", lambda run: run.history("bbox", "AP")),
     )
-    for axis, title, wanted in panels:
+    for axis, (title, points_of) in zip(axes.flat, panels, strict=True):
         for run, label, color in zip(runs, labels, _cycle(COLORS, len(runs)), strict=True):
-            points = [
-                (line["iteration"], sum(v for k, v in line.items() if wanted(k)))
-                for line in run.metrics
-                if any(wanted(key) for key in line)
-            ]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=label, color=color)
+            if points := points_of(run):
+                marker = "o" if len(points) < 10 else ""
+                axis.plot(*zip(*points, strict=True), label=label, color=color, marker=marker)
         axis.set(title=title, xlabel="iteration")
         axis.set_ylim(bottom=0)
+        axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(frameon=False, fontsize=9)
         else:
             axis.text(0.5, 0.5, "no run has it", ha="center", transform=axis.transAxes)
-    axes[2].set_ylim(0, 1)
+    axes[1, 0].set_ylim(0, 1)
+    return figure
+
+
+def _sums(wanted: Callable[[str], bool]) -> Callable[[Run], list[tuple[int, float]]]:
+    """A function (run) -> [(iteration, sum of the wanted values)]."""
+    return lambda run: [
+        (line["iteration"], sum(value for key, value in line.items() if wanted(key)))
+        for line in run.metrics
+        if any(wanted(key) for key in line)
+    ]
+
+
+def draw_precision_recall(curves: list[dict[str, dict[str, Curve]]], labels: list[str]) -> Figure:
+    """Precision over recall: one row a class, one column a criterion.
+
+    Args:
+        curves: for each run {class: {criterion: curve}}; empty for a run that has none.
+        labels: of the runs.
+    """
+    classes = list(dict.fromkeys(name for found in curves for name in found))[:MAX_CLASSES]
+    criteria = list(dict.fromkeys(c for found in curves for x in found.values() for c in x))
+    size = (4 * len(criteria) + 1, 2.7 * len(classes) + 1)
+    figure, axes = plt.subplots(
+        len(classes), len(criteria), figsize=size, squeeze=False, layout="constrained"
+    )
+    handles = []
+    for found, label, color in zip(curves, labels, _cycle(COLORS, len(curves)), strict=True):
+        if found:
+            handles.append(plt.Line2D([], [], color=color, lw=3, label=label.replace("\n", " ")))
+        for row, name in enumerate(classes):
+            for column, curve in enumerate(found.get(name, {}).values()):
+                axes[row, column].plot(
+                    curve.recall, curve.precision, color=color, label=f"{curve.ap:.1f}"
+                )
+    for row, name in enumerate(classes):
+        for column, criterion in enumerate(criteria):
+            axis = axes[row, column]
+            axis.set(title=f"{name}, {criterion}", xlabel="recall", ylabel="precision")
+            axis.set(xlim=(0, 1), ylim=(0, 1.02))
+            axis.grid(alpha=0.3)
+            if axis.lines:
+                axis.legend(title="AP", frameon=False, fontsize=8, title_fontsize=8)
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -20,7 +20,7 @@ from ..errors import AIDError
 from ..modeling.meta_arch import DistillationMixin
 from ..modeling.weighting import build_weighting
 
-__all__ = ["Run", "load_run", "roles"]
+__all__ = ["Run", "load_run", "load_runs", "roles"]
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,18 @@ class Run:
 
     def metrics_at_end(self, task: str) -> dict[str, float]:
         """What the last evaluation found on the test set for "bbox", "segm" or "kitti", by name."""
-        several = len(self.cfg.DATASETS.TEST) > 1
-        prefix = f"{self.test_set}/{task}/" if several else f"{task}/"
+        prefix = self._prefix(task)
         lines = (x for x in reversed(self.metrics) if any(k.startswith(prefix) for k in x))
         last = next(lines, {})
         return {k.removeprefix(prefix): v for k, v in last.items() if k.startswith(prefix)}
+
+    def history(self, task: str, name: str) -> list[tuple[int, float]]:
+        """[(iteration, value)] of a metric on the test set, of every evaluation."""
+        key = self._prefix(task) + name
+        return [(line["iteration"], line[key]) for line in self.metrics if key in line]
+
+    def _prefix(self, task: str) -> str:
+        return f"{self.test_set}/{task}/" if len(self.cfg.DATASETS.TEST) > 1 else f"{task}/"
 
     @cached_property
     def results(self) -> dict[str, float]:
@@ -149,6 +156,37 @@ def load_run(folder: str) -> Run:
             f"{paths[0]} --resume, which evaluates a finished run"
         )
     return run
+
+
+def load_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
+    """Read output folders, as far as they can be compared with the first that can be read.
+
+    Returns:
+        The runs, and for each of the other folders a line that says why it is left out.
+
+    Raises:
+        AIDError: a folder does not exist, or no folder holds a finished run.
+    """
+    runs, left_out, first_error = [], [], None
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise AIDError(f"folder {folder} does not exist: name output folders of train_net.py")
+        try:
+            run = load_run(folder)
+        except AIDError as error:
+            first_error = first_error or error
+            left_out.append(f"Left out: {error}.")
+            continue
+        if runs and run.test_set != runs[0].test_set:
+            left_out.append(
+                f"Left out: {folder} was tested on {run.test_set}, {runs[0].folder} on "
+                f"{runs[0].test_set}: results on different datasets are not comparable."
+            )
+        else:
+            runs.append(run)
+    if not runs:
+        raise first_error
+    return runs, left_out
 
 
 def _by_iteration(lines: Iterable[dict], max_iter: int) -> list[dict]:

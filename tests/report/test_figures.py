@@ -1,0 +1,59 @@
+"""What is drawn: which curves, in which panel."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from aid.config import load_config
+from aid.report.figures import MAX_CLASSES, draw_curves, draw_precision_recall
+from aid.report.precision_recall import Curve
+from aid.report.runs import Run
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def curve(ap: float) -> Curve:
+    return Curve(np.linspace(0, 1, 5), np.full(5, ap / 100), ap)
+
+
+def test_every_panel_shows_a_class_by_a_criterion_and_every_run_that_has_it():
+    both = {"easy": curve(40), "hard": curve(20)}
+    curves = [{"Car": both, "Cyclist": both}, {}, {"Car": {"easy": curve(50), "hard": curve(10)}}]
+    figure = draw_precision_recall(curves, ["first\n(plain)", "none", "third"])
+    axes = {axis.get_title(): axis for axis in figure.axes}
+    assert list(axes) == ["Car, easy", "Car, hard", "Cyclist, easy", "Cyclist, hard"]
+    found = {name: [x.get_label() for x in axis.lines] for name, axis in axes.items()}
+    assert found["Car, easy"] == ["40.0", "50.0"] and found["Cyclist, hard"] == ["20.0"]
+    assert axes["Car, hard"].lines[1].get_ydata().tolist() == 5 * [0.1]
+    (legend,) = figure.legends
+    assert [x.get_text() for x in legend.get_texts()] == ["first (plain)", "third"]
+    colors = [x.get_color() for x in legend.get_lines()]
+    assert colors == [x.get_color() for x in axes["Car, easy"].lines]
+
+
+def test_of_many_classes_the_first_are_drawn():
+    curves = [{f"class {i}": {"IoU 0.50": curve(i)} for i in range(MAX_CLASSES + 4)}]
+    figure = draw_precision_recall(curves, ["run"])
+    assert [x.get_title() for x in figure.axes] == [
+        f"class {i}, IoU 0.50" for i in range(MAX_CLASSES)
+    ]
+
+
+def test_curves_of_training_are_sums_of_losses_and_the_ap_of_every_evaluation(tiny_config):
+    metrics = [
+        {"iteration": 19, "loss_cls": 1.0, "loss_box_reg": 0.5, "loss_distill_x": 3.0, "lr": 9},
+        {"iteration": 20, "val/bbox/AP": 10.0, "train/bbox/AP": 99.0},
+        {"iteration": 39, "loss_cls": 0.5, "loss_box_reg": 0.25, "loss_distill_x": 2.0},
+        {"iteration": 40, "val/bbox/AP": 12.0, "train/bbox/AP": 99.0},
+    ]
+    cfg = load_config(tiny_config("faster_rcnn", ["DATASETS.TEST", ("val", "train")]))
+    figure = draw_curves([Run("folder", cfg, metrics)], ["run"])
+    found = {x.get_title(): x.lines and x.lines[0].get_xydata().tolist() for x in figure.axes}
+    assert found["task loss"] == [[19, 1.5], [39, 0.75]]
+    assert found["distillation loss"] == [[19, 3], [39, 2]]
+    assert found["AP on the test set, in percent"] == [[20, 10], [40, 12]]
+    assert not found["mean weight of the instances"]

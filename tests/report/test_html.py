@@ -1,0 +1,134 @@
+"""The page by itself: what it refers to, what it holds, who can read it."""
+
+import base64
+import hashlib
+import io
+import math
+import re
+from html.parser import HTMLParser
+from importlib.resources import files
+
+import pytest
+from PIL import Image
+
+from aid.report.markdown import to_markdown
+
+# Elements without an end tag.
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Elements of a page as (name, attributes), after a check that they are closed in order."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements, self.texts, self._open = [], {}, []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open:
+            self.texts.setdefault(self._open[-1], []).append(data)
+
+    def all(self, *names: str) -> list[dict]:
+        return [attributes for name, attributes in self.elements if name in names]
+
+
+@pytest.fixture
+def page(html):
+    return Page(html)
+
+
+def test_it_refers_to_nothing_outside_of_itself(page, html):
+    for name, attributes in page.elements:
+        assert not any(x.startswith("on") or x in ("style", "srcset") for x in attributes), name
+        assert attributes.get("src", "data:").startswith("data:")
+        assert attributes.get("href", "#").startswith("#")
+    assert not page.all("link", "iframe", "object", "form", "base")
+    assert "url(" not in html and "@import" not in html
+
+
+def test_its_policy_allows_its_own_script_and_style_and_nothing_else(page):
+    (policy,) = (x["content"] for x in page.all("meta") if "http-equiv" in x)
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'" and rules["img-src"] == "data:"
+    for name in ("style", "script"):
+        (content,) = page.texts[name]
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert rules[f"{name}-src"] == f"'sha256-{digest}'"
+
+
+def test_every_entry_of_the_contents_leads_to_its_section(page):
+    targets = [x["href"].removeprefix("#") for x in page.all("a")]
+    assert targets == [x["id"] for x in page.all("h2")] and len(targets) == 2
+    assert [x["aria-labelledby"] for x in page.all("section")] == targets
+    assert page.texts["a"] == page.texts["h2"]
+
+
+def test_what_comes_from_names_stays_text(page):
+    assert len(page.all("img")) == 2 and len(page.all("script")) == 1
+    shown = "".join(x for texts in page.texts.values() for x in texts)
+    # Title twice, header, caption, row and cell of a table, text, heading and its entry.
+    assert shown.count('onerror="document.title = 1"') == 9
+    assert page.texts["code"] == ["code", "not"]
+
+
+def test_pictures_are_inside_and_described(page, tmp_path):
+    decoded = []
+    for image in page.all("img"):
+        kind, content = image["src"].split(",")
+        assert kind == "data:image/png;base64" and image["alt"]
+        decoded.append(Image.open(io.BytesIO(base64.b64decode(content, validate=True))))
+        decoded[-1].load()
+    small, large = decoded
+    assert small.size == (900, 60) and small.mode == "RGB"
+    with Image.open(tmp_path / "small.png") as original:
+        assert small.tobytes() == original.tobytes()
+    with Image.open(tmp_path / "large.png") as original:
+        assert large.size == original.size and large.mode == "P"
+
+
+def test_cells_are_sorted_by_their_numbers(page):
+    values = [float(x["data-value"]) for x in page.all("td") if "data-value" in x]
+    assert values == [9.5, 9.5, 10.25, 10.25, -1, -1] and all(map(math.isfinite, values))
+    assert page.texts["caption"][-1] == "empty"
+    assert {x["scope"] for x in page.all("th")} == {"col", "row"}
+    assert len(page.all("caption")) == len(page.all("table")) == 2
+
+
+def test_markdown_says_the_same(parts):
+    text = to_markdown("title", parts)
+    assert text.startswith("# title\n\n| run")
+    assert "\n\n## Pictures\n\n![noise" in text and "](small.png)" in text
+    assert "| b" in text and "9.50 M" in text and "`code`" in text
+
+
+@pytest.mark.parametrize("scheme", [0, 1, 2], ids=["light", "dark", "print"])
+def test_text_stands_out_from_its_ground(scheme):
+    """Contrasts of WCAG 2.1, level AA; the print's colours are those that it sets."""
+    style = files("aid.report").joinpath("page.css").read_text()
+    block = re.findall(r":root \{([^}]*)\}", style)[scheme]
+    colors = dict(re.findall(r"--(\w+): (#\w{6})", block))
+    for ground in ("page", "stripe"):
+        for text, least in (("text", 7), ("muted", 4.5), ("link", 4.5)):
+            assert contrast(colors[text], colors[ground]) >= least, (text, ground)
+
+
+def contrast(a: str, b: str) -> float:
+    dark, light = sorted(map(luminance, (a, b)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(color: str) -> float:
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+    return sum(k * x for k, x in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
