@@ -1,0 +1,199 @@
+"""One page for an image: what its student is taught there, teacher by teacher."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import LogNorm, Normalize
+from torch import Tensor
+
+from .canvas import MARGIN, Canvas, enlarged, overlay
+from .collect import Seen
+from .labels import Label, draw_labels
+from .words import name_of_part
+
+__all__ = ["Picture", "draw_page"]
+
+WEIGHTS, MAPS = "viridis", "cividis"
+GAP, ROW_LABEL = 0.12, 0.75
+CELL_WIDTH, CELL_HEIGHT = 3.2, 2.6
+TRUTH_HEIGHT = 7.0
+TITLE, HEAD, FOOT = 0.75, 0.85, 0.85
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a page shows.
+
+    Attributes:
+        title: of the page.
+        image: (H, W, 3), RGB, uint8.
+        boxes: (G, 4), XYXY in its pixels.
+        classes: names of the G instances.
+        teachers: a line about each teacher.
+        granularity: see AID.GRANULARITY.
+        before: what each teacher and the student see before training.
+        after: likewise with a trained student; None without one.
+        notes: what is left out and why.
+    """
+
+    title: str
+    image: np.ndarray
+    boxes: Tensor
+    classes: list[str]
+    teachers: list[str]
+    granularity: str
+    before: list[Seen]
+    after: list[Seen] | None
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    maps: dict[str, Tensor]
+    kind: str
+
+
+def draw_page(picture: Picture) -> Canvas:
+    """The page: for each teacher the labelled ground truth, then a row for each level."""
+    judging = picture.after or picture.before
+    after = picture.after or [None] * len(judging)
+    sets = [_columns(*both) for both in zip(picture.before, after, strict=True)]
+    norms = _norms(sets)
+    ratio = picture.image.shape[0] / picture.image.shape[1]
+    count = max(len(columns) for columns in sets)
+    cell = min(CELL_WIDTH, CELL_HEIGHT / ratio), min(CELL_WIDTH * ratio, CELL_HEIGHT)
+    body = max(count * (cell[0] + GAP) - GAP, 12.0)
+    cell = (body + GAP) / count - GAP, ((body + GAP) / count - GAP) * ratio
+    if cell[1] > CELL_HEIGHT:
+        cell = CELL_HEIGHT / ratio, CELL_HEIGHT
+    truth = min(body, TRUTH_HEIGHT / ratio)
+    rows = [len(seen.strides) for seen in judging]
+    set_height = HEAD + truth * ratio + 0.45 + FOOT
+    notes = 0.24 * len(picture.notes)
+    height = TITLE + sum(set_height + n * (cell[1] + GAP) for n in rows) + notes + MARGIN
+    canvas = Canvas(2 * MARGIN + ROW_LABEL + body, height)
+    canvas.text(MARGIN, 0.2, picture.title, 16, weight="bold")
+    x, y = MARGIN + ROW_LABEL, TITLE
+    for line, seen, columns in zip(picture.teachers, judging, sets, strict=True):
+        canvas.text(x, y, line, 13, weight="bold")
+        canvas.text(x, y + 0.3, _explanation(seen, picture.granularity), 10.5)
+        y += HEAD
+        _draw_truth(canvas, picture, seen, norms["weight"], (x, y, truth, truth * ratio))
+        y += truth * ratio + 0.45
+        for k, column in enumerate(columns):
+            left = x + k * (cell[0] + GAP)
+            canvas.text(left + cell[0] / 2, y - 0.08, column.title, 11, ha="center", va="bottom")
+            for row, (level, stride) in enumerate(seen.strides.items()):
+                top = y + row * (cell[1] + GAP)
+                if k == 0:
+                    canvas.text(x - 0.1, top + cell[1] / 2, level, 12, ha="right", va="bottom")
+                    side = f"1 cell =\n{stride} x {stride} px"
+                    canvas.text(x - 0.1, top + cell[1] / 2 + 0.03, side, 7.5, ha="right")
+                norm, colormap = norms[column.kind], WEIGHTS if column.kind == "weight" else MAPS
+                pixels = overlay(picture.image, column.maps[level], stride, colormap, norm)
+                canvas.image(pixels, left, top, *cell)
+        y += len(seen.strides) * (cell[1] + GAP)
+        _draw_bars(canvas, columns, norms, x, y + 0.02, cell[0])
+        y += FOOT
+    for note in picture.notes:
+        canvas.text(x, y, note, 10.5, style="italic")
+        y += 0.24
+    return canvas
+
+
+def _columns(before: Seen, after: Seen | None) -> list[_Column]:
+    seen = after or before
+    columns = [
+        _Column("weight of imitation", seen.maps, "weight"),
+        _Column("attention: teacher", seen.attention, "attention"),
+        _Column("attention: student, before training", before.student_attention, "attention"),
+    ]
+    if after:
+        columns.append(_Column("attention: student, trained", after.student_attention, "attention"))
+    if before.difference:
+        columns.append(
+            _Column("teacher - student, before training", before.difference, "difference")
+        )
+    if after and after.difference:
+        columns.append(_Column("teacher - student, trained", after.difference, "difference"))
+    return columns
+
+
+def _norms(sets: list[list[_Column]]) -> dict[str, Normalize]:
+    """One scale for each kind of map, over all levels and teachers of the page."""
+    values = {"weight": [1.0], "difference": [1.0]}
+    for columns in sets:
+        for column in columns:
+            if column.kind in values:
+                highest = (x[x.isfinite()].flatten().quantile(0.99) for x in column.maps.values())
+                values[column.kind] += [x.item() for x in highest]
+    return {
+        "weight": Normalize(0, max(values["weight"]), clip=True),
+        "attention": LogNorm(0.1, 10, clip=True),
+        "difference": Normalize(0, max(values["difference"]), clip=True),
+    }
+
+
+def _explanation(seen: Seen, granularity: str) -> str:
+    if seen.losses is None:
+        return "AID.GRANULARITY none: the same weight everywhere, so that D is not asked for"
+    said = (
+        "On each object: w, how much this teacher is imitated there (colour of the box); D, the "
+        "teacher's own loss, and the part of it that is the largest"
+    )
+    if granularity != "instance":
+        said += f"\nAID.GRANULARITY {granularity}: maps have one weight per {granularity}, and w "
+        said += "is what an object alone would have"
+    return said
+
+
+def _draw_truth(
+    canvas: Canvas,
+    picture: Picture,
+    seen: Seen,
+    norm: Normalize,
+    place: tuple[float, float, float, float],
+) -> None:
+    axes = canvas.image(enlarged(picture.image, 1200), *place)
+    factor = axes.get_xlim()[1] / picture.image.shape[1]
+    labels = []
+    for i, (box, name) in enumerate(zip(picture.boxes.tolist(), picture.classes, strict=True)):
+        text, color = name, (1.0, 1.0, 1.0, 1.0)
+        if seen.losses is not None:
+            part, _ = seen.largest_part(i)
+            text += f"  w {seen.weights[i]:.2f}\nD {seen.losses[i]:.1f}: {name_of_part(part)}"
+            color = colormaps[WEIGHTS](norm(seen.weights[i].item()))
+        labels.append(Label(tuple(factor * side for side in box), text, color))
+    draw_labels(axes, labels)
+
+
+def _draw_bars(
+    canvas: Canvas,
+    columns: list[_Column],
+    norms: dict[str, Normalize],
+    x: float,
+    y: float,
+    width: float,
+) -> None:
+    """A colour bar for each kind of map, below the columns that it is for."""
+    about = {
+        "weight": ("weight w (0: not imitated)", {}),
+        "attention": ("attention, in multiples of its mean over the level", {"extend": "both"}),
+        "difference": (
+            "difference, in multiples of the teacher's features (RMS)",
+            {"extend": "max"},
+        ),
+    }
+    for kind, (label, options) in about.items():
+        places = [k for k, column in enumerate(columns) if column.kind == kind]
+        if not places:
+            continue
+        left = x + places[0] * (width + GAP)
+        total = len(places) * (width + GAP) - GAP
+        used = min(total, 4.5)
+        colormap = WEIGHTS if kind == "weight" else MAPS
+        if kind == "attention":
+            options = {**options, "ticks": [0.1, 0.3, 1, 3, 10], "format": "%g"}
+        canvas.colorbar(colormap, norms[kind], left + (total - used) / 2, y, used, label, **options)
