@@ -17,8 +17,8 @@ __all__ = ["Canvas", "enlarged", "overlay"]
 
 DPI = 100
 MARGIN = 0.25
-# Share of the map in an overlay; the rest is the image, in grey.
-OPACITY = 0.72
+# How much darker or brighter an image makes the colours of a map over it.
+SHADING = 0.45
 
 
 class Canvas:
@@ -71,8 +71,8 @@ class Canvas:
         axes.set_axis_on()
         mappable = ScalarMappable(norm, colormaps[colormap])
         bar = self.figure.colorbar(mappable, cax=axes, orientation="horizontal", **options)
-        bar.ax.tick_params(labelsize=9)
-        bar.set_label(label, fontsize=10)
+        bar.ax.tick_params(labelsize=10)
+        bar.set_label(label, fontsize=11)
 
     def save(self, path: str) -> None:
         """Write the page as PNG."""
@@ -85,7 +85,7 @@ def enlarged(image: np.ndarray, width: int) -> np.ndarray:
     if image.shape[1] >= width:
         return image
     size = (round(image.shape[0] * width / image.shape[1]), width)
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    pixels = torch.tensor(image).permute(2, 0, 1)[None].float()
     pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False)
     return pixels[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
 
@@ -106,6 +106,9 @@ def overlay(
     """
     height, width = image.shape[:2]
     pixels = cells.repeat_interleave(stride, 0).repeat_interleave(stride, 1)[:height, :width]
-    colors = colormaps[colormap](norm(pixels.numpy()))[..., :3] * 255
-    grey = image.mean(axis=2, keepdims=True)
-    return (OPACITY * colors + (1 - OPACITY) * grey).astype(np.uint8)
+    colors = colormaps[colormap](norm(pixels.numpy()))[..., :3]
+    grey = image.mean(axis=2, keepdims=True) / 255
+    # Towards black and white alike, so that a colour is on average the one in the colour bar.
+    shade = SHADING * (grey - grey.mean())
+    shaded = np.where(shade < 0, colors * (1 + shade), colors + shade * (1 - colors))
+    return (255 * shaded).round().astype(np.uint8)

@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 
 from .canvas import MARGIN, Canvas, enlarged
 from .collect import Seen
+from .labels import casing
 from .words import name_of_part, reason
 
 __all__ = ["Entry", "draw_contact_sheet", "entries_of", "extremes"]
@@ -95,7 +96,7 @@ def draw_contact_sheet(
     columns = max(columns, 5)
     rows = [-(-len(entries) // columns) for _, entries in sections]
     row_height = CROP + TEXT + GAP
-    height = 0.75 + sum(0.4 + n * row_height for n in rows) + 0.75
+    height = 0.75 + sum(0.4 + n * row_height for n in rows) + 0.4
     canvas = Canvas(2 * MARGIN + columns * (CROP + GAP) - GAP, height)
     canvas.text(MARGIN, 0.2, title, 15, weight="bold")
     y = 0.75
@@ -116,23 +117,28 @@ def draw_contact_sheet(
 
 def _draw(canvas: Canvas, entry: Entry, image: np.ndarray, x: float, y: float) -> None:
     x1, y1, x2, y2 = entry.box
-    side = max(CONTEXT * max(x2 - x1, y2 - y1), MIN_SIDE)
-    left, top = (x1 + x2 - side) / 2, (y1 + y2 - side) / 2
-    # Crops may reach beyond the image.
-    pad = round(side) + 1
-    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), constant_values=255)
-    rows, columns = (slice(round(a) + pad, round(a) + pad + round(side)) for a in (top, left))
-    crop = padded[rows, columns]
-    axes = canvas.image(enlarged(crop, 200), x, y, CROP, CROP)
+    side = round(max(CONTEXT * max(x2 - x1, y2 - y1), MIN_SIDE))
+    top, bottom = _window((y1 + y2) / 2, side, image.shape[0])
+    left, right = _window((x1 + x2) / 2, side, image.shape[1])
+    crop = image[top:bottom, left:right]
+    height, width = (CROP * length / max(crop.shape[:2]) for length in crop.shape[:2])
+    axes = canvas.image(enlarged(crop, 200), x, y + CROP - height, width, height)
     scale = axes.get_xlim()[1] / crop.shape[1]
-    corner = scale * (x1 - round(left)), scale * (y1 - round(top))
+    corner = scale * (x1 - left), scale * (y1 - top)
     color = colormaps["viridis"](min(entry.weight, 1.0))
-    for line, width in (("black", 4.0), (color, 2.2)):
+    for line, width in ((casing(color), 4.0), (color, 2.2)):
         size = scale * (x2 - x1), scale * (y2 - y1)
         axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=line, linewidth=width))
     canvas.text(x, y + CROP + 0.05, f"{entry.category}  w {entry.weight:.2f}", 11, weight="bold")
     share = f"{name_of_part(entry.part)} {entry.share:.0%}"
-    text = f"D {entry.loss:.1f}, most of it about {reason(entry.part)} ({share})"
+    text = f"D {entry.loss:.1f}, largest part: {reason(entry.part)} ({share})"
     canvas.text(x, y + CROP + 0.26, "\n".join(textwrap.wrap(text, 28)), 9)
     name = textwrap.shorten(os.path.basename(entry.file_name), 30, placeholder="...")
     canvas.text(x, y + CROP + 0.80, name, 8, color="0.4")
+
+
+def _window(center: float, length: int, end: int) -> tuple[int, int]:
+    """An interval of this length around a center, moved and cut so that it lies in [0, end]."""
+    length = min(length, end)
+    start = min(max(round(center - length / 2), 0), end - length)
+    return start, start + length

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-__all__ = ["Label", "draw_labels", "place"]
+__all__ = ["Label", "casing", "draw_labels", "place"]
 
 Rectangle = tuple[float, float, float, float]  # x1, y1, x2, y2
 
@@ -24,7 +24,12 @@ class Label:
     color: tuple[float, ...]
 
 
-def draw_labels(axes: Axes, labels: list[Label], size: float = 8.5) -> None:
+def casing(color: tuple[float, ...]) -> str:
+    """The colour around a line that makes it visible on any image."""
+    return "white" if 0.3 * color[0] + 0.6 * color[1] + 0.1 * color[2] < 0.5 else "black"
+
+
+def draw_labels(axes: Axes, labels: list[Label], size: float = 11) -> None:
     """Draw boxes and their labels, with a line between them where they do not touch.
 
     Args:
@@ -39,8 +44,8 @@ def draw_labels(axes: Axes, labels: list[Label], size: float = 8.5) -> None:
     for label in labels:
         x1, y1, x2, y2 = label.box
         corners = [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]
-        axes.plot(*corners, color="black", linewidth=3.2, zorder=2)
-        axes.plot(*corners, color=label.color, linewidth=1.8, zorder=2)
+        axes.plot(*corners, color=casing(label.color), linewidth=4.2, zorder=2)
+        axes.plot(*corners, color=label.color, linewidth=2.6, zorder=2)
         text = axes.text(
             x1,
             y1,
@@ -51,14 +56,19 @@ def draw_labels(axes: Axes, labels: list[Label], size: float = 8.5) -> None:
             linespacing=1.05,
             color="white",
             zorder=4,
-            bbox={"facecolor": (0.07, 0.07, 0.07), "edgecolor": label.color, "pad": 1.6},
+            bbox={
+                "facecolor": (0.07, 0.07, 0.07),
+                "edgecolor": label.color,
+                "linewidth": 1.5,
+                "pad": 2.0,
+            },
         )
         extent = text.get_window_extent(renderer)
         (ax, ay), (bx, by) = to_pixels.transform([(extent.x0, extent.y1), (extent.x1, extent.y0)])
         texts.append(text)
         sizes.append((bx - ax, by - ay))
     axes.set(xlim=(left, right), ylim=(bottom, top))
-    pad = 3.5 * (right - left) / axes.get_window_extent(renderer).width
+    pad = 4.5 * (right - left) / axes.get_window_extent(renderer).width
     sizes = [(width + 2 * pad, height + 2 * pad) for width, height in sizes]
     places = place([label.box for label in labels], sizes, (right, bottom))
     for label, text, (x1, y1, x2, y2) in zip(labels, texts, places, strict=True):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from torch import Tensor
 
@@ -15,10 +16,16 @@ from .words import name_of_part
 __all__ = ["Picture", "draw_page"]
 
 WEIGHTS, MAPS = "viridis", "cividis"
-GAP, ROW_LABEL = 0.12, 0.75
+GAP, ROW_LABEL = 0.12, 0.95
 CELL_WIDTH, CELL_HEIGHT = 3.2, 2.6
 TRUTH_HEIGHT = 7.0
-TITLE, HEAD, FOOT = 0.75, 0.85, 0.85
+TITLE, HEAD, FOOT = 0.75, 0.9, 1.1
+EXPLANATIONS = (
+    "Weight: bright places are copied from the teacher, dark ones are left to the student itself.",
+    "Attention: where a net's features are strong, and imitation looks most closely.",
+    "Teacher - student: how far the features are apart, the student's behind its adapter; 0 is "
+    "equal, 1 as far as if it had none.",
+)
 
 
 @dataclass(frozen=True)
@@ -71,35 +78,38 @@ def draw_page(picture: Picture) -> Canvas:
     truth = min(body, TRUTH_HEIGHT / ratio)
     rows = [len(seen.strides) for seen in judging]
     set_height = HEAD + truth * ratio + 0.45 + FOOT
-    notes = 0.24 * len(picture.notes)
+    lines = [*EXPLANATIONS, *picture.notes]
+    notes = 0.25 * len(lines)
     height = TITLE + sum(set_height + n * (cell[1] + GAP) for n in rows) + notes + MARGIN
     canvas = Canvas(2 * MARGIN + ROW_LABEL + body, height)
     canvas.text(MARGIN, 0.2, picture.title, 16, weight="bold")
     x, y = MARGIN + ROW_LABEL, TITLE
     for line, seen, columns in zip(picture.teachers, judging, sets, strict=True):
-        canvas.text(x, y, line, 13, weight="bold")
-        canvas.text(x, y + 0.3, _explanation(seen, picture.granularity), 10.5)
+        canvas.text(x, y, line, 14, weight="bold")
+        canvas.text(x, y + 0.3, _explanation(seen, picture.granularity, len(judging)), 11.5)
         y += HEAD
         _draw_truth(canvas, picture, seen, norms["weight"], (x, y, truth, truth * ratio))
         y += truth * ratio + 0.45
         for k, column in enumerate(columns):
             left = x + k * (cell[0] + GAP)
-            canvas.text(left + cell[0] / 2, y - 0.08, column.title, 11, ha="center", va="bottom")
+            canvas.text(left + cell[0] / 2, y - 0.08, column.title, 12, ha="center", va="bottom")
             for row, (level, stride) in enumerate(seen.strides.items()):
                 top = y + row * (cell[1] + GAP)
                 if k == 0:
-                    canvas.text(x - 0.1, top + cell[1] / 2, level, 12, ha="right", va="bottom")
+                    canvas.text(x - 0.1, top + cell[1] / 2, level, 13, ha="right", va="bottom")
                     side = f"1 cell =\n{stride} x {stride} px"
-                    canvas.text(x - 0.1, top + cell[1] / 2 + 0.03, side, 7.5, ha="right")
+                    canvas.text(x - 0.1, top + cell[1] / 2 + 0.03, side, 8.5, ha="right")
                 norm, colormap = norms[column.kind], WEIGHTS if column.kind == "weight" else MAPS
                 pixels = overlay(picture.image, column.maps[level], stride, colormap, norm)
-                canvas.image(pixels, left, top, *cell)
+                axes = canvas.image(pixels, left, top, *cell)
+                if column.kind == "difference":
+                    _write_mean(axes, column.maps[level].mean().item())
         y += len(seen.strides) * (cell[1] + GAP)
         _draw_bars(canvas, columns, norms, x, y + 0.02, cell[0])
         y += FOOT
-    for note in picture.notes:
-        canvas.text(x, y, note, 10.5, style="italic")
-        y += 0.24
+    for line in lines:
+        canvas.text(x, y, line, 11.5)
+        y += 0.25
     return canvas
 
 
@@ -136,12 +146,13 @@ def _norms(sets: list[list[_Column]]) -> dict[str, Normalize]:
     }
 
 
-def _explanation(seen: Seen, granularity: str) -> str:
+def _explanation(seen: Seen, granularity: str, num_teachers: int) -> str:
     if seen.losses is None:
         return "AID.GRANULARITY none: the same weight everywhere, so that D is not asked for"
+    others = ", beside the others" if num_teachers > 1 else ""
     said = (
-        "On each object: w, how much this teacher is imitated there (colour of the box); D, the "
-        "teacher's own loss, and the part of it that is the largest"
+        f"On each object: w, how much this teacher is imitated there{others} (colour of the box); "
+        "D, the teacher's own loss, and the largest part of it"
     )
     if granularity != "instance":
         said += f"\nAID.GRANULARITY {granularity}: maps have one weight per {granularity}, and w "
@@ -169,6 +180,19 @@ def _draw_truth(
     draw_labels(axes, labels)
 
 
+def _write_mean(axes: Axes, mean: float) -> None:
+    axes.text(
+        0.985,
+        0.04,
+        f"mean {mean:.2f}",
+        fontsize=9.5,
+        color="white",
+        ha="right",
+        transform=axes.transAxes,
+        bbox={"facecolor": (0.07, 0.07, 0.07), "edgecolor": "none", "pad": 1.5},
+    )
+
+
 def _draw_bars(
     canvas: Canvas,
     columns: list[_Column],
@@ -180,9 +204,9 @@ def _draw_bars(
     """A colour bar for each kind of map, below the columns that it is for."""
     about = {
         "weight": ("weight w (0: not imitated)", {}),
-        "attention": ("attention, in multiples of its mean over the level", {"extend": "both"}),
+        "attention": ("attention, in multiples\nof its mean over the level", {"extend": "both"}),
         "difference": (
-            "difference, in multiples of the teacher's features (RMS)",
+            "difference, in multiples of\nthe teacher's features (RMS)",
             {"extend": "max"},
         ),
     }

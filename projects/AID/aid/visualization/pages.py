@@ -121,7 +121,8 @@ class Pages:
         titles = []
         for k, lesson in enumerate(lessons, start=1):
             number = f" {k} of {len(lessons)}" if len(lessons) > 1 else ""
-            titles.append(f"Teacher{number}: {lesson.teacher.weights}")
+            path = os.path.normpath(lesson.teacher.weights)
+            titles.append(f"Teacher{number}: {os.path.join(*path.split(os.sep)[-2:])}")
         return titles
 
     def _take_notes(self, first: list[Seen], trained: bool, has_adapters: bool) -> None:

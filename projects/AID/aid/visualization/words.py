@@ -7,8 +7,8 @@ PARTS = {
     "cls": ("class", "what it is"),
     "box": ("box", "where its edges are"),
     "ctr": ("center", "how central a point is in it"),
-    "rpn_cls": ("proposed?", "whether anything is there at all"),
-    "rpn_box": ("proposal", "where roughly to look for it"),
+    "rpn_cls": ("objectness", "whether anything is there"),
+    "rpn_box": ("proposal", "roughly where it is"),
 }
 
 
