@@ -15,11 +15,13 @@ from .words import name_of_part
 
 __all__ = ["Picture", "draw_page"]
 
-WEIGHTS, MAPS = "viridis", "cividis"
+# Perceptually even, and of two kinds, so that a weight is not taken for anything else.
+COLORS = {"weight": "viridis", "attention": "cividis", "difference": "cividis"}
+# In inches.
 GAP, ROW_LABEL = 0.12, 0.95
-CELL_WIDTH, CELL_HEIGHT = 3.2, 2.6
-TRUTH_HEIGHT = 7.0
-TITLE, HEAD, FOOT = 0.75, 0.9, 1.1
+CELL_WIDTH, CELL_HEIGHT, MIN_CELL_WIDTH = 3.2, 2.6, 2.2
+MIN_BODY, TRUTH_HEIGHT = 12.0, 8.0
+TITLE, HEAD, NAMES, FOOT, LINE = 0.75, 0.9, 0.6, 1.1, 0.25
 EXPLANATIONS = (
     "Weight: bright places are copied from the teacher, dark ones are left to the student itself.",
     "Attention: where a net's features are strong, and imitation looks most closely.",
@@ -62,72 +64,96 @@ class _Column:
     kind: str
 
 
+@dataclass(frozen=True)
+class _Sizes:
+    """Widths and heights in inches: of the text, a map, and the image with the ground truth."""
+
+    body: float
+    cell: tuple[float, float]
+    truth: tuple[float, float]
+
+
+def _sizes(image: np.ndarray, num_columns: int) -> _Sizes:
+    ratio = image.shape[0] / image.shape[1]
+    cell = max(MIN_CELL_WIDTH, min(CELL_WIDTH, CELL_HEIGHT / ratio))
+    body = max(num_columns * (cell + GAP) - GAP, MIN_BODY)
+    truth = min(body, TRUTH_HEIGHT / ratio)
+    return _Sizes(body, (cell, cell * ratio), (truth, truth * ratio))
+
+
 def draw_page(picture: Picture) -> Canvas:
     """The page: for each teacher the labelled ground truth, then a row for each level."""
     judging = picture.after or picture.before
     after = picture.after or [None] * len(judging)
     sets = [_columns(*both) for both in zip(picture.before, after, strict=True)]
     norms = _norms(sets)
-    ratio = picture.image.shape[0] / picture.image.shape[1]
-    count = max(len(columns) for columns in sets)
-    cell = min(CELL_WIDTH, CELL_HEIGHT / ratio), min(CELL_WIDTH * ratio, CELL_HEIGHT)
-    body = max(count * (cell[0] + GAP) - GAP, 12.0)
-    cell = (body + GAP) / count - GAP, ((body + GAP) / count - GAP) * ratio
-    if cell[1] > CELL_HEIGHT:
-        cell = CELL_HEIGHT / ratio, CELL_HEIGHT
-    truth = min(body, TRUTH_HEIGHT / ratio)
-    rows = [len(seen.strides) for seen in judging]
-    set_height = HEAD + truth * ratio + 0.45 + FOOT
+    sizes = _sizes(picture.image, max(len(columns) for columns in sets))
     lines = [*EXPLANATIONS, *picture.notes]
-    notes = 0.25 * len(lines)
-    height = TITLE + sum(set_height + n * (cell[1] + GAP) for n in rows) + notes + MARGIN
-    canvas = Canvas(2 * MARGIN + ROW_LABEL + body, height)
+    num_rows = sum(len(seen.strides) for seen in judging)
+    height = TITLE + len(sets) * (HEAD + sizes.truth[1] + NAMES + FOOT)
+    height += num_rows * (sizes.cell[1] + GAP) + LINE * len(lines) + MARGIN
+    canvas = Canvas(2 * MARGIN + ROW_LABEL + sizes.body, height)
     canvas.text(MARGIN, 0.2, picture.title, 16, weight="bold")
     x, y = MARGIN + ROW_LABEL, TITLE
     for line, seen, columns in zip(picture.teachers, judging, sets, strict=True):
         canvas.text(x, y, line, 14, weight="bold")
-        canvas.text(x, y + 0.3, _explanation(seen, picture.granularity, len(judging)), 11.5)
+        said = _explanation(seen, picture.granularity, len(judging))
+        canvas.text(x, y + 0.3, said, 11.5)
         y += HEAD
-        _draw_truth(canvas, picture, seen, norms["weight"], (x, y, truth, truth * ratio))
-        y += truth * ratio + 0.45
-        for k, column in enumerate(columns):
-            left = x + k * (cell[0] + GAP)
-            canvas.text(left + cell[0] / 2, y - 0.08, column.title, 12, ha="center", va="bottom")
-            for row, (level, stride) in enumerate(seen.strides.items()):
-                top = y + row * (cell[1] + GAP)
-                if k == 0:
-                    canvas.text(x - 0.1, top + cell[1] / 2, level, 13, ha="right", va="bottom")
-                    side = f"1 cell =\n{stride} x {stride} px"
-                    canvas.text(x - 0.1, top + cell[1] / 2 + 0.03, side, 8.5, ha="right")
-                norm, colormap = norms[column.kind], WEIGHTS if column.kind == "weight" else MAPS
-                pixels = overlay(picture.image, column.maps[level], stride, colormap, norm)
-                axes = canvas.image(pixels, left, top, *cell)
-                if column.kind == "difference":
-                    _write_mean(axes, column.maps[level].mean().item())
-        y += len(seen.strides) * (cell[1] + GAP)
-        _draw_bars(canvas, columns, norms, x, y + 0.02, cell[0])
+        _draw_truth(canvas, picture, seen, norms["weight"], (x, y, *sizes.truth))
+        y += sizes.truth[1] + NAMES
+        _draw_maps(canvas, picture.image, (seen.strides, columns), norms, (x, y, *sizes.cell))
+        y += len(seen.strides) * (sizes.cell[1] + GAP)
+        _draw_bars(canvas, columns, norms, x, y + 0.02, sizes.cell[0])
         y += FOOT
     for line in lines:
         canvas.text(x, y, line, 11.5)
-        y += 0.25
+        y += LINE
     return canvas
+
+
+def _draw_maps(
+    canvas: Canvas,
+    image: np.ndarray,
+    content: tuple[dict[str, int], list[_Column]],
+    norms: dict[str, Normalize],
+    place: tuple[float, float, float, float],
+) -> None:
+    """Rows of levels, columns of maps; ``place`` is that of the first."""
+    strides, columns = content
+    x, y, width, height = place
+    for row, (level, stride) in enumerate(strides.items()):
+        top = y + row * (height + GAP)
+        canvas.text(x - 0.1, top + height / 2, level, 13, ha="right", va="bottom")
+        side = f"1 cell =\n{stride} x {stride} px"
+        canvas.text(x - 0.1, top + height / 2 + 0.03, side, 8.5, ha="right")
+        for k, column in enumerate(columns):
+            pixels = overlay(
+                image, column.maps[level], stride, COLORS[column.kind], norms[column.kind]
+            )
+            axes = canvas.image(pixels, x + k * (width + GAP), top, width, height)
+            if column.kind == "difference":
+                _write_mean(axes, column.maps[level].mean().item())
+    for k, column in enumerate(columns):
+        middle = x + k * (width + GAP) + width / 2
+        canvas.text(middle, y - 0.07, column.title, 11.5, ha="center", va="bottom")
 
 
 def _columns(before: Seen, after: Seen | None) -> list[_Column]:
     seen = after or before
     columns = [
         _Column("weight of imitation", seen.maps, "weight"),
-        _Column("attention: teacher", seen.attention, "attention"),
-        _Column("attention: student, before training", before.student_attention, "attention"),
+        _Column("attention\nteacher", seen.attention, "attention"),
+        _Column("attention\nstudent, before training", before.student_attention, "attention"),
     ]
     if after:
-        columns.append(_Column("attention: student, trained", after.student_attention, "attention"))
+        columns.append(_Column("attention\nstudent, trained", after.student_attention, "attention"))
     if before.difference:
         columns.append(
-            _Column("teacher - student, before training", before.difference, "difference")
+            _Column("teacher - student\nbefore training", before.difference, "difference")
         )
     if after and after.difference:
-        columns.append(_Column("teacher - student, trained", after.difference, "difference"))
+        columns.append(_Column("teacher - student\ntrained", after.difference, "difference"))
     return columns
 
 
@@ -175,7 +201,7 @@ def _draw_truth(
         if seen.losses is not None:
             part, _ = seen.largest_part(i)
             text += f"  w {seen.weights[i]:.2f}\nD {seen.losses[i]:.1f}: {name_of_part(part)}"
-            color = colormaps[WEIGHTS](norm(seen.weights[i].item()))
+            color = colormaps[COLORS["weight"]](norm(seen.weights[i].item()))
         labels.append(Label(tuple(factor * side for side in box), text, color))
     draw_labels(axes, labels)
 
@@ -202,9 +228,13 @@ def _draw_bars(
     width: float,
 ) -> None:
     """A colour bar for each kind of map, below the columns that it is for."""
+    ticks = {"ticks": [0.1, 0.3, 1, 3, 10], "format": "%g"}
     about = {
         "weight": ("weight w (0: not imitated)", {}),
-        "attention": ("attention, in multiples\nof its mean over the level", {"extend": "both"}),
+        "attention": (
+            "attention, in multiples\nof its mean over the level",
+            {"extend": "both", **ticks},
+        ),
         "difference": (
             "difference, in multiples of\nthe teacher's features (RMS)",
             {"extend": "max"},
@@ -217,7 +247,5 @@ def _draw_bars(
         left = x + places[0] * (width + GAP)
         total = len(places) * (width + GAP) - GAP
         used = min(total, 4.5)
-        colormap = WEIGHTS if kind == "weight" else MAPS
-        if kind == "attention":
-            options = {**options, "ticks": [0.1, 0.3, 1, 3, 10], "format": "%g"}
-        canvas.colorbar(colormap, norms[kind], left + (total - used) / 2, y, used, label, **options)
+        x_bar = left + (total - used) / 2
+        canvas.colorbar(COLORS[kind], norms[kind], x_bar, y, used, label, **options)
