@@ -131,12 +131,13 @@ def test_a_checkpoint_without_adapters_leaves_a_map_out_and_says_so(
     student_config, tiny_model, toy_dataset, tmp_path
 ):
     torch.save({"model": tiny_model("faster_rcnn").state_dict()}, tmp_path / "plain.pth")
-    opts = ["AID.WEIGHTING", "RelativeWeighting"]
+    opts = ["AID.WEIGHTING", "RelativeWeighting", "AID.NORMALIZE", True]
     cfg, weights = student_config("faster_rcnn", opts=opts), str(tmp_path / "plain.pth")
     _, pages = write(cfg, toy_dataset, tmp_path / "a", weights, count=0)
-    missing, unlearned = pages.notes
+    missing, unlearned, divided = pages.notes
     assert re.match(r"Without the trained student's feature difference: .* no adapters", missing)
     assert unlearned.startswith("RelativeWeighting goes by what it has seen in training")
+    assert divided.startswith("AID.NORMALIZE divides maps by their mean over a batch")
 
 
 def test_what_else_is_left_out_is_said(student_config, toy_dataset, tmp_path):

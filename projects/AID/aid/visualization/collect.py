@@ -46,7 +46,7 @@ class Seen:
     difference: dict[str, Tensor] | None
 
     def largest_part(self, instance: int) -> tuple[str, float]:
-        """Name of the part of D that is the largest, or not finite, and its share of D."""
+        """Name of the part of D that is the largest, or not finite, and its value."""
         values = {k: v[instance].nan_to_num(nan=torch.inf).item() for k, v in self.parts.items()}
         name = max(values, key=values.get)
         return name, values[name]

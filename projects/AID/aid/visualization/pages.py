@@ -143,6 +143,12 @@ class Pages:
                 "nothing yet: its weights will be others (--weights names a checkpoint)."
             )
 
+        if self.cfg.AID.NORMALIZE and self.student.weighting.needs_evidence:
+            self.notes.append(
+                "AID.NORMALIZE divides maps by their mean over a batch, which is this image alone "
+                "here; the w of an object is not divided."
+            )
+
     def _write_contact_sheet(self, records: list[dict], count: int, output: str) -> list[str]:
         entries: list[list[Entry]] = [[] for _ in self.student.lessons]
         for sample, seen in self._collect(records, "Looking for extremes"):
