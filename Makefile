@@ -25,8 +25,8 @@ TRAIN_OPTIONS ?=
 KILLS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reuse benchmark load-test crash-campaign test test-slow lint clean \
-	distclean always
+.PHONY: help install demo reuse visualize benchmark load-test crash-campaign test test-slow lint \
+	clean distclean always
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -77,6 +77,12 @@ $(RUNS)/%/.finished:
 
 $(RUNS)/report/report.md: $(foreach run,$(TEACHER) $(STUDENTS),$(RUNS)/$(run)/.finished)
 	$(BIN)/python tools/report.py $(^D) --output $(@D)
+
+visualize: $(RUNS)/faster_rcnn_R18_from_R34/.finished  ## pictures of what the demo's student is taught
+	$(BIN)/python tools/visualize.py \
+		--config-file configs/Quickstart/faster_rcnn_R18_from_R34.yaml \
+		--weights $(RUNS)/faster_rcnn_R18_from_R34/model_final.pth \
+		--num-gpus 0 --output $(RUNS)/pictures --contact-sheet 8
 
 benchmark: install  ## what a step with a teacher costs
 	$(BIN)/python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml \

@@ -1,5 +1,7 @@
 """One teacher with all that belongs to it."""
 
+from dataclasses import dataclass
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
@@ -14,7 +16,22 @@ from .teacher import TeacherView, build_teacher
 from .teacher_check import check_teacher
 from .weighting import Evidence, Weighting, Weights, build_weighting
 
-__all__ = ["Lesson"]
+__all__ = ["Judgement", "Lesson"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a teacher sees in a batch, and how much to believe it.
+
+    Attributes:
+        view: the teacher's images and features.
+        evidence: that its weights come from; None where the weighting asks for none.
+        weights: of imitation, shared with the other teachers.
+    """
+
+    view: TeacherView
+    evidence: Evidence | None
+    weights: Weights
 
 
 class Lesson:

@@ -15,7 +15,7 @@ from .diagnostics import log_distillation_weight, log_weights
 from .fcos import FCOS
 from .gfl import GFL
 from .instance_loss import InstanceLosses, instance_losses, loss_levels
-from .lesson import Lesson
+from .lesson import Judgement, Lesson
 from .losses import Context
 from .responses import Batch
 from .schedule import Schedule
@@ -126,6 +126,40 @@ class DistillationMixin:
         predictions: object,
     ) -> dict[str, Tensor]:
         instances = [x["instances"].to(self.device) for x in batched_inputs]
+        terms = {}
+        judgements = self.judge(batched_inputs, instances, images, features)
+        for lesson, judgement in zip(self.lessons, judgements, strict=True):
+            view, weights = judgement.view, judgement.weights
+            log_weights(
+                lesson.log_prefix,
+                weights,
+                batched_inputs,
+                lesson.strides,
+                self.input_format,
+                self.vis_period,
+            )
+            context = Context(instances, lesson.strides)
+            if lesson.question:
+                batch = Batch(view.images, view.features, features, instances, predictions)
+                context.answers = lesson.answers(self, batch, judgement.evidence, weights)
+            terms.update(lesson.terms(features, view, weights, context))
+        return terms
+
+    def judge(
+        self,
+        batched_inputs: list[dict],
+        instances: list[Instances],
+        images: Tensor,
+        features: dict[str, Tensor],
+    ) -> list[Judgement]:
+        """What each teacher sees in a batch, and how much to believe it beside the others.
+
+        Args:
+            batched_inputs: the standard input of a Detectron2 model.
+            instances: its ground truth, on the student's device.
+            images: (N, 3, H, W), the batch as the student preprocesses and pads it.
+            features: the student's, of ``images``.
+        """
         boxes = [x.gt_boxes.tensor for x in instances]
         own = None
         if self.weighting.needs_evidence and self.weighting.needs_student:
@@ -141,23 +175,7 @@ class DistillationMixin:
             views.append(view)
             evidence.append(known)
             weights.append(lesson.weights(known, boxes, maps))
-        terms = {}
-        shares = self.sharing(weights)
-        for lesson, view, known, weight in zip(self.lessons, views, evidence, shares, strict=True):
-            log_weights(
-                lesson.log_prefix,
-                weight,
-                batched_inputs,
-                lesson.strides,
-                self.input_format,
-                self.vis_period,
-            )
-            context = Context(instances, lesson.strides)
-            if lesson.question:
-                batch = Batch(view.images, view.features, features, instances, predictions)
-                context.answers = lesson.answers(self, batch, known, weight)
-            terms.update(lesson.terms(features, view, weight, context))
-        return terms
+        return list(map(Judgement, views, evidence, self.sharing(weights)))
 
     @torch.no_grad()
     def _own_losses(

@@ -138,6 +138,10 @@ class AttentionGuidedLoss(nn.Module):
             f"channel {self.channel_weight}, spatial {self.spatial_weight}, scale {self.scale}"
         )
 
+    def adapt(self, level: str, student: Tensor) -> Tensor:
+        """The student's features (N, C_s, H, W) as they are compared with the teacher's."""
+        return self.adapters[level].feature(student)
+
     def forward(
         self,
         student: dict[str, Tensor],

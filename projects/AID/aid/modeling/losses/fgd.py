@@ -156,6 +156,10 @@ class FGDLoss(nn.Module):
         weights = ", ".join(f"{name} {weight}" for name, weight in self.weights.items())
         return f"temperature {self.temperature}, {weights}, scale {self.scale}"
 
+    def adapt(self, level: str, student: Tensor) -> Tensor:
+        """The student's features (N, C_s, H, W) as they are compared with the teacher's."""
+        return self.adapters[level](student)
+
     def forward(
         self,
         student: dict[str, Tensor],

@@ -40,6 +40,10 @@ class FitNetLoss(SingleTermLoss):
             "weight": cfg.DISTILLATION.FITNET.WEIGHT,
         }
 
+    def adapt(self, level: str, student: Tensor) -> Tensor:
+        """The student's features (N, C_s, H, W) as they are compared with the teacher's."""
+        return self.adapters[level](student)
+
     def level(self, name: str, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
         """See :class:`SingleTermLoss`."""
         squared = (teacher - student).square().mean(dim=1, keepdim=True)

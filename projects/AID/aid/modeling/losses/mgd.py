@@ -74,6 +74,10 @@ class MGDLoss(SingleTermLoss):
     def extra_repr(self) -> str:
         return f"weight {self.weight}, masked share {self.masked_share}, scale {self.scale}"
 
+    def adapt(self, level: str, student: Tensor) -> Tensor:
+        """What is generated from all of the student's features (N, C_s, H, W), without a mask."""
+        return self.generation[level](self.adapters[level](student))
+
     def level(self, name: str, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
         """See :class:`SingleTermLoss`."""
         generated = self.generation[name](self._mask(weights) * student)

@@ -1,4 +1,4 @@
-"""Pictures of weights: where, and how much, the teacher is believed."""
+"""Boxes and weights drawn into the pixels of an image."""
 
 import cv2
 import numpy as np

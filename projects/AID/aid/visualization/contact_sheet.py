@@ -1,0 +1,144 @@
+"""The objects on which a teacher is trusted most and least, on one page."""
+
+import os
+import textwrap
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.patches import Rectangle
+
+from .canvas import MARGIN, Canvas, enlarged
+from .collect import Seen
+from .labels import casing
+from .words import name_of_part, reason
+
+__all__ = ["Entry", "draw_contact_sheet", "entries_of", "extremes"]
+
+COLUMNS = 8
+CROP, GAP, TEXT = 2.0, 0.2, 1.0
+# A crop's side is this many times that of its box, and at least so many pixels.
+CONTEXT, MIN_SIDE = 1.6, 24
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An instance and what its teacher makes of it.
+
+    Attributes:
+        file_name: of its image.
+        box: XYXY, in pixels of the image at the network's input.
+        category: name of its class.
+        weight, loss: of imitation, and the teacher's loss D.
+        part: of D, the largest.
+        share: of D that this part makes.
+    """
+
+    file_name: str
+    box: tuple[float, float, float, float]
+    category: str
+    weight: float
+    loss: float
+    part: str
+    share: float
+
+
+def entries_of(seen: Seen, sample: dict, names: list[str]) -> list[Entry]:
+    """The instances of an image.
+
+    Args:
+        seen: by a teacher.
+        sample: the image, as the model takes it.
+        names: of the classes, by id.
+    """
+    instances = sample["instances"]
+    entries = []
+    for i, (box, category) in enumerate(
+        zip(instances.gt_boxes.tensor.tolist(), instances.gt_classes.tolist(), strict=True)
+    ):
+        part, value = seen.largest_part(i)
+        loss = seen.losses[i].item()
+        entries.append(
+            Entry(
+                sample["file_name"],
+                tuple(box),
+                names[category],
+                seen.weights[i].item(),
+                loss,
+                part,
+                value / loss if 0 < loss < float("inf") else 1.0,
+            )
+        )
+    return entries
+
+
+def extremes(entries: list[Entry], count: int) -> tuple[list[Entry], list[Entry]]:
+    """Those of least weight, least first, and those of most, most first; none is in both.
+
+    Of equal weights the one of larger loss is the less trusted.
+    """
+    order = sorted(entries, key=lambda x: (x.weight, -x.loss))
+    least = order[:count]
+    return least, order[len(least) :][::-1][:count]
+
+
+def draw_contact_sheet(
+    sections: list[tuple[str, list[Entry]]], images: dict[str, np.ndarray], title: str
+) -> Canvas:
+    """A page of crops.
+
+    Args:
+        sections: headings, and the entries under each.
+        images: {file name: (H, W, 3), RGB, uint8} of the entries.
+        title: of the page.
+    """
+    columns = min(COLUMNS, max(len(entries) for _, entries in sections))
+    columns = max(columns, 5)
+    rows = [-(-len(entries) // columns) for _, entries in sections]
+    row_height = CROP + TEXT + GAP
+    height = 0.75 + sum(0.4 + n * row_height for n in rows) + 0.4
+    canvas = Canvas(2 * MARGIN + columns * (CROP + GAP) - GAP, height)
+    canvas.text(MARGIN, 0.2, title, 15, weight="bold")
+    y = 0.75
+    for (heading, entries), n in zip(sections, rows, strict=True):
+        canvas.text(MARGIN, y, heading, 13, weight="bold")
+        y += 0.4
+        for k, entry in enumerate(entries):
+            x = MARGIN + k % columns * (CROP + GAP)
+            _draw(canvas, entry, images[entry.file_name], x, y + k // columns * row_height)
+        y += n * row_height
+    note = (
+        "w: how much the teacher is imitated on the object (colour of the box). D: the teacher's "
+        "loss on it; the words say which part of D is the largest."
+    )
+    canvas.text(MARGIN, y, note, 10.5)
+    return canvas
+
+
+def _draw(canvas: Canvas, entry: Entry, image: np.ndarray, x: float, y: float) -> None:
+    x1, y1, x2, y2 = entry.box
+    side = round(max(CONTEXT * max(x2 - x1, y2 - y1), MIN_SIDE))
+    top, bottom = _window((y1 + y2) / 2, side, image.shape[0])
+    left, right = _window((x1 + x2) / 2, side, image.shape[1])
+    crop = image[top:bottom, left:right]
+    height, width = (CROP * length / max(crop.shape[:2]) for length in crop.shape[:2])
+    axes = canvas.image(enlarged(crop, 200), x, y + CROP - height, width, height)
+    scale = axes.get_xlim()[1] / crop.shape[1]
+    corner = scale * (x1 - left), scale * (y1 - top)
+    color = colormaps["viridis"](min(entry.weight, 1.0))
+    for line, width in ((casing(color), 4.0), (color, 2.2)):
+        size = scale * (x2 - x1), scale * (y2 - y1)
+        axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=line, linewidth=width))
+    canvas.text(x, y + CROP + 0.05, f"{entry.category}  w {entry.weight:.2f}", 11, weight="bold")
+    share = f"{name_of_part(entry.part)} {entry.share:.0%}"
+    text = f"D {entry.loss:.1f}, largest part: {reason(entry.part)} ({share})"
+    canvas.text(x, y + CROP + 0.26, "\n".join(textwrap.wrap(text, 28)), 9)
+    name = textwrap.shorten(os.path.basename(entry.file_name), 30, placeholder="...")
+    canvas.text(x, y + CROP + 0.80, name, 8, color="0.4")
+
+
+def _window(center: float, length: int, end: int) -> tuple[int, int]:
+    """An interval of this length around a center, moved and cut so that it lies in [0, end]."""
+    length = min(length, end)
+    start = min(max(round(center - length / 2), 0), end - length)
+    return start, start + length

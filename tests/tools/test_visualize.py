@@ -1,0 +1,93 @@
+"""tools/visualize.py as a process, on a few rendered scenes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+
+from aid.config import load_config
+
+CONFIG = "configs/Quickstart/retinanet_R18_from_R34.yaml"
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory, repository):
+    """A function (arguments) -> (finished process, its folder), with scenes and a teacher."""
+    folder = tmp_path_factory.mktemp("visualize")
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(folder)}
+
+    def run(script: str, *args: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, script, *args]
+        options = {"cwd": repository, "env": environment, "capture_output": True, "text": True}
+        return subprocess.run(command, timeout=300, **options)
+
+    root = str(folder / "synthetic_kitti")
+    done = run(
+        "datasets/make_synthetic_kitti.py",
+        *("--output", root, "--train", "1", "--val", "3", "--workers", "1"),
+    )
+    assert done.returncode == 0, done.stderr
+    cfg = load_config(os.path.join(repository, "configs/Quickstart/retinanet_R34_FPN.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    torch.save({"model": build_model(cfg).state_dict()}, folder / "teacher.pth")
+
+    def visualize(*args: str):
+        output = ("--output", str(folder / "pictures"), "--num-gpus", "0", *args)
+        teacher = ("TEACHER.WEIGHTS", str(folder / "teacher.pth"))
+        return run("tools/visualize.py", "--config-file", CONFIG, *output, *teacher), folder
+
+    return visualize
+
+
+def test_it_writes_pages_and_a_contact_sheet(call):
+    done, folder = call("--images", "2", "--contact-sheet", "2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Drawing pages: 100%" in done.stderr
+    written = sorted(os.listdir(folder / "pictures"))
+    assert written == ["000001.png", "000002.png", "contact_sheet.png"]
+    assert done.stdout.split() == [str(folder / "pictures" / name) for name in written]
+    sizes = {name: Image.open(folder / "pictures" / name).size for name in written}
+    # 4 maps of 3.2 inches, with a scene above them and five levels below each other.
+    assert sizes["000001.png"] == sizes["000002.png"] == (1461, 1369)
+    assert sizes["contact_sheet.png"] == (1130, 835)
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        (["--dataset", "nothing"], "--dataset 'nothing' is not registered"),
+        (["--images", "9.png"], "--images: the dataset has no image '9.png'"),
+        (["--weights", "nowhere.pth"], "--weights nowhere.pth cannot be read"),
+        (["--contact-sheet", "-1"], "--contact-sheet -1: give a number from 0"),
+        (["--register", "nowhere.py"], "--register nowhere.py does not exist"),
+        (["DATASETS.TEST", "[]", "DATASETS.TRAIN", "[]"], "DATASETS.TEST is empty"),
+        (["TEACHER.WEIGHTS", "nowhere.pth"], "TEACHER.WEIGHTS nowhere.pth does not exist"),
+        (["--config-file", "nowhere.yaml"], "config file nowhere.yaml does not exist"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(
+    args, said, load_script, student_config, toy_dataset, tmp_path, capsys
+):
+    student_config("faster_rcnn", opts=["DATASETS.TEST", [toy_dataset]])
+    config = ["--config-file", str(tmp_path / "faster_rcnn_student.yaml")]
+    with pytest.raises(SystemExit) as ended:
+        main = load_script("tools/visualize.py").main
+        main([*config, "--num-gpus", "0", "--output", str(tmp_path / "pictures"), *args])
+    assert ended.value.code == 2
+    errors = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].removeprefix("error: ").startswith(said)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_machine_without_gpu_is_told_what_to_do(
+    load_script, student_config, toy_dataset, tmp_path, capsys
+):
+    student_config("faster_rcnn", opts=["DATASETS.TEST", [toy_dataset], "MODEL.DEVICE", "cuda"])
+    config = ["--config-file", str(tmp_path / "faster_rcnn_student.yaml")]
+    with pytest.raises(SystemExit):
+        load_script("tools/visualize.py").main([*config, "--output", str(tmp_path / "pictures")])
+    assert "torch finds no GPU here: add --num-gpus 0" in capsys.readouterr().err

@@ -1,0 +1,64 @@
+"""The objects of least and most trust, in their order."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+
+from aid.visualization.contact_sheet import Entry, draw_contact_sheet, entries_of, extremes
+
+CAR = Entry("a.png", (10.0, 10.0, 30.0, 20.0), "Car", 0.5, 7.0, "cls", 0.6)
+
+
+def test_the_least_trusted_come_first_least_first():
+    entries = [replace(CAR, weight=weight) for weight in (0.5, 0.1, 0.9, 0.3, 0.7)]
+    least, most = extremes(entries, 2)
+    assert [x.weight for x in least] == [0.1, 0.3] and [x.weight for x in most] == [0.9, 0.7]
+
+
+def test_nothing_is_both_and_of_equal_weights_the_larger_loss_is_worse():
+    entries = [replace(CAR, weight=0.0, loss=loss) for loss in (30.0, float("inf"), 50.0)]
+    least, most = extremes(entries, 2)
+    assert [x.loss for x in least] == [float("inf"), 50.0] and [x.loss for x in most] == [30.0]
+
+
+def test_an_entry_says_what_the_teacher_makes_of_an_instance(make_seen):
+    instances = Instances((64, 96))
+    instances.gt_boxes = Boxes(torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]))
+    instances.gt_classes = torch.tensor([1, 0])
+    sample = {"file_name": "x/7.png", "instances": instances}
+    first, second = entries_of(make_seen((4.0, torch.inf)), sample, ["Car", "Cyclist"])
+    assert first.category == "Cyclist" and first.box == (1, 2, 3, 4) and first.loss == 4
+    assert first.weight == pytest.approx(np.exp(-0.4)) and (first.part, first.share) == (
+        "cls",
+        0.75,
+    )
+    assert second.loss == np.inf and second.weight == 0 and second.share == 1
+
+
+def test_crops_show_the_object_with_its_words():
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[10:20, 10:30] = 200, 10, 10
+    corner = replace(CAR, box=(90.0, 0.0, 96.0, 5.0), part="rpn_cls", category="Cyclist")
+    page = draw_contact_sheet([("least", [CAR]), ("most", [corner])], {"a.png": image}, "Sheet")
+    crop, cut = page.figure.axes
+    box = crop.patches[0]
+    assert box.get_width() == pytest.approx(2 * box.get_height())
+    pixels = crop.images[0].get_array()
+    x, y = (int(round(a)) for a in box.get_xy())
+    inside = pixels[y : y + int(box.get_height()), x : x + int(box.get_width())]
+    assert np.abs(inside.mean(axis=(0, 1)) - (200, 10, 10)).max() < 12
+    assert pixels[0, 0].max() == 0
+    left, top = cut.patches[0].get_xy()
+    size = cut.images[0].get_array().shape
+    assert left + cut.patches[0].get_width() == pytest.approx(size[1]) and top == 0
+    said = " ".join(text.get_text().replace("\n", " ") for text in page.figure.texts)
+    for words in (
+        "Car  w 0.50",
+        "D 7.0, largest part: what it is (class 60%)",
+        "largest part: whether anything is there (objectness 60%)",
+        "a.png",
+    ):
+        assert words in said

@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Show on images what a student is taught: where it imitates its teacher, how much, and why.
+
+    python tools/visualize.py --config-file configs/Quickstart/faster_rcnn_R18_from_R34.yaml \
+        --weights output/quickstart/faster_rcnn_R18_from_R34/model_final.pth \
+        --num-gpus 0 --output output/pictures --contact-sheet 8
+
+Writes a page for each image: the ground truth with the teacher's loss on each object, and, level by
+level, weights, attention, and the difference between the features of teacher and student, before
+training and, with --weights, after it. docs/visualize.md explains what is on a page.
+"""
+
+import argparse
+
+import torch
+
+import aid  # noqa: F401  (registers models, losses, rules and datasets)
+from aid.config import load_config
+from aid.data.register import register_from_file
+from aid.errors import AIDError, main_with_clear_errors
+from aid.visualization.load import choose_images, load_records
+from aid.visualization.pages import Pages
+
+
+@main_with_clear_errors
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    if args.contact_sheet < 0:
+        raise AIDError(f"--contact-sheet {args.contact_sheet}: give a number from 0")
+    if args.register:
+        register_from_file(args.register)
+    cfg = load_config(args.config_file, args.opts)
+    if args.num_gpus == 0:
+        cfg.MODEL.DEVICE = "cpu"
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise AIDError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU here: add --num-gpus 0"
+        )
+    cfg.SEED = max(cfg.SEED, 0)
+    dataset = args.dataset or next(iter(cfg.DATASETS.TEST), None)
+    if dataset is None:
+        raise AIDError("DATASETS.TEST is empty: name a dataset by --dataset")
+    records = load_records(cfg, dataset)
+    shown = choose_images(records, args.images)
+    pages = Pages(cfg, dataset, args.weights)
+    for path in pages.write(shown, records, args.contact_sheet, args.output):
+        print(path)
+    for note in pages.notes:
+        print(note)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("--config-file", required=True, metavar="FILE", help="of a student that distils")
+    add("--weights", default="", metavar="FILE", help="checkpoint of the student's run")
+    add("--output", required=True, metavar="FOLDER", help="of the pictures")
+    add("--dataset", metavar="NAME", help="that is registered (default: DATASETS.TEST's first)")
+    add(
+        "--images",
+        default="6",
+        metavar="N|NAME,NAME",
+        help="how many, evenly spaced, or names of image files (default: %(default)s)",
+    )
+    add(
+        "--contact-sheet",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also a sheet of the N objects that each teacher is trusted on least, and most",
+    )
+    add("--num-gpus", type=int, choices=(0, 1), default=1, help="0 is the CPU (default: 1)")
+    add("--register", metavar="FILE", help="Python file that registers your own datasets")
+    add("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that override the config")
+    return made
+
+
+if __name__ == "__main__":
+    main()
