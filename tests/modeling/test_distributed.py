@@ -28,17 +28,23 @@ def gradients_of_a_share(model, batch, only_distillation=True):
     return gradients(wrapped, batch[start : start + share], only_distillation)
 
 
-@pytest.mark.parametrize("student", ["faster_rcnn", "retinanet", "gfl", "fcos"])
+# Processes share what rules and norms make of the losses, whichever family they come from.
 @pytest.mark.parametrize(
-    "rule, normalize, norm, processes",
+    "student, rule, normalize, norm, processes",
     [
-        ("ExponentialWeighting", False, "FrozenBN", 2),
-        ("ExponentialWeighting", True, "FrozenBN", 2),
-        ("ExponentialWeighting", True, "FrozenBN", 4),
-        ("ExponentialWeighting", False, "naiveSyncBN", 2),
-        ("RelativeWeighting", False, "FrozenBN", 2),
-        ("RelativeWeighting", False, "FrozenBN", 4),
-        ("StudentAwareWeighting", False, "FrozenBN", 2),
+        ("faster_rcnn", "ExponentialWeighting", False, "FrozenBN", 2),
+        ("retinanet", "ExponentialWeighting", False, "FrozenBN", 2),
+        ("gfl", "ExponentialWeighting", False, "FrozenBN", 2),
+        ("fcos", "ExponentialWeighting", False, "FrozenBN", 2),
+        ("faster_rcnn", "ExponentialWeighting", True, "FrozenBN", 2),
+        ("retinanet", "ExponentialWeighting", True, "FrozenBN", 4),
+        ("faster_rcnn", "ExponentialWeighting", False, "naiveSyncBN", 2),
+        ("retinanet", "RelativeWeighting", False, "FrozenBN", 2),
+        ("faster_rcnn", "RelativeWeighting", False, "FrozenBN", 4),
+        ("faster_rcnn", "StudentAwareWeighting", False, "FrozenBN", 2),
+        ("retinanet", "StudentAwareWeighting", False, "FrozenBN", 2),
+        ("gfl", "StudentAwareWeighting", False, "FrozenBN", 2),
+        ("fcos", "StudentAwareWeighting", False, "FrozenBN", 2),
     ],
 )
 def test_a_share_of_the_batch_in_each_process(

@@ -6,7 +6,6 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 KINDS = ["faster_rcnn", "retinanet", "gfl", "fcos"]
-GRANULARITIES = ["instance", "level", "image"]
 TERMS = {f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_local")}
 
 
@@ -42,8 +41,11 @@ def step(model, batch):
     return losses, {k: v for k, (v, _) in storage.latest().items()}
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("kind", KINDS)
+# What "image" makes of a teacher's losses does not depend on its family.
+@pytest.mark.parametrize(
+    "kind, granularity",
+    [(kind, x) for x in ("instance", "level") for kind in KINDS] + [("faster_rcnn", "image")],
+)
 @pytest.mark.parametrize("name", BATCHES)
 def test_terms_and_gradients_are_finite(name, kind, granularity, student_model):
     model, _ = student_model(kind, opts=["AID.GRANULARITY", granularity])
@@ -55,11 +57,13 @@ def test_terms_and_gradients_are_finite(name, kind, granularity, student_model):
         assert not log.get("aid/num_non_finite")
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("kind", KINDS)
+# Answers have no level.
+@pytest.mark.parametrize(
+    "kind, granularity", [*((kind, "instance") for kind in KINDS), ("faster_rcnn", "image")]
+)
 @pytest.mark.parametrize("name", BATCHES)
 def test_answers_and_their_gradients_are_finite(name, kind, granularity, student_model):
-    opts = ["DISTILLATION.LOSSES", ["ResponseLoss"], "DISTILLATION.RESPONSE.MIN_SCORE", 0.01]
+    opts = ["DISTILLATION.LOSSES", ["ResponseLoss"], "DISTILLATION.RESPONSE.MIN_SCORE", 0.005]
     model, _ = student_model(kind, opts=[*opts, "AID.GRANULARITY", granularity])
     batch = BATCHES[name] * (2 if len(BATCHES[name]) == 1 else 1)
     with EventStorage():

@@ -17,6 +17,7 @@ from aid.modeling.weighting import Sharing
 
 TERMS = [f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_local")]
 BOTH_KINDS = ["AttentionGuidedLoss", "NonLocalLoss", "BoxResponseLoss"]
+ANSWERS_TOO = ["DISTILLATION.LOSSES", BOTH_KINDS]
 
 
 @pytest.fixture
@@ -78,16 +79,18 @@ def test_lambda_0_is_plain_detectron2_bit_for_bit(
         assert all(torch.equal(found_gradients[k], v) for k, v in gradients.items())
 
 
+OTHER_WIDTH = ("faster_rcnn", ["MODEL.FPN.OUT_CHANNELS", 12])
+
+
 @pytest.mark.parametrize(
-    "student, teacher, others",
+    "student, teacher, others, rule",
     [
-        ("faster_rcnn", "faster_rcnn", ["retinanet"]),
-        ("retinanet", "retinanet", ["faster_rcnn", "cascade_rcnn"]),
-        ("mask_rcnn", "retinanet", [("faster_rcnn", ["MODEL.FPN.OUT_CHANNELS", 12])]),
+        ("faster_rcnn", "faster_rcnn", ["retinanet"], "ExponentialWeighting"),
+        ("faster_rcnn", "gfl", ["fcos"], "StudentAwareWeighting"),
+        ("retinanet", "retinanet", ["faster_rcnn", "cascade_rcnn"], "ExponentialWeighting"),
+        ("retinanet", "retinanet", ["faster_rcnn", "cascade_rcnn"], "RelativeWeighting"),
+        ("mask_rcnn", "retinanet", [OTHER_WIDTH], "StudentAwareWeighting"),
     ],
-)
-@pytest.mark.parametrize(
-    "rule", ["ExponentialWeighting", "RelativeWeighting", "StudentAwareWeighting"]
 )
 def test_teachers_of_any_family_and_every_parameter_gets_a_gradient(
     student, teacher, others, rule, student_model, further, make_batch
@@ -109,16 +112,16 @@ def same_adapters(model):
         model.distillation[f"losses_{number}"].load_state_dict(state)
 
 
-@pytest.mark.parametrize("num_copies", [2, 3])
 @pytest.mark.parametrize(
-    "opts",
+    "num_copies, opts",
     [
-        [],
-        ["AID.GRANULARITY", "level"],
-        ["AID.GRANULARITY", "none"],
-        ["AID.BACKGROUND", "loss", "AID.ALPHA", 0.5, "AID.NORMALIZE", True],
-        ["AID.NORMALIZE", True, "AID.GRANULARITY", "image", "DISTILLATION.LOSSES", BOTH_KINDS],
-        ["DISTILLATION.LOSSES", BOTH_KINDS],
+        (3, []),
+        (2, ["AID.GRANULARITY", "level"]),
+        (2, ["AID.GRANULARITY", "none"]),
+        (2, ["AID.BACKGROUND", "loss", "AID.ALPHA", 0.5, "AID.NORMALIZE", True]),
+        (2, ["AID.NORMALIZE", True, "AID.GRANULARITY", "image", *ANSWERS_TOO]),
+        (2, ANSWERS_TOO),
+        (3, ANSWERS_TOO),
     ],
 )
 def test_copies_of_a_teacher_are_together_as_strong_as_one(
