@@ -126,8 +126,10 @@ def test_identical_features_cost_nothing_and_have_finite_gradients(name, file):
     def check(case):
         case.make_identity()
         student = {k: x.clone().requires_grad_() for k, x in case.teacher.items()}
+        # Where the rounding of products shows, as in the non-local block, it does by their size.
+        others = case(case.ones)
         found = case(case.ones, student)
-        assert all(abs(value) < 1e-4 for value in found.values())
+        assert all(abs(v) < 1e-5 * (10 + others[k]) for k, v in found.items())
         sum(found.values()).backward()
         assert all(x.grad.isfinite().all() for x in student.values())
         assert all(p.grad.isfinite().all() for p in case.loss.parameters())
