@@ -25,8 +25,8 @@ TRAIN_OPTIONS ?=
 KILLS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reuse benchmark load-test crash-campaign test test-slow lint clean \
-	distclean always
+.PHONY: help install demo reuse benchmark load-test crash-campaign test test-slow lint docs \
+	clean distclean always
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -99,6 +99,9 @@ test-slow: install  ## the tests that take longer
 lint: install  ## format and lint checks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+docs: install  ## the documentation as HTML, in output/docs/html
+	$(BIN)/sphinx-build -W --keep-going -b html docs output/docs/html
 
 clean:  ## remove what the demo made
 	rm -rf $(RUNS) $(SCENES) $(OLD_LABELS)

@@ -1,0 +1,62 @@
+"""Pages of the package's modules, from their docstrings: one for each file, written before a build.
+
+A page holds what the module's ``__all__`` names. Detectron2's own classes are not described again.
+"""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[2] / "projects/AID/aid"
+
+
+def modules() -> dict[str, Path]:
+    """{dotted name: file} of all modules and packages, packages before what they hold."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py"), key=lambda path: path.with_suffix("").parts):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return dict(sorted(found.items()))
+
+
+def public_names(path: Path) -> list[str]:
+    """What ``__all__`` of a module lists."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    return []
+
+
+def page(name: str, path: Path, below: list[str]) -> str:
+    """The page of a module, or of a package, which lists the modules directly below it."""
+    title = [name, "=" * len(name), ""]
+    if path.name == "__init__.py":
+        tree = ["", ".. toctree::", "   :maxdepth: 1", "", *(f"   {x}" for x in below)]
+        return "\n".join([*title, f".. automodule:: {name}", "   :no-members:", *tree, ""])
+    return "\n".join(
+        [
+            *title,
+            f".. automodule:: {name}",
+            "   :members:" if public_names(path) else "   :no-members:",
+            "   :show-inheritance:",
+            "",
+        ]
+    )
+
+
+def write_pages(folder: Path) -> None:
+    """Write all pages into ``folder``; those that are as they should be are left alone."""
+    folder.mkdir(exist_ok=True)
+    known = modules()
+    for old in folder.glob("*.rst"):
+        if old.stem not in known:
+            old.unlink()
+    for name, path in known.items():
+        below = [x for x in known if x.rpartition(".")[0] == name]
+        text, file = page(name, path, below), folder / f"{name}.rst"
+        if not file.exists() or file.read_text() != text:
+            file.write_text(text)
+
+
+def setup(app) -> dict:
+    app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir) / "api"))
+    return {"parallel_read_safe": True}
