@@ -9,8 +9,6 @@ sys.path[:0] = [str(DOCS / "_ext"), str(DOCS.parent / "projects/AID")]
 import aid  # noqa: E402
 
 project = "AID on Detectron2"
-author = "the authors of AID on Detectron2"
-copyright = "Apache License 2.0"
 version = release = aid.__version__
 
 extensions = [
@@ -27,6 +25,7 @@ extensions = [
 exclude_patterns = ["_ext"]
 html_theme = "furo"
 html_title = project
+html_show_copyright = False
 
 # GitHub's anchors, and its blocks of math.
 myst_heading_anchors = 4
@@ -34,6 +33,7 @@ myst_fence_as_directive = ["math"]
 # Trees and commands are not highlighted.
 highlight_language = "none"
 
+autodoc_default_options = {"special-members": "__init__"}
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"

@@ -30,17 +30,19 @@ def page(name: str, path: Path, below: list[str]) -> str:
     """The page of a module, or of a package, which lists the modules directly below it."""
     title = [name, "=" * len(name), ""]
     if path.name == "__init__.py":
-        tree = ["", ".. toctree::", "   :maxdepth: 1", "", *(f"   {x}" for x in below)]
-        return "\n".join([*title, f".. automodule:: {name}", "   :no-members:", *tree, ""])
-    return "\n".join(
-        [
-            *title,
-            f".. automodule:: {name}",
+        rest = ["   :no-members:", "", ".. currentmodule:: None", ""]
+        rest += [*_directive("toctree", ["hidden"], below), *_directive("autosummary", [], below)]
+    else:
+        rest = [
             "   :members:" if public_names(path) else "   :no-members:",
             "   :show-inheritance:",
-            "",
         ]
-    )
+    return "\n".join([*title, f".. automodule:: {name}", *rest, ""])
+
+
+def _directive(name: str, options: list[str], lines: list[str]) -> list[str]:
+    indented = [*(f":{option}:" for option in options), "", *lines]
+    return [f".. {name}::", *(f"   {line}".rstrip() for line in indented), ""]
 
 
 def write_pages(folder: Path) -> None:
