@@ -26,6 +26,10 @@ exclude_patterns = ["_ext"]
 html_theme = "furo"
 html_title = project
 html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["math.css"]
+# Quotes in values of keys stay as they are typed.
+smartquotes = False
 
 # GitHub's anchors, and its blocks of math.
 myst_heading_anchors = 4
@@ -34,6 +38,7 @@ myst_fence_as_directive = ["math"]
 highlight_language = "none"
 
 autodoc_default_options = {"special-members": "__init__"}
+autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"

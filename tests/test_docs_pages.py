@@ -108,9 +108,17 @@ def test_every_module_has_a_page_in_the_tree(load_script, tmp_path):
     written = {path.stem: path.read_text() for path in tmp_path.iterdir()}
     assert written.keys() == api_pages.modules().keys() and "aid.engine.launch" in written
     trees = re.findall(r"^.. toctree::\n(.*?)^\.\.", "".join(written.values()), re.M | re.S)
-    listed = [x for tree in trees for x in re.findall(r"^   (aid\.\S+)$", tree, re.M)]
+    listed = [x for tree in trees for x in re.findall(r"^   \w+ <(aid\.\S+)>$", tree, re.M)]
     assert sorted(["aid", *listed]) == sorted(written)
     assert "   :members:" in written["aid.engine.launch"]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     api_pages.write_pages(tmp_path)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_formulas_in_docstrings_stay_line_by_line(load_script):
+    api_pages = load_script("docs/_ext/api_pages.py")
+    text = "With w:\n\n    a: b\n    c\n\nNext:\n\nNo block\n\nArgs:\n    x: of it"
+    lines = text.splitlines()
+    api_pages.keep_formulas(None, "class", "name", None, {}, lines)
+    assert "\n".join(lines) == text.replace("With w:", "With w::")

@@ -10,7 +10,7 @@ import pytest
 # Of a string's own text, without what is put into it: less would fit anything.
 LEAST = 20
 PLACE = re.compile(r"%(?:\.\d)?[sdg]")
-QUOTED = re.compile(r"^    (?:error|WARNING): (.*)$", re.MULTILINE)
+QUOTED = re.compile(r"^\* (`+)(?:error|WARNING): (.*)\1$", re.MULTILINE)
 
 
 def patterns(source: str) -> list[re.Pattern]:
@@ -48,7 +48,7 @@ def page(repository):
 
 
 def test_quoted_messages_are_in_the_source(page, said):
-    quoted = QUOTED.findall(page)
+    quoted = [message for _, message in QUOTED.findall(page)]
     assert len(quoted) > 25
     assert [x for x in quoted if not any(p.fullmatch(x) for p in said)] == []
 

@@ -31,7 +31,8 @@ def page(name: str, path: Path, below: list[str]) -> str:
     title = [name, "=" * len(name), ""]
     if path.name == "__init__.py":
         rest = ["   :no-members:", "", ".. currentmodule:: None", ""]
-        rest += [*_directive("toctree", ["hidden"], below), *_directive("autosummary", [], below)]
+        titled = [f"{x.rpartition('.')[2]} <{x}>" for x in below]
+        rest += [*_directive("toctree", ["hidden"], titled), *_directive("autosummary", [], below)]
     else:
         rest = [
             "   :members:" if public_names(path) else "   :no-members:",
@@ -59,6 +60,20 @@ def write_pages(folder: Path) -> None:
             file.write_text(text)
 
 
+def keep_formulas(app, what, name, obj, options, lines: list[str]) -> None:
+    """Make what is indented in a docstring, after a colon and an empty line, stay line by line."""
+    for i in range(len(lines) - 2):
+        end = lines[i].endswith(":") and not lines[i].endswith("::") and not lines[i + 1]
+        if end and _indent(lines[i + 2]) > _indent(lines[i]):
+            lines[i] += ":"
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
 def setup(app) -> dict:
+    # Before napoleon, which turns sections such as Args into other text.
+    app.connect("autodoc-process-docstring", keep_formulas, priority=400)
     app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir) / "api"))
     return {"parallel_read_safe": True}
