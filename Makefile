@@ -107,5 +107,5 @@ clean:  ## remove what the demo made
 	rm -rf $(RUNS) $(SCENES) $(OLD_LABELS)
 
 distclean: clean  ## remove .venv too
-	rm -rf .venv projects/AID/*.egg-info
+	rm -rf .venv docs/api projects/AID/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
