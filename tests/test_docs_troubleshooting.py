@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from aid.config import load_config
+
 # Of a string's own text, without what is put into it: less would fit anything.
 LEAST = 20
 PLACE = re.compile(r"%(?:\.\d)?[sdg]")
@@ -59,8 +61,6 @@ def test_a_message_that_nobody_says_is_found(said):
 
 
 def test_keys_that_are_advised_exist(page):
-    from aid.config import load_config
-
     cfg = load_config(os.path.join(os.path.dirname(__file__), "../configs/Base-RCNN-FPN.yaml"))
     names = (
         r"\b((?:MODEL|TEACHER|DISTILLATION|AID|SOLVER|INPUT|DATASETS|DATALOADER)(?:\.[A-Z_0-9]+)+)"
