@@ -12,7 +12,7 @@ from aid.config import load_config
 # Of a string's own text, without what is put into it: less would fit anything.
 LEAST = 20
 PLACE = re.compile(r"%(?:\.\d)?[sdg]")
-QUOTED = re.compile(r"^\* (`+)(?:error|WARNING): (.*)\1$", re.MULTILINE)
+QUOTED = re.compile(r"^\* (`+) ?(?:error|WARNING): (.*?) ?\1$", re.MULTILINE)
 
 
 def patterns(source: str) -> list[re.Pattern]:

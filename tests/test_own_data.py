@@ -96,7 +96,7 @@ def test_the_page_leads_to_a_distilled_student(kind, page, shell, tmp_path):
         (fleet / name).write_text(text.replace('"data.yaml"]', '"data.yaml", "small.yaml"]'))
 
     log = shell(re.sub(r"--num-gpus 4", FEW, train))
-    assert f"teacher {fleet}/teacher.yaml" in log
+    assert f"teacher of TEACHER.CONFIG_FILE {fleet}/teacher.yaml" in log
     assert ("KITTI's official metric" in log) == (kind == "kitti")
     text = shell(report) and (tmp_path / "output/fleet/report/report.md").read_text()
     assert "| aid" in text and "AID by instance" in text
