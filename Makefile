@@ -26,7 +26,7 @@ KILLS ?= 20
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo reuse visualize benchmark load-test crash-campaign test test-slow lint \
-	clean distclean always
+	docs clean distclean always
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -106,9 +106,12 @@ lint: install  ## format and lint checks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
+docs: install  ## the documentation as HTML, in output/docs/html
+	$(BIN)/sphinx-build -W --keep-going -b html docs output/docs/html
+
 clean:  ## remove what the demo made
 	rm -rf $(RUNS) $(SCENES) $(OLD_LABELS)
 
 distclean: clean  ## remove .venv too
-	rm -rf .venv projects/AID/*.egg-info
+	rm -rf .venv docs/api projects/AID/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -37,5 +37,8 @@ setup(
         "tensorboard",
         "tqdm",
     ],
-    extras_require={"dev": ["hypothesis>=6", "pytest>=8", "ruff>=0.12"]},
+    extras_require={
+        "dev": ["hypothesis>=6", "pytest>=8", "ruff>=0.12"],
+        "docs": ["furo", "myst-parser>=4", "sphinx>=8"],
+    },
 )

@@ -179,6 +179,7 @@ def _add_fcos(cfg: CN) -> None:
     cfg.MODEL.FCOS.PRIOR_DISTANCE = 0.0
     # A point may belong to a box whose center is nearer than this, in strides (arXiv 2006.09214).
     cfg.MODEL.FCOS.CENTER_SAMPLING_RADIUS = 1.5
+    # Of the focal loss, as RetinaNet's.
     cfg.MODEL.FCOS.FOCAL_LOSS_ALPHA = 0.25
     cfg.MODEL.FCOS.FOCAL_LOSS_GAMMA = 2.0
     # Of the root of class score times centerness, hence 0.2 where RetinaNet has 0.05.

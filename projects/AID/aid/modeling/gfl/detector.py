@@ -64,8 +64,8 @@ class GFL(DenseDetector):
             topk: see :func:`assign_cells`.
             quality_beta: see :func:`quality_focal_losses`.
             giou_weight, distribution_weight: of the two losses of a box.
-            test_score_thresh, test_topk_candidates, test_nms_thresh, max_detections_per_image,
-            vis_period, input_format: see :class:`RetinaNet`.
+            test_score_thresh, test_topk_candidates, test_nms_thresh: see :class:`RetinaNet`.
+            max_detections_per_image, vis_period, input_format: likewise.
         """
         super().__init__(
             backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std

@@ -18,7 +18,7 @@ EPSILON = 1e-7
 
 
 def quality_focal_losses(logits: Tensor, classes: Tensor, quality: Tensor, beta: float) -> Tensor:
-    """Cross-entropy of a score with the quality of its box, times |quality - score| ** beta.
+    """Cross-entropy of a score with the quality of its box, times ``|quality - score| ** beta``.
 
     Args:
         logits: (S, K).

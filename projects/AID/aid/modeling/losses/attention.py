@@ -23,7 +23,7 @@ __all__ = ["AttentionGuidedLoss", "channel_attention", "spatial_attention"]
 
 # Sums of magnitudes are 1-norms, for which no map of magnitudes is made.
 def spatial_attention(features: Tensor, temperature: float) -> Tensor:
-    """H * W * softmax over positions of (mean over channels of |F|) / T.
+    """``H * W * softmax over positions of (mean over channels of |F|) / T``.
 
     Args:
         features: (N, C, H, W).
@@ -37,7 +37,7 @@ def spatial_attention(features: Tensor, temperature: float) -> Tensor:
 
 
 def channel_attention(features: Tensor, temperature: float) -> Tensor:
-    """C * softmax over channels of (mean over positions of |F|) / T.
+    """``C * softmax over channels of (mean over positions of |F|) / T``.
 
     Args:
         features: (N, C, H, W).

@@ -170,7 +170,7 @@ class FGDLoss(nn.Module):
         """See DISTILLATION_LOSS_REGISTRY.
 
         Returns:
-            "loss_distill_fgd_" and "foreground", "background", "attention" or "global".
+            ``loss_distill_fgd_`` and "foreground", "background", "attention" or "global".
         """
         boxes = [x.gt_boxes.tensor for x in context.instances]
         levels = []
