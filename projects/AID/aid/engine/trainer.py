@@ -121,19 +121,27 @@ class AIDTrainer(DefaultTrainer):
             )
         if self.cfg.TEACHER.EVAL_FIRST and self.start_iter == 0:
             self.test_teachers()
+        with self.clear_errors():
+            return super().train()
+
+    @contextmanager
+    def clear_errors(self) -> Iterator[None]:
+        """Turn what may end a training and a user can mend into one line.
+
+        Raises:
+            AIDError: see :meth:`train`.
+        """
+        folder = self.cfg.OUTPUT_DIR
         try:
-            with (
-                clear_write_errors(self.cfg.OUTPUT_DIR),
-                _without_known_tracebacks(self.cfg.OUTPUT_DIR),
-            ):
-                return super().train()
+            with clear_write_errors(folder), _without_known_tracebacks(folder):
+                yield
         except FloatingPointError as error:
             reason = " ".join(str(error).split())
             half = "turn SOLVER.AMP.ENABLED off, " if self.cfg.SOLVER.AMP.ENABLED else ""
             raise AIDError(
                 f"training diverged at iteration {self.iter}: {reason}; lower SOLVER.BASE_LR or "
                 f"DISTILLATION.WEIGHT, {half}turn on SOLVER.CLIP_GRADIENTS.ENABLED, and check the "
-                f"last losses in {os.path.join(self.cfg.OUTPUT_DIR, 'metrics.json')}"
+                f"last losses in {os.path.join(folder, 'metrics.json')}"
             ) from error
 
     def test_teachers(self) -> None:
