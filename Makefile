@@ -25,7 +25,7 @@ TRAIN_OPTIONS ?=
 KILLS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reuse benchmark load-test crash-campaign test test-slow lint clean \
+.PHONY: help install demo reuse model-zoo benchmark load-test crash-campaign test test-slow lint clean \
 	distclean always
 .DELETE_ON_ERROR:
 
@@ -77,6 +77,9 @@ $(RUNS)/%/.finished:
 
 $(RUNS)/report/report.md: $(foreach run,$(TEACHER) $(STUDENTS),$(RUNS)/$(run)/.finished)
 	$(BIN)/python tools/report.py $(^D) --output $(@D)
+
+model-zoo: $(foreach run,$(TEACHER) $(STUDENTS),$(RUNS)/$(run)/.finished)  ## fill MODEL_ZOO.md's rows of the demo
+	$(BIN)/python tools/model_zoo.py $(DISTILLED:%=$(RUNS)/%)
 
 benchmark: install  ## what a step with a teacher costs
 	$(BIN)/python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml \

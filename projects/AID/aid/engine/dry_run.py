@@ -112,7 +112,7 @@ class _Trial(AIDTrainer):
             found.checkpoint = self._try_checkpoint()
         return found
 
-    def test(self, cfg: CfgNode, model: nn.Module) -> None:
+    def test(self, cfg: CfgNode, model: nn.Module) -> dict:
         """Evaluate a few images of each test set, and note what all of them would take."""
         for name in cfg.DATASETS.TEST:
             loader = self.build_test_loader(cfg, name)
@@ -123,6 +123,7 @@ class _Trial(AIDTrainer):
             images = math.ceil(len(loader.dataset) / comm.get_world_size())
             each = median(few.seconds[1:] or few.seconds or [0.0])  # the first one warms up
             self.evaluations.append(Evaluation(name, images, each, besides))
+        return {}  # of a few images they say nothing
 
     def _try_checkpoint(self) -> tuple[int, float, float]:
         path = os.path.join(self.cfg.OUTPUT_DIR, "dry_run.pth")

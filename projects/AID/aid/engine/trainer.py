@@ -26,6 +26,7 @@ from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection
 from .hooks import CollectFigures, CompareTeacher, DropPictures, SeedStep
 from .optimizer import build_optimizer, pass_over
+from .output_folder import write_results
 
 __all__ = ["AIDTrainer"]
 
@@ -145,7 +146,10 @@ class AIDTrainer(DefaultTrainer):
             ) from error
 
     def test_teachers(self) -> None:
-        """Evaluate the teachers on the student's test sets, each with its own preprocessing."""
+        """Evaluate the teachers on the student's test sets, each with its own preprocessing.
+
+        What is found is in ``teacher/metrics.json``, of further teachers in ``teacher_1/``.
+        """
         student = _unwrap(self.model)
         if not isinstance(student, DistillationMixin):
             raise AIDError("TEACHER.EVAL_FIRST is on, but MODEL.META_ARCHITECTURE has no teacher")
@@ -159,7 +163,9 @@ class AIDTrainer(DefaultTrainer):
             logging.getLogger(__name__).info(
                 "Evaluating the teacher of %s on %s", teacher.name, cfg.DATASETS.TEST
             )
-            self.test(cfg, teacher.detector)
+            results = self.test(cfg, teacher.detector)
+            if comm.is_main_process() and results:
+                write_results(cfg.OUTPUT_DIR, results)
 
     def state_dict(self) -> dict:
         state = super().state_dict()
