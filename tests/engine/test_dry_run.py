@@ -101,6 +101,8 @@ def test_in_two_processes(arguments, in_processes, tmp_path, capfd):
 def test_what_stops_the_run_stops_the_trial(arguments, run_config, tmp_path):
     with pytest.raises(AIDError, match="--dry-run tries a training: leave out --eval-only"):
         dry_run(arguments("--eval-only"))
+    with pytest.raises(AIDError, match="--config-file is missing"):
+        dry_run(argument_parser().parse_args(["--dry-run"]))
     (tmp_path / "file").write_text("")
     with pytest.raises(AIDError, match=f"OUTPUT_DIR .*/x cannot be written: {tmp_path}/file is no"):
         dry_run(arguments("OUTPUT_DIR", str(tmp_path / "file/x")))

@@ -25,7 +25,7 @@ from ..config import load_config
 from ..errors import AIDError
 from .estimate import Evaluation, Found, existing_parent, report
 from .hooks import SeedStep
-from .setup import setup
+from .setup import check_config_file, setup
 from .trainer import AIDTrainer
 
 __all__ = ["dry_run"]
@@ -50,6 +50,7 @@ def dry_run(args: Namespace) -> None:
     """
     if args.eval_only:
         raise AIDError("--dry-run tries a training: leave out --eval-only")
+    check_config_file(args.config_file)
     output = load_config(args.config_file, args.opts).OUTPUT_DIR
     place = existing_parent(output)
     if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):

@@ -15,7 +15,7 @@ from ..errors import AIDError
 from ..evaluation import check_evaluator
 from .output_folder import check_output_folder, start_records
 
-__all__ = ["check_dataset", "setup"]
+__all__ = ["check_config_file", "check_dataset", "setup"]
 
 # Where a meta-architecture's number of classes is set.
 HEADS = {
@@ -44,8 +44,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     if args.register:
         register_from_file(args.register)
-    if not args.config_file:
-        raise AIDError("--config-file is missing: choose one under configs/")
+    check_config_file(args.config_file)
     cfg = load_config(args.config_file, args.opts)
     if args.num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
@@ -82,6 +81,18 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_output_folder(records, resume=args.resume and not args.eval_only)
     start_records(records, args)
     return cfg
+
+
+def check_config_file(path: str) -> None:
+    """Check that there is one, of the kind that :func:`load_config` reads.
+
+    Raises:
+        AIDError: there is none, or it is a LazyConfig.
+    """
+    if not path:
+        raise AIDError("--config-file is missing: choose one under configs/")
+    if path.endswith(".py"):
+        raise AIDError(f"{path} is a LazyConfig: train with tools/lazyconfig_train_net.py")
 
 
 def check_dataset(cfg: CfgNode, key: str, name: str) -> None:
