@@ -25,8 +25,8 @@ TRAIN_OPTIONS ?=
 KILLS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reuse model-zoo benchmark load-test crash-campaign test test-slow lint clean \
-	distclean always
+.PHONY: help install demo reuse model-zoo benchmark load-test crash-campaign test test-slow lint \
+	clean distclean always
 .DELETE_ON_ERROR:
 
 help:  ## list the targets

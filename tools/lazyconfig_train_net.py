@@ -31,6 +31,7 @@ from detectron2.utils import comm
 from aid.checkpoint import StrictCheckpointer, StudentCheckpointer
 from aid.engine.accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from aid.engine.hooks import SeedStep
+from aid.engine.optimizer import pause_adapters
 from aid.errors import AIDError, main_with_clear_errors
 
 
@@ -48,6 +49,7 @@ def do_train(cfg, resume):
     logging.getLogger("detectron2").info("Model:\n%s", model)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
+    pause_adapters(optimizer, model)
     loader = instantiate(cfg.dataloader.train)
     model = create_ddp_model(model, **cfg.train.ddp)
     step = AccumulatingAMPTrainer if cfg.train.amp.enabled else AccumulatingTrainer

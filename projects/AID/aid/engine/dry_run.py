@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Subset
 from ..checkpoint import clear_load_errors, load_file
 from ..config import load_config
 from ..errors import AIDError
-from .estimate import Evaluation, Found, existing_parent, report
+from .estimate import Evaluation, Found, existing_parent, summarize
 from .hooks import SeedStep
 from .setup import check_config_file, setup
 from .trainer import AIDTrainer
@@ -67,7 +67,7 @@ def dry_run(args: Namespace) -> None:
         everyones = comm.gather(found)
         if comm.is_main_process():
             checkpoint = os.path.join(output, resumed) if resumed else ""
-            print(report(trial.cfg, everyones, output, checkpoint), flush=True)
+            print(summarize(trial.cfg, everyones, output, checkpoint), flush=True)
 
 
 def _stand_in(folder: str, output: str) -> str:

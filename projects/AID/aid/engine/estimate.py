@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from detectron2.config import CfgNode
 
-__all__ = ["Evaluation", "Found", "existing_parent", "report"]
+__all__ = ["Evaluation", "Found", "existing_parent", "summarize"]
 
 
 @dataclass
@@ -60,7 +60,7 @@ def existing_parent(folder: str) -> str:
     return folder
 
 
-def report(cfg: CfgNode, everyones: list[Found], output: str, resumed: str) -> str:
+def summarize(cfg: CfgNode, everyones: list[Found], output: str, resumed: str) -> str:
     """What was found, and what follows for the whole run.
 
     The slowest process counts, and the fullest; of the iterations the last, since the first has to
@@ -98,7 +98,8 @@ def report(cfg: CfgNode, everyones: list[Found], output: str, resumed: str) -> s
         lines[f"step {k + 1}"] = f"{_span(seconds)}, {memory:.0f} MiB {kind} at most"
     for who in ("teachers", "student"):
         of_all = zip(*(getattr(x, who) for x in everyones), strict=True)
-        lines[f"test of {who}"] = "; ".join(map(_slowest, of_all)) or "none"
+        if slowest := [_slowest(x) for x in of_all]:
+            lines[f"test of {who}"] = "; ".join(slowest)
     fullest = max(x.memory for x in everyones)
     lines["memory"] = f"{fullest:.0f} MiB {kind} at most, tests included"
     wanted = num_checkpoints * size

@@ -10,8 +10,9 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 
 from ..errors import AIDError
+from ..modeling.meta_arch import DistillationMixin
 
-__all__ = ["build_optimizer", "clipped", "pass_over"]
+__all__ = ["build_optimizer", "clipped", "pass_over", "pause_adapters"]
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -50,6 +51,13 @@ def clipped(
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = clip_type
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = clip_value
     return maybe_add_gradient_clipping(cfg, optimizer)
+
+
+def pause_adapters(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Let ``optimizer`` pass over a student's adapters while its imitation pauses."""
+    if isinstance(model, DistillationMixin):
+        adapters = model.distillation.parameters()
+        pass_over(optimizer, adapters, lambda: model.distillation_factor == 0)
 
 
 def pass_over(

@@ -25,7 +25,7 @@ from ..modeling.meta_arch import DistillationMixin
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection
 from .hooks import CollectFigures, CompareTeacher, DropPictures, SeedStep
-from .optimizer import build_optimizer, pass_over
+from .optimizer import build_optimizer, pause_adapters
 from .output_folder import write_results
 
 __all__ = ["AIDTrainer"]
@@ -188,9 +188,7 @@ class AIDTrainer(DefaultTrainer):
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module):
         optimizer = build_optimizer(cfg, model)
-        if isinstance(model, DistillationMixin):
-            adapters = model.distillation.parameters()
-            pass_over(optimizer, adapters, lambda: model.distillation_factor == 0)
+        pause_adapters(optimizer, model)
         return optimizer
 
     @classmethod
