@@ -104,7 +104,13 @@ def test_each_kind_of_config_has_its_script(script, teacher):
         setup(args)
 
 
-def test_a_teacher_of_other_levels_or_classes(lazy, script):
+def test_lessons_that_cannot_be_taught(lazy, script):
+    once = list(lazy.model.lessons[0].losses)
+    lazy.model.lessons[0].losses = [*once, once[0]]
+    said = "losses of one teacher, AttentionGuidedLoss, NonLocalLoss, AttentionGuidedLoss: name"
+    with pytest.raises(AIDError, match=said):
+        script.do_train(lazy, resume=False)
+    lazy.model.lessons[0].losses = once
     lazy.model.lessons[0].levels = ["p2", "p7"]
     with pytest.raises(AIDError, match="no common level p7"):
         script.do_train(lazy, resume=False)

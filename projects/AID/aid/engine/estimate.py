@@ -64,7 +64,7 @@ def summarize(cfg: CfgNode, everyones: list[Found], output: str, resumed: str) -
     """What was found, and what follows for the whole run.
 
     The slowest process counts, and the fullest; of the iterations the last, since the first has to
-    start things; for an evaluation the images of each test set.
+    start things.
 
     Args:
         cfg: of the run, for this number of processes.
@@ -83,7 +83,7 @@ def summarize(cfg: CfgNode, everyones: list[Found], output: str, resumed: str) -
     num_checkpoints = _multiples(main.start, last, cfg.SOLVER.CHECKPOINT_PERIOD) + bool(left)
     parts = {
         "test of teachers": first_test,
-        f"{left} iterations": left * step,
+        _several(left, "iteration"): left * step,
         _several(num_tests, "test"): num_tests * test,
         _several(num_checkpoints, "checkpoint"): num_checkpoints * write,
     }

@@ -83,12 +83,15 @@ class DistillationMixin:
             weight: lambda of the paper.
 
         Raises:
-            AIDError: a teacher cannot teach this student.
+            AIDError: a teacher cannot teach this student, or has two losses of one class.
         """
         parts, made = nn.ModuleDict(), []
         for number, x in enumerate(lessons):
             levels = check_match(x["teacher"], self, x["levels"], x["datasets"])
             losses = nn.ModuleDict({type(loss).__name__: loss for loss in x["losses"]})
+            if len(losses) < len(x["losses"]):
+                names = ", ".join(type(loss).__name__ for loss in x["losses"])
+                raise AIDError(f"losses of one teacher, {names}: name each class once")
             made.append(Lesson(self, parts, number, x["teacher"], levels, losses, x["weighting"]))
         self._learn(made, parts, schedule, weight)
 
