@@ -25,8 +25,8 @@ TRAIN_OPTIONS ?=
 KILLS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reuse visualize benchmark load-test crash-campaign test test-slow lint \
-	docs clean distclean always
+.PHONY: help install demo reuse visualize model-zoo benchmark load-test crash-campaign test \
+	test-slow lint docs clean distclean always
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -83,6 +83,9 @@ visualize: $(RUNS)/faster_rcnn_R18_from_R34/.finished  ## pictures of what the d
 		--config-file configs/Quickstart/faster_rcnn_R18_from_R34.yaml \
 		--weights $(RUNS)/faster_rcnn_R18_from_R34/model_final.pth \
 		--num-gpus 0 --output $(RUNS)/pictures --contact-sheet 8
+
+model-zoo: $(foreach run,$(TEACHER) $(STUDENTS),$(RUNS)/$(run)/.finished)  ## fill MODEL_ZOO.md's rows of the demo
+	$(BIN)/python tools/model_zoo.py $(DISTILLED:%=$(RUNS)/%)
 
 benchmark: install  ## what a step with a teacher costs
 	$(BIN)/python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml \

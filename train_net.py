@@ -2,6 +2,7 @@
 """Train or evaluate a teacher, a plain student or a distilled student.
 
     python train_net.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml --num-gpus 4
+    python train_net.py --config-file ... --num-gpus 4 --dry-run      # what would it take?
     python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
     torchrun --nproc-per-node 4 train_net.py --config-file ...
 
@@ -17,11 +18,13 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from aid.checkpoint import SafeCheckpointer, StrictCheckpointer
-from aid.engine import AIDTrainer, argument_parser, launch, setup
+from aid.engine import AIDTrainer, argument_parser, dry_run, launch, setup
 from aid.errors import AIDError, main_with_clear_errors
 
 
 def main(args):
+    if args.dry_run:
+        return dry_run(args)
     cfg = setup(args)
     if args.eval_only:
         return evaluate(cfg, args.resume)

@@ -105,6 +105,16 @@ def test_bad_input_ends_in_one_line(train, arguments, message):
     assert re.search(message, one_error(train(f"Quickstart/{PLAIN}", *arguments)))
 
 
+def test_a_dry_run_says_what_the_run_takes_and_leaves_nothing(train, workplace):
+    folder = workplace[0] / "output/only_tried"
+    done = train(f"Quickstart/{PLAIN}", "--dry-run", *FEW, "OUTPUT_DIR", str(folder))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (
+        "estimate          3 iterations " in done.stdout and "started now it ends at" in done.stdout
+    )
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("arguments", [[], ["--eval-only"]])
 def test_a_truncated_image_is_named(arguments, runs, train, workplace):
     folder = workplace[0] / "datasets/synthetic_kitti/training/image_2"

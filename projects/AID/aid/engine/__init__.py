@@ -1,7 +1,9 @@
 """The trainer, its hooks, and the setup of a run."""
 
+from .arguments import argument_parser
+from .dry_run import dry_run
 from .launch import launch
-from .setup import argument_parser, setup
+from .setup import setup
 from .trainer import AIDTrainer
 
-__all__ = ["AIDTrainer", "argument_parser", "launch", "setup"]
+__all__ = ["AIDTrainer", "argument_parser", "dry_run", "launch", "setup"]

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 
 from ..errors import AIDError
+from ..modeling.meta_arch import DistillationMixin
 
-__all__ = ["build_optimizer", "pass_over"]
+__all__ = ["build_optimizer", "clipped", "pass_over", "pause_adapters"]
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -34,6 +35,29 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
     adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
     return adamw(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+
+
+def clipped(
+    optimizer: type[torch.optim.Optimizer], clip_type: str = "norm", clip_value: float = 1.0
+) -> type[torch.optim.Optimizer]:
+    """An optimizer's class with Detectron2's clipping, for a LazyConfig.
+
+    Args:
+        optimizer: the class.
+        clip_type, clip_value: see SOLVER.CLIP_GRADIENTS.
+    """
+    cfg = get_cfg()
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = clip_type
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = clip_value
+    return maybe_add_gradient_clipping(cfg, optimizer)
+
+
+def pause_adapters(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Let ``optimizer`` pass over a student's adapters while its imitation pauses."""
+    if isinstance(model, DistillationMixin):
+        adapters = model.distillation.parameters()
+        pass_over(optimizer, adapters, lambda: model.distillation_factor == 0)
 
 
 def pass_over(

@@ -1,5 +1,6 @@
 """The output folder of a run: what lies there is looked at before anything is written."""
 
+import json
 import logging
 import os
 import tempfile
@@ -8,6 +9,7 @@ from argparse import Namespace
 import torch
 import yaml
 from detectron2.config import CfgNode
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -17,7 +19,7 @@ from ..config import load_config
 from ..errors import AIDError
 from ..files import clear_write_errors, remove_parts, whole_file
 
-__all__ = ["check_output_folder", "start_records"]
+__all__ = ["check_output_folder", "flat_keys", "start_records", "write_results"]
 
 # What the weights and the optimizer of a checkpoint belong to.
 DISTILLATION = ("DISTILLATION.LOSSES", "DISTILLATION.LEVELS", "AID.WEIGHTING")
@@ -87,6 +89,18 @@ def start_records(cfg: CfgNode, args: Namespace) -> None:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
+def write_results(folder: str, results: dict) -> None:
+    """Write what an evaluation outside of the training found to ``folder``'s metrics.json.
+
+    Args:
+        folder: it exists.
+        results: of :meth:`DefaultTrainer.test`.
+    """
+    with whole_file(os.path.join(folder, "metrics.json")) as f:
+        content = {**flatten_results_dict(results), "iteration": 0}
+        f.write(json.dumps(content, sort_keys=True).encode() + b"\n")
+
+
 def _has_checkpoint(folder: str) -> bool:
     return os.path.isfile(os.path.join(folder, "last_checkpoint"))
 
@@ -115,15 +129,16 @@ def _state(cfg: CfgNode) -> dict[str, object]:
 
     Their files may have moved, as the first one's may.
     """
-    state = _flat(yaml.safe_load(cfg.dump()))
+    state = flat_keys(yaml.safe_load(cfg.dump()))
     return {**state, MORE_TEACHERS: len(cfg.TEACHER.MORE_CONFIG_FILES)}
 
 
-def _flat(node: dict, prefix: str = "") -> dict[str, object]:
+def flat_keys(node: dict, prefix: str = "") -> dict[str, object]:
+    """Nested keys and their values, as {"SOLVER.MAX_ITER": 90000}."""
     flat = {}
     for key, value in node.items():
         nested = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+        flat |= flat_keys(value, f"{prefix}{key}.") if nested else {prefix + key: value}
     return flat
 
 

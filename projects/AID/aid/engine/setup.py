@@ -6,8 +6,6 @@ import os
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import default_argument_parser
-from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 
 from ..config import load_config
@@ -17,7 +15,7 @@ from ..errors import AIDError
 from ..evaluation import check_evaluator
 from .output_folder import check_output_folder, start_records
 
-__all__ = ["argument_parser", "check_dataset", "setup"]
+__all__ = ["check_config_file", "check_dataset", "setup"]
 
 # Where a meta-architecture's number of classes is set.
 HEADS = {
@@ -28,34 +26,11 @@ HEADS = {
 }
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's parser, with ``--register``, ``--num-processes`` and ``--timeout``.
-
-    ``num_gpus`` is None unless given, for 1; ``dist_url`` "auto", for a free port of this machine.
-    """
-    parser = default_argument_parser()
-    parser.set_defaults(num_gpus=None, dist_url="auto")
-    parser.add_argument(
-        "--num-processes", type=int, help="number of processes on the CPU *per machine*"
-    )
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=DEFAULT_TIMEOUT.total_seconds() / 60,
-        metavar="MINUTES",
-        help="how long a process waits for the others before it gives up; default %(default)g",
-    )
-    parser.add_argument(
-        "--register", metavar="FILE", help="Python file that registers your own datasets"
-    )
-    return parser
-
-
 def setup(args: argparse.Namespace) -> CfgNode:
     """Build the config, check what can be checked early, and start logging.
 
     Args:
-        args: of :func:`argument_parser`.
+        args: of :func:`~aid.engine.argument_parser`.
 
     Returns:
         The frozen config. Its SEED is never negative: one that was drawn is written to the output
@@ -69,8 +44,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     if args.register:
         register_from_file(args.register)
-    if not args.config_file:
-        raise AIDError("--config-file is missing: choose one under configs/")
+    check_config_file(args.config_file)
     cfg = load_config(args.config_file, args.opts)
     if args.num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
@@ -107,6 +81,18 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_output_folder(records, resume=args.resume and not args.eval_only)
     start_records(records, args)
     return cfg
+
+
+def check_config_file(path: str) -> None:
+    """Check that there is one, of the kind that :func:`load_config` reads.
+
+    Raises:
+        AIDError: there is none, or it is a LazyConfig.
+    """
+    if not path:
+        raise AIDError("--config-file is missing: choose one under configs/")
+    if path.endswith(".py"):
+        raise AIDError(f"{path} is a LazyConfig: train with tools/lazyconfig_train_net.py")
 
 
 def check_dataset(cfg: CfgNode, key: str, name: str) -> None:

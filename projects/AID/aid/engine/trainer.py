@@ -26,7 +26,8 @@ from ..modeling.meta_arch import DistillationMixin
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection
 from .hooks import CollectFigures, CompareTeacher, DropPictures, SeedStep
-from .optimizer import build_optimizer, pass_over
+from .optimizer import build_optimizer, pause_adapters
+from .output_folder import write_results
 from .tensorboard import GroupingTensorboardWriter
 
 __all__ = ["AIDTrainer"]
@@ -127,26 +128,35 @@ class AIDTrainer(DefaultTrainer):
             )
         if self.cfg.TEACHER.EVAL_FIRST and self.start_iter == 0:
             self.test_teachers()
+        with self.clear_errors():
+            return super().train()
+
+    @contextmanager
+    def clear_errors(self) -> Iterator[None]:
+        """Turn what may end a training and a user can mend into one line.
+
+        Raises:
+            AIDError: see :meth:`train`.
+        """
+        folder = self.cfg.OUTPUT_DIR
         try:
-            with (
-                clear_write_errors(self.cfg.OUTPUT_DIR),
-                _without_known_tracebacks(self.cfg.OUTPUT_DIR),
-            ):
-                return super().train()
+            with clear_write_errors(folder), _without_known_tracebacks(folder):
+                yield
         except FloatingPointError as error:
             reason = " ".join(str(error).split())
             half = "turn SOLVER.AMP.ENABLED off, " if self.cfg.SOLVER.AMP.ENABLED else ""
             raise AIDError(
                 f"training diverged at iteration {self.iter}: {reason}; lower SOLVER.BASE_LR or "
                 f"DISTILLATION.WEIGHT, {half}turn on SOLVER.CLIP_GRADIENTS.ENABLED, and check the "
-                f"last losses in {os.path.join(self.cfg.OUTPUT_DIR, 'metrics.json')}"
+                f"last losses in {os.path.join(folder, 'metrics.json')}"
             ) from error
 
     def test_teachers(self) -> list[dict]:
         """Evaluate the teachers on the student's test sets, each with its own preprocessing.
 
         Returns:
-            The results of each, as of :meth:`test`.
+            The results of each, as of :meth:`test`; they are also in ``teacher/metrics.json``, of
+            further teachers in ``teacher_1/``.
         """
         student = _unwrap(self.model)
         if not isinstance(student, DistillationMixin):
@@ -163,6 +173,8 @@ class AIDTrainer(DefaultTrainer):
                 "Evaluating the teacher of %s on %s", teacher.name, cfg.DATASETS.TEST
             )
             results.append(self.test(cfg, teacher.detector))
+            if comm.is_main_process() and results[-1]:
+                write_results(cfg.OUTPUT_DIR, results[-1])
         return results
 
     def state_dict(self) -> dict:
@@ -186,9 +198,7 @@ class AIDTrainer(DefaultTrainer):
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module):
         optimizer = build_optimizer(cfg, model)
-        if isinstance(model, DistillationMixin):
-            adapters = model.distillation.parameters()
-            pass_over(optimizer, adapters, lambda: model.distillation_factor == 0)
+        pause_adapters(optimizer, model)
         return optimizer
 
     @classmethod

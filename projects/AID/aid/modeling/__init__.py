@@ -3,8 +3,9 @@
 from . import instance_loss, losses, responses, weighting
 from .fcos import FCOS
 from .gfl import GFL
+from .lazy import distilled, lesson
 from .meta_arch import AIDFCOS, AIDGFL, AIDGeneralizedRCNN, AIDRetinaNet
-from .teacher import Teacher, build_teacher
+from .teacher import Teacher, build_teacher, load_teacher
 
 __all__ = [
     "AIDFCOS",
@@ -15,7 +16,10 @@ __all__ = [
     "GFL",
     "Teacher",
     "build_teacher",
+    "distilled",
     "instance_loss",
+    "lesson",
+    "load_teacher",
     "losses",
     "responses",
     "weighting",

@@ -12,7 +12,7 @@ from ..errors import AIDError
 from .instance_loss import InstanceLosses
 from .losses import Context, build_distillation_losses
 from .responses import Answers, Batch, Question, ask, check_answers
-from .teacher import TeacherView, build_teacher
+from .teacher import Teacher, TeacherView, build_teacher
 from .teacher_check import check_teacher
 from .weighting import Evidence, Weighting, Weights, build_weighting
 
@@ -47,32 +47,63 @@ class Lesson:
         question: what the losses ask of teacher and student; None if nothing.
     """
 
-    def __init__(self, cfg: CfgNode, student: nn.Module, parts: nn.ModuleDict, number: int = 0):
+    def __init__(
+        self,
+        student: nn.Module,
+        parts: nn.ModuleDict,
+        number: int,
+        teacher: Teacher,
+        levels: tuple[str, ...],
+        losses: nn.ModuleDict,
+        weighting: Weighting,
+    ):
         """
         Args:
-            cfg: the student's config.
             student: as Detectron2 built it.
             parts: of the student, to which this lesson adds its own.
-            number: of the teacher, see :func:`build_teacher`. The names of the first one's parts,
-                losses and log have no number.
+            number: of the teacher, from 0. The names of the first one's parts, losses and log have
+                no number.
+            teacher: that can teach ``student``, see :func:`check_match`.
+            levels: to imitate, finest first.
+            losses: made for these levels, by name; see DISTILLATION_LOSS_REGISTRY.
+            weighting: how much to believe ``teacher``.
 
         Raises:
-            AIDError: the config names no usable teacher, weighting or loss; see ``config/keys.py``.
+            AIDError: a loss asks for what teacher and student cannot both answer.
         """
-        self.teacher = build_teacher(cfg, number)
-        levels = check_teacher(self.teacher, student, cfg)
-        ours = student.backbone.output_shape()
-        theirs = self.teacher.detector.backbone.output_shape()
-        self.strides = {level: ours[level].stride for level in levels}
+        self.teacher = teacher
+        shapes = student.backbone.output_shape()
+        self.strides = {level: shapes[level].stride for level in levels}
         self.log_prefix = f"aid/teacher_{number}/" if number else "aid/"
         self._suffix = f"_{number}" if number else ""
         self._parts = parts
-        parts[f"losses{self._suffix}"] = build_distillation_losses(cfg, levels, ours, theirs)
-        parts[f"weighting{self._suffix}"] = build_weighting(cfg)
+        parts[f"losses{self._suffix}"] = losses
+        parts[f"weighting{self._suffix}"] = weighting
         questions = {name: x.asks for name, x in self.losses.items() if hasattr(x, "asks")}
         for name, question in questions.items():
             check_answers(self.teacher.detector, student, question, name)
         self.question = Question.all_of(questions.values())
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, student: nn.Module, parts: nn.ModuleDict, number: int = 0
+    ) -> "Lesson":
+        """Build what a student's config asks for.
+
+        Args:
+            cfg: the student's config.
+            student, parts: see :class:`Lesson`.
+            number: of the teacher, see :func:`build_teacher`.
+
+        Raises:
+            AIDError: the config names no usable teacher, weighting or loss; see ``config/keys.py``.
+        """
+        teacher = build_teacher(cfg, number)
+        levels = check_teacher(teacher, student, cfg)
+        ours = student.backbone.output_shape()
+        theirs = teacher.detector.backbone.output_shape()
+        losses = build_distillation_losses(cfg, levels, ours, theirs)
+        return cls(student, parts, number, teacher, levels, losses, build_weighting(cfg))
 
     @property
     def losses(self) -> nn.ModuleDict:

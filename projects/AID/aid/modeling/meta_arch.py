@@ -20,6 +20,7 @@ from .losses import Context
 from .responses import Batch
 from .schedule import Schedule
 from .teacher import Teacher, num_teachers
+from .teacher_check import check_match
 from .weighting import Sharing, Weighting
 
 __all__ = ["AIDFCOS", "AIDGFL", "AIDGeneralizedRCNN", "AIDRetinaNet", "DistillationMixin"]
@@ -66,21 +67,48 @@ class DistillationMixin:
         Raises:
             AIDError: the config names no usable teacher, weighting or loss; see ``config/keys.py``.
         """
-        self.schedule = Schedule(cfg)
+        schedule = Schedule(cfg)
         with torch.random.fork_rng([] if self.device.type == "cpu" else [self.device]):
             parts = nn.ModuleDict()
-            self.lessons = [Lesson(cfg, self, parts, k) for k in range(num_teachers(cfg))]
-            self.distillation = parts.to(self.device)
+            teachers = range(num_teachers(cfg))
+            lessons = [Lesson.from_config(cfg, self, parts, k) for k in teachers]
+        self._learn(lessons, parts, schedule, cfg.DISTILLATION.WEIGHT)
+
+    def learn_from(self, lessons: list[dict], schedule: Schedule, weight: float = 1.0) -> None:
+        """As :meth:`attach_distillation`, from objects in place of a config.
+
+        Args:
+            lessons: what :func:`~aid.modeling.lazy.lesson` says of each teacher.
+            schedule: when imitation acts.
+            weight: lambda of the paper.
+
+        Raises:
+            AIDError: a teacher cannot teach this student, or has two losses of one class.
+        """
+        parts, made = nn.ModuleDict(), []
+        for number, x in enumerate(lessons):
+            levels = check_match(x["teacher"], self, x["levels"], x["datasets"])
+            losses = nn.ModuleDict({type(loss).__name__: loss for loss in x["losses"]})
+            if len(losses) < len(x["losses"]):
+                names = ", ".join(type(loss).__name__ for loss in x["losses"])
+                raise AIDError(f"losses of one teacher, {names}: name each class once")
+            made.append(Lesson(self, parts, number, x["teacher"], levels, losses, x["weighting"]))
+        self._learn(made, parts, schedule, weight)
+
+    def _learn(
+        self, lessons: list[Lesson], parts: nn.ModuleDict, schedule: Schedule, weight: float
+    ) -> None:
+        self.lessons, self.schedule, self.distillation_weight = lessons, schedule, weight
+        self.distillation = parts.to(self.device)
         if self.weighting.needs_student:
             loss_levels(self)  # an error now if it has none
-        self.distillation_weight = cfg.DISTILLATION.WEIGHT
         logging.getLogger(__name__).info(
             "Distillation: lambda %g, %s; %s",
-            self.distillation_weight,
-            self.schedule,
-            "; ".join(str(lesson) for lesson in self.lessons),
+            weight,
+            schedule,
+            "; ".join(str(lesson) for lesson in lessons),
         )
-        self.sharing = Sharing([lesson.weighting for lesson in self.lessons])
+        self.sharing = Sharing([lesson.weighting for lesson in lessons])
 
     def forward(self, batched_inputs: list[dict]):
         """In eval mode the detector's own forward. In training its losses and those of imitation.

@@ -22,7 +22,14 @@ from .instance_loss import (
     loss_levels,
 )
 
-__all__ = ["Teacher", "TeacherView", "build_teacher", "load_teacher_config", "num_teachers"]
+__all__ = [
+    "Teacher",
+    "TeacherView",
+    "build_teacher",
+    "load_teacher",
+    "load_teacher_config",
+    "num_teachers",
+]
 
 
 @dataclass
@@ -151,16 +158,40 @@ def build_teacher(cfg: CfgNode, number: int = 0) -> Teacher:
         number: 0 for the first; k for entry k - 1 of TEACHER.MORE_CONFIG_FILES and MORE_WEIGHTS.
 
     Raises:
-        AIDError: a key is empty, a file is missing, or the weights are the student's, do not fit
-            the config exactly or are not finite.
+        AIDError: a key is empty, or see :func:`load_teacher`; or the weights are the student's.
     """
     config_key, config_file = _named(cfg, "CONFIG_FILE", "MORE_CONFIG_FILES", number)
     weights_key, weights = _named(cfg, "WEIGHTS", "MORE_WEIGHTS", number)
     for key, value in ((config_key, config_file), (weights_key, weights)):
         if not value:
             raise AIDError(f"{key} is empty: name the teacher's config file and its weights")
+    keys = (config_key, weights_key)
+    return load_teacher(config_file, weights, cfg.MODEL.DEVICE, keys=keys, student=cfg)
+
+
+def load_teacher(
+    config_file: str,
+    weights: str,
+    device: str = "cpu",
+    *,
+    keys: tuple[str, str] = ("config_file", "weights"),
+    student: CfgNode | None = None,
+) -> Teacher:
+    """Build a trained detector as a teacher.
+
+    Args:
+        config_file: see :func:`load_teacher_config`.
+        weights: any path that Detectron2 can read.
+        device: to build it on; in training it follows its student.
+        keys: what messages call the two.
+        student: config of the student, to tell whose weights they are.
+
+    Raises:
+        AIDError: a file is missing, or the weights do not fit the config exactly or are not finite.
+    """
+    config_key, weights_key = keys
     teacher_cfg = load_teacher_config(config_file, config_key)
-    teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
+    teacher_cfg.MODEL.DEVICE = device
     if "://" not in weights and not os.path.isfile(weights):
         raise AIDError(
             f"{weights_key} {weights} does not exist: train the teacher first with `python "
@@ -171,7 +202,7 @@ def build_teacher(cfg: CfgNode, number: int = 0) -> Teacher:
     try:
         StrictCheckpointer(detector, weights_key).load(weights)
     except AIDError:
-        if not _fits(weights, cfg):
+        if student is None or not _fits(weights, student):
             raise
         raise AIDError(
             f"{weights_key} {weights} is a checkpoint of the student's own architecture, and not "

@@ -10,14 +10,27 @@ from torch import nn
 from ..errors import AIDError
 from .teacher import Teacher
 
-__all__ = ["check_teacher", "num_classes"]
+__all__ = ["check_match", "check_teacher", "num_classes"]
 
 
 def check_teacher(teacher: Teacher, student: nn.Module, cfg: CfgNode) -> tuple[str, ...]:
+    """:func:`check_match` for DISTILLATION.LEVELS and DATASETS.TRAIN of the student's config."""
+    return check_match(teacher, student, cfg.DISTILLATION.LEVELS, cfg.DATASETS.TRAIN)
+
+
+def check_match(
+    teacher: Teacher, student: nn.Module, levels: Iterable[str] = (), datasets: Iterable[str] = ()
+) -> tuple[str, ...]:
     """Check that ``teacher`` can teach ``student``; warn where class lists cannot be compared.
 
+    Args:
+        teacher: frozen.
+        student: as Detectron2 built it.
+        levels: to imitate; none: all that the two share.
+        datasets: that the student trains on.
+
     Returns:
-        The levels to imitate, finest first: DISTILLATION.LEVELS, or all that the two share.
+        The levels to imitate, finest first.
 
     Raises:
         AIDError: classes, levels or strides differ.
@@ -28,13 +41,14 @@ def check_teacher(teacher: Teacher, student: nn.Module, cfg: CfgNode) -> tuple[s
             f"the teacher of {teacher.name} has {theirs} classes, the student {ours}: "
             "train both on the same class list"
         )
-    ours, theirs = (_class_names(c.DATASETS.TRAIN) for c in (cfg, teacher.cfg))
+    datasets = tuple(datasets)
+    ours, theirs = (_class_names(x) for x in (datasets, teacher.cfg.DATASETS.TRAIN))
     if ours and theirs and ours != theirs:
         raise AIDError(
             f"class lists differ: the teacher's datasets {tuple(teacher.cfg.DATASETS.TRAIN)} "
-            f"({teacher.name}) have {theirs}, the student's {tuple(cfg.DATASETS.TRAIN)} have {ours}"
+            f"({teacher.name}) have {theirs}, the student's {datasets} have {ours}"
         )
-    if ours and not theirs and not set(teacher.cfg.DATASETS.TRAIN) <= set(cfg.DATASETS.TRAIN):
+    if ours and not theirs and not set(teacher.cfg.DATASETS.TRAIN) <= set(datasets):
         logging.getLogger(__name__).warning(
             "The classes of the teacher's dataset %s are not known here: make sure that those of "
             "%s are the student's, in its order: %s",
@@ -45,7 +59,7 @@ def check_teacher(teacher: Teacher, student: nn.Module, cfg: CfgNode) -> tuple[s
     student_shapes = student.backbone.output_shape()
     teacher_shapes = teacher.detector.backbone.output_shape()
     shared = [level for level in teacher.levels if level in student_shapes]
-    wanted = list(cfg.DISTILLATION.LEVELS) or shared
+    wanted = list(levels) or shared
     missing = [level for level in wanted if level not in shared]
     if missing or not wanted:
         raise AIDError(

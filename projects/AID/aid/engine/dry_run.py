@@ -1,0 +1,185 @@
+"""A short try of a run: whether everything fits, and what the whole of it will take."""
+
+import math
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from statistics import median
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
+from detectron2.engine import HookBase, TrainerBase
+from detectron2.evaluation import inference_on_dataset
+from detectron2.utils import comm
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from ..checkpoint import clear_load_errors, load_file
+from ..config import load_config
+from ..errors import AIDError
+from .estimate import Evaluation, Found, existing_parent, summarize
+from .hooks import SeedStep
+from .setup import check_config_file, setup
+from .trainer import AIDTrainer
+
+__all__ = ["dry_run"]
+
+# The first one also starts what later ones find running: it is the second that is counted with.
+ITERATIONS = 2
+# Of each test set, that each process evaluates.
+IMAGES = 4
+
+
+def dry_run(args: Namespace) -> None:
+    """Build a run, try each of its parts for a moment, and print what it will take.
+
+    All processes of the run take part. OUTPUT_DIR is only read, and not even made: a temporary
+    folder of each process stands in for it.
+
+    Args:
+        args: of :func:`~aid.engine.argument_parser`.
+
+    Raises:
+        AIDError: whatever would stop the run, now or in its first iterations.
+    """
+    if args.eval_only:
+        raise AIDError("--dry-run tries a training: leave out --eval-only")
+    check_config_file(args.config_file)
+    output = load_config(args.config_file, args.opts).OUTPUT_DIR
+    place = existing_parent(output)
+    if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
+        raise AIDError(f"OUTPUT_DIR {output} cannot be written: {place} is no folder that can")
+    with tempfile.TemporaryDirectory(prefix="aid_dry_run_") as folder:
+        resumed = _stand_in(folder, output) if args.resume else ""
+        opts = [*args.opts, "OUTPUT_DIR", folder]
+        try:
+            trial = _Trial(setup(Namespace(**{**vars(args), "opts": opts})))
+            trial.resume_or_load(args.resume)
+            found = trial.try_out()
+        except AIDError as error:
+            raise AIDError(str(error).replace(folder, output)) from error
+        everyones = comm.gather(found)
+        if comm.is_main_process():
+            checkpoint = os.path.join(output, resumed) if resumed else ""
+            print(summarize(trial.cfg, everyones, output, checkpoint), flush=True)
+
+
+def _stand_in(folder: str, output: str) -> str:
+    """Give ``folder`` what a resumed run finds in ``output``, and return its checkpoint's name."""
+    last = os.path.join(output, "last_checkpoint")
+    if not os.path.isfile(last):
+        return ""
+    for name in ("last_checkpoint", "config.yaml"):
+        if os.path.isfile(os.path.join(output, name)):
+            shutil.copy(os.path.join(output, name), folder)
+    with open(last) as f:
+        name = f.read().strip()
+    os.symlink(os.path.abspath(os.path.join(output, name)), os.path.join(folder, name))
+    return name
+
+
+class _Trial(AIDTrainer):
+    """A trainer that stops after a moment, and writes no more than one checkpoint."""
+
+    def build_hooks(self) -> list[HookBase]:
+        self.clock = _Clock()
+        return [SeedStep(self.cfg.SEED), self.clock]
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict({k: v for k, v in state_dict.items() if k != "hooks"})
+
+    def try_out(self) -> Found:
+        """Train, evaluate, write and read, as the run will."""
+        found = Found(self.start_iter, self.clock.steps)
+        if self.start_iter < self.max_iter:
+            self.evaluations = found.teachers
+            if self.cfg.TEACHER.EVAL_FIRST and self.start_iter == 0:
+                self.test_teachers()
+            # Where imitation starts late, with it: neither its time nor its memory may surprise.
+            schedule = getattr(self.checkpointer.model, "schedule", None)
+            first = max(self.start_iter, schedule.start if schedule else 0)
+            with self.clear_errors():
+                TrainerBase.train(self, first, first + ITERATIONS)
+        self.evaluations = found.student
+        self.test(self.cfg, self.model)
+        found.memory = _peak_memory()
+        if comm.is_main_process():
+            found.checkpoint = self._try_checkpoint()
+        return found
+
+    def test(self, cfg: CfgNode, model: nn.Module) -> dict:
+        """Evaluate a few images of each test set, and note what all of them would take."""
+        for name in cfg.DATASETS.TEST:
+            loader = self.build_test_loader(cfg, name)
+            few = _FewImages(loader)
+            start = time.perf_counter()
+            inference_on_dataset(model, few, self.build_evaluator(cfg, name))
+            besides = time.perf_counter() - start - sum(few.seconds)
+            images = math.ceil(len(loader.dataset) / comm.get_world_size())
+            each = median(few.seconds[1:] or few.seconds or [0.0])  # the first one warms up
+            self.evaluations.append(Evaluation(name, images, each, besides))
+        return {}  # of a few images they say nothing
+
+    def _try_checkpoint(self) -> tuple[int, float, float]:
+        path = os.path.join(self.cfg.OUTPUT_DIR, "dry_run.pth")
+        start = time.perf_counter()
+        self.checkpointer.save("dry_run", iteration=self.start_iter)
+        written = time.perf_counter()
+        with clear_load_errors("the checkpoint just written,", path):
+            saved = load_file(path)["model"]
+        model = self.checkpointer.model.state_dict()
+        if not all(torch.equal(saved[k], model[k].cpu()) for k in saved):
+            raise AIDError(f"{path} does not hold what was written: check the disk")
+        return os.path.getsize(path), written - start, time.perf_counter() - written
+
+
+class _FewImages:
+    """The first images of a test set, for each process as many, and how long each one takes."""
+
+    def __init__(self, loader: DataLoader):
+        number = min(IMAGES * comm.get_world_size(), len(loader.dataset))
+        few = Subset(loader.dataset, range(number))
+        workers = min(loader.num_workers, IMAGES)
+        self._loader = build_detection_test_loader(few, mapper=None, num_workers=workers)
+        self.seconds = []
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        for batch in self._loader:
+            start = time.perf_counter()
+            yield batch
+            self.seconds.append(time.perf_counter() - start)
+
+
+class _Clock(HookBase):
+    """Takes the time and the memory of each iteration."""
+
+    def __init__(self):
+        self.steps = []
+
+    def before_step(self) -> None:
+        self._start = _now()
+
+    def after_step(self) -> None:
+        self.steps.append((_now() - self._start, _peak_memory()))
+
+
+def _now() -> float:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _peak_memory() -> float:
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -1,0 +1,120 @@
+"""The LazyConfig example trains as the YAML file does that it is made after."""
+
+import json
+import os
+
+import pytest
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.config import LazyConfig
+from detectron2.engine import default_argument_parser
+from detectron2.modeling import build_model
+
+from aid.config import load_config
+from aid.engine import AIDTrainer, argument_parser, setup
+from aid.errors import AIDError
+
+LAZY = "configs/lazy/faster_rcnn_R18_from_R34_quickstart.py"
+YAML = "configs/Quickstart/faster_rcnn_R18_from_R34.yaml"
+TEACHER = "configs/Quickstart/faster_rcnn_R34_FPN.yaml"
+
+
+@pytest.fixture
+def teacher(repository, tmp_path, monkeypatch):
+    """Path of a teacher's random weights, in the folder where the example's paths begin."""
+    monkeypatch.chdir(repository)
+    cfg = load_config(TEACHER, ["MODEL.DEVICE", "cpu"])
+    torch.manual_seed(3)
+    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "teacher.pth")
+    return str(tmp_path / "teacher.pth")
+
+
+@pytest.fixture
+def script(load_script):
+    return load_script("tools/lazyconfig_train_net.py")
+
+
+@pytest.fixture
+def stream(make_batch):
+    """A function () -> the batches of 10 iterations."""
+    return lambda: [make_batch((2, 3), seed) for seed in range(10)]
+
+
+@pytest.fixture
+def lazy(teacher, stream, tmp_path):
+    """The example, of 10 iterations on these batches, without a test."""
+    cfg = LazyConfig.load(LAZY)
+    cfg.model.lessons[0].teacher.weights = teacher
+    cfg.train.update(output_dir=str(tmp_path / "lazy"), max_iter=10)
+    cfg.dataloader.train = L(stream)()
+    del cfg.dataloader["evaluator"]
+    return cfg
+
+
+def seeded(script, cfg) -> None:
+    """Set up a run, and train."""
+    os.makedirs(cfg.train.output_dir, exist_ok=True)
+    script.default_setup(cfg, default_argument_parser().parse_args([]))
+    script.do_train(cfg, resume=False)
+
+
+def losses_of(folder) -> dict[str, float]:
+    """The losses in the last line of a metrics.json."""
+    last = json.loads((folder / "metrics.json").read_text().splitlines()[-1])
+    return {key: value for key, value in last.items() if "loss" in key}
+
+
+def test_it_is_the_yaml_run_bit_for_bit(lazy, script, teacher, stream, tmp_path, monkeypatch):
+    seeded(script, lazy)
+    monkeypatch.setattr(AIDTrainer, "build_train_loader", lambda *args: stream())
+    opts = ["TEACHER.WEIGHTS", teacher, "OUTPUT_DIR", str(tmp_path / "yaml"), "DATASETS.TEST", "()"]
+    opts += ["SOLVER.MAX_ITER", "10", "SOLVER.WARMUP_ITERS", "1", "DATASETS.TRAIN", "()"]
+    args = argument_parser().parse_args(["--config-file", YAML, "--num-gpus", "0", *opts])
+    trainer = AIDTrainer(setup(args))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    expected, found = losses_of(tmp_path / "yaml"), losses_of(tmp_path / "lazy")
+    assert expected == found and found["loss_distill_feature"] > 0 and found["loss_cls"] > 0
+    expected, found = (torch.load(tmp_path / name / "model_final.pth") for name in ("yaml", "lazy"))
+    for part in ("model", "distillation"):
+        assert expected[part].keys() == found[part].keys()
+        assert all(torch.equal(expected[part][k], v) for k, v in found[part].items())
+
+
+def test_it_is_evaluated_without_its_teacher(lazy, script, tmp_path, monkeypatch):
+    seeded(script, lazy)
+    weights = tmp_path / "lazy/model_final.pth"
+    tested = []
+    monkeypatch.setattr(script, "do_test", lambda cfg, model: tested.append(model))
+    opts = [f"train.init_checkpoint={weights}", f"train.output_dir={tmp_path / 'eval'}"]
+    opts.append("model.lessons.0.teacher.weights=gone.pth")
+    script.main(default_argument_parser().parse_args(["--config-file", LAZY, "--eval-only", *opts]))
+    (student,) = tested
+    assert student.distillation is None and not student.training
+    saved = torch.load(weights)["model"]
+    assert all(torch.equal(saved[key], value) for key, value in student.state_dict().items())
+
+
+def test_each_kind_of_config_has_its_script(script, teacher):
+    args = default_argument_parser().parse_args(["--config-file", YAML])
+    with pytest.raises(AIDError, match="is no LazyConfig .*: train_net.py takes YAML files"):
+        script.main(args)
+    args = argument_parser().parse_args(["--config-file", LAZY])
+    with pytest.raises(AIDError, match=r"is a LazyConfig: .*tools/lazyconfig_train_net.py"):
+        setup(args)
+
+
+def test_lessons_that_cannot_be_taught(lazy, script):
+    once = list(lazy.model.lessons[0].losses)
+    lazy.model.lessons[0].losses = [*once, once[0]]
+    said = "losses of one teacher, AttentionGuidedLoss, NonLocalLoss, AttentionGuidedLoss: name"
+    with pytest.raises(AIDError, match=said):
+        script.do_train(lazy, resume=False)
+    lazy.model.lessons[0].losses = once
+    lazy.model.lessons[0].levels = ["p2", "p7"]
+    with pytest.raises(AIDError, match="no common level p7"):
+        script.do_train(lazy, resume=False)
+    lazy.model.lessons[0].levels = ["p2", "p3", "p4", "p5", "p6"]
+    lazy.model.student.roi_heads.num_classes = 4
+    with pytest.raises(AIDError, match="has 3 classes, the student 4"):
+        script.do_train(lazy, resume=False)

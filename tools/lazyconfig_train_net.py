@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Train or evaluate by a LazyConfig, Detectron2's configs in Python; its script, with a teacher.
+
+    python tools/lazyconfig_train_net.py \
+        --config-file configs/lazy/faster_rcnn_R18_from_R34_quickstart.py train.max_iter=100
+    python tools/lazyconfig_train_net.py --config-file ... --eval-only \
+        train.init_checkpoint=output/.../model_final.pth
+
+The config's `model` is a call of aid.modeling.distilled, or any detector. A LazyConfig is a
+program: run only those that you trust. What train_net.py checks before it trains, and data that go
+on where an interrupted run left them, are for YAML configs.
+"""
+
+import logging
+
+import aid  # noqa: F401  (registers models, losses and datasets)
+
+# isort: split
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import (
+    create_ddp_model,
+    default_argument_parser,
+    default_setup,
+    default_writers,
+    hooks,
+    launch,
+)
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+
+from aid.checkpoint import StrictCheckpointer, StudentCheckpointer
+from aid.engine.accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
+from aid.engine.hooks import SeedStep
+from aid.engine.optimizer import pause_adapters
+from aid.errors import AIDError, main_with_clear_errors
+
+
+def do_test(cfg, model):
+    if "evaluator" not in cfg.dataloader:
+        return {}
+    loader, evaluator = (instantiate(cfg.dataloader[key]) for key in ("test", "evaluator"))
+    results = inference_on_dataset(model, loader, evaluator)
+    print_csv_format(results)
+    return results
+
+
+def do_train(cfg, resume):
+    model = instantiate(cfg.model).to(cfg.train.device)
+    logging.getLogger("detectron2").info("Model:\n%s", model)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    pause_adapters(optimizer, model)
+    loader = instantiate(cfg.dataloader.train)
+    model = create_ddp_model(model, **cfg.train.ddp)
+    step = AccumulatingAMPTrainer if cfg.train.amp.enabled else AccumulatingTrainer
+    trainer = step(model, loader, optimizer)
+    folder = cfg.train.output_dir
+    checkpointer = StudentCheckpointer(model, folder, trainer=trainer)
+    every = [
+        SeedStep(cfg.train.seed),
+        hooks.IterationTimer(),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        hooks.EvalHook(cfg.train.eval_period, lambda: do_test(cfg, model)),
+    ]
+    if comm.is_main_process():
+        every.insert(3, hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
+        writers = default_writers(folder, cfg.train.max_iter)
+        every.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
+    trainer.register_hooks(every)
+    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    goes_on = resume and checkpointer.has_checkpoint()
+    trainer.train(trainer.iter + 1 if goes_on else 0, cfg.train.max_iter)
+
+
+def main(args):
+    if not args.config_file.endswith(".py"):
+        raise AIDError(f"{args.config_file} is no LazyConfig (.py): train_net.py takes YAML files")
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    default_setup(cfg, args)
+    if not args.eval_only:
+        return do_train(cfg, args.resume)
+    # The student alone: no teacher.
+    model = instantiate(cfg.model.get("student", cfg.model)).to(cfg.train.device)
+    StrictCheckpointer(model, "train.init_checkpoint").load(cfg.train.init_checkpoint)
+    return do_test(cfg, model.eval())
+
+
+@main_with_clear_errors
+def start():
+    args = default_argument_parser().parse_args()
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+if __name__ == "__main__":
+    start()
