@@ -36,5 +36,8 @@ setup(
         "tensorboard",
         "tqdm",
     ],
-    extras_require={"dev": ["hypothesis>=6", "pytest>=8", "ruff>=0.12"]},
+    extras_require={
+        "dev": ["hypothesis>=6", "pytest>=8", "ruff>=0.12"],
+        "export": ["onnx>=1.17", "onnxruntime>=1.20"],
+    },
 )

@@ -61,7 +61,7 @@ class COCOWriter(ExitStack):
         super().__init__()
         self._ids = ids
         self._file = self.enter_context(whole_file(path))
-        self._images = self.enter_context(tempfile.TemporaryFile())
+        self._images = self.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  (closed with this)
         self._num_images = self._num_found = 0
         categories = [{"id": k, "name": name} for k, name in zip(ids, names, strict=True)]
         self._file.write(b'{"categories": %s, "annotations": [' % json.dumps(categories).encode())
