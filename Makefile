@@ -25,7 +25,7 @@ TRAIN_OPTIONS ?=
 KILLS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reuse benchmark load-test crash-campaign test test-slow lint clean \
+.PHONY: help install demo reuse deploy benchmark load-test crash-campaign test test-slow lint clean \
 	distclean always
 .DELETE_ON_ERROR:
 
@@ -77,6 +77,10 @@ $(RUNS)/%/.finished:
 
 $(RUNS)/report/report.md: $(foreach run,$(TEACHER) $(STUDENTS),$(RUNS)/$(run)/.finished)
 	$(BIN)/python tools/report.py $(^D) --output $(@D)
+
+deploy: $(RUNS)/faster_rcnn_R18_from_R34/.finished  ## export the demo's student to TorchScript and ONNX
+	$(BIN)/python tools/export_model.py --config-file $(<D)/config.yaml \
+		--weights $(<D)/model_final.pth --output $(RUNS)/export
 
 benchmark: install  ## what a step with a teacher costs
 	$(BIN)/python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml \

@@ -43,7 +43,7 @@ from aid.export import (
     size_of_weights,
     table,
 )
-from aid.files import cannot_write
+from aid.files import output_folder
 from aid.modeling.teacher import build_teacher, num_teachers
 from aid.prediction import (
     as_input,
@@ -65,13 +65,8 @@ def main(argv: list[str] | None = None) -> None:
         register_from_file(args.register)
     torch.set_num_threads(args.threads)
     cfg = load_config_of(args.config_file, args.weights, "cpu", args.opts)
-    try:
-        os.makedirs(args.output, exist_ok=True)
+    with output_folder(args.output):
         _write(args, cfg)
-    except OSError as error:
-        if cannot_write(error, args.output) is None:
-            raise
-        raise AIDError(f"--output {args.output} cannot be written: {error.strerror}") from error
 
 
 def _write(args: argparse.Namespace, cfg: CfgNode) -> None:

@@ -17,16 +17,19 @@ import os
 import sys
 from contextlib import ExitStack
 
+from detectron2.config import CfgNode
+from torch import nn
 from tqdm import tqdm
 
 import aid  # noqa: F401  (registers models and datasets)
 from aid.data import register_from_file
 from aid.errors import AIDError, main_with_clear_errors
-from aid.files import cannot_write
+from aid.files import output_folder
 from aid.prediction import (
     COCOWriter,
     KITTIWriter,
     PictureWriter,
+    Source,
     classes_of,
     count_frames,
     find_sources,
@@ -48,21 +51,16 @@ def main(argv: list[str] | None = None) -> None:
     cfg = load_config_of(args.config_file, args.weights, args.device, args.opts)
     if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
         raise AIDError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT}: only BGR and RGB are predicted on")
-    try:
-        _prepare(args.output)
+    with output_folder(args.output):
+        _check_empty(args.output)
         detector = load_detector(cfg)
         num_frames, num_skipped = _run(args, cfg, detector, sources)
-    except OSError as error:
-        if cannot_write(error, args.output) is None:
-            raise
-        raise AIDError(f"--output {args.output} cannot be written: {error.strerror}") from error
     print(f"{num_frames} images: {args.output}")
     if num_skipped:
         sys.exit(1)
 
 
-def _prepare(folder: str) -> None:
-    os.makedirs(folder, exist_ok=True)
+def _check_empty(folder: str) -> None:
     if os.listdir(folder):
         raise AIDError(
             f"--output {folder} is not empty: choose a new folder, so that results of several "
@@ -70,7 +68,9 @@ def _prepare(folder: str) -> None:
         )
 
 
-def _run(args, cfg, detector, sources) -> tuple[int, int]:
+def _run(
+    args: argparse.Namespace, cfg: CfgNode, detector: nn.Module, sources: list[Source]
+) -> tuple[int, int]:
     """Detect, write, and count what was written about and what was skipped."""
     num_frames, skipped = 0, []
     names, ids = classes_of(cfg)

@@ -151,6 +151,12 @@ def test_results_are_not_mixed_with_earlier_ones(saved, toy_dataset, call, tmp_p
     assert (tmp_path / "out/detections.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("output", ["0.png", "0.png/below"])
+def test_a_folder_that_cannot_be_made(output, saved, toy_dataset, call, tmp_path):
+    status, said = call(saved("faster_rcnn"), str(tmp_path / "1.png"), output=output)
+    assert status == 2 and "0.png" in said[0] and "cannot be made" in said[0]
+
+
 def test_every_frame_counts_for_the_estimate(video, tmp_path):
     sources = [Source(video(number=5), "clip"), Source("a.png", "a"), Source("gone.mp4", "gone")]
     assert count_frames(sources) == 6

@@ -57,7 +57,7 @@ def export(detector: nn.Module, kind: str, image: Tensor, path: str) -> None:
         AIDError: there is no such export of this detector.
     """
     module = deployed(detector)
-    with _without_tracer_warnings(), torch.no_grad():
+    with _without_warnings(), torch.no_grad():
         if kind == "script":
             torch.jit.save(_script(module), path)
             return
@@ -106,7 +106,8 @@ def load_exported(path: str, kind: str, threads: int) -> Callable[[Tensor], tupl
         threads: that ONNX Runtime may use; TorchScript uses torch's own.
     """
     if kind != "onnx":
-        return torch.jit.load(path)
+        with _without_warnings():
+            return torch.jit.load(path)
     import onnxruntime  # an extra
 
     options = onnxruntime.SessionOptions()
@@ -116,8 +117,9 @@ def load_exported(path: str, kind: str, threads: int) -> Callable[[Tensor], tupl
 
 
 @contextmanager
-def _without_tracer_warnings() -> Iterator[None]:
-    """What is exported is run and compared, on images of several sizes: that says more."""
+def _without_warnings() -> Iterator[None]:
+    """Of the tracer, since what is exported is run and compared, on images of several sizes, which
+    says more; and of torch that TorchScript is deprecated."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -102,11 +102,10 @@ def _files_below(folder: str) -> list[str]:
 
 def _check_names(sources: list[Source]) -> None:
     seen = {}
+    videos = {source.name: source for source in sources if source.is_video}
     for source in sources:
         # A video's frames are written about in a folder of its name.
-        folder = os.path.dirname(source.name)
-        other = seen.setdefault(source.name, source)
-        other = next((x for x in sources if x.is_video and x.name == folder), other)
+        other = videos.get(os.path.dirname(source.name), seen.setdefault(source.name, source))
         if other is not source:
             raise AIDError(
                 f"{other.path} and {source.path} would be written under the same name, "
