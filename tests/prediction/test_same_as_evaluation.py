@@ -1,6 +1,7 @@
 """What the tool finds is what an evaluation finds."""
 
 import json
+import pickle
 
 import pytest
 import torch
@@ -74,6 +75,18 @@ def test_a_student_is_used_without_its_teacher(
     torch.save({"model": weights}, plain[1])
     assert call(plain, str(tmp_path / "*.png"), "--no-pictures", output="plain") == (0, [])
     assert read_found() == read_found("plain")
+    assert any(read_found().values())
+
+
+def test_weights_as_the_model_zoo_has_them(saved, toy_dataset, call, read_found, tmp_path):
+    config, weights = saved("retinanet", ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0])
+    arrays = {key: value.numpy() for key, value in torch.load(weights)["model"].items()}
+    pickled = tmp_path / "model.pkl"
+    pickled.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
+    args = [str(tmp_path / "0.png"), "--no-pictures"]
+    assert call((config, str(pickled)), *args) == (0, [])
+    assert call((config, weights), *args, output="again") == (0, [])
+    assert read_found() == read_found("again")
     assert any(read_found().values())
 
 
