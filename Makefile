@@ -25,8 +25,8 @@ TRAIN_OPTIONS ?=
 KILLS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reuse visualize model-zoo benchmark load-test crash-campaign test \
-	test-slow lint docs clean distclean always
+.PHONY: help install demo reuse visualize deploy model-zoo benchmark load-test crash-campaign \
+	test test-slow lint docs clean distclean always
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -86,6 +86,10 @@ visualize: $(RUNS)/faster_rcnn_R18_from_R34/.finished  ## pictures of what the d
 
 model-zoo: $(foreach run,$(TEACHER) $(STUDENTS),$(RUNS)/$(run)/.finished)  ## fill MODEL_ZOO.md's rows of the demo
 	$(BIN)/python tools/model_zoo.py $(DISTILLED:%=$(RUNS)/%)
+
+deploy: $(RUNS)/faster_rcnn_R18_from_R34/.finished  ## export the demo's student to TorchScript and ONNX
+	$(BIN)/python tools/export_model.py --config-file $(<D)/config.yaml \
+		--weights $(<D)/model_final.pth --output $(RUNS)/export
 
 benchmark: install  ## what a step with a teacher costs
 	$(BIN)/python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml \

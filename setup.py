@@ -40,5 +40,6 @@ setup(
     extras_require={
         "dev": ["hypothesis>=6", "pytest>=8", "ruff>=0.12"],
         "docs": ["furo", "myst-parser>=4", "sphinx>=8"],
+        "export": ["onnx>=1.17", "onnxruntime>=1.20"],
     },
 )

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from aid.errors import AIDError
-from aid.files import clear_write_errors, remove_parts, whole_file
+from aid.files import clear_write_errors, output_folder, remove_parts, whole_file
 
 
 def test_a_file_is_there_when_it_is_complete(tmp_path):
@@ -75,3 +75,17 @@ def test_an_error_that_was_handled_before_is_none(tmp_path):
             (tmp_path / "cache").read_text()
         except FileNotFoundError:
             _ = {}["bug"]
+
+
+def test_what_keeps_an_output_folder_from_being_written(tmp_path):
+    folder = str(tmp_path / "deep/out")
+    full = OSError(errno.ENOSPC, "No space left on device", os.path.join(folder, "model.onnx"))
+    with (
+        pytest.raises(AIDError, match=f"--output {folder} cannot be written: No space left"),
+        output_folder(folder),
+    ):
+        assert os.path.isdir(folder)
+        raise full
+    elsewhere = FileNotFoundError(errno.ENOENT, "No such file or directory", "/nowhere/weights")
+    with pytest.raises(FileNotFoundError), output_folder(folder):
+        raise elsewhere

@@ -9,7 +9,14 @@ from typing import BinaryIO
 
 from .errors import AIDError
 
-__all__ = ["PART", "cannot_write", "clear_write_errors", "remove_parts", "whole_file"]
+__all__ = [
+    "PART",
+    "cannot_write",
+    "clear_write_errors",
+    "output_folder",
+    "remove_parts",
+    "whole_file",
+]
 
 # Ends the name of a file that is not complete.
 PART = ".tmp"
@@ -75,6 +82,26 @@ def clear_write_errors(folder: str) -> Iterator[None]:
             f"OUTPUT_DIR {folder} cannot be written: {cause.strerror}; make room there, or choose "
             "another one; finished checkpoints are as they were, --resume goes on from the last"
         ) from error
+
+
+@contextmanager
+def output_folder(folder: str) -> Iterator[None]:
+    """Make the folder that a tool's ``--output`` names; while it is written to, say what fails.
+
+    Raises:
+        AIDError: it cannot be made, or not be written.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise AIDError(f"--output {folder} cannot be made: {error.strerror}") from error
+    try:
+        yield
+    except OSError as error:
+        cause = cannot_write(error, folder)
+        if cause is None:
+            raise
+        raise AIDError(f"--output {folder} cannot be written: {cause.strerror}") from error
 
 
 def cannot_write(error: BaseException | None, folder: str) -> OSError | None:

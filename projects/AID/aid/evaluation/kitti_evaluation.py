@@ -6,13 +6,12 @@ from collections import OrderedDict
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import Instances
 from detectron2.utils import comm
 
 from ..data.kitti_labels import KITTIObject, parse_label_file, write_result_file
 from ..errors import AIDError
 from .coco_evaluation import build_coco_evaluator
-from .kitti_files import format_table
+from .kitti_files import format_table, kitti_objects
 from .kitti_metric import kitti_average_precision
 
 __all__ = ["KITTIEvaluator"]
@@ -51,21 +50,9 @@ class KITTIEvaluator(DatasetEvaluator):
         """
         for sample, output in zip(inputs, outputs, strict=True):
             name = os.path.splitext(os.path.basename(sample["file_name"]))[0]
-            self._found[name] = self._objects(output["instances"].to("cpu"))
+            self._found[name] = kitti_objects(output["instances"].to("cpu"), self._classes)
         if self._coco:
             self._coco.process(inputs, outputs)
-
-    def _objects(self, instances: Instances) -> list[KITTIObject]:
-        rows = zip(
-            instances.pred_classes.tolist(),
-            instances.pred_boxes.tensor.tolist(),
-            instances.scores.tolist(),
-            strict=True,
-        )
-        return [
-            KITTIObject(self._classes[category], -1, -1, tuple(box), score, line)
-            for line, (category, box, score) in enumerate(rows)
-        ]
 
     def evaluate(self) -> OrderedDict | None:
         """

@@ -1,11 +1,12 @@
-"""KITTI's official metric of folders of text files, and how it is shown."""
+"""Detections as KITTI's text files, their official metric, and how it is shown."""
 
 import os
 
+from detectron2.structures import Instances
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..data.kitti_labels import parse_label_file
+from ..data.kitti_labels import KITTIObject, parse_label_file
 from ..errors import AIDError
 from .kitti_metric import (
     DIFFICULTIES,
@@ -14,7 +15,7 @@ from .kitti_metric import (
     kitti_average_precision,
 )
 
-__all__ = ["as_dict", "evaluate_folders", "format_table", "note_on_few_objects"]
+__all__ = ["as_dict", "evaluate_folders", "format_table", "kitti_objects", "note_on_few_objects"]
 
 Results = dict[str, dict[str, AveragePrecision]]
 
@@ -52,6 +53,25 @@ def evaluate_folders(labels: str, results: str) -> Results:
         )
         for name in tqdm(names[results], desc="Reading", unit="image")
     )
+
+
+def kitti_objects(found: Instances, classes: list[str]) -> list[KITTIObject]:
+    """Detections as the lines of a result file.
+
+    Args:
+        found: on one image, in its pixels, on the CPU.
+        classes: names of the classes.
+    """
+    rows = zip(
+        found.pred_classes.tolist(),
+        found.pred_boxes.tensor.tolist(),
+        found.scores.tolist(),
+        strict=True,
+    )
+    return [
+        KITTIObject(classes[category], -1, -1, tuple(box), score, line)
+        for line, (category, box, score) in enumerate(rows)
+    ]
 
 
 def as_dict(precision: Results) -> dict[str, dict[str, dict[str, float]]]:

@@ -233,23 +233,26 @@ def _fits(weights: str, cfg: CfgNode) -> bool:
     return True
 
 
-def load_teacher_config(config_file: str, key: str = "TEACHER.CONFIG_FILE") -> CfgNode:
+def load_teacher_config(
+    config_file: str, key: str = "TEACHER.CONFIG_FILE", opts: list[str] = ()
+) -> CfgNode:
     """Read a teacher's config: a file, or a name in Detectron2's model zoo.
 
     Args:
         config_file: value of ``key``.
         key: for the message.
+        opts: ``KEY VALUE`` pairs that override the file.
 
     Raises:
         AIDError: it is neither, or malformed.
     """
     if os.path.isfile(config_file):
-        return load_config(config_file)
+        return load_config(config_file, opts)
     if not os.path.normpath(config_file).startswith(".."):  # out of the model zoo
         # Detectron2's own files, some of which compute values: the only ones trusted with that.
         with suppress(RuntimeError):
-            return load_config(get_config_file(config_file), allow_unsafe=True)
+            return load_config(get_config_file(config_file), opts, allow_unsafe=True)
     raise AIDError(
-        f"{key} {config_file} was found neither beside the student's config file, "
+        f"{key} {config_file} was found neither beside the config file that names it, "
         "nor from the current folder, nor in Detectron2's model zoo"
     )

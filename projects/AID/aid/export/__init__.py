@@ -1,0 +1,24 @@
+"""Detectors as TorchScript and ONNX, compared with what they were made from."""
+
+from .comparison import TOLERANCE, Difference, compare
+from .deployed import OUTPUTS, deployed
+from .formats import FILES, TITLES, check_packages, export, load_exported
+from .measure import Row, latencies, num_parameters, size_of_weights, table
+
+__all__ = [
+    "FILES",
+    "OUTPUTS",
+    "TITLES",
+    "TOLERANCE",
+    "Difference",
+    "Row",
+    "check_packages",
+    "compare",
+    "deployed",
+    "export",
+    "latencies",
+    "load_exported",
+    "num_parameters",
+    "size_of_weights",
+    "table",
+]

@@ -1,0 +1,124 @@
+"""What the comparison lets pass, and what it does not."""
+
+import math
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+
+from aid.errors import AIDError
+from aid.export import Row, compare, latencies, table
+from aid.export.comparison import Difference
+
+IMAGE = torch.zeros(3, 40, 60)
+BOXES = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10], [0, 20, 10, 30]])
+SCORES = torch.tensor([0.9, 0.5, 0.5])
+CLASSES = torch.tensor([0, 1, 1])
+
+
+def detector(batch, number=3):
+    found = Instances(tuple(batch[0]["image"].shape[1:]))
+    found.pred_boxes, found.scores, found.pred_classes = Boxes(BOXES), SCORES, CLASSES
+    return [{"instances": found[:number]}]
+
+
+def difference(boxes=BOXES, scores=SCORES, classes=CLASSES):
+    return compare(lambda image: (boxes, scores, classes), detector, [IMAGE], "model.onnx")
+
+
+def test_what_is_the_same():
+    assert difference() == Difference({"boxes": 0.0, "scores": 0.0}, 6)
+
+
+def test_the_order_of_equal_scores_says_nothing():
+    order = [0, 2, 1]
+    assert difference(BOXES[order], SCORES[order], CLASSES[order]).largest["boxes"] == 0
+
+
+def test_the_same_box_twice_is_told_apart_by_score():
+    boxes = BOXES[[0, 1, 1]]
+
+    def twice(batch):
+        (output,) = detector(batch)
+        output["instances"].pred_boxes = Boxes(boxes)
+        output["instances"].scores = torch.tensor([0.9, 0.5, 0.4])
+        return [output]
+
+    order = [2, 0, 1]
+    outputs = boxes[order], torch.tensor([0.4, 0.9, 0.5]), CLASSES[order]
+    assert compare(lambda image: outputs, twice, [IMAGE], "x").largest == {"boxes": 0, "scores": 0}
+
+
+def test_the_largest_difference_is_given():
+    found = difference(BOXES + torch.tensor([[0.0], [0.05], [0.02]]), SCORES + 5e-4)
+    assert found.largest == {
+        "boxes": pytest.approx(0.05, 1e-4),
+        "scores": pytest.approx(5e-4, 1e-3),
+    }
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"boxes": BOXES + 0.2}, "boxes differ .* by 0.2"),
+        ({"scores": SCORES * 0.99}, "scores differ .* by 0.009"),
+        ({"classes": torch.tensor([0, 1, 0])}, "boxes differ .* by inf"),
+        ({"boxes": BOXES[[0, 1, 1]]}, "boxes differ"),
+        ({"scores": SCORES * torch.nan}, "scores differ .* by nan"),
+        ({"boxes": BOXES[:2], "scores": SCORES[:2], "classes": CLASSES[:2]}, "2 objects.* 3"),
+    ],
+)
+def test_what_differs_is_refused(changed, message):
+    with pytest.raises(AIDError, match=f"model.onnx is not used: .*{message}"):
+        difference(**changed)
+
+
+def test_finding_nothing_proves_nothing():
+    with pytest.raises(AIDError, match="finds nothing"):
+        compare(
+            lambda image: (BOXES[:0], SCORES[:0], CLASSES[:0]),
+            lambda batch: detector(batch, 0),
+            [IMAGE],
+            "model.onnx",
+        )
+
+
+def test_every_image_is_seen_in_two_sizes():
+    seen = []
+
+    def run(image):
+        seen.append(tuple(image.shape))
+        return BOXES, SCORES, CLASSES
+
+    compare(run, detector, [IMAGE, IMAGE[:, :20]], "model.onnx")
+    assert seen == [(3, 40, 60), (3, 30, 45), (3, 20, 60), (3, 15, 45)]
+
+
+def test_the_median_is_taken_of_what_comes_after_the_warm_up(monkeypatch):
+    clock = {"now": 0.0}
+    monkeypatch.setattr("aid.export.measure.time.perf_counter", lambda: clock["now"])
+    calls = []
+
+    def run(seconds):
+        def step():
+            calls.append(seconds)
+            first = calls.count(seconds) <= 5  # slow until warm
+            clock["now"] += 100 if first else seconds * calls.count(seconds)
+
+        return step
+
+    # Runs 6, 7 and 8 take that many times the seconds.
+    assert latencies([run(0.5), run(0.25)], 3) == [3500.0, 1750.0]
+    assert calls[:4] == [0.5, 0.25, 0.5, 0.25]
+
+
+def test_the_table():
+    rows = [
+        Row("student", 47.44, 11.844, None, 23.62),
+        Row("onnx", 47.68, 11.844, Difference({"boxes": 6e-5, "scores": 0.0}, 3), 17.2),
+    ]
+    lines = table(rows).splitlines()
+    cells = [[x.strip() for x in line.split("|")[1:-1]] for line in lines[2:]]
+    assert cells[0] == ["student", "23.6", "47.4", "11.84", ""]
+    assert cells[1] == ["onnx", "17.2", "47.7", "11.84", "boxes 6e-05 px, scores 0"]
+    assert math.isnan(Row("x", 1, 1).milliseconds)

@@ -1,0 +1,98 @@
+"""Exported files find what their detectors find."""
+
+import subprocess
+import sys
+
+import onnx
+import pytest
+import torch
+
+from aid.errors import AIDError
+from aid.export import FILES, OUTPUTS, check_packages, compare, export, load_exported
+from aid.export.comparison import SCALES
+
+KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
+SCRIPTABLE = ["faster_rcnn", "mask_rcnn", "retinanet"]
+CASES = [(kind, fmt) for kind in KINDS for fmt in ("trace", "onnx")]
+CASES += [(kind, "script") for kind in SCRIPTABLE]
+SECTIONS = ("ROI_HEADS", "RETINANET", "GFL", "FCOS")
+
+
+def thresholds(value):
+    return [x for section in SECTIONS for x in (f"MODEL.{section}.SCORE_THRESH_TEST", value)]
+
+
+@pytest.fixture
+def detector(tiny_model):
+    """A function (kind, score threshold) -> a detector whose random weights find something."""
+    return lambda kind, threshold=0.0: tiny_model(kind, thresholds(threshold), seed=2)
+
+
+def noise(*size, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (3, *size), generator=generator).float()
+
+
+def exported(detector, kind, path):
+    export(detector, kind, noise(64, 96), str(path))
+    return load_exported(str(path), kind, threads=1)
+
+
+@pytest.mark.parametrize("kind, fmt", CASES)
+def test_a_file_finds_what_its_detector_finds(kind, fmt, detector, tmp_path):
+    model = detector(kind)
+    run = exported(model, fmt, tmp_path / FILES[fmt])
+    # Other sizes than that of the export, upright, and none of the backbone's strides.
+    images = [noise(64, 96, seed=1), noise(128, 80), noise(65, 99)]
+    difference = compare(run, model, images, fmt)
+    assert difference.detections > 10 * len(images) * len(SCALES) / 2
+    assert difference.largest["boxes"] <= (1e-3 if fmt == "onnx" else 0)
+    assert difference.largest["scores"] <= (1e-5 if fmt == "onnx" else 0)
+    assert ("masks" in difference.largest) == (kind == "mask_rcnn")
+    assert difference.largest.get("masks", 0) <= (1e-5 if fmt == "onnx" else 0)
+
+
+@pytest.mark.parametrize("kind, fmt", CASES)
+def test_a_file_may_find_nothing(kind, fmt, detector, tmp_path):
+    run = exported(detector(kind, threshold=1.1), fmt, tmp_path / FILES[fmt])
+    outputs = run(noise(80, 96))
+    assert [len(x) for x in outputs] == [0] * (4 if kind == "mask_rcnn" else 3)
+    assert outputs[0].shape == (0, 4)
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - set(SCRIPTABLE)))
+def test_what_torchscript_does_not_take_is_said(kind, detector, tmp_path):
+    with pytest.raises(AIDError, match="cannot be scripted.*choose trace or onnx"):
+        export(detector(kind), "script", noise(64, 96), str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("fmt", ["trace", "script"])
+def test_torchscript_runs_without_detectron2(fmt, detector, tmp_path):
+    path, image = tmp_path / "model.pt", noise(64, 96)
+    expected = exported(detector("faster_rcnn"), fmt, path)(image)
+    torch.save(image, tmp_path / "image.pt")
+    program = (
+        "import sys, torch, torchvision\n"
+        f"found = torch.jit.load({str(path)!r})(torch.load({str(tmp_path / 'image.pt')!r}))\n"
+        f"torch.save(found, {str(tmp_path / 'found.pt')!r})\n"
+        "assert not {'detectron2', 'aid'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    for a, b in zip(torch.load(tmp_path / "found.pt"), expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_onnx_names_its_inputs_and_outputs(detector, tmp_path):
+    export(detector("mask_rcnn"), "onnx", noise(64, 96), str(tmp_path / "model.onnx"))
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert [x.name for x in graph.input] == ["image"]
+    assert [x.name for x in graph.output] == list(OUTPUTS)
+    sides = [x.dim_param or x.dim_value for x in graph.input[0].type.tensor_type.shape.dim]
+    assert sides == [3, "height", "width"]
+
+
+def test_a_missing_package_is_said_before_the_work(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    check_packages(["trace", "script"])
+    with pytest.raises(AIDError, match="needs onnxruntime"):
+        check_packages(["trace", "onnx"])

@@ -1,0 +1,212 @@
+"""Inputs, outputs and what is said of those that cannot be used."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+
+from aid.config import load_config
+from aid.errors import AIDError
+from aid.prediction import (
+    KITTIWriter,
+    Source,
+    classes_of,
+    count_frames,
+    find_sources,
+    load_config_of,
+    predict,
+    read_frames,
+)
+from aid.prediction.sources import Frame
+from aid.prediction.writers import draw
+
+SIZE = (96, 64)
+
+
+@pytest.fixture
+def video(tmp_path):
+    """A function (name, number of frames, end) -> path; frames of noise, cut off after a share."""
+
+    def make(name: str = "clip.avi", number: int = 6, share: float = 1.0) -> str:
+        path = tmp_path / name
+        rng = np.random.default_rng(4)
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, SIZE)
+        for _ in range(number):
+            writer.write(rng.integers(256, size=(*SIZE[::-1], 3), dtype=np.uint8))
+        writer.release()
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * share)])
+        return str(path)
+
+    return make
+
+
+def detection(category=0, score=0.9):
+    found = Instances(SIZE[::-1])
+    found.pred_boxes = Boxes(torch.tensor([[10.0, 20.0, 50.0, 60.0]]))
+    found.scores = torch.tensor([score])
+    found.pred_classes = torch.tensor([category])
+    return found
+
+
+def test_a_frame_is_an_image_of_the_same_pixels(saved, video, call, read_found, tmp_path):
+    clip = video()
+    reader = cv2.VideoCapture(clip)
+    for i in range(6):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), reader.read()[1])
+    files = saved("faster_rcnn")
+    args = [clip, str(tmp_path / "*.png"), "--batch-size", "4", "--format", "kitti", "coco"]
+    assert call(files, *args) == (0, [])
+    found = read_found()
+    for i in range(6):
+        assert found[clip, i] == found[str(tmp_path / f"{i}.png")] != []
+        frame = tmp_path / f"out/kitti/clip/{i:06d}.txt"
+        assert frame.read_text() == (tmp_path / f"out/kitti/{i}.txt").read_text()
+    drawn = cv2.VideoCapture(str(tmp_path / "out/pictures/clip.mp4"))
+    assert (drawn.get(cv2.CAP_PROP_FRAME_COUNT), drawn.get(cv2.CAP_PROP_FPS)) == (6, 10)
+    assert drawn.read()[1].shape == cv2.imread(str(tmp_path / "out/pictures/0.jpg")).shape
+
+
+def test_what_cannot_be_read_is_said_and_left_out(saved, video, toy_dataset, call, tmp_path):
+    (tmp_path / "broken.png").write_bytes((tmp_path / "0.png").read_bytes()[:200])
+    (tmp_path / "text.mp4").write_text("no video")
+    names = ["0.png", "broken.png", "missing.png", "cut.avi", "text.mp4", "1.png"]
+    video("cut.avi", 8, 0.5)
+    args = [*(str(tmp_path / name) for name in names), "--no-pictures"]
+    status, said = call(saved("faster_rcnn"), *args)
+    assert status == 1
+    assert [line.split(": ")[1] for line in said] == [str(tmp_path / x) for x in names[1:5]]
+    assert said[1].endswith("does not exist") and "no video" in said[3]
+    written = json.loads((tmp_path / "out/detections.json").read_text())["images"]
+    frames = [x for x in written if x["file_name"].endswith("cut.avi")]
+    assert f"{8 - len(frames)} of 8 frames" in said[2] and 0 < len(frames) < 8
+    assert [x["file_name"] for x in written if x not in frames] == [args[0], args[5]]
+
+
+def test_no_more_than_a_batch_is_read_ahead(tiny_model, tiny_config):
+    cfg = load_config(tiny_config("faster_rcnn"))
+    read = []
+
+    def frames():
+        for i in range(7):
+            read.append(i)
+            yield Frame(Source("a.avi", "a"), np.zeros((*SIZE[::-1], 3), np.uint8), i)
+
+    numbers = []
+    for frame, _ in predict(tiny_model("faster_rcnn"), cfg, frames(), batch_size=3):
+        numbers.append(frame.number)
+        assert len(read) - frame.number <= 3
+    assert numbers == list(range(7))
+
+
+def test_the_threshold_leaves_out_what_is_below_it(tiny_config):
+    cfg = load_config(tiny_config("faster_rcnn"))
+    frames = [Frame(Source("a.png", "a"), np.zeros((*SIZE[::-1], 3), np.uint8))]
+    found = Instances.cat([detection(score=s) for s in (0.25, 0.5, 0.75)])
+    ((_, kept),) = predict(lambda batch: [{"instances": found}], cfg, frames, 1, 0.5)
+    assert kept.scores.tolist() == [0.5, 0.75]
+
+
+def test_names_are_paths_below_the_shared_folder(tmp_path):
+    for name in ("a/1.png", "a/deep/1.png", "b/1.PNG", "b/note.txt", "b/clip.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def names(*inputs):
+        return [x.name for x in find_sources([f"{tmp_path}/{given}" for given in inputs])]
+
+    assert names("a") == ["1", "deep/1"]
+    assert names("a", "b") == ["a/1", "a/deep/1", "b/1", "b/clip"]
+    assert names("b/1.PNG", "a/1.png", "b") == ["b/1", "a/1", "b/clip"]
+    assert names("**/1.png") == ["1", "deep/1"]  # all of them are below a
+    assert names("b/missing.png") == ["missing"]
+
+
+@pytest.mark.parametrize(
+    "files", [("1.png", "1.jpg"), ("1.mp4", "1/000000.png"), ("1.avi", "1.png")]
+)
+def test_outputs_of_the_same_name_are_refused(files, tmp_path):
+    (tmp_path / "1").mkdir()
+    for name in files:
+        (tmp_path / name).touch()
+    with pytest.raises(AIDError, match="same name"):
+        find_sources([str(tmp_path)])
+
+
+@pytest.mark.parametrize("given", [".", "*.png"])
+def test_nothing_to_predict_on(given, tmp_path):
+    with pytest.raises(AIDError, match="neither an image nor a video"):
+        find_sources([f"{tmp_path}/{given}"])
+
+
+def test_results_are_not_mixed_with_earlier_ones(saved, toy_dataset, call, tmp_path):
+    files, image = saved("faster_rcnn"), str(tmp_path / "0.png")
+    assert call(files, image)[0] == 0
+    before = (tmp_path / "out/detections.json").read_bytes()
+    status, said = call(files, image)
+    assert status == 2 and "is not empty" in said[0]
+    assert (tmp_path / "out/detections.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("output", ["0.png", "0.png/below"])
+def test_a_folder_that_cannot_be_made(output, saved, toy_dataset, call, tmp_path):
+    status, said = call(saved("faster_rcnn"), str(tmp_path / "1.png"), output=output)
+    assert status == 2 and "0.png" in said[0] and "cannot be made" in said[0]
+
+
+def test_every_frame_counts_for_the_estimate(video, tmp_path):
+    sources = [Source(video(number=5), "clip"), Source("a.png", "a"), Source("gone.mp4", "gone")]
+    assert count_frames(sources) == 6
+
+
+@pytest.mark.parametrize("channels", ["RGB", "BGR"])
+def test_images_have_the_channels_of_the_config(channels, tmp_path):
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.full((4, 4, 3), (1, 2, 3), np.uint8))  # BGR
+    (frame,) = read_frames([Source(str(path), "a")], channels, pytest.fail)
+    assert frame.image[0, 0].tolist() == ([3, 2, 1] if channels == "RGB" else [1, 2, 3])
+
+
+def test_a_class_has_a_colour_and_a_box_its_place():
+    image = np.full((*SIZE[::-1], 3), 128, np.uint8)
+    pictures = [draw(image, detection(k), ["Car", "Pedestrian"]) for k in (0, 1)]
+    scale = pictures[0].shape[1] / SIZE[0]
+    assert scale == 10 and all(side % 2 == 0 for side in pictures[0].shape[:2])
+    edge = [p[int(40 * scale), int(50 * scale) - 1].astype(int) for p in pictures]
+    assert np.abs(edge[0] - edge[1]).sum() > 60
+    for picture in pictures:
+        assert (picture[int(40 * scale), int(30 * scale)] == 128).all()  # inside of the box
+
+
+def test_names_with_blanks_stay_one_field(tmp_path):
+    with KITTIWriter(str(tmp_path), ["traffic light"]) as writer:
+        writer.write(Frame(Source("a.png", "below/a"), np.zeros((4, 4, 3), np.uint8)), detection())
+    fields = (tmp_path / "below/a.txt").read_text().split()
+    assert len(fields) == 16 and fields[0] == "traffic_light"
+    assert [float(x) for x in fields[4:8]] == [10, 20, 50, 60]
+
+
+def test_classes_have_the_names_and_ids_of_their_data_set(tiny_config, toy_dataset):
+    cfg = load_config(tiny_config("gfl", ["DATASETS.TEST", (toy_dataset,)]))
+    assert classes_of(cfg) == (["Car", "Pedestrian", "Cyclist"], [0, 1, 2])
+    cfg.MODEL.GFL.NUM_CLASSES = 2  # not of that data set
+    assert classes_of(cfg) == (["0", "1"], [0, 1])
+    zoo = load_config_of("COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml", "model.pkl", "cpu")
+    names, ids = classes_of(zoo)
+    assert (names[79], ids[79], len(names)) == ("toothbrush", 90, 80)
+
+
+@pytest.mark.parametrize(
+    "weights, device, message",
+    [
+        ("", None, "add --weights"),
+        ("a.pth", "cuda:99", "--device cuda:99"),
+        ("a", "x", "--device x"),
+    ],
+)
+def test_what_a_detector_lacks(weights, device, message, tiny_config):
+    with pytest.raises(AIDError, match=message):
+        load_config_of(tiny_config("faster_rcnn"), weights, device)

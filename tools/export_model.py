@@ -1,0 +1,207 @@
+#!/usr/bin/env python3
+"""Export a trained detector to TorchScript and ONNX, compare it, and measure what each form costs.
+
+    python tools/export_model.py --config-file output/.../config.yaml \
+        --weights output/.../model_final.pth --output output/export
+
+Each file is run on images of the config's test set, or on those of --images, and refused if it does
+not find what the detector finds. Beside the files, for images of any size on the CPU, the folder
+holds export.json, which says how they are fed, and the table of latency and size, export.md.
+docs/deploy.md says more.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import islice
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from torch import nn
+
+import aid  # noqa: F401  (registers models and datasets)
+from aid.data import register_from_file
+from aid.engine.setup import check_dataset
+from aid.errors import AIDError, main_with_clear_errors
+from aid.export import (
+    FILES,
+    OUTPUTS,
+    TITLES,
+    TOLERANCE,
+    Row,
+    check_packages,
+    compare,
+    export,
+    latencies,
+    load_exported,
+    num_parameters,
+    size_of_weights,
+    table,
+)
+from aid.files import output_folder
+from aid.modeling.teacher import build_teacher, num_teachers
+from aid.prediction import (
+    as_input,
+    classes_of,
+    find_sources,
+    load_config_of,
+    load_detector,
+    read_frames,
+)
+
+
+@main_with_clear_errors
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    if min(args.num_images, args.repeat, args.threads) < 1:
+        raise AIDError("--num-images, --repeat and --threads must be at least 1")
+    check_packages(args.format)
+    if args.register:
+        register_from_file(args.register)
+    torch.set_num_threads(args.threads)
+    cfg = load_config_of(args.config_file, args.weights, "cpu", args.opts)
+    with output_folder(args.output):
+        _write(args, cfg)
+
+
+def _write(args: argparse.Namespace, cfg: CfgNode) -> None:
+    detector = load_detector(cfg)
+    pictures = _pictures(args, cfg)
+    images = [as_input(picture, cfg)["image"].float() for picture in pictures]
+    teachers = [] if args.no_teacher else _teachers(cfg, pictures[0])
+    forms = [*teachers, _eager("student" if teachers else "detector", detector, images[0])]
+    forms += [_export(kind, detector, images, args) for kind in dict.fromkeys(args.format)]
+    times = latencies([run for _, run in forms], args.repeat)
+    rows = [replace(row, milliseconds=ms) for (row, _), ms in zip(forms, times, strict=True)]
+    setting = (
+        f"{'x'.join(map(str, images[0].shape[1:]))} pixels, one image at a time, CPU, threads: "
+        f"{args.threads}, median of {args.repeat} runs, torch {torch.__version__}"
+    )
+    page = f"{setting}\n\n{table(rows)}\n"
+    print(page)
+    with open(os.path.join(args.output, "export.md"), "w") as f:
+        f.write(page)
+    with open(os.path.join(args.output, "export.json"), "w") as f:
+        measured = {"setting": setting, "rows": [asdict(row) for row in rows]}
+        json.dump({**_feeding(cfg), **measured}, f, indent=1)
+
+
+def _export(
+    kind: str, detector: nn.Module, images: list[torch.Tensor], args: argparse.Namespace
+) -> tuple[Row, Callable]:
+    """Write a file and compare it; returns what is known of it, and a run of it to be timed."""
+    path = os.path.join(args.output, FILES[kind])
+    export(detector, kind, images[0], path)
+    run = load_exported(path, kind, args.threads)
+    try:
+        difference = compare(run, detector, images, path)
+    except AIDError:
+        os.remove(path)  # so that nobody takes it for one that was found good
+        raise
+    size = os.path.getsize(path) / 1e6
+    row = Row(TITLES[kind], size, num_parameters(detector), difference)
+    return row, partial(run, images[0])
+
+
+def _pictures(args: argparse.Namespace, cfg: CfgNode) -> list[np.ndarray]:
+    """The images of the comparison, the first of which is also the one that is timed."""
+    if args.images:
+        sources = find_sources(args.images)
+    elif cfg.DATASETS.TEST and cfg.DATASETS.TEST[0] in DatasetCatalog.list():
+        check_dataset(cfg, "TEST", cfg.DATASETS.TEST[0])
+        names = [x["file_name"] for x in DatasetCatalog.get(cfg.DATASETS.TEST[0])]
+        sources = find_sources(names[: args.num_images])
+    else:
+        raise AIDError("no data set of DATASETS.TEST is registered here: add --images IMAGE ...")
+    frames = read_frames(sources, cfg.INPUT.FORMAT, _refuse)
+    return [frame.image for frame in islice(frames, args.num_images)]
+
+
+def _refuse(line: str) -> None:
+    raise AIDError(f"{line}: the comparison needs images that can be read")
+
+
+def _teachers(cfg: CfgNode, picture: np.ndarray) -> list[tuple[Row, Callable]]:
+    """Those that the config names, if it is a student's."""
+    found = []
+    for number in range(num_teachers(cfg) if cfg.TEACHER.CONFIG_FILE else 0):
+        teacher = build_teacher(cfg, number)
+        same = teacher.cfg.INPUT.FORMAT == cfg.INPUT.FORMAT
+        sample = as_input(picture if same else picture[:, :, ::-1], teacher.cfg)
+        name = f"teacher {number + 1}" if number else "teacher"
+        found.append(_eager(name, teacher.detector, sample["image"].float()))
+    return found
+
+
+def _eager(name: str, detector: nn.Module, image: torch.Tensor) -> tuple[Row, Callable]:
+    row = Row(name, size_of_weights(detector), num_parameters(detector))
+    return row, partial(detector, [{"image": image}])
+
+
+def _feeding(cfg: CfgNode) -> dict:
+    """What a program needs to know that runs the files."""
+    sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
+    return {
+        "input": {"shape": [3, "height", "width"], "channels": cfg.INPUT.FORMAT, **sizes},
+        "outputs": list(OUTPUTS) if cfg.MODEL.MASK_ON else list(OUTPUTS[:3]),
+        "classes": classes_of(cfg)[0],
+        "tolerance": TOLERANCE,
+    }
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("--config-file", required=True, metavar="FILE", help="or a name in the model zoo")
+    add("--weights", metavar="FILE", help="a checkpoint (default: MODEL.WEIGHTS of the config)")
+    add("--output", required=True, metavar="FOLDER", help="of the files")
+    add(
+        "--format",
+        nargs="+",
+        choices=FILES,
+        default=["trace", "onnx"],
+        help="TorchScript by tracing or by scripting, or ONNX (default: trace onnx)",
+    )
+    add("--images", nargs="+", metavar="INPUT", help="to compare on, instead of the test set")
+    add(
+        "--num-images",
+        type=int,
+        default=8,
+        metavar="N",
+        help="to compare on, at most (default: %(default)s)",
+    )
+    add("--no-teacher", action="store_true", help="leave a student's teacher out of the table")
+    add(
+        "--repeat",
+        type=int,
+        default=50,
+        metavar="N",
+        help="runs of which the median is taken (default: %(default)s)",
+    )
+    add(
+        "--threads",
+        type=int,
+        default=torch.get_num_threads(),
+        metavar="N",
+        help="(default: torch's choice, %(default)s here)",
+    )
+    add("--register", metavar="FILE", help="Python file that registers your own datasets")
+    add(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="at the end: pairs that override the config",
+    )
+    return made
+
+
+if __name__ == "__main__":
+    main()

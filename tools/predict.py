@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Detect objects in images and videos with a trained detector, and draw what is found.
+
+    python tools/predict.py --config-file output/.../config.yaml \
+        --weights output/.../model_final.pth --output output/predictions PHOTOS CLIP.mp4
+    python tools/predict.py --config-file COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml \
+        --weights model_final_280758.pkl --output output/predictions 'drives/**/*.png'
+
+Inputs are images, videos, folders of both, and patterns. Writes pictures/ with a drawn picture of
+each image and a video of each video, and detections as text files of KITTI in kitti/ or as COCO's
+json, detections.json. An image or a frame that cannot be read is said in a line and left out, and
+the exit status is then 1. docs/deploy.md says more.
+"""
+
+import argparse
+import os
+import sys
+from contextlib import ExitStack
+
+from detectron2.config import CfgNode
+from torch import nn
+from tqdm import tqdm
+
+import aid  # noqa: F401  (registers models and datasets)
+from aid.data import register_from_file
+from aid.errors import AIDError, main_with_clear_errors
+from aid.files import output_folder
+from aid.prediction import (
+    COCOWriter,
+    KITTIWriter,
+    PictureWriter,
+    Source,
+    classes_of,
+    count_frames,
+    find_sources,
+    load_config_of,
+    load_detector,
+    predict,
+    read_frames,
+)
+
+
+@main_with_clear_errors
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    if args.batch_size < 1:
+        raise AIDError("--batch-size must be at least 1")
+    if args.register:
+        register_from_file(args.register)
+    sources = find_sources(args.inputs)
+    cfg = load_config_of(args.config_file, args.weights, args.device, args.opts)
+    if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
+        raise AIDError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT}: only BGR and RGB are predicted on")
+    with output_folder(args.output):
+        _check_empty(args.output)
+        detector = load_detector(cfg)
+        num_frames, num_skipped = _run(args, cfg, detector, sources)
+    print(f"{num_frames} images: {args.output}")
+    if num_skipped:
+        sys.exit(1)
+
+
+def _check_empty(folder: str) -> None:
+    if os.listdir(folder):
+        raise AIDError(
+            f"--output {folder} is not empty: choose a new folder, so that results of several "
+            "calls are not taken for those of one"
+        )
+
+
+def _run(
+    args: argparse.Namespace, cfg: CfgNode, detector: nn.Module, sources: list[Source]
+) -> tuple[int, int]:
+    """Detect, write, and count what was written about and what was skipped."""
+    num_frames, skipped = 0, []
+    names, ids = classes_of(cfg)
+
+    def skip(line: str) -> None:
+        skipped.append(line)
+        tqdm.write(f"skipped: {line}", file=sys.stderr)
+
+    with ExitStack() as stack:
+        writers = []
+        if "kitti" in args.format:
+            writers.append(KITTIWriter(os.path.join(args.output, "kitti"), names))
+        if "coco" in args.format:
+            writers.append(COCOWriter(os.path.join(args.output, "detections.json"), names, ids))
+        if not args.no_pictures:
+            folder = os.path.join(args.output, "pictures")
+            writers.append(PictureWriter(folder, names, cfg.INPUT.FORMAT))
+        for writer in writers:
+            stack.enter_context(writer)
+        bar = stack.enter_context(tqdm(total=count_frames(sources), unit="image"))
+        frames = read_frames(sources, cfg.INPUT.FORMAT, skip)
+        for frame, found in predict(detector, cfg, frames, args.batch_size, args.score_threshold):
+            for writer in writers:
+                writer.write(frame, found)
+            num_frames += 1
+            bar.update()
+    return num_frames, len(skipped)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="image, video, folder or pattern")
+    add("--config-file", required=True, metavar="FILE", help="or a name in the model zoo")
+    add("--weights", metavar="FILE", help="a checkpoint (default: MODEL.WEIGHTS of the config)")
+    add("--output", required=True, metavar="FOLDER", help="new or empty")
+    add(
+        "--format",
+        nargs="+",
+        choices=("kitti", "coco"),
+        default=["coco"],
+        help="of the detections (default: coco)",
+    )
+    add(
+        "--score-threshold",
+        type=float,
+        default=0.4,
+        metavar="SCORE",
+        help="least score that is written or drawn; 0 for what an evaluation sees "
+        "(default: %(default)s)",
+    )
+    add("--no-pictures", action="store_true", help="write the detections alone")
+    add(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="images that go through the detector at once (default: %(default)s)",
+    )
+    add("--device", help="cpu, cuda or cuda:N (default: the config's, or the CPU)")
+    add("--register", metavar="FILE", help="Python file that registers your own datasets")
+    add(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="at the end: pairs that override the config",
+    )
+    return made
+
+
+if __name__ == "__main__":
+    main()
