@@ -127,7 +127,9 @@ def test_identical_features_cost_nothing_and_have_finite_gradients(name, file):
         case.make_identity()
         student = {k: x.clone().requires_grad_() for k, x in case.teacher.items()}
         found = case(case.ones, student)
-        assert all(abs(value) < 1e-4 for value in found.values())
+        # Rounding is as large as the numbers that cancel.
+        nothing = case(case.ones, {k: torch.zeros_like(x) for k, x in student.items()})
+        assert all(abs(v) < 1e-4 * (1 + nothing[k].item()) for k, v in found.items())
         sum(found.values()).backward()
         assert all(x.grad.isfinite().all() for x in student.values())
         assert all(p.grad.isfinite().all() for p in case.loss.parameters())
