@@ -112,3 +112,4 @@ def test_a_step_of_training(loss, rule, family, build, make_batch):
         assert p.grad is not None and p.grad.isfinite().all(), name
     adapters = list(model.distillation["losses"].parameters())
     assert not adapters or any(p.grad.abs().sum() > 0 for p in adapters)
+    assert all(module.training for module in model.modules())

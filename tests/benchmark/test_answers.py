@@ -7,15 +7,24 @@ from aid.benchmark.cases import make_cases
 from aid.benchmark.nets import Nets
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
-def test_gradients_reach_the_answers(kind, student_config, make_batch, monkeypatch, storage):
-    cfg = student_config(kind, opts=["DISTILLATION.LOSSES", ["ResponseLoss"]])
+@pytest.mark.parametrize(
+    "kind, loss, parts",
+    [
+        ("faster_rcnn", "ResponseLoss", 2),
+        ("retinanet", "ResponseLoss", 2),
+        ("gfl", "LocalisationLoss", 1),
+    ],
+)
+def test_gradients_reach_the_answers(
+    kind, loss, parts, student_config, make_batch, monkeypatch, storage
+):
+    cfg = student_config(kind, opts=["DISTILLATION.LOSSES", [loss]])
     batch = make_batch()
     cases = make_cases(Nets(cfg, False, batch[:1]), batch)
     found, original = [], torch.autograd.grad
     monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: found.extend(original(*a, **k)))
     for _ in range(2):  # what is kept serves every round
         found.clear()
-        cases["ResponseLoss"]()
+        cases[loss]()
         gradients = [x for x in found if x is not None]
-        assert len(gradients) == 2 and all(x.abs().sum() > 0 for x in gradients)
+        assert len(gradients) == parts and all(x.abs().sum() > 0 for x in gradients)

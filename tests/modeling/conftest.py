@@ -1,8 +1,11 @@
-"""Two detectors and one batch."""
+"""Two detectors and one batch, and teachers beside the first."""
 
 import pytest
+import torch
+from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 
+from aid.config import load_config
 from aid.modeling.responses import Batch
 
 
@@ -24,3 +27,20 @@ def see(make_batch):
         return batch
 
     return run
+
+
+@pytest.fixture
+def further(tiny_config, tmp_path):
+    """A function (kinds or (kind, opts)) -> options that name further teachers on disk."""
+
+    def make(*kinds) -> list:
+        files, paths = [], []
+        for k, kind in enumerate(kinds, 1):
+            kind, opts = (kind, []) if isinstance(kind, str) else kind
+            files.append(tiny_config(kind, opts, name=f"further_{k}"))
+            paths.append(str(tmp_path / f"further_{k}.pth"))
+            torch.manual_seed(100 + k)
+            torch.save({"model": build_model(load_config(files[-1])).state_dict()}, paths[-1])
+        return ["TEACHER.MORE_CONFIG_FILES", files, "TEACHER.MORE_WEIGHTS", paths]
+
+    return make

@@ -85,6 +85,23 @@ def test_a_share_of_the_batch_for_the_other_losses(loss, student_model, make_bat
     assert any("backbone" in name for name in expected)
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_share_of_the_batch_for_two_teachers(
+    normalize, student_model, further, make_batch, in_processes
+):
+    opts = [*further("retinanet"), "MODEL.RESNETS.NORM", "FrozenBN", "AID.NORMALIZE", normalize]
+    model, _ = student_model("faster_rcnn", opts=opts)
+    batch = make_batch(NUM_INSTANCES)
+    expected = gradients(model, batch)
+    model.zero_grad()
+    first, second = in_processes(2, gradients_of_a_share, model, batch)
+    assert any("losses_1" in name for name in expected)
+    for name, gradient in expected.items():
+        error = (first[name] - gradient).abs().max()
+        assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
+        assert torch.equal(first[name], second[name])
+
+
 @pytest.mark.parametrize(
     "student, normalize",
     [("faster_rcnn", False), ("retinanet", True), ("gfl", False), ("fcos", True)],

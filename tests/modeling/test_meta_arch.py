@@ -73,6 +73,14 @@ def test_every_pair_distils_and_every_parameter_gets_a_gradient(
             assert gradient is not None, name
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_works_without_instances(rule, student_model, make_batch):
+    model, _ = student_model("retinanet", "faster_rcnn", ["AID.WEIGHTING", rule])
+    for num_instances in ((0, 0), (0, 1)):
+        losses, _ = step(model, make_batch(num_instances))
+        assert all(losses[name].isfinite() and losses[name] > 0 for name in TERMS)
+
+
 def test_plain_distillation_equals_alpha_0_and_a_teacher_without_loss(student_model, make_batch):
     batch = make_batch()
     plain, _ = student_model("faster_rcnn", opts=["AID.GRANULARITY", "none"])

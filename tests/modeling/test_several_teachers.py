@@ -6,11 +6,8 @@ import math
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from torch.nn.parallel import DistributedDataParallel
 
-from aid.config import load_config
 from aid.errors import AIDError
 from aid.modeling.comparison import compare
 from aid.modeling.weighting import Sharing
@@ -18,23 +15,6 @@ from aid.modeling.weighting import Sharing
 TERMS = [f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_local")]
 BOTH_KINDS = ["AttentionGuidedLoss", "NonLocalLoss", "BoxResponseLoss"]
 ANSWERS_TOO = ["DISTILLATION.LOSSES", BOTH_KINDS]
-
-
-@pytest.fixture
-def further(tiny_config, tmp_path):
-    """A function (kinds or (kind, opts)) -> options that name further teachers on disk."""
-
-    def make(*kinds) -> list:
-        files, paths = [], []
-        for k, kind in enumerate(kinds, 1):
-            kind, opts = (kind, []) if isinstance(kind, str) else kind
-            files.append(tiny_config(kind, opts, name=f"further_{k}"))
-            paths.append(str(tmp_path / f"further_{k}.pth"))
-            torch.manual_seed(100 + k)
-            torch.save({"model": build_model(load_config(files[-1])).state_dict()}, paths[-1])
-        return ["TEACHER.MORE_CONFIG_FILES", files, "TEACHER.MORE_WEIGHTS", paths]
-
-    return make
 
 
 def step(model, batch, seed=5, iteration=19):
@@ -260,37 +240,6 @@ def test_all_are_compared_with_the_student(student_model, further, make_batch):
         expected, same = compare(model, [teacher], batch)
         assert torch.equal(found, expected) and torch.equal(ours, same)
     assert not torch.equal(*theirs)
-
-
-def gradients_of_a_share(model, batch):
-    share = len(batch) // comm.get_world_size()
-    wrapped = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
-    return distillation_gradients(wrapped, batch[share * comm.get_rank() :][:share])
-
-
-def distillation_gradients(model, batch):
-    with EventStorage(19):
-        losses = model(batch)
-    sum(v for k, v in losses.items() if "distill" in k).backward()
-    student = getattr(model, "module", model)
-    return {k: p.grad for k, p in student.named_parameters() if p.grad is not None}
-
-
-@pytest.mark.parametrize("normalize", [False, True])
-def test_a_share_of_the_batch_in_each_process(
-    normalize, student_model, further, make_batch, in_processes
-):
-    opts = [*further("retinanet"), "MODEL.RESNETS.NORM", "FrozenBN", "AID.NORMALIZE", normalize]
-    model, _ = student_model("faster_rcnn", opts=opts)
-    batch = make_batch((2, 0, 3, 1))
-    expected = distillation_gradients(model, batch)
-    model.zero_grad()
-    first, second = in_processes(2, gradients_of_a_share, model, batch)
-    assert any("losses_1" in name for name in expected)
-    for name, gradient in expected.items():
-        error = (first[name] - gradient).abs().max()
-        assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
-        assert torch.equal(first[name], second[name])
 
 
 def refused(student_model, opts, message):
