@@ -1,13 +1,14 @@
-"""Losses and weights on a device that is not the CPU, with tensors that have no content."""
+"""Losses, weights and teachers on a device that is not the CPU, with tensors without content."""
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.structures import Boxes, Instances
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Boxes, ImageList, Instances
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from aid.config import load_config
-from aid.modeling.instance_loss import InstanceLosses
+from aid.modeling.instance_loss import InstanceLosses, instance_losses
 from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context
 from aid.modeling.responses import Answer, Answers
 from aid.modeling.weighting import WEIGHTING_REGISTRY, Evidence, Sharing, build_weighting
@@ -83,3 +84,21 @@ def test_weights_stay_on_the_device_and_do_not_wait_for_it(
     for found in sharing(weights):
         everything = [*found.maps.values(), found.boxes, *vars(found.parts).values()]
         assert all(x.device.type == GPU for x in everything)
+
+
+@pytest.mark.parametrize("kind", ["gfl", "fcos"])
+def test_a_dense_teacher_is_measured_without_waiting_for_the_device(kind, tiny_config, fake):
+    """Detectron2's matcher, which the other families have, does wait."""
+    cfg = load_config(tiny_config(kind, ["MODEL.DEVICE", GPU]))
+    with torch.device(GPU):
+        teacher = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).eval()
+    shapes = teacher.backbone.output_shape()
+    features = {k: rand(3, x.channels, 256 // x.stride, 384 // x.stride) for k, x in shapes.items()}
+    images = ImageList(rand(3, 3, 256, 384), [(256, 384)] * 3)
+    targets = []
+    for n in COUNTS:
+        classes = torch.randint(3, (n,), device=GPU)
+        targets.append(Instances((256, 384), gt_boxes=Boxes(rand(n, 4)), gt_classes=classes))
+    found = instance_losses(teacher, images, features, targets)
+    everything = [*found.parts.values(), *found.background.values(), found.level_share]
+    assert all(x.device.type == GPU for x in everything)
