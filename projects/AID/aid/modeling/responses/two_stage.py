@@ -55,18 +55,19 @@ def generalized_rcnn_answers(
         theirs = _answer(teacher, batch.teacher, rois, truth.classes[owner])
     with _without_memory(student.roi_heads.box_head):
         ours = _answer(student, batch.student, rois, truth.classes[owner])
-    image, is_truth = [], []
-    for i, (found, known) in enumerate(zip(proposals, of_image, strict=True)):
-        image += [i] * (len(found) + len(known))
-        is_truth += [False] * len(found) + [True] * len(known)
+    image = [owner.new_full((len(x),), i) for i, x in enumerate(rois)]
+    is_truth = [
+        torch.arange(len(x), device=owner.device) >= len(found)
+        for found, x in zip(proposals, rois, strict=True)
+    ]
     return Answers(
         student=ours,
         teacher=theirs,
         activation="sigmoid" if teacher.roi_heads.box_predictor.use_sigmoid_ce else "softmax",
         owner=owner,
         nobody=truth.nobody,
-        image=torch.tensor(image, dtype=torch.long, device=owner.device),
-        is_truth=torch.tensor(is_truth, dtype=torch.bool, device=owner.device),
+        image=torch.cat(image),
+        is_truth=torch.cat(is_truth),
     )
 
 
