@@ -104,7 +104,7 @@ crash-campaign: install  ## kill trainings KILLS times, resume them, compare how
 	$(BIN)/python tools/crash_campaign.py --kills $(KILLS)
 
 test: install  ## the tests, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 test-slow: install  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow

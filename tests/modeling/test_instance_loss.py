@@ -10,7 +10,7 @@ from torch import nn
 
 from aid.errors import AIDError
 from aid.modeling.instance_loss import instance_losses
-from aid.modeling.instance_loss.base import mean_by
+from aid.modeling.instance_loss.base import box_losses, mean_by
 from aid.modeling.teacher import Teacher
 
 KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
@@ -205,3 +205,15 @@ def test_a_net_without_instance_losses_is_refused():
 def test_mean_by():
     mean, count = mean_by(torch.tensor([0, 2, 0, 3]), torch.tensor([1.0, 5.0, 3.0, torch.nan]), 3)
     assert mean.tolist() == [2, 0, 5] and count.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("loss", ["smooth_l1", "giou", "diou", "ciou"])
+def test_a_box_that_is_not_finite_harms_no_other(loss, tiny_model):
+    """Also where the loss that the teacher was trained with asserts that boxes are right."""
+    head = tiny_model("retinanet", ["MODEL.RETINANET.BBOX_REG_LOSS_TYPE", loss])
+    boxes = torch.tensor([[0.0, 0, 8, 8]]).expand(2, 4)
+    deltas = torch.tensor([[0.1, 0.2, 0.3, 0.4], [math.nan, 0, 0, 0]])
+    found = box_losses(head, boxes, deltas, boxes + 1)
+    assert not found[1].isfinite()
+    alone = box_losses(head, boxes[:1], deltas[:1], boxes[:1] + 1)
+    torch.testing.assert_close(found[:1], alone)

@@ -13,7 +13,7 @@ from aid.modeling.comparison import compare
 from aid.modeling.weighting import Sharing
 
 TERMS = [f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_local")]
-BOTH_KINDS = ["AttentionGuidedLoss", "NonLocalLoss", "BoxResponseLoss"]
+BOTH_KINDS = ["AttentionGuidedLoss", "NonLocalLoss", "BoxResponseLoss", "ResponseLoss"]
 ANSWERS_TOO = ["DISTILLATION.LOSSES", BOTH_KINDS]
 
 

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from aid.modeling.weighting import ConstantWeighting, ExponentialWeighting, Sharing, Weights
+from aid.modeling.weighting import (
+    ConstantWeighting,
+    ExponentialWeighting,
+    PartWeights,
+    Sharing,
+    Weights,
+)
 from aid.modeling.weighting.sharing import shared
 
 
@@ -84,3 +90,21 @@ def test_maps_are_normalised_after_they_are_shared():
     # Of a whole image: a box weighs what its map does.
     first, _ = share(a, b, normalize=True, granularity="image")
     assert first.boxes[0] == pytest.approx(first.maps["p2"][0, 0, 0, 0].item())
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_weights_of_parts_are_shared_as_those_of_maps_are(normalize):
+    known = {"instance": torch.tensor([1.0]), "loss": torch.tensor([0.0])}
+    cls, box, background = ([0.6, 0.2], [0.5, 0.0], [0.3, 0.1])
+    parts = [
+        PartWeights(*(torch.tensor([x]) for x in of_teacher))
+        for of_teacher in zip(cls, box, background, strict=True)
+    ]
+    found = share(*(weights({"p2": [[1.0]]}, parts=x, **known) for x in parts), normalize=normalize)
+    # Of 0.8, 0.5 and 0.4; normalised by what they have together, classes with the background.
+    mean_cls = (0.36 / 0.8 + 0.04 / 0.8 + 0.09 / 0.4 + 0.01 / 0.4) / 2 if normalize else 1
+    mean_box = 0.5 if normalize else 1
+    for k, x in enumerate(found):
+        assert x.parts.cls.item() == pytest.approx(cls[k] ** 2 / 0.8 / mean_cls)
+        assert x.parts.box.item() == pytest.approx(box[k] ** 2 / 0.5 / mean_box)
+        assert x.parts.background.item() == pytest.approx(background[k] ** 2 / 0.4 / mean_cls)

@@ -54,3 +54,19 @@ def test_in_float32_under_amp(name, student_model, make_batch):
         losses = losses_of(model, make_batch())
     terms = [v for k, v in losses.items() if "distill" in k]
     assert all(v.dtype == torch.float32 and v.isfinite() for v in terms)
+
+
+def test_norms_remember_the_regions_that_the_student_trains_on_alone(student_model, make_batch):
+    """Its box head runs once more, on the teacher's proposals, when answers are imitated."""
+    head = {"NAME": "FastRCNNConvFCHead", "NUM_CONV": 1, "CONV_DIM": 8, "NUM_FC": 1, "NORM": "BN"}
+    opts = [x for k, v in head.items() for x in (f"MODEL.ROI_BOX_HEAD.{k}", v)]
+    found = []
+    for loss in ("FitNetLoss", "ResponseLoss"):
+        model, _ = student_model("faster_rcnn", opts=[*opts, "DISTILLATION.LOSSES", [loss]])
+        torch.manual_seed(0)
+        with EventStorage():
+            model(make_batch())
+        norm = model.roi_heads.box_head.conv1.norm
+        found.append(torch.cat([norm.running_mean, norm.running_var]))
+        assert norm.momentum > 0
+    assert torch.equal(*found)

@@ -155,6 +155,7 @@ def box_losses(head: nn.Module, boxes: Tensor, deltas: Tensor, targets: Tensor) 
 
     Returns:
         (S,), summed over coordinates; infinite for a sample without area, which has no encoding.
+        Not finite where the prediction is not.
     """
     transform, beta = head.box2box_transform, head.smooth_l1_beta
     has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
@@ -164,5 +165,8 @@ def box_losses(head: nn.Module, boxes: Tensor, deltas: Tensor, targets: Tensor) 
         losses = smooth_l1_loss(deltas, encoded, beta=beta, reduction="none").sum(dim=1)
     else:
         iou_loss = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}[head.box_reg_loss_type]
-        losses = iou_loss(transform.apply_deltas(deltas, boxes), targets, reduction="none")
+        found = transform.apply_deltas(deltas, boxes)
+        finite = found.isfinite().all(dim=1)  # else these losses fail for all
+        losses = iou_loss(torch.where(finite[:, None], found, targets), targets, reduction="none")
+        losses = torch.where(finite, losses, torch.inf)
     return torch.where(has_area, losses, torch.inf)

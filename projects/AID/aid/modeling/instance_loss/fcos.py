@@ -1,18 +1,19 @@
 """Instance losses of FCOS, whose samples are points. Shape letters as in base.py; R: points."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
-from .anchors import AnchorMatches
+from ..gfl import quality_of_boxes
+from .anchors import match_anchors
 from .base import InstanceLosses, Targets, instance_losses, loss_levels
 from .dense import focal_losses
 
 __all__ = ["match_points"]
-
-EPSILON = 1e-7  # of fvcore's giou_loss
 
 
 @loss_levels.register
@@ -46,19 +47,22 @@ def fcos_losses(
     # (S, K), (S, 4), (S, 1) and (S, 4), with S = N * R.
     samples = [x.flatten(0, 1) for x in (logits, deltas, centerness, boxes)]
 
+    has_area = (truth.boxes[:, 2:] > truth.boxes[:, :2]).all(dim=1)
+
     def losses(owner: Tensor, logits, deltas, centerness, boxes) -> dict[str, Tensor]:
         own = truth.boxes[owner]
         target = _centerness(detector.box2box_transform.get_deltas(boxes, own))
         found = detector.box2box_transform.apply_deltas(deltas, boxes)
         return {
             "cls": focal_losses(detector, truth, owner, logits),
-            "box": _giou_losses(found, own),
+            # FCOS never assigns a point to a box without area.
+            "box": torch.where(has_area[owner], 1 - quality_of_boxes(found, own)[1], torch.inf),
             "ctr": F.binary_cross_entropy_with_logits(
                 centerness.squeeze(1), target, reduction="none"
             ),
         }
 
-    matches = match_points(detector, points, truth)
+    matches = match_anchors(partial(match_points, detector, points), points, truth)
     everybody = torch.arange(truth.nobody, device=boxes.device)
     of_points = losses(matches.owner.flatten(), *samples)
     at_best = losses(everybody, *(x[matches.best] for x in samples))
@@ -82,52 +86,23 @@ def _centerness(deltas: Tensor) -> Tensor:
     return product.nan_to_num().sqrt()
 
 
-def _giou_losses(boxes: Tensor, targets: Tensor) -> Tensor:
-    """The IoU loss (S,) that FCOS trains on, fvcore's, without waiting for numbers from the device.
-
-    Infinite for a target without area, to which FCOS never assigns a point.
-    """
-    both = torch.stack([boxes, targets])
-    first, last = both[..., :2], both[..., 2:]
-    common = (last.amin(dim=0) - first.amax(dim=0)).clamp(min=0).prod(dim=1)
-    hull = (last.amax(dim=0) - first.amin(dim=0)).prod(dim=1)
-    area = (last - first).prod(dim=2)
-    union = area.sum(dim=0) - common
-    losses = 1 - common / (union + EPSILON) + (hull - union) / (hull + EPSILON)
-    return torch.where(area[1] > 0, losses, torch.inf)
-
-
-def match_points(detector: FCOS, points: list[Boxes], truth: Targets) -> AnchorMatches:
-    """Match every point by the detector's own rule; it ignores none.
+def match_points(
+    detector: FCOS, points: list[Boxes], boxes: Boxes
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A :data:`Match` of an image's boxes with points, by the detector's own rule; none is ignored.
 
     Args:
         detector: says which points an instance may have.
         points: squares of the size of the stride, of each level.
-        truth: ground truth of the N images.
+        boxes: of an image.
     """
-    centers = Boxes.cat(points).get_centers()
-    level = torch.cat([torch.full((len(p),), i) for i, p in enumerate(points)]).to(centers.device)
-    owner = torch.full((len(truth.first) - 1, len(centers)), truth.nobody, device=centers.device)
-    best = [torch.zeros(0, dtype=torch.long, device=centers.device)]
-    for image, owner_of in enumerate(owner):
-        of_image = truth.of_image(image)
-        boxes = Boxes(truth.boxes[of_image])
-        if not len(boxes):
-            continue
-        quality, index = detector._match_anchors(boxes, points).max(dim=0)
-        # The threshold of FCOS.label_anchors.
-        owner_of.copy_(torch.where(quality < 1e-5, truth.nobody, index + of_image.start))
-        best.append(_nearest_points(points, boxes, centers, level) + image * len(centers))
-    return AnchorMatches(
-        owner=owner,
-        negative=owner == truth.nobody,
-        level=level,
-        best=torch.cat(best),
-        num_levels=len(points),
-    )
+    quality = detector._match_anchors(boxes, points)
+    # A last row that wins below the threshold of FCOS.label_anchors.
+    owner = torch.cat([quality, quality.new_full((1, quality.shape[1]), 1e-5)]).argmax(dim=0)
+    return owner, (owner < len(boxes)).long(), _nearest_points(points, boxes)
 
 
-def _nearest_points(points: list[Boxes], boxes: Boxes, centers: Tensor, level: Tensor) -> Tensor:
+def _nearest_points(points: list[Boxes], boxes: Boxes) -> Tensor:
     """For each box the point next to its center, on the level that is to find boxes of its size.
 
     That is by FCOS the one whose points see the farthest side at up to 8 strides; from a box's
@@ -136,10 +111,11 @@ def _nearest_points(points: list[Boxes], boxes: Boxes, centers: Tensor, level: T
     Args:
         points: squares of the size of the stride, of each level.
         boxes: of an image.
-        centers, level: (R, 2) and (R,), of the points of all levels.
     """
     farthest = (boxes.tensor[:, 2:] - boxes.tensor[:, :2]).amax(dim=1) / 2
     strides = torch.stack([x.tensor[0, 2] - x.tensor[0, 0] for x in points])
     wanted = (farthest[:, None] >= 8 * strides[:-1]).sum(dim=1)
+    level = torch.cat([x.tensor.new_full((len(x),), i) for i, x in enumerate(points)])
+    centers = Boxes.cat(points).get_centers()
     distance = (centers - boxes.get_centers()[:, None]).abs().amax(dim=2)
     return torch.where(level == wanted[:, None], distance, torch.inf).argmin(dim=1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from .base import DISTILLATION_LOSS_REGISTRY, channels_of, check_temperature
+from .base import DISTILLATION_LOSS_REGISTRY, check_temperature
 from .positions import position_log_softmax
 from .single_term import SingleTermLoss
 
@@ -31,6 +31,7 @@ class CWDLoss(SingleTermLoss):
     """
 
     term = "loss_distill_cwd"
+    key = "CWD"
 
     @configurable
     def __init__(self, *, channels: dict[str, tuple[int, int]], temperature: float, weight: float):
@@ -43,20 +44,19 @@ class CWDLoss(SingleTermLoss):
         Raises:
             AIDError: a temperature that is not positive.
         """
-        super().__init__(channels, weight)
+        super().__init__(channels=channels, weight=weight)
         check_temperature("DISTILLATION.CWD.TEMPERATURE", temperature)
         self.temperature = temperature
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
+    def from_config(cls, cfg: CfgNode, *shapes) -> dict:
         return {
-            "channels": channels_of(levels, student_shapes, teacher_shapes),
             "temperature": cfg.DISTILLATION.CWD.TEMPERATURE,
-            "weight": cfg.DISTILLATION.CWD.WEIGHT,
+            **super().from_config(cfg, *shapes),
         }
 
     def extra_repr(self) -> str:
-        return f"weight {self.weight}, temperature {self.temperature}"
+        return f"{super().extra_repr()}, temperature {self.temperature}"
 
     def level(self, name: str, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
         """See :class:`SingleTermLoss`."""

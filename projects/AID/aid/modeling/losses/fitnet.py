@@ -3,10 +3,9 @@
 Shape letters: N images, C channels, (H, W) size of a level.
 """
 
-from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from .base import DISTILLATION_LOSS_REGISTRY, channels_of
+from .base import DISTILLATION_LOSS_REGISTRY
 from .single_term import SingleTermLoss
 
 __all__ = ["FitNetLoss"]
@@ -23,22 +22,7 @@ class FitNetLoss(SingleTermLoss):
     """
 
     term = "loss_distill_fitnet"
-
-    @configurable
-    def __init__(self, *, channels: dict[str, tuple[int, int]], weight: float):
-        """
-        Args:
-            channels: (C_s, C_t) of each level.
-            weight: of the loss.
-        """
-        super().__init__(channels, weight)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
-        return {
-            "channels": channels_of(levels, student_shapes, teacher_shapes),
-            "weight": cfg.DISTILLATION.FITNET.WEIGHT,
-        }
+    key = "FITNET"
 
     def adapt(self, level: str, student: Tensor) -> Tensor:
         """The student's features (N, C_s, H, W) as they are compared with the teacher's."""

@@ -63,15 +63,14 @@ class LocalisationLoss(nn.Module):
             "loss_distill_localisation".
         """
         answers = context.answers
-        owned = answers.owned
         ours, theirs = (
-            x.distributions[owned] / self.temperature for x in (answers.student, answers.teacher)
+            x.distributions / self.temperature for x in (answers.student, answers.teacher)
         )
         finite = theirs.flatten(1).isfinite().all(dim=1)
         theirs = torch.where(finite[:, None, None], theirs, 0.0)
         divergence = F.kl_div(
             ours.log_softmax(dim=2), theirs.log_softmax(dim=2), reduction="none", log_target=True
         ).sum(dim=2)
-        losses = torch.where(finite, answers.weights["box"][owned] * divergence.mean(dim=1), 0.0)
-        mean = mean_over_images(losses, answers.image[owned], len(context.instances))
+        losses = torch.where(finite, answers.weights["box"] * divergence.mean(dim=1), 0.0)
+        mean = mean_over_images(losses, answers.image, len(context.instances), answers.owned)
         return {"loss_distill_localisation": self.weight * self.temperature**2 * mean}

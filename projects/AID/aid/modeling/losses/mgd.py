@@ -8,7 +8,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from ...errors import AIDError
-from .base import DISTILLATION_LOSS_REGISTRY, average_sum, channels_of
+from .base import DISTILLATION_LOSS_REGISTRY, average_sum
 from .single_term import SingleTermLoss
 
 __all__ = ["MGDLoss"]
@@ -31,6 +31,7 @@ class MGDLoss(SingleTermLoss):
     """
 
     term = "loss_distill_mgd"
+    key = "MGD"
 
     @configurable
     def __init__(
@@ -51,7 +52,7 @@ class MGDLoss(SingleTermLoss):
         Raises:
             AIDError: a share that hides everything, or is none.
         """
-        super().__init__(channels, weight)
+        super().__init__(channels=channels, weight=weight)
         if not 0 <= masked_share < 1:
             raise AIDError(
                 f"DISTILLATION.MGD.MASKED_SHARE is {masked_share}: it must be at least 0, below 1"
@@ -63,16 +64,15 @@ class MGDLoss(SingleTermLoss):
         self._seed = None
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
+    def from_config(cls, cfg: CfgNode, *shapes) -> dict:
         return {
-            "channels": channels_of(levels, student_shapes, teacher_shapes),
             "masked_share": cfg.DISTILLATION.MGD.MASKED_SHARE,
-            "weight": cfg.DISTILLATION.MGD.WEIGHT,
             "scale": cfg.DISTILLATION.SCALE,
+            **super().from_config(cfg, *shapes),
         }
 
     def extra_repr(self) -> str:
-        return f"weight {self.weight}, masked share {self.masked_share}, scale {self.scale}"
+        return f"{super().extra_repr()}, masked share {self.masked_share}, scale {self.scale}"
 
     def adapt(self, level: str, student: Tensor) -> Tensor:
         """What is generated from all of the student's features (N, C_s, H, W), without a mask."""

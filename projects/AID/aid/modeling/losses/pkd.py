@@ -3,10 +3,9 @@
 Shape letters: N images, C channels, (H, W) size of a level.
 """
 
-from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from .base import DISTILLATION_LOSS_REGISTRY, channels_of
+from .base import DISTILLATION_LOSS_REGISTRY
 from .positions import position_mean
 from .single_term import SingleTermLoss
 
@@ -32,22 +31,7 @@ class PKDLoss(SingleTermLoss):
     """
 
     term = "loss_distill_pkd"
-
-    @configurable
-    def __init__(self, *, channels: dict[str, tuple[int, int]], weight: float):
-        """
-        Args:
-            channels: (C_s, C_t) of each level.
-            weight: of the loss.
-        """
-        super().__init__(channels, weight)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
-        return {
-            "channels": channels_of(levels, student_shapes, teacher_shapes),
-            "weight": cfg.DISTILLATION.PKD.WEIGHT,
-        }
+    key = "PKD"
 
     def level(self, name: str, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
         """See :class:`SingleTermLoss`."""

@@ -23,7 +23,8 @@ def position_log_softmax(logits: Tensor, weights: Tensor) -> Tensor:
         weights: (N, 1, H, W), at least 0.
 
     Returns:
-        (N, C, H, W), -1e30 at positions of weight 0; even where an image weighs nothing.
+        (N, C, H, W), -1e30 at positions of weight 0; that of 1 / (H * W) throughout where an image
+        weighs nothing.
     """
     # Minus infinity would leave NaN where two of these are subtracted, or where there is no other.
     left = logits.masked_fill(weights == 0, -1e30)

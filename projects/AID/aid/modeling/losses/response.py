@@ -6,10 +6,10 @@ Shape letters: N images, G instances of the batch, S samples, K classes.
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from fvcore.nn import giou_loss
 from torch import Tensor, nn
 
 from ...errors import AIDError
+from ..gfl import quality_of_boxes
 from ..instance_loss.base import mean_by
 from ..responses import Answers, Question
 from .base import DISTILLATION_LOSS_REGISTRY, Context, check_temperature
@@ -92,14 +92,12 @@ class ResponseLoss(nn.Module):
         """
         answers, num_images = context.answers, len(context.instances)
         cls = answers.weights["cls"] * soft_target_losses(answers, self.temperature)
-        owned = answers.owned
-        boxes = (x.boxes[owned] for x in (answers.student, answers.teacher))
-        box = answers.weights["box"][owned] * _box_losses(*boxes)
+        box = answers.weights["box"] * _box_losses(answers.student.boxes, answers.teacher.boxes)
         return {
             "loss_distill_response_cls": self.cls_weight
             * mean_over_images(cls, answers.image, num_images),
             "loss_distill_response_box": self.box_weight
-            * mean_over_images(box, answers.image[owned], num_images),
+            * mean_over_images(box, answers.image, num_images, answers.owned),
         }
 
 
@@ -152,8 +150,7 @@ class BoxResponseLoss(nn.Module):
         """
         answers = context.answers
         losses = answers.weights["all"] * soft_target_losses(answers, self.temperature)
-        here = answers.is_truth
-        mean = mean_over_images(losses[here], answers.image[here], len(context.instances))
+        mean = mean_over_images(losses, answers.image, len(context.instances), answers.is_truth)
         return {"loss_distill_response": self.weight * mean}
 
 
@@ -176,8 +173,19 @@ def soft_target_losses(answers: Answers, temperature: float) -> Tensor:
     return temperature**2 * torch.where(finite, divergence.sum(dim=1), 0.0)
 
 
-def mean_over_images(losses: Tensor, image: Tensor, num_images: int) -> Tensor:
-    """The mean of the samples (S,) of each image, averaged over all images."""
+def mean_over_images(
+    losses: Tensor, image: Tensor, num_images: int, here: Tensor | None = None
+) -> Tensor:
+    """The mean of the samples (S,) of each image, averaged over all images.
+
+    Args:
+        losses, image: (S,).
+        num_images: all of them.
+        here: (S,), bool, the samples that count; all by default.
+    """
+    if here is not None:  # to select them would wait for the device
+        image = torch.where(here, image, num_images)
+        losses = torch.where(here, losses, 0.0)
     return mean_by(image, losses, num_images)[0].mean()
 
 
@@ -190,6 +198,6 @@ def _box_losses(ours: Tensor, theirs: Tensor) -> Tensor:
     known, ours_known = (x.isfinite().all(dim=1) for x in (theirs, ours))
     known &= (theirs[:, 2:] > theirs[:, :2]).all(dim=1)
     theirs = torch.where(known[:, None], theirs, 0.0)
-    # What is not finite fails giou_loss's own assertions.
-    losses = giou_loss(torch.where((known & ours_known)[:, None], ours, theirs), theirs)
-    return torch.where(known, torch.where(ours_known, losses, torch.nan), 0.0)
+    # Gradients of what is not finite would be NaN also where it counts for nothing.
+    _, giou = quality_of_boxes(torch.where((known & ours_known)[:, None], ours, theirs), theirs)
+    return torch.where(known, torch.where(ours_known, 1 - giou, torch.nan), 0.0)

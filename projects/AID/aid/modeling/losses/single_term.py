@@ -1,19 +1,27 @@
 """Losses of one term: the sum over the levels of what the two maps of a level differ by."""
 
 import torch
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from .base import Context, make_adapters
+from .base import Context, channels_of, make_adapters
 
 __all__ = ["SingleTermLoss"]
 
 
 class SingleTermLoss(nn.Module):
-    """A subclass names its :attr:`term` and says in :meth:`level` what a level costs."""
+    """A subclass says in :meth:`level` what a level costs.
+
+    Attributes:
+        term: name of the loss.
+        key: of its part of cfg.DISTILLATION.
+    """
 
     term: str
+    key: str
 
-    def __init__(self, channels: dict[str, tuple[int, int]], weight: float):
+    @configurable
+    def __init__(self, *, channels: dict[str, tuple[int, int]], weight: float):
         """
         Args:
             channels: (C_s, C_t) of each level.
@@ -22,6 +30,13 @@ class SingleTermLoss(nn.Module):
         super().__init__()
         self.adapters = make_adapters(channels)
         self.weight = weight
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
+        return {
+            "channels": channels_of(levels, student_shapes, teacher_shapes),
+            "weight": cfg.DISTILLATION[cls.key].WEIGHT,
+        }
 
     def extra_repr(self) -> str:
         return f"weight {self.weight}"

@@ -110,7 +110,7 @@ def _(teacher: GFL, anchors: list[Boxes], truth: Targets) -> Tensor:
 
 @_owners.register
 def _(teacher: FCOS, anchors: list[Boxes], truth: Targets) -> Tensor:
-    return match_points(teacher, anchors, truth).owner
+    return match_anchors(partial(match_points, teacher, anchors), anchors, truth).owner
 
 
 def _per_anchor(detector: nn.Module, predictions: tuple[list[Tensor], ...]) -> list[Tensor]:

@@ -1,10 +1,14 @@
 """Answers of Faster and Mask R-CNN about the same RoIs. Shape letters as in base.py."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.structures import Boxes
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import AIDError
 from ..instance_loss.base import Targets
@@ -49,19 +53,21 @@ def generalized_rcnn_answers(
         rois = [Boxes.cat(x) for x in zip(proposals, of_image, strict=True)]
         rois, owner, _ = match_rois(teacher.roi_heads.proposal_matcher, rois, truth, True)
         theirs = _answer(teacher, batch.teacher, rois, truth.classes[owner])
-    ours = _answer(student, batch.student, rois, truth.classes[owner])
-    image, is_truth = [], []
-    for i, (found, known) in enumerate(zip(proposals, of_image, strict=True)):
-        image += [i] * (len(found) + len(known))
-        is_truth += [False] * len(found) + [True] * len(known)
+    with _without_memory(student.roi_heads.box_head):
+        ours = _answer(student, batch.student, rois, truth.classes[owner])
+    image = [owner.new_full((len(x),), i) for i, x in enumerate(rois)]
+    is_truth = [
+        torch.arange(len(x), device=owner.device) >= len(found)
+        for found, x in zip(proposals, rois, strict=True)
+    ]
     return Answers(
         student=ours,
         teacher=theirs,
         activation="sigmoid" if teacher.roi_heads.box_predictor.use_sigmoid_ce else "softmax",
         owner=owner,
         nobody=truth.nobody,
-        image=torch.tensor(image, dtype=torch.long, device=owner.device),
-        is_truth=torch.tensor(is_truth, dtype=torch.bool, device=owner.device),
+        image=torch.cat(image),
+        is_truth=torch.cat(is_truth),
     )
 
 
@@ -74,6 +80,19 @@ def _proposals(teacher: GeneralizedRCNN, number: int, batch: Batch) -> list[Boxe
         found, _ = teacher.proposal_generator(batch.images, batch.teacher)
         boxes = [x.proposal_boxes for x in found]
     return [x[:number] for x in boxes]
+
+
+@contextmanager
+def _without_memory(head: nn.Module) -> Iterator[None]:
+    """Running statistics stay those of the RoIs that the student trains on, as without answers."""
+    momenta = {x: x.momentum for x in head.modules() if isinstance(x, _BatchNorm)}
+    try:
+        for norm in momenta:
+            norm.momentum = 0.0
+        yield
+    finally:
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
 
 
 def _answer(

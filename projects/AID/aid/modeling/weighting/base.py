@@ -228,5 +228,4 @@ def build_weighting(cfg: CfgNode) -> Weighting:
 
 def _image_of(boxes: list[Tensor]) -> Tensor:
     """The image (G,) of each instance."""
-    image = torch.cat([torch.full((len(b),), n) for n, b in enumerate(boxes)])
-    return image.to(boxes[0].device)
+    return torch.cat([b.new_full((len(b),), n, dtype=torch.long) for n, b in enumerate(boxes)])

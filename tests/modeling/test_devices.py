@@ -1,0 +1,104 @@
+"""Losses, weights and teachers on a device that is not the CPU, with tensors without content."""
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Boxes, ImageList, Instances
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from aid.config import load_config
+from aid.modeling.instance_loss import InstanceLosses, instance_losses
+from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context
+from aid.modeling.responses import Answer, Answers
+from aid.modeling.weighting import WEIGHTING_REGISTRY, Evidence, Sharing, build_weighting
+
+LEVELS = {"p3": ((8, 12), 8), "p4": ((4, 6), 16)}
+COUNTS = (2, 0, 3)
+GPU = "cuda"
+
+
+@pytest.fixture
+def cfg(repository):
+    return load_config(f"{repository}/configs/Base-GFL.yaml")
+
+
+@pytest.fixture
+def fake():
+    """Operations refuse tensors of two devices, and whatever needs to know what is in a tensor."""
+    with FakeTensorMode():
+        yield
+
+
+def rand(*shape):
+    return torch.rand(*shape, device=GPU)
+
+
+def answers():
+    sides = (Answer(rand(9, 3), rand(9, 4), rand(9, 4, 17)) for _ in range(2))
+    owner = torch.randint(6, (9,), device=GPU)
+    image = torch.randint(3, (9,), device=GPU)
+    found = Answers(*sides, "softmax", owner, sum(COUNTS), image, owner < 2)
+    found.weigh({k: rand(5) for k in ("all", "cls", "box")}, rand(3))
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(k for k, _ in DISTILLATION_LOSS_REGISTRY))
+def test_a_loss_stays_on_the_device_and_does_not_wait_for_it(name, cfg, fake):
+    shapes = [{k: ShapeSpec(channels=c, stride=LEVELS[k][1]) for k in LEVELS} for c in (4, 6)]
+    with torch.device(GPU):  # no module can be moved here
+        parts = DISTILLATION_LOSS_REGISTRY.get(name)(cfg, tuple(LEVELS), *shapes)
+    if name == "MGDLoss":  # `to` would leave it where it is
+        parts._random = torch.Generator()
+    student, teacher, weights = (
+        {k: rand(3, c, *size) for k, (size, _) in LEVELS.items()} for c in (4, 6, 1)
+    )
+    instances = [Instances((64, 96), gt_boxes=Boxes(rand(n, 4))) for n in COUNTS]
+    context = Context(instances, {k: stride for k, (_, stride) in LEVELS.items()}, answers())
+    found = parts(student, teacher, weights, context)
+    assert found and all(value.device.type == GPU for value in found.values())
+
+
+@pytest.mark.parametrize("background", ["mean", "loss", "one"])
+@pytest.mark.parametrize("granularity", ["instance", "level", "image", "none"])
+@pytest.mark.parametrize("name", sorted(k for k, _ in WEIGHTING_REGISTRY if k != "ClassWeighting"))
+def test_weights_stay_on_the_device_and_do_not_wait_for_it(
+    name, granularity, background, cfg, fake
+):
+    cfg.AID.WEIGHTING, cfg.AID.GRANULARITY, cfg.AID.BACKGROUND = name, granularity, background
+    cfg.AID.NORMALIZE = True
+    losses = InstanceLosses(
+        tuple(LEVELS), {k: rand(5) for k in ("cls", "box")}, {"cls": rand(3, 2)}, rand(5, 2)
+    )
+    boxes = [rand(n, 4) for n in COUNTS]
+    with torch.device(GPU):
+        rules = [build_weighting(cfg) for _ in range(2)]
+    sharing, weights = Sharing(rules), []
+    for rule in rules:
+        evidence = None
+        if rule.needs_evidence:
+            classes = torch.randint(3, (5,), device=GPU)
+            evidence = Evidence(losses, classes, losses, rand(5))
+        weights.append(rule(evidence, boxes, LEVELS))
+        weights[-1].parts = rule.by_part(evidence, boxes)
+    for found in sharing(weights):
+        everything = [*found.maps.values(), found.boxes, *vars(found.parts).values()]
+        assert all(x.device.type == GPU for x in everything)
+
+
+@pytest.mark.parametrize("kind", ["gfl", "fcos"])
+def test_a_dense_teacher_is_measured_without_waiting_for_the_device(kind, tiny_config, fake):
+    """Detectron2's matcher, which the other families have, does wait."""
+    cfg = load_config(tiny_config(kind, ["MODEL.DEVICE", GPU]))
+    with torch.device(GPU):
+        teacher = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).eval()
+    shapes = teacher.backbone.output_shape()
+    features = {k: rand(3, x.channels, 256 // x.stride, 384 // x.stride) for k, x in shapes.items()}
+    images = ImageList(rand(3, 3, 256, 384), [(256, 384)] * 3)
+    targets = []
+    for n in COUNTS:
+        classes = torch.randint(3, (n,), device=GPU)
+        targets.append(Instances((256, 384), gt_boxes=Boxes(rand(n, 4)), gt_classes=classes))
+    found = instance_losses(teacher, images, features, targets)
+    everything = [*found.parts.values(), *found.background.values(), found.level_share]
+    assert all(x.device.type == GPU for x in everything)
