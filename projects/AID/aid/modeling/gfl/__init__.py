@@ -7,7 +7,7 @@ from .assignment import assign_cells
 from .detector import GFL
 from .head import GFLHead
 from .integral import IntegralTransform
-from .losses import distribution_focal_losses, quality_focal_losses, quality_of_boxes
+from .losses import distribution_focal_losses, quality_focal_losses
 
 __all__ = [
     "GFL",
@@ -16,5 +16,4 @@ __all__ = [
     "assign_cells",
     "distribution_focal_losses",
     "quality_focal_losses",
-    "quality_of_boxes",
 ]

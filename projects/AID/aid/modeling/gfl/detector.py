@@ -18,10 +18,11 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from ..overlaps import overlaps
 from .assignment import assign_cells
 from .head import GFLHead
 from .integral import IntegralTransform
-from .losses import distribution_focal_losses, quality_focal_losses, quality_of_boxes
+from .losses import distribution_focal_losses, quality_focal_losses
 
 __all__ = ["GFL"]
 
@@ -209,7 +210,7 @@ class GFL(DenseDetector):
             gradient; its generalized IoU loss, and its distribution focal loss, with their weights.
         """
         boxes = self.box2box_transform.apply_deltas(distributions, anchors)
-        iou, giou = quality_of_boxes(boxes, targets)
+        iou, giou = overlaps(boxes, targets)
         distances = self.box2box_transform.get_deltas(anchors, targets)
         distribution = distribution_focal_losses(distributions, distances)
         return (

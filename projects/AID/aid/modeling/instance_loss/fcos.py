@@ -8,7 +8,7 @@ from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
-from ..gfl import quality_of_boxes
+from ..overlaps import overlaps
 from .anchors import match_anchors
 from .base import InstanceLosses, Targets, instance_losses, loss_levels
 from .dense import focal_losses
@@ -56,7 +56,7 @@ def fcos_losses(
         return {
             "cls": focal_losses(detector, truth, owner, logits),
             # FCOS never assigns a point to a box without area.
-            "box": torch.where(has_area[owner], 1 - quality_of_boxes(found, own)[1], torch.inf),
+            "box": torch.where(has_area[owner], 1 - overlaps(found, own)[1], torch.inf),
             "ctr": F.binary_cross_entropy_with_logits(
                 centerness.squeeze(1), target, reduction="none"
             ),

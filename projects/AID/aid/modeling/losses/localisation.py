@@ -4,19 +4,17 @@ Shape letters: N images, S samples.
 """
 
 import torch
-import torch.nn.functional as F
-from detectron2.config import CfgNode, configurable
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..responses import Question
-from .base import DISTILLATION_LOSS_REGISTRY, Context, check_temperature
-from .response import mean_over_images
+from .base import DISTILLATION_LOSS_REGISTRY, Context
+from .soft_targets import SoftTargetLoss, mean_over_images, softmax_divergences
 
 __all__ = ["LocalisationLoss"]
 
 
 @DISTILLATION_LOSS_REGISTRY.register()
-class LocalisationLoss(nn.Module):
+class LocalisationLoss(SoftTargetLoss):
     """LD (Zheng et al., CVPR 2022, arXiv 2102.12252), for heads that predict distributions.
 
     w_box,i * T^2 * KL(softmax(t_i / T) || softmax(s_i / T)), with the logits t and s of the
@@ -26,29 +24,7 @@ class LocalisationLoss(nn.Module):
     """
 
     asks = Question(distributions=True)
-
-    @configurable
-    def __init__(self, *, temperature: float, weight: float):
-        """
-        Args:
-            temperature: T.
-            weight: of the loss.
-
-        Raises:
-            AIDError: a temperature that is not positive.
-        """
-        super().__init__()
-        check_temperature("DISTILLATION.LOCALISATION.TEMPERATURE", temperature)
-        self.temperature = temperature
-        self.weight = weight
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
-        keys = cfg.DISTILLATION.LOCALISATION
-        return {"temperature": keys.TEMPERATURE, "weight": keys.WEIGHT}
-
-    def extra_repr(self) -> str:
-        return f"weight {self.weight}, temperature {self.temperature}"
+    key = "LOCALISATION"
 
     def forward(
         self,
@@ -68,9 +44,7 @@ class LocalisationLoss(nn.Module):
         )
         finite = theirs.flatten(1).isfinite().all(dim=1)
         theirs = torch.where(finite[:, None, None], theirs, 0.0)
-        divergence = F.kl_div(
-            ours.log_softmax(dim=2), theirs.log_softmax(dim=2), reduction="none", log_target=True
-        ).sum(dim=2)
-        losses = torch.where(finite, answers.weights["box"] * divergence.mean(dim=1), 0.0)
+        divergence = softmax_divergences(ours, theirs).mean(dim=1)
+        losses = torch.where(finite, answers.weights["box"] * divergence, 0.0)
         mean = mean_over_images(losses, answers.image, len(context.instances), answers.owned)
         return {"loss_distill_localisation": self.weight * self.temperature**2 * mean}

@@ -9,12 +9,12 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from ...errors import AIDError
-from ..gfl import quality_of_boxes
-from ..instance_loss.base import mean_by
+from ..overlaps import overlaps
 from ..responses import Answers, Question
 from .base import DISTILLATION_LOSS_REGISTRY, Context, check_temperature
+from .soft_targets import SoftTargetLoss, mean_over_images, softmax_divergences
 
-__all__ = ["BoxResponseLoss", "ResponseLoss", "mean_over_images", "soft_target_losses"]
+__all__ = ["BoxResponseLoss", "ResponseLoss", "soft_target_losses"]
 
 
 @DISTILLATION_LOSS_REGISTRY.register()
@@ -102,7 +102,7 @@ class ResponseLoss(nn.Module):
 
 
 @DISTILLATION_LOSS_REGISTRY.register()
-class BoxResponseLoss(nn.Module):
+class BoxResponseLoss(SoftTargetLoss):
     """Soft targets (Hinton et al., arXiv 1503.02531) on the ground-truth boxes alone.
 
     w_i * T^2 * KL(softmax(t_i / T) || softmax(s_i / T)), with the class logits t and s that the two
@@ -112,29 +112,7 @@ class BoxResponseLoss(nn.Module):
     """
 
     asks = Question(truth=True)
-
-    @configurable
-    def __init__(self, *, temperature: float, weight: float):
-        """
-        Args:
-            temperature: T.
-            weight: of the loss.
-
-        Raises:
-            AIDError: a temperature that is not positive.
-        """
-        super().__init__()
-        check_temperature("DISTILLATION.RESPONSE.TEMPERATURE", temperature)
-        self.temperature = temperature
-        self.weight = weight
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
-        keys = cfg.DISTILLATION.RESPONSE
-        return {"temperature": keys.TEMPERATURE, "weight": keys.WEIGHT}
-
-    def extra_repr(self) -> str:
-        return f"weight {self.weight}, temperature {self.temperature}"
+    key = "RESPONSE"
 
     def forward(
         self,
@@ -160,33 +138,15 @@ def soft_target_losses(answers: Answers, temperature: float) -> Tensor:
     finite = theirs.isfinite().all(dim=1)
     theirs = torch.where(finite[:, None], theirs, 0.0)
     if answers.activation == "softmax":
-        divergence = F.kl_div(
-            ours.log_softmax(dim=1), theirs.log_softmax(dim=1), reduction="none", log_target=True
-        )
+        divergence = softmax_divergences(ours, theirs)
     else:
         # The cross-entropy without the entropy of the target.
         cost, least = (
             F.binary_cross_entropy_with_logits(x, theirs.sigmoid(), reduction="none")
             for x in (ours, theirs)
         )
-        divergence = cost - least
-    return temperature**2 * torch.where(finite, divergence.sum(dim=1), 0.0)
-
-
-def mean_over_images(
-    losses: Tensor, image: Tensor, num_images: int, here: Tensor | None = None
-) -> Tensor:
-    """The mean of the samples (S,) of each image, averaged over all images.
-
-    Args:
-        losses, image: (S,).
-        num_images: all of them.
-        here: (S,), bool, the samples that count; all by default.
-    """
-    if here is not None:  # to select them would wait for the device
-        image = torch.where(here, image, num_images)
-        losses = torch.where(here, losses, 0.0)
-    return mean_by(image, losses, num_images)[0].mean()
+        divergence = (cost - least).sum(dim=1)
+    return temperature**2 * torch.where(finite, divergence, 0.0)
 
 
 def _box_losses(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -199,5 +159,5 @@ def _box_losses(ours: Tensor, theirs: Tensor) -> Tensor:
     known &= (theirs[:, 2:] > theirs[:, :2]).all(dim=1)
     theirs = torch.where(known[:, None], theirs, 0.0)
     # Gradients of what is not finite would be NaN also where it counts for nothing.
-    _, giou = quality_of_boxes(torch.where((known & ours_known)[:, None], ours, theirs), theirs)
+    _, giou = overlaps(torch.where((known & ours_known)[:, None], ours, theirs), theirs)
     return torch.where(known, torch.where(ours_known, 1 - giou, torch.nan), 0.0)
