@@ -239,6 +239,7 @@ def test_pairs_that_do_not_fit_are_an_error_at_once(
         ("BoxResponseLoss", "RESPONSE.TEMPERATURE", -1.0),
         ("LocalisationLoss", "LOCALISATION.TEMPERATURE", float("nan")),
         ("ResponseLoss", "RESPONSE.NUM_ROIS", -1),
+        ("ResponseLoss", "RESPONSE.MIN_SCORE", -0.1),
     ],
 )
 def test_bad_values_are_named(loss, key, value, student_config):

@@ -51,12 +51,15 @@ class ResponseLoss(nn.Module):
             min_score: see :class:`~aid.modeling.responses.Question`.
 
         Raises:
-            AIDError: a temperature that is not positive, or fewer than 0 proposals.
+            AIDError: a temperature that is not positive, fewer than 0 proposals, or a score that is
+                no probability: below 0 all of a dense teacher's samples would be asked about.
         """
         super().__init__()
         check_temperature("DISTILLATION.RESPONSE.TEMPERATURE", temperature)
         if num_rois < 0:
             raise AIDError(f"DISTILLATION.RESPONSE.NUM_ROIS is {num_rois}: it must be 0 or more")
+        if not 0 <= min_score <= 1:
+            raise AIDError(f"DISTILLATION.RESPONSE.MIN_SCORE is {min_score}: it must be in 0 to 1")
         self.temperature = temperature
         self.cls_weight = cls_weight
         self.box_weight = box_weight
