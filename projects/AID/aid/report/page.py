@@ -87,7 +87,12 @@ def write_report(
     sheet = draw_sheet(images, detections, judged, labels, runs[0].classes, threshold)
     save(sheet, os.path.join(output, "detections.png"))
 
-    summary = {
+    _write_texts(Findings(runs, rows, missing, curves, _summarize(groups), adaptive), output)
+
+
+def _summarize(groups: dict[str, tuple[list[float], list[float]]]) -> dict[str, dict[str, float]]:
+    """What is said of the losses and weights of each group that has any."""
+    return {
         name: {
             "instances": len(losses),
             "teacher_loss": median(losses),
@@ -97,12 +102,15 @@ def write_report(
         for name, (losses, weights) in groups.items()
         if losses
     }
+
+
+def _write_texts(findings: Findings, output: str) -> None:
+    """Write report.json, and report.md and report.html beside their pictures."""
     with open(os.path.join(output, "report.json"), "w") as f:
         # JSON has no NaN, which COCO's metric is for a class without objects.
-        runs_or_null = [{k: None if v != v else v for k, v in row.items()} for row in rows]
-        json.dump({"runs": runs_or_null, "instances": summary}, f, indent=1)
-    findings = Findings(runs, rows, missing, curves, summary, adaptive)
-    title = f"{runs[0].test_set}: {len(runs)} runs compared"
+        runs = [{k: None if v != v else v for k, v in row.items()} for row in findings.rows]
+        json.dump({"runs": runs, "instances": findings.summary}, f, indent=1)
+    title = f"{findings.runs[0].test_set}: {len(findings.runs)} runs compared"
     parts = describe(findings)
     texts = {"report.md": to_markdown(title, parts), "report.html": to_html(title, parts, output)}
     for name, text in texts.items():
