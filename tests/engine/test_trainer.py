@@ -56,6 +56,7 @@ def test_interrupted_anywhere_it_ends_with_the_same_weights(
     opts = ["SOLVER.OPTIMIZER", optimizer, "AID.WEIGHTING", rule]
     if optimizer == "AdamW":
         opts += ["SOLVER.ACCUMULATION_STEPS", 2]
+        opts += ["DISTILLATION.BALANCE", 2.0, "TEACHER.INHERIT", teacher is None]
         opts += ["DISTILLATION.LOSSES", ["NonLocalLoss", "MGDLoss"]]
     expected = train(run_config("whole", student, teacher, opts))
     for stop_at in (0, 2):

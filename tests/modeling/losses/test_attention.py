@@ -14,6 +14,8 @@ from aid.modeling.losses.attention import (
     spatial_attention,
 )
 
+# The form of the paper.
+PAPER = {"standardize": False, "relative_temperature": False, "adapt_equal_widths": True}
 NAMES = ["loss_distill_feature", "loss_distill_channel", "loss_distill_spatial"]
 
 
@@ -26,6 +28,7 @@ def identity_loss(temperature=0.5, channels=2, scale="sum"):
         channel_weight=1.0,
         spatial_weight=1.0,
         scale=scale,
+        **PAPER,
     )
     adapters = loss.adapters["p2"]
     for parameter in loss.parameters():
@@ -52,6 +55,18 @@ def test_attention_known_values():
     e = math.exp((2 - 1) / 0.5)
     expected = torch.tensor([2 / (1 + e), 2 * e / (1 + e)]).view(1, 2, 1, 1)
     torch.testing.assert_close(channel_attention(features, 0.5), expected)
+
+
+def test_a_relative_temperature_is_free_of_the_scale_of_features():
+    features = torch.tensor([[[[0.0, 2.0]], [[0.0, -4.0]]]])  # mean |F| is 1.5
+    e = math.exp(3 / (0.5 * 1.5))
+    expected = torch.tensor([[[[2 / (1 + e), 2 * e / (1 + e)]]]])
+    torch.testing.assert_close(spatial_attention(features, 0.5, True), expected)
+    e = math.exp((2 - 1) / (0.5 * 1.5))
+    expected = torch.tensor([2 / (1 + e), 2 * e / (1 + e)]).view(1, 2, 1, 1)
+    torch.testing.assert_close(channel_attention(7 * features, 0.5, True), expected)
+    zeros = torch.zeros(1, 2, 1, 2)
+    assert torch.equal(spatial_attention(zeros, 0.5, True), torch.ones(1, 1, 1, 2))
 
 
 def test_known_values_where_attention_is_even():
@@ -94,6 +109,7 @@ def test_stored_values():
         channel_weight=1.0,
         spatial_weight=1.0,
         scale="sum",
+        **PAPER,
     )
     found = run(loss, torch.randn(2, 4, 5, 7), torch.randn(2, 6, 5, 7), torch.rand(2, 1, 5, 7))
     stored = [10.7367, 0.4422, 1.7638]
@@ -130,6 +146,7 @@ def test_every_parameter_gets_a_gradient(channels):
         channel_weight=1.0,
         spatial_weight=1.0,
         scale="sum",
+        **PAPER,
     )
     sizes = {"p2": (4, 5), "p3": (2, 3)}
     student = {k: torch.randn(2, channels[0], *v) for k, v in sizes.items()}

@@ -13,7 +13,7 @@ def cost(loss, student, teacher, weight):
 
 
 def test_known_value():
-    loss = FitNetLoss(channels={"p2": (1, 1)}, weight=3.0)
+    loss = FitNetLoss(channels={"p2": (1, 1)}, weight=3.0, standardize=False)
     student = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     teacher = torch.tensor([[[[1.0, 0.0], [0.0, 8.0]]]])
     weight = torch.tensor([[[[1.0, 1.0], [0.5, 0.25]]]])
@@ -27,7 +27,7 @@ def test_equals_the_sum_written_out_behind_an_adapter():
         torch.randn(2, c, 3, 4, generator=generator).double() for c in (2, 3, 1)
     )
     weight = weight.abs()
-    loss = FitNetLoss(channels={"p2": (2, 3)}, weight=1.0).double()
+    loss = FitNetLoss(channels={"p2": (2, 3)}, weight=1.0, standardize=False).double()
     matrix = loss.adapters["p2"].weight.detach().numpy()[:, :, 0, 0]
     bias = loss.adapters["p2"].bias.detach().numpy()
     expected = 0.0

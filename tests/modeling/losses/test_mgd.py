@@ -12,7 +12,11 @@ from aid.modeling.losses import MGDLoss
 def make_loss(masked_share=0.0, channels=2, scale="sum", copies=True):
     """The loss; with ``copies``, what it generates is the positive part of what it is given."""
     loss = MGDLoss(
-        channels={"p2": (channels, channels)}, masked_share=masked_share, weight=1.0, scale=scale
+        channels={"p2": (channels, channels)},
+        masked_share=masked_share,
+        weight=1.0,
+        scale=scale,
+        standardize=False,
     )
     for conv in (loss.generation["p2"][0], loss.generation["p2"][2]) if copies else ():
         nn.init.dirac_(conv.weight)

@@ -1,16 +1,41 @@
 """Non-local loss: the reassociated product, and its behaviour under weights."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from aid.modeling.losses.non_local import NonLocalBlock, NonLocalLoss
+from aid.modeling.losses.positions import standardized
 
 
 def make_loss(channels=None, subsample=(2,)):
     channels = channels or {"p2": (4, 4)}
-    return NonLocalLoss(channels=channels, subsample=list(subsample), weight=1.0, scale="sum")
+    return NonLocalLoss(
+        channels=channels,
+        subsample=list(subsample),
+        weight=1.0,
+        scale="sum",
+        train_teacher=True,
+        standardize=False,
+        adapt_equal_widths=True,
+    )
+
+
+def random_block(*args):
+    """In double precision, far from the identity."""
+    block = NonLocalBlock(*args).double()
+    for parameter in block.norm.parameters():
+        nn.init.normal_(parameter)
+    nn.init.normal_(block.norm.running_mean), nn.init.uniform_(block.norm.running_var, 0.5, 2)
+    return block
+
+
+def run(loss, student, teacher):
+    weights = {"p2": torch.ones_like(student[:, :1])}
+    return loss({"p2": student}, {"p2": teacher}, weights, None)
 
 
 def test_block_starts_as_the_identity():
@@ -21,16 +46,62 @@ def test_block_starts_as_the_identity():
 @pytest.mark.parametrize("subsample, size", [(1, (3, 5)), (2, (4, 6)), (8, (3, 20))])
 def test_block_equals_the_product_in_its_usual_order(subsample, size):
     torch.manual_seed(0)
-    block = NonLocalBlock(4, 2, subsample)
-    nn.init.normal_(block.out.weight)
-    x = torch.randn(2, 4, *size)
+    block = random_block(4, 2, subsample)
+    x = torch.randn(2, 4, *size, dtype=torch.float64)
     kernel = [min(subsample, side) for side in size]
     theta = block.theta(x).flatten(2).transpose(1, 2)
     phi = F.max_pool2d(block.phi(x), kernel).flatten(2)
     g = F.max_pool2d(block.g(x), kernel).flatten(2).transpose(1, 2)
     relations = theta @ phi / phi.shape[2]  # (N, H * W, P)
-    expected = x + block.out((relations @ g).transpose(1, 2).view(2, 2, *size))
-    torch.testing.assert_close(block(x), expected)
+    mixed = block.out((relations @ g).transpose(1, 2).view(2, 2, *size))
+    reference = copy.deepcopy(block.norm)
+    torch.testing.assert_close(block(x), x + reference(mixed))
+    torch.testing.assert_close(block.norm.state_dict(), reference.state_dict())
+    block.eval(), reference.eval()
+    torch.testing.assert_close(block(x), x + reference(mixed))
+
+
+def test_in_eval_mode_batch_norm_folds_into_the_convolution():
+    """The numbers are those of a block without batch norm, whose convolution has its factors."""
+    torch.manual_seed(0)
+    block = random_block(4, 2, 2).eval()
+    folded = copy.deepcopy(block)
+    norm = block.norm
+    scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
+    with torch.no_grad():
+        folded.out.weight.mul_(scale[:, None, None, None])
+        folded.out.bias.copy_(norm.bias + scale * (block.out.bias - norm.running_mean))
+    nn.init.ones_(folded.norm.weight), nn.init.zeros_(folded.norm.bias)
+    folded.norm.running_mean.zero_(), folded.norm.running_var.fill_(1 - norm.eps)
+    x = torch.randn(2, 4, 5, 7, dtype=torch.float64, requires_grad=True)
+    found, expected = block(x), folded(x)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    target = torch.randn_like(x)
+    gradients = [torch.autograd.grad((y - target).norm(), x) for y in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+
+def test_the_first_step_stays_small_whatever_the_size_of_the_features():
+    """The product of the block is cubic in the features: without batch norm a step explodes."""
+    torch.manual_seed(0)
+    loss = make_loss({"p2": (16, 16)}).train()
+    student, teacher = 6 * torch.randn(2, 2, 16, 12, 20)
+    optimizer = torch.optim.AdamW(loss.parameters(), lr=2e-3)
+    sum(run(loss, student, teacher).values()).backward()
+    optimizer.step()
+    with torch.no_grad():
+        for block in (loss.blocks["p2"].student, loss.blocks["p2"].teacher):
+            assert (block(teacher) - teacher).norm() < 0.01 * teacher.norm()
+
+
+def test_a_block_of_the_teacher_that_is_not_trained_is_none():
+    loss = NonLocalLoss(channels={"p2": (4, 4)}, subsample=[2], weight=2.0, scale="sum")
+    assert loss.blocks["p2"].teacher is None and isinstance(loss.blocks["p2"].adapter, nn.Identity)
+    student, teacher = torch.randn(2, 2, 4, 5, 7)
+    found = run(loss, student, teacher)["loss_distill_non_local"]
+    ones = torch.ones(2, 1, 5, 7)
+    difference = standardized(student, ones) - standardized(teacher, ones)
+    torch.testing.assert_close(found, 2 * difference.flatten(1).norm(dim=1).mean())
 
 
 def test_known_value_at_the_start():
@@ -49,8 +120,8 @@ def test_equals_its_blocks_one_after_the_other():
     loss = make_loss({"p2": (4, 6)}).double()
     blocks = loss.blocks["p2"]
     for block in (blocks.student, blocks.teacher):
-        nn.init.normal_(block.out.weight)
-        nn.init.normal_(block.out.bias)
+        nn.init.normal_(block.norm.weight)
+        nn.init.normal_(block.norm.bias)
     student = torch.randn(2, 4, 4, 6, dtype=torch.float64, requires_grad=True)
     teacher = torch.randn(2, 6, 4, 6, dtype=torch.float64)
     weight = torch.rand(2, 1, 4, 6, dtype=torch.float64)
@@ -94,7 +165,7 @@ def test_every_parameter_of_both_blocks_gets_a_gradient():
     weights = {k: torch.ones(2, 1, *v.shape[2:]) for k, v in student.items()}
     loss(student, teacher, weights, None)["loss_distill_non_local"].backward()
     assert all(p.grad is not None for p in loss.parameters())
-    assert loss.blocks["p2"].teacher.out.weight.grad.abs().sum() > 0
+    assert loss.blocks["p2"].teacher.norm.weight.grad.abs().sum() > 0
 
 
 def test_a_constant_map_is_a_factor():

@@ -27,6 +27,9 @@ def _add_teacher(cfg: CN) -> None:
     # Further teachers, in lists of one length; what was said above holds for each entry.
     cfg.TEACHER.MORE_CONFIG_FILES = []
     cfg.TEACHER.MORE_WEIGHTS = []
+    # Start from the first teacher's FPN and heads where names and shapes agree, whatever
+    # MODEL.WEIGHTS has for them, as FGD and MGD do. The log says what was taken.
+    cfg.TEACHER.INHERIT = False
     # Evaluate the teachers on DATASETS.TEST before the student's first iteration.
     cfg.TEACHER.EVAL_FIRST = False
     # Batches of each process, at the start of a run, on which the losses of teacher and student are
@@ -41,6 +44,11 @@ def _add_distillation(cfg: CN) -> None:
     cfg.DISTILLATION.LOSSES = ["AttentionGuidedLoss", "NonLocalLoss"]
     # lambda of the paper: multiplies every distillation loss.
     cfg.DISTILLATION.WEIGHT = 1.0
+    # Norm of the gradient of imitation over that of the detector's own losses, at the feature maps
+    # that are imitated: the distillation losses get a further factor that holds this ratio times
+    # WEIGHT, so that their own weights matter to each other alone. 0: no such factor, as in the
+    # papers.
+    cfg.DISTILLATION.BALANCE = 0.0
     # When WEIGHT acts, in iterations counted from 0: from START_ITER until before END_ITER (0: it
     # never ends); at other times the teachers are not run. It rises for WARMUP_ITERS; then DECAY,
     # "none", "linear" or "cosine", takes it to 0 at END_ITER, or at SOLVER.MAX_ITER where END_ITER
@@ -57,6 +65,17 @@ def _add_distillation(cfg: CN) -> None:
     # depend on image size and channels. "rms": norms divided by the root of the number of elements,
     # FGD's and MGD's sums by that number. The other losses are free of either, and do not read it.
     cfg.DISTILLATION.SCALE = "sum"
+    # Standardise the features of both sides, per image and channel over the positions, before they
+    # are compared. False: the form of the papers. Read by the attention-guided, non-local, FGD, MGD
+    # and FitNet losses; PKD always does.
+    cfg.DISTILLATION.STANDARDIZE = True
+    # Trainable adapters on the student's features also where both sides have as many channels, as
+    # in the authors' code of the attention-guided and non-local losses. False: only where they
+    # differ. Read by all losses on features.
+    cfg.DISTILLATION.ADAPT_EQUAL_WIDTHS = False
+    # Temperatures of attention (attention-guided and FGD losses) in units of the map's mean
+    # magnitude. False: absolute, as in the papers.
+    cfg.DISTILLATION.RELATIVE_TEMPERATURE = True
 
 
 def _add_feature_losses(cfg: CN) -> None:
@@ -74,6 +93,9 @@ def _add_feature_losses(cfg: CN) -> None:
     cfg.DISTILLATION.NON_LOCAL.WEIGHT = 4e-5
     # Max-pooling of keys and values, finest level first; the last entry serves all further levels.
     cfg.DISTILLATION.NON_LOCAL.SUBSAMPLE = [8, 4, 2, 2, 2]
+    # Train a non-local block on the teacher's features, too, as in the authors' code. False: its
+    # features themselves are the target.
+    cfg.DISTILLATION.NON_LOCAL.TRAIN_TEACHER = False
 
     # FGDLoss (Yang et al., CVPR 2022). Defaults: the authors' configs of Faster R-CNN; of RetinaNet
     # 1e-3, 5e-4, 5e-4, 5e-6; of FCOS TEMPERATURE 0.8 and 1.6e-3, 8e-4, 8e-4, 8e-6.

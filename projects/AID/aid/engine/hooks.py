@@ -9,9 +9,10 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..data.seeding import seed_all
+from ..modeling.balance import Balance
 from ..modeling.comparison import are_comparable, compare
 
-__all__ = ["CollectFigures", "CompareTeacher", "DropPictures", "SeedStep"]
+__all__ = ["CollectFigures", "CompareTeacher", "DropPictures", "SeedStep", "UpdateBalance"]
 
 
 class CompareTeacher(HookBase):
@@ -64,6 +65,16 @@ class CompareTeacher(HookBase):
                 ours,
                 name,
             )
+
+
+class UpdateBalance(HookBase):
+    """Has a student take in the gradients that were measured in a step, ahead of checkpoints."""
+
+    def __init__(self, balance: Balance):
+        self._balance = balance
+
+    def after_step(self) -> None:
+        self._balance.update()
 
 
 class CollectFigures(HookBase):

@@ -22,7 +22,13 @@ from ..files import clear_write_errors, remove_parts, whole_file
 __all__ = ["check_output_folder", "flat_keys", "start_records", "write_results"]
 
 # What the weights and the optimizer of a checkpoint belong to.
-DISTILLATION = ("DISTILLATION.LOSSES", "DISTILLATION.LEVELS", "AID.WEIGHTING")
+DISTILLATION = (
+    "DISTILLATION.LOSSES",
+    "DISTILLATION.LEVELS",
+    "DISTILLATION.ADAPT_EQUAL_WIDTHS",
+    "DISTILLATION.NON_LOCAL.TRAIN_TEACHER",
+    "AID.WEIGHTING",
+)
 MORE_TEACHERS = "the length of TEACHER.MORE_CONFIG_FILES"
 STATE = ("MODEL.", "SOLVER.OPTIMIZER", *DISTILLATION, MORE_TEACHERS)
 # Of these, what may change between a run and its resumption, as may keys of tests.

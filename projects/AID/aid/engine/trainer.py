@@ -22,10 +22,11 @@ from ..errors import AIDError
 from ..evaluation import build_evaluator
 from ..files import cannot_write, clear_write_errors
 from ..malloc import keep_freed_memory
+from ..modeling.inheritance import inherit
 from ..modeling.meta_arch import DistillationMixin
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection
-from .hooks import CollectFigures, CompareTeacher, DropPictures, SeedStep
+from .hooks import CollectFigures, CompareTeacher, DropPictures, SeedStep, UpdateBalance
 from .optimizer import build_optimizer, pause_adapters
 from .output_folder import write_results
 from .tensorboard import GroupingTensorboardWriter
@@ -71,12 +72,15 @@ class AIDTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list:
-        hooks = [SeedStep(self.cfg.SEED), *super().build_hooks()]
+        hooks = [SeedStep(self.cfg.SEED)]
+        student = _unwrap(self.model)
+        if isinstance(student, DistillationMixin) and student.balance is not None:
+            hooks.append(UpdateBalance(student.balance))
+        hooks += super().build_hooks()
         if not comm.is_main_process():
             hooks.append(DropPictures())
         if self.cfg.VIS_PERIOD > 0:
             hooks.append(CollectFigures(self.cfg.VIS_PERIOD))
-        student = _unwrap(self.model)
         if isinstance(student, DistillationMixin):
             hooks.append(CompareTeacher(student, self.cfg.TEACHER.COMPARE_BATCHES))
         return hooks
@@ -88,8 +92,10 @@ class AIDTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """As :class:`DefaultTrainer`; a resumed run also goes on where the data stopped.
 
+        A student that starts inherits what TEACHER.INHERIT says.
+
         Raises:
-            AIDError: the processes do not find the same checkpoint.
+            AIDError: the processes do not find the same checkpoint, or there is nothing to inherit.
         """
         if resume:
             path = self.checkpointer.get_checkpoint_file()
@@ -101,6 +107,10 @@ class AIDTrainer(DefaultTrainer):
                     f"({', '.join(names)}): let all machines share this folder, or copy it"
                 )
         super().resume_or_load(resume)
+        student = _unwrap(self.model)
+        is_fresh = not (resume and self.checkpointer.has_checkpoint())
+        if is_fresh and self.cfg.TEACHER.INHERIT and isinstance(student, DistillationMixin):
+            inherit(student, student.teacher.detector)
         if self.start_iter > 0:
             self.data_loader = build_train_loader(self.cfg, self.start_iter)
 

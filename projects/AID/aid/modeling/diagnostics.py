@@ -4,6 +4,7 @@ import logging
 
 import torch
 from detectron2.utils.events import get_event_storage
+from torch import Tensor
 
 from ..visualization import weight_image
 from .weighting import Weights
@@ -14,10 +15,10 @@ __all__ = ["log_distillation_weight", "log_weights"]
 LOG_PERIOD = 20
 
 
-def log_distillation_weight(weight: float) -> None:
-    """Log lambda as it is at this iteration, as often as the log is written."""
+def log_distillation_weight(weight: float | Tensor) -> None:
+    """Log what the losses of imitation are multiplied by, as often as the log is written."""
     if _is_time_to_log():
-        get_event_storage().put_scalar("aid/distillation_weight", weight, False)
+        get_event_storage().put_scalar("aid/distillation_weight", float(weight), False)
 
 
 def log_weights(

@@ -42,6 +42,7 @@ def distilled(
     lessons: list[dict],
     schedule: Schedule,
     weight: float = 1.0,
+    balance: float = 0.0,
 ) -> DistillationMixin:
     """``student`` after :meth:`DistillationMixin.learn_from`.
 
@@ -50,10 +51,10 @@ def distilled(
     before its losses.
 
     Args:
-        student, lessons, schedule, weight: see there.
+        student, lessons, schedule, weight, balance: see there.
 
     Raises:
         AIDError: a teacher cannot teach this student.
     """
-    student.learn_from(lessons, schedule, weight)
+    student.learn_from(lessons, schedule, weight, balance)
     return student

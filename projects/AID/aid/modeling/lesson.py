@@ -196,12 +196,9 @@ class Lesson:
             AIDError: there is none.
         """
         terms = {}
-        # Norms over a whole map overflow in half precision.
-        with torch.autocast(next(iter(features.values())).device.type, enabled=False):
-            ours = {level: features[level].float() for level in self.strides}
-            theirs = {level: view.features[level].float() for level in self.strides}
-            for loss in self.losses.values():
-                terms.update(loss(ours, theirs, weights.maps, context))
+        ours, theirs = ({k: x[k] for k in self.strides} for x in (features, view.features))
+        for loss in self.losses.values():
+            terms.update(loss(ours, theirs, weights.maps, context))
         if not terms:
             raise AIDError(
                 f"no distillation term came from {', '.join(self.losses)}: the student would train "

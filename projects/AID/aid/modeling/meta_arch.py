@@ -10,6 +10,7 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
 from ..errors import AIDError
+from .balance import Balance
 from .comparison import in_eval_mode
 from .diagnostics import log_distillation_weight, log_weights
 from .fcos import FCOS
@@ -72,15 +73,19 @@ class DistillationMixin:
             parts = nn.ModuleDict()
             teachers = range(num_teachers(cfg))
             lessons = [Lesson.from_config(cfg, self, parts, k) for k in teachers]
-        self._learn(lessons, parts, schedule, cfg.DISTILLATION.WEIGHT)
+        keys = cfg.DISTILLATION
+        self._learn(lessons, parts, schedule, keys.WEIGHT, keys.BALANCE)
 
-    def learn_from(self, lessons: list[dict], schedule: Schedule, weight: float = 1.0) -> None:
+    def learn_from(
+        self, lessons: list[dict], schedule: Schedule, weight: float = 1.0, balance: float = 0.0
+    ) -> None:
         """As :meth:`attach_distillation`, from objects in place of a config.
 
         Args:
             lessons: what :func:`~aid.modeling.lazy.lesson` says of each teacher.
             schedule: when imitation acts.
             weight: lambda of the paper.
+            balance: see DISTILLATION.BALANCE.
 
         Raises:
             AIDError: a teacher cannot teach this student, or has two losses of one class.
@@ -93,18 +98,28 @@ class DistillationMixin:
                 names = ", ".join(type(loss).__name__ for loss in x["losses"])
                 raise AIDError(f"losses of one teacher, {names}: name each class once")
             made.append(Lesson(self, parts, number, x["teacher"], levels, losses, x["weighting"]))
-        self._learn(made, parts, schedule, weight)
+        self._learn(made, parts, schedule, weight, balance)
 
     def _learn(
-        self, lessons: list[Lesson], parts: nn.ModuleDict, schedule: Schedule, weight: float
+        self,
+        lessons: list[Lesson],
+        parts: nn.ModuleDict,
+        schedule: Schedule,
+        weight: float,
+        balance: float,
     ) -> None:
         self.lessons, self.schedule, self.distillation_weight = lessons, schedule, weight
+        if balance != 0:
+            parts["balance"] = Balance(balance)
         self.distillation = parts.to(self.device)
         if self.weighting.needs_student:
             loss_levels(self)  # an error now if it has none
         logging.getLogger(__name__).info(
-            "Distillation: lambda %g, %s; %s",
+            "Distillation: lambda %g, %s, %s; %s",
             weight,
+            f"gradient {balance:g} times the task's"
+            if balance
+            else "losses by their weights alone",
             schedule,
             "; ".join(str(lesson) for lesson in lessons),
         )
@@ -133,13 +148,38 @@ class DistillationMixin:
         with _Tap(self.backbone) as tap, _Tap(getattr(self, "head", nn.Identity())) as head:
             losses = super().forward(batched_inputs)
         factor = self.distillation_factor
-        log_distillation_weight(self.distillation_weight * factor)
         if factor == 0:
+            log_distillation_weight(0.0)
             return {**losses, **self._pause()}
         terms = self._distill(batched_inputs, tap.input, tap.output, head.output)
-        for name, term in terms.items():
-            losses[name] = self.distillation_weight * factor * term
-        return losses
+        weighted = self._weighted(terms, self.distillation_weight * factor, tap.output)
+        return {**losses, **weighted}
+
+    @property
+    def balance(self) -> Balance | None:
+        """What sets the strength of imitation; None where it is DISTILLATION.WEIGHT's alone."""
+        parts = self.distillation
+        return None if parts is None or "balance" not in parts else parts["balance"]
+
+    def _weighted(
+        self, terms: dict[str, Tensor], weight: float, features: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The losses of imitation by their strength at this iteration."""
+        balance = self.balance
+        if balance is None:
+            log_distillation_weight(weight)
+            return {name: weight * term for name, term in terms.items()}
+        iteration = get_event_storage().iter
+        balance.update(iteration)
+        strength = weight * balance.factor
+        log_distillation_weight(strength)
+        weighted = {name: strength * term for name, term in terms.items()}
+        if balance.is_due(iteration):
+            levels = dict.fromkeys(level for lesson in self.lessons for level in lesson.strides)
+            maps = [features[level] for level in levels]
+            one = next(iter(weighted.values()))
+            balance.measure(sum(terms.values()), one, strength, maps, iteration)
+        return weighted
 
     def _pause(self) -> dict[str, Tensor]:
         """A loss of 0 by which the adapters have gradients of 0: DDP waits for them."""

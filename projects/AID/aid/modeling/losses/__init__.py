@@ -1,7 +1,13 @@
 """Distillation losses, one file each. Importing the package registers them."""
 
 from .attention import AttentionGuidedLoss
-from .base import DISTILLATION_LOSS_REGISTRY, Context, build_distillation_losses
+from .base import (
+    DISTILLATION_LOSS_REGISTRY,
+    Context,
+    DistillationLoss,
+    FeatureLoss,
+    build_distillation_losses,
+)
 from .cwd import CWDLoss
 from .fgd import FGDLoss
 from .fitnet import FitNetLoss
@@ -17,6 +23,8 @@ __all__ = [
     "BoxResponseLoss",
     "CWDLoss",
     "Context",
+    "DistillationLoss",
+    "FeatureLoss",
     "FGDLoss",
     "FitNetLoss",
     "LocalisationLoss",

@@ -11,9 +11,11 @@ from torch.autograd.function import once_differentiable
 from .base import (
     DISTILLATION_LOSS_REGISTRY,
     Context,
+    FeatureLoss,
     average_norm,
     channels_of,
     check_temperature,
+    make_adapter,
     norm_per_image,
 )
 from .residual import residual_norm
@@ -22,32 +24,42 @@ __all__ = ["AttentionGuidedLoss", "channel_attention", "spatial_attention"]
 
 
 # Sums of magnitudes are 1-norms, for which no map of magnitudes is made.
-def spatial_attention(features: Tensor, temperature: float) -> Tensor:
+def spatial_attention(features: Tensor, temperature: float, relative: bool = False) -> Tensor:
     """``H * W * softmax over positions of (mean over channels of |F|) / T``.
 
     Args:
         features: (N, C, H, W).
+        temperature: T.
+        relative: whether T is in units of the image's mean |F|.
 
     Returns:
         (N, 1, H, W), of mean 1.
     """
     n, c, h, w = features.shape
-    energy = torch.linalg.vector_norm(features, ord=1, dim=1).flatten(1) / (c * temperature)
-    return energy.softmax(dim=1).view(n, 1, h, w) * (h * w)
+    energy = torch.linalg.vector_norm(features, ord=1, dim=1).flatten(1) / c
+    return _softmax(energy, temperature, relative).view(n, 1, h, w) * (h * w)
 
 
-def channel_attention(features: Tensor, temperature: float) -> Tensor:
+def channel_attention(features: Tensor, temperature: float, relative: bool = False) -> Tensor:
     """``C * softmax over channels of (mean over positions of |F|) / T``.
 
     Args:
         features: (N, C, H, W).
+        temperature, relative: as of :func:`spatial_attention`.
 
     Returns:
         (N, C, 1, 1), of mean 1.
     """
     n, c, h, w = features.shape
-    energy = torch.linalg.vector_norm(features, ord=1, dim=(2, 3)) / (h * w * temperature)
-    return energy.softmax(dim=1).view(n, c, 1, 1) * c
+    energy = torch.linalg.vector_norm(features, ord=1, dim=(2, 3)) / (h * w)
+    return _softmax(energy, temperature, relative).view(n, c, 1, 1) * c
+
+
+def _softmax(energy: Tensor, temperature: float, relative: bool) -> Tensor:
+    """The softmax (N, K) of mean magnitudes (N, K), whose own mean is that of |F|."""
+    if relative:
+        energy = energy / energy.mean(dim=1, keepdim=True).clamp(min=1e-12)
+    return (energy / temperature).softmax(dim=1)
 
 
 class _Means(torch.autograd.Function):
@@ -68,15 +80,18 @@ class _Means(torch.autograd.Function):
 class _Adapters(nn.Module):
     """From the student's features of one level, and two of their means, to the teacher's."""
 
-    def __init__(self, student_channels: int, teacher_channels: int):
+    def __init__(self, student_channels: int, teacher_channels: int, always: bool):
         super().__init__()
-        self.feature = nn.Conv2d(student_channels, teacher_channels, kernel_size=1)
-        self.channel = nn.Linear(student_channels, teacher_channels)
-        self.spatial = nn.Conv2d(1, 1, kernel_size=3, padding=1)
+        self.feature = make_adapter((student_channels, teacher_channels), always)
+        self.channel, self.spatial = nn.Identity(), nn.Identity()
+        if always or student_channels != teacher_channels:
+            self.channel = nn.Linear(student_channels, teacher_channels)
+        if always:
+            self.spatial = nn.Conv2d(1, 1, kernel_size=3, padding=1)
 
 
 @DISTILLATION_LOSS_REGISTRY.register()
-class AttentionGuidedLoss(nn.Module):
+class AttentionGuidedLoss(FeatureLoss):
     """Imitate features where either net looks, and the means over channels and positions.
 
     With M_s, M_c the means of both nets' spatial and channel attention (without gradient) and w the
@@ -88,7 +103,9 @@ class AttentionGuidedLoss(nn.Module):
 
     w^2 under the root makes a constant map a factor of the loss. The means are signed, as in the
     authors' code. Where student and teacher differ in channels, which the authors' nets do not, the
-    student's channel attention is taken after the adapter.
+    student's channel attention is taken after the adapter. The authors always adapt
+    (DISTILLATION.ADAPT_EQUAL_WIDTHS), and neither standardise features nor make T relative. Of
+    standardised features the channel term is 0: their means over the positions are.
     """
 
     @configurable
@@ -101,6 +118,9 @@ class AttentionGuidedLoss(nn.Module):
         channel_weight: float,
         spatial_weight: float,
         scale: str,
+        relative_temperature: bool = True,
+        standardize: bool = True,
+        adapt_equal_widths: bool = False,
     ):
         """
         Args:
@@ -108,17 +128,25 @@ class AttentionGuidedLoss(nn.Module):
             temperature: T of both attentions; small is sharp.
             feature_weight, channel_weight, spatial_weight: of the three terms.
             scale: "sum" or "rms", see :func:`norm_per_image`.
+            relative_temperature: see DISTILLATION.RELATIVE_TEMPERATURE.
+            standardize: see DISTILLATION.STANDARDIZE.
+            adapt_equal_widths: see DISTILLATION.ADAPT_EQUAL_WIDTHS.
 
         Raises:
             AIDError: a temperature that is not positive.
         """
-        super().__init__()
+        term_weights = {
+            "loss_distill_feature": feature_weight,
+            "loss_distill_channel": channel_weight,
+            "loss_distill_spatial": spatial_weight,
+        }
+        super().__init__(term_weights, standardize)
         check_temperature("DISTILLATION.ATTENTION.TEMPERATURE", temperature)
-        self.adapters = nn.ModuleDict({k: _Adapters(*c) for k, c in channels.items()})
+        self.adapters = nn.ModuleDict(
+            {k: _Adapters(*c, adapt_equal_widths) for k, c in channels.items()}
+        )
         self.temperature = temperature
-        self.feature_weight = feature_weight
-        self.channel_weight = channel_weight
-        self.spatial_weight = spatial_weight
+        self.relative_temperature = relative_temperature
         self.scale = scale
 
     @classmethod
@@ -130,58 +158,40 @@ class AttentionGuidedLoss(nn.Module):
             "channel_weight": cfg.DISTILLATION.ATTENTION.CHANNEL_WEIGHT,
             "spatial_weight": cfg.DISTILLATION.ATTENTION.SPATIAL_WEIGHT,
             "scale": cfg.DISTILLATION.SCALE,
+            "relative_temperature": cfg.DISTILLATION.RELATIVE_TEMPERATURE,
+            "standardize": cfg.DISTILLATION.STANDARDIZE,
+            "adapt_equal_widths": cfg.DISTILLATION.ADAPT_EQUAL_WIDTHS,
         }
 
     def extra_repr(self) -> str:
-        return (
-            f"temperature {self.temperature}, feature {self.feature_weight}, "
-            f"channel {self.channel_weight}, spatial {self.spatial_weight}, scale {self.scale}"
-        )
+        return f"temperature {self.temperature}, {super().extra_repr()}, scale {self.scale}"
 
     def adapt(self, level: str, student: Tensor) -> Tensor:
         """The student's features (N, C_s, H, W) as they are compared with the teacher's."""
         return self.adapters[level].feature(student)
 
-    def forward(
-        self,
-        student: dict[str, Tensor],
-        teacher: dict[str, Tensor],
-        weights: dict[str, Tensor],
-        context: Context,
-    ) -> dict[str, Tensor]:
-        """See DISTILLATION_LOSS_REGISTRY.
-
-        Returns:
-            "loss_distill_feature", "loss_distill_channel" and "loss_distill_spatial".
-        """
-        terms = [
-            self._level(adapters, student[level], teacher[level], weights[level])
-            for level, adapters in self.adapters.items()
-        ]
-        feature, channel, spatial = (torch.stack(x).sum() for x in zip(*terms, strict=True))
-        return {
-            "loss_distill_feature": self.feature_weight * feature,
-            "loss_distill_channel": self.channel_weight * channel,
-            "loss_distill_spatial": self.spatial_weight * spatial,
-        }
-
-    def _level(
-        self, adapters: _Adapters, student: Tensor, teacher: Tensor, weight: Tensor
+    def level(
+        self, name: str, student: Tensor, teacher: Tensor, weights: Tensor, context: Context
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """See :class:`FeatureLoss`: feature, channel and spatial."""
+        adapters = self.adapters[name]
+        adapts = isinstance(adapters.feature, nn.Conv2d)
         with torch.no_grad():
-            t = self.temperature
+            t, relative = self.temperature, self.relative_temperature
             # Channels correspond one to one only where there are as many on both sides. Where not,
             # the adapter runs twice: the norm below does not keep what it gives.
             same = student.shape[1] == teacher.shape[1]
             own_channels = student if same else adapters.feature(student)
-            spatial_mask = (spatial_attention(teacher, t) + spatial_attention(student, t)) / 2
-            channel_mask = (channel_attention(teacher, t) + channel_attention(own_channels, t)) / 2
-        matrix = adapters.feature.weight.flatten(1).expand(len(student), -1, -1)
+            spatial_mask = sum(spatial_attention(x, t, relative) for x in (teacher, student)) / 2
+            channel_mask = (
+                sum(channel_attention(x, t, relative) for x in (teacher, own_channels)) / 2
+            )
+        matrix = adapters.feature.weight.flatten(1).expand(len(student), -1, -1) if adapts else None
         feature = residual_norm(
             teacher.flatten(2),
             # The roots of the masks: the norm squares them.
-            ((weight * spatial_mask.sqrt()).flatten(2), channel_mask.sqrt().flatten(2)),
-            adapters.feature.bias[None],
+            ((weights * spatial_mask.sqrt()).flatten(2), channel_mask.sqrt().flatten(2)),
+            adapters.feature.bias[None] if adapts else None,
             (matrix, student.flatten(2)),
         )
         by_channel, by_position = _Means.apply(student)
@@ -189,6 +199,6 @@ class AttentionGuidedLoss(nn.Module):
         spatial = teacher.mean(dim=1, keepdim=True) - adapters.spatial(by_position)
         return (
             average_norm(feature, teacher[0].numel(), self.scale),
-            norm_per_image(weight.mean(dim=(1, 2, 3))[:, None] * channel, self.scale),
-            norm_per_image(weight * spatial, self.scale),
+            norm_per_image(weights.mean(dim=(1, 2, 3))[:, None] * channel, self.scale),
+            norm_per_image(weights * spatial, self.scale),
         )

@@ -14,15 +14,19 @@ from torch import Tensor, nn
 
 from ...errors import AIDError
 from ..responses import Answers
+from .positions import standardized
 
 __all__ = [
     "DISTILLATION_LOSS_REGISTRY",
     "Context",
+    "DistillationLoss",
+    "FeatureLoss",
     "average_norm",
     "average_sum",
     "build_distillation_losses",
     "channels_of",
     "check_temperature",
+    "make_adapter",
     "make_adapters",
     "norm_per_image",
 ]
@@ -31,18 +35,10 @@ DISTILLATION_LOSS_REGISTRY = Registry("AID_DISTILLATION_LOSS")
 DISTILLATION_LOSS_REGISTRY.__doc__ = """
 Distillation losses. A registered object is called as
 ``obj(cfg, levels, student_shapes, teacher_shapes)``, with the names of the levels to imitate,
-finest first, and the :class:`ShapeSpec` of each level on both sides, and returns an ``nn.Module``
-whose
-``forward(student, teacher, weights, context)`` takes
-
-* student, teacher: {level: (N, C, H, W)} in float32; the teacher's without gradient,
-* weights: {level: (N, 1, H, W)}, at least 0,
-* context: :class:`Context`,
-
-and returns named scalars, each multiplied by its own weight. Every parameter must get a gradient at
-every step, also where an image has no box, so that DDP need not look for unused ones. A loss that
-reads ``context.answers`` says in the attribute ``asks`` what it needs of them, a
-:class:`~aid.modeling.responses.Question`.
+finest first, and the :class:`ShapeSpec` of each level on both sides, and returns a
+:class:`DistillationLoss`. Every parameter must get a gradient at every step, also where an image
+has no box, so that DDP need not look for unused ones. A loss that reads ``context.answers`` says in
+the attribute ``asks`` what it needs of them, a :class:`~aid.modeling.responses.Question`.
 """
 
 
@@ -61,6 +57,109 @@ class Context:
     answers: Answers | None = None
 
 
+class DistillationLoss(nn.Module):
+    """A distillation loss; a subclass has :meth:`terms`."""
+
+    def forward(
+        self,
+        student: dict[str, Tensor],
+        teacher: dict[str, Tensor],
+        weights: dict[str, Tensor],
+        context: Context,
+    ) -> dict[str, Tensor]:
+        """The loss in float32, also under autocast: norms over a map overflow in half precision.
+
+        Args:
+            student, teacher: {level: (N, C, H, W)}; the teacher's without gradient.
+            weights: {level: (N, 1, H, W)}, at least 0.
+            context: what else there is to know of the batch.
+
+        Returns:
+            Scalars by name, each multiplied by its own weight.
+        """
+        some = next(iter(student.values())) if student else context.answers.image
+        with torch.autocast(some.device.type, enabled=False):
+            student, teacher = (
+                {k: x if x.dtype == torch.float64 else x.float() for k, x in y.items()}
+                for y in (student, teacher)
+            )
+            return self.terms(student, teacher, weights, context)
+
+    def terms(
+        self,
+        student: dict[str, Tensor],
+        teacher: dict[str, Tensor],
+        weights: dict[str, Tensor],
+        context: Context,
+    ) -> dict[str, Tensor]:
+        """The scalars by name; arguments as of :meth:`forward`, in float32."""
+        raise NotImplementedError
+
+
+class FeatureLoss(DistillationLoss):
+    """A loss on features, level by level; a subclass has :meth:`level`.
+
+    Attributes:
+        term_weights: {name of a term: its weight}.
+        can_standardize: whether DISTILLATION.STANDARDIZE is read.
+    """
+
+    can_standardize = True
+
+    def __init__(self, term_weights: dict[str, float], standardize: bool = True):
+        """
+        Args:
+            term_weights: of the terms that :meth:`level` returns, in their order.
+            standardize: see DISTILLATION.STANDARDIZE.
+        """
+        super().__init__()
+        self.term_weights = term_weights
+        self.standardize = standardize and self.can_standardize
+
+    def extra_repr(self) -> str:
+        weights = [
+            f"{name.removeprefix('loss_distill_')} {x}" for name, x in self.term_weights.items()
+        ]
+        return ", ".join(weights + ["standardized"] * self.standardize)
+
+    def level(
+        self, name: str, student: Tensor, teacher: Tensor, weights: Tensor, context: Context
+    ) -> tuple[Tensor, ...]:
+        """The terms of one level, averaged over the batch.
+
+        Args:
+            name: of the level.
+            student: (N, C_s, H, W), standardised if the loss is told to.
+            teacher: (N, C_t, H, W), likewise, without gradient.
+            weights: (N, 1, H, W).
+            context: what else there is to know of the batch.
+
+        Returns:
+            A scalar for each of :attr:`term_weights`.
+        """
+        raise NotImplementedError
+
+    def seen(self, features: Tensor, weights: Tensor) -> Tensor:
+        """Features (N, C, H, W) as they are compared, ahead of adapters; weights (N, 1, H, W)."""
+        return standardized(features, weights) if self.standardize else features
+
+    def terms(
+        self,
+        student: dict[str, Tensor],
+        teacher: dict[str, Tensor],
+        weights: dict[str, Tensor],
+        context: Context,
+    ) -> dict[str, Tensor]:
+        """See :class:`DistillationLoss`: the sums over the levels."""
+        costs = []
+        for name, w in weights.items():
+            ours, theirs = (self.seen(x[name], w) for x in (student, teacher))
+            costs.append(self.level(name, ours, theirs, w, context))
+        sums = (torch.stack(x).sum() for x in zip(*costs, strict=True))
+        named = zip(self.term_weights.items(), sums, strict=True)
+        return {name: weight * x for (name, weight), x in named}
+
+
 def channels_of(
     levels: tuple[str, ...],
     student_shapes: dict[str, ShapeSpec],
@@ -70,14 +169,20 @@ def channels_of(
     return {k: (student_shapes[k].channels, teacher_shapes[k].channels) for k in levels}
 
 
-def make_adapters(channels: dict[str, tuple[int, int]]) -> nn.ModuleDict:
-    """A 1x1 convolution from (C_s, C_t) of each level, nothing where they are equal."""
-    return nn.ModuleDict(
-        {
-            k: nn.Identity() if s == t else nn.Conv2d(s, t, kernel_size=1)
-            for k, (s, t) in channels.items()
-        }
-    )
+def make_adapter(channels: tuple[int, int], always: bool = False) -> nn.Module:
+    """A 1x1 convolution from the student's to the teacher's channels.
+
+    Args:
+        channels: (C_s, C_t).
+        always: see DISTILLATION.ADAPT_EQUAL_WIDTHS; else there is none where the two are equal.
+    """
+    needed = always or channels[0] != channels[1]
+    return nn.Conv2d(*channels, kernel_size=1) if needed else nn.Identity()
+
+
+def make_adapters(channels: dict[str, tuple[int, int]], always: bool = False) -> nn.ModuleDict:
+    """:func:`make_adapter` by level."""
+    return nn.ModuleDict({k: make_adapter(x, always) for k, x in channels.items()})
 
 
 def check_temperature(key: str, value: float) -> None:

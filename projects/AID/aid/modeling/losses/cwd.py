@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from .base import DISTILLATION_LOSS_REGISTRY, check_temperature
+from .base import DISTILLATION_LOSS_REGISTRY, Context, check_temperature
 from .positions import position_log_softmax
 from .single_term import SingleTermLoss
 
@@ -32,37 +32,40 @@ class CWDLoss(SingleTermLoss):
 
     term = "loss_distill_cwd"
     key = "CWD"
+    can_standardize = False  # the softmax has a temperature for that
 
     @configurable
-    def __init__(self, *, channels: dict[str, tuple[int, int]], temperature: float, weight: float):
+    def __init__(self, *, temperature: float, **kwargs):
         """
         Args:
-            channels: (C_s, C_t) of each level.
             temperature: T; small is sharp.
-            weight: of the loss.
+            kwargs: see :class:`SingleTermLoss`.
 
         Raises:
             AIDError: a temperature that is not positive.
         """
-        super().__init__(channels=channels, weight=weight)
+        super().__init__(**kwargs)
         check_temperature("DISTILLATION.CWD.TEMPERATURE", temperature)
         self.temperature = temperature
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *shapes) -> dict:
         return {
-            "temperature": cfg.DISTILLATION.CWD.TEMPERATURE,
             **super().from_config(cfg, *shapes),
+            "temperature": cfg.DISTILLATION.CWD.TEMPERATURE,
         }
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, temperature {self.temperature}"
 
-    def level(self, name: str, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
-        """See :class:`SingleTermLoss`."""
+    def level(
+        self, name: str, student: Tensor, teacher: Tensor, weights: Tensor, context: Context
+    ) -> tuple[Tensor]:
+        """See :class:`FeatureLoss`."""
         ours, theirs = (
-            position_log_softmax(x / self.temperature, weights) for x in (student, teacher)
+            position_log_softmax(x / self.temperature, weights)
+            for x in (self.adapters[name](student), teacher)
         )
         terms = F.kl_div(ours, theirs, reduction="none", log_target=True)
         terms = (terms - theirs.exp() + ours.exp()).mean(dim=1, keepdim=True)
-        return self.temperature**2 * (weights * terms).sum(dim=(1, 2, 3)).mean()
+        return (self.temperature**2 * (weights * terms).sum(dim=(1, 2, 3)).mean(),)

@@ -11,6 +11,7 @@ from ..painting import highest, touched_cells
 from .base import (
     DISTILLATION_LOSS_REGISTRY,
     Context,
+    FeatureLoss,
     average_sum,
     channels_of,
     check_temperature,
@@ -82,7 +83,7 @@ class _Blocks(nn.Module):
 
 
 @DISTILLATION_LOSS_REGISTRY.register()
-class FGDLoss(nn.Module):
+class FGDLoss(FeatureLoss):
     """Imitate foreground and background apart, where the teacher looks, and the whole's context.
 
     With A_s, A_c the attention over positions and channels, S a cell's share, 1 / (cells of its
@@ -114,6 +115,9 @@ class FGDLoss(nn.Module):
         attention_weight: float,
         global_weight: float,
         scale: str,
+        relative_temperature: bool = True,
+        standardize: bool = True,
+        adapt_equal_widths: bool = False,
     ):
         """
         Args:
@@ -122,21 +126,25 @@ class FGDLoss(nn.Module):
             foreground_weight, background_weight, attention_weight, global_weight: alpha, beta,
                 gamma and lambda of the paper.
             scale: "sum" or "rms", see :func:`average_sum`.
+            relative_temperature: see DISTILLATION.RELATIVE_TEMPERATURE.
+            standardize: see DISTILLATION.STANDARDIZE.
+            adapt_equal_widths: see DISTILLATION.ADAPT_EQUAL_WIDTHS.
 
         Raises:
             AIDError: a temperature that is not positive.
         """
-        super().__init__()
+        term_weights = {
+            "loss_distill_fgd_foreground": foreground_weight,
+            "loss_distill_fgd_background": background_weight,
+            "loss_distill_fgd_attention": attention_weight,
+            "loss_distill_fgd_global": global_weight,
+        }
+        super().__init__(term_weights, standardize)
         check_temperature("DISTILLATION.FGD.TEMPERATURE", temperature)
-        self.adapters = make_adapters(channels)
+        self.adapters = make_adapters(channels, adapt_equal_widths)
         self.blocks = nn.ModuleDict({k: _Blocks(c) for k, (_, c) in channels.items()})
         self.temperature = temperature
-        self.weights = {
-            "foreground": foreground_weight,
-            "background": background_weight,
-            "attention": attention_weight,
-            "global": global_weight,
-        }
+        self.relative_temperature = relative_temperature
         self.scale = scale
 
     @classmethod
@@ -150,42 +158,29 @@ class FGDLoss(nn.Module):
             "attention_weight": keys.ATTENTION_WEIGHT,
             "global_weight": keys.GLOBAL_WEIGHT,
             "scale": cfg.DISTILLATION.SCALE,
+            "relative_temperature": cfg.DISTILLATION.RELATIVE_TEMPERATURE,
+            "standardize": cfg.DISTILLATION.STANDARDIZE,
+            "adapt_equal_widths": cfg.DISTILLATION.ADAPT_EQUAL_WIDTHS,
         }
 
     def extra_repr(self) -> str:
-        weights = ", ".join(f"{name} {weight}" for name, weight in self.weights.items())
-        return f"temperature {self.temperature}, {weights}, scale {self.scale}"
+        return f"temperature {self.temperature}, {super().extra_repr()}, scale {self.scale}"
 
     def adapt(self, level: str, student: Tensor) -> Tensor:
         """The student's features (N, C_s, H, W) as they are compared with the teacher's."""
         return self.adapters[level](student)
 
-    def forward(
-        self,
-        student: dict[str, Tensor],
-        teacher: dict[str, Tensor],
-        weights: dict[str, Tensor],
-        context: Context,
-    ) -> dict[str, Tensor]:
-        """See DISTILLATION_LOSS_REGISTRY.
-
-        Returns:
-            ``loss_distill_fgd_`` and "foreground", "background", "attention" or "global".
-        """
+    def level(
+        self, name: str, student: Tensor, teacher: Tensor, weights: Tensor, context: Context
+    ) -> tuple[Tensor, ...]:
+        """See :class:`FeatureLoss`: foreground, background, attention and global."""
         boxes = [x.gt_boxes.tensor for x in context.instances]
-        levels = []
-        for name, adapter in self.adapters.items():
-            share = foreground_share(boxes, teacher[name].shape[-2:], context.strides[name])
-            ours = adapter(student[name])
-            levels.append(
-                (
-                    *self._focal(ours, teacher[name], weights[name], share),
-                    self._global(self.blocks[name], ours, teacher[name], weights[name]),
-                )
-            )
-        sums = (torch.stack(x).sum() for x in zip(*levels, strict=True))
-        terms = zip(self.weights.items(), sums, strict=True)
-        return {f"loss_distill_fgd_{name}": weight * term for (name, weight), term in terms}
+        share = foreground_share(boxes, teacher.shape[-2:], context.strides[name])
+        ours = self.adapt(name, student)
+        return (
+            *self._focal(ours, teacher, weights, share),
+            self._global(self.blocks[name], ours, teacher, weights),
+        )
 
     def _focal(
         self, student: Tensor, teacher: Tensor, weights: Tensor, share: Tensor
@@ -213,10 +208,14 @@ class FGDLoss(nn.Module):
     def _attention(self, features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """A_s and A_c: (N, 1, H, W) and (N, C, 1, 1), both of mean 1 where the weight is not 0."""
         magnitude = features.abs()
-        energy = magnitude.mean(dim=1, keepdim=True) / self.temperature
+        by_channel = position_mean(magnitude, weights)
+        temperature = self.temperature
+        if self.relative_temperature:
+            temperature = temperature * by_channel.mean(dim=1, keepdim=True).clamp(min=1e-12)
+        energy = magnitude.mean(dim=1, keepdim=True) / temperature
         spatial = position_log_softmax(energy, weights).exp()
         spatial = (weights > 0).sum(dim=(2, 3), keepdim=True) * spatial
-        channel = (position_mean(magnitude, weights) / self.temperature).softmax(dim=1)
+        channel = (by_channel / temperature).softmax(dim=1)
         return spatial, channel.shape[1] * channel
 
     def _global(self, blocks: _Blocks, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:

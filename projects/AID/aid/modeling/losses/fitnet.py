@@ -5,7 +5,7 @@ Shape letters: N images, C channels, (H, W) size of a level.
 
 from torch import Tensor
 
-from .base import DISTILLATION_LOSS_REGISTRY
+from .base import DISTILLATION_LOSS_REGISTRY, Context
 from .single_term import SingleTermLoss
 
 __all__ = ["FitNetLoss"]
@@ -28,7 +28,9 @@ class FitNetLoss(SingleTermLoss):
         """The student's features (N, C_s, H, W) as they are compared with the teacher's."""
         return self.adapters[level](student)
 
-    def level(self, name: str, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
-        """See :class:`SingleTermLoss`."""
-        squared = (teacher - student).square().mean(dim=1, keepdim=True)
-        return (weights * squared).mean() / 2
+    def level(
+        self, name: str, student: Tensor, teacher: Tensor, weights: Tensor, context: Context
+    ) -> tuple[Tensor]:
+        """See :class:`FeatureLoss`."""
+        squared = (teacher - self.adapt(name, student)).square().mean(dim=1, keepdim=True)
+        return ((weights * squared).mean() / 2,)

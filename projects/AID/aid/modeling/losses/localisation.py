@@ -26,14 +26,14 @@ class LocalisationLoss(SoftTargetLoss):
     asks = Question(distributions=True)
     key = "LOCALISATION"
 
-    def forward(
+    def terms(
         self,
         student: dict[str, Tensor],
         teacher: dict[str, Tensor],
         weights: dict[str, Tensor],
         context: Context,
     ) -> dict[str, Tensor]:
-        """See DISTILLATION_LOSS_REGISTRY.
+        """See :class:`DistillationLoss`.
 
         Returns:
             "loss_distill_localisation".

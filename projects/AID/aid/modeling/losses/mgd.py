@@ -8,7 +8,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from ...errors import AIDError
-from .base import DISTILLATION_LOSS_REGISTRY, average_sum
+from .base import DISTILLATION_LOSS_REGISTRY, Context, average_sum
 from .single_term import SingleTermLoss
 
 __all__ = ["MGDLoss"]
@@ -35,24 +35,19 @@ class MGDLoss(SingleTermLoss):
 
     @configurable
     def __init__(
-        self,
-        *,
-        channels: dict[str, tuple[int, int]],
-        masked_share: float,
-        weight: float,
-        scale: str,
+        self, *, channels: dict[str, tuple[int, int]], masked_share: float, scale: str, **kwargs
     ):
         """
         Args:
             channels: (C_s, C_t) of each level.
             masked_share: lambda of the paper, in [0, 1): of the positions that are hidden.
-            weight: of the loss.
             scale: "sum" or "rms", see :func:`average_sum`.
+            kwargs: see :class:`SingleTermLoss`.
 
         Raises:
             AIDError: a share that hides everything, or is none.
         """
-        super().__init__(channels=channels, weight=weight)
+        super().__init__(channels=channels, **kwargs)
         if not 0 <= masked_share < 1:
             raise AIDError(
                 f"DISTILLATION.MGD.MASKED_SHARE is {masked_share}: it must be at least 0, below 1"
@@ -78,12 +73,14 @@ class MGDLoss(SingleTermLoss):
         """What is generated from all of the student's features (N, C_s, H, W), without a mask."""
         return self.generation[level](self.adapters[level](student))
 
-    def level(self, name: str, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
-        """See :class:`SingleTermLoss`."""
-        generated = self.generation[name](self._mask(weights) * student)
+    def level(
+        self, name: str, student: Tensor, teacher: Tensor, weights: Tensor, context: Context
+    ) -> tuple[Tensor]:
+        """See :class:`FeatureLoss`."""
+        generated = self.generation[name](self._mask(weights) * self.adapters[name](student))
         squared = (teacher - generated).square().sum(dim=1, keepdim=True)
         sums = (weights * squared).sum(dim=(1, 2, 3))
-        return average_sum(sums, teacher[0].numel(), self.scale)
+        return (average_sum(sums, teacher[0].numel(), self.scale),)
 
     def _mask(self, like: Tensor) -> Tensor:
         """0 and 1 in the shape of ``like``.

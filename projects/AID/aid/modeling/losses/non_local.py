@@ -7,9 +7,18 @@ subsampling.
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
+from detectron2.utils import comm
+from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor, nn
 
-from .base import DISTILLATION_LOSS_REGISTRY, Context, average_norm, channels_of
+from .base import (
+    DISTILLATION_LOSS_REGISTRY,
+    Context,
+    FeatureLoss,
+    average_norm,
+    channels_of,
+    make_adapter,
+)
 from .residual import residual_norm
 
 __all__ = ["NonLocalBlock", "NonLocalLoss"]
@@ -30,11 +39,12 @@ def pointwise(x: Tensor, *convs: nn.Conv2d) -> Tensor:
 
 
 class NonLocalBlock(nn.Module):
-    """Non-local block with dot products (Wang et al., CVPR 2018): F + W(theta (phi^T g) / P).
+    """Non-local block with dot products (Wang et al., CVPR 2018): F + BN(W(theta (phi^T g) / P)).
 
     Keys phi and values g are max-pooled. There is no softmax, so the product of three may start
     with its small end: phi^T g is (c, c), where theta phi^T would be (H * W, P). The loss below
-    takes the block apart and computes the same.
+    takes the block apart and computes the same. Batch norm keeps a product that is cubic in the
+    features at the size of its weight; its statistics are over all processes.
     """
 
     def __init__(self, channels: int, inner_channels: int, subsample: int):
@@ -50,24 +60,60 @@ class NonLocalBlock(nn.Module):
         self.phi = nn.Conv2d(channels, inner_channels, kernel_size=1)
         self.g = nn.Conv2d(channels, inner_channels, kernel_size=1)
         self.out = nn.Conv2d(inner_channels, channels, kernel_size=1)
+        self.norm = nn.BatchNorm2d(channels)
         # The block starts as the identity, as in the authors' code.
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        nn.init.zeros_(self.norm.weight)
 
-    def mix(self, x: Tensor) -> Tensor:
-        """W g phi^T / P over all positions: the block is F + mix(F) theta(F) + the bias of W.
+    def mix(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The block's parts: it is F + A theta(F) + b.
 
         Args:
             x: (N, C, H, W).
 
         Returns:
-            (N, C, c)
+            A (N, C, c), theta(F) (N, c, H * W) and b (C,).
         """
         kernel = tuple(min(self.subsample, side) for side in x.shape[-2:])
-        both = pointwise(x, self.phi, self.g)  # (N, 2 c, H, W)
-        keys, values = F.max_pool2d(both, kernel).flatten(2).chunk(2, dim=1)  # (N, c, P)
+        queries, keys, values = pointwise(x, self.theta, self.phi, self.g).chunk(3, dim=1)
+        queries = queries.flatten(2)
+        keys, values = (F.max_pool2d(y, kernel).flatten(2) for y in (keys, values))  # (N, c, P)
         mixing = values @ keys.transpose(1, 2) / keys.shape[2]
-        return self.out.weight.flatten(1) @ mixing
+        mixing = self.out.weight.flatten(1) @ mixing
+        mean, variance = self._statistics(mixing, queries)
+        scale = self.norm.weight * (variance + self.norm.eps).rsqrt()
+        offset = self.norm.bias + scale * (self.out.bias - mean)
+        return scale[:, None] * mixing, queries, offset
+
+    def _statistics(self, mixing: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (C,) that :attr:`norm` goes by, without making its input.
+
+        Args:
+            mixing: (N, C, c).
+            queries: (N, c, H * W).
+        """
+        norm = self.norm
+        if not self.training:
+            return norm.running_mean, norm.running_var
+        center = queries.mean(dim=2, keepdim=True)
+        centered = queries - center
+        size = queries.shape[2]
+        covariance = centered @ centered.transpose(1, 2) / size  # (N, c, c)
+        mean = (mixing @ center).squeeze(2)  # (N, C), of each image
+        square = ((mixing @ covariance) * mixing).sum(dim=2) + mean.square()
+        # In double precision, in which the square of a large mean may be taken off again.
+        count = mean.new_full((1,), float(len(mean) * size))
+        sums = torch.cat([*(size * x.double().sum(dim=0) for x in (mean, square)), count.double()])
+        if comm.get_world_size() > 1:
+            sums = differentiable_all_reduce(sums)
+        mean, square = (sums[:-1] / sums[-1]).chunk(2)
+        variance = (square - mean.square()).clamp(min=0).to(mixing.dtype)
+        mean = mean.to(mixing.dtype) + self.out.bias
+        with torch.no_grad():
+            unbiased = variance * (sums[-1] / (sums[-1] - 1).clamp(min=1)).to(mixing.dtype)
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(unbiased, norm.momentum)
+            norm.num_batches_tracked.add_(1)
+        return mean, variance
 
     def forward(self, x: Tensor) -> Tensor:
         """
@@ -77,32 +123,37 @@ class NonLocalBlock(nn.Module):
         Returns:
             (N, C, H, W)
         """
-        mixed = self.mix(x) @ pointwise(x, self.theta).flatten(2) + self.out.bias[:, None]
-        return x + mixed.view_as(x)
+        mixing, queries, offset = self.mix(x)
+        return x + (mixing @ queries + offset[:, None]).view_as(x)
 
 
 class _Blocks(nn.Module):
-    """The two non-local blocks of one level, and the adapter between them."""
+    """The non-local blocks of one level, and the adapter between them."""
 
     def __init__(
-        self, student_channels: int, teacher_channels: int, inner_share: float, subsample: int
+        self,
+        channels: tuple[int, int],
+        inner_share: float,
+        subsample: int,
+        train_teacher: bool,
+        adapt_equal_widths: bool,
     ):
         super().__init__()
-        self.student = NonLocalBlock(
-            student_channels, max(1, int(student_channels * inner_share)), subsample
+        student, teacher = (
+            NonLocalBlock(c, max(1, int(c * inner_share)), subsample) for c in channels
         )
-        self.teacher = NonLocalBlock(
-            teacher_channels, max(1, int(teacher_channels * inner_share)), subsample
-        )
-        self.adapter = nn.Conv2d(student_channels, teacher_channels, kernel_size=1)
+        self.student = student
+        self.teacher = teacher if train_teacher else None
+        self.adapter = make_adapter(channels, adapt_equal_widths)
 
 
 @DISTILLATION_LOSS_REGISTRY.register()
-class NonLocalLoss(nn.Module):
+class NonLocalLoss(FeatureLoss):
     """Imitate relations between positions: || w (conv1x1(NL_s(F_s)) - NL_t(F_t)) ||.
 
-    Both blocks are trained, the teacher's on its frozen features, as in the authors' code. Inner
-    channels are C/4 on the two finest levels and C/2 on the others: the authors' 64 and 128 of 256.
+    In the authors' code both blocks are trained, the teacher's on its frozen features. A teacher's
+    block that is not trained is the identity. Inner channels are C/4 on the two finest levels and
+    C/2 on the others: the authors' 64 and 128 of 256.
     """
 
     @configurable
@@ -113,6 +164,9 @@ class NonLocalLoss(nn.Module):
         subsample: list[int],
         weight: float,
         scale: str,
+        train_teacher: bool = False,
+        standardize: bool = True,
+        adapt_equal_widths: bool = False,
     ):
         """
         Args:
@@ -120,66 +174,57 @@ class NonLocalLoss(nn.Module):
             subsample: pooling of keys and values by level; the last entry serves further levels.
             weight: of the loss.
             scale: "sum" or "rms", see :func:`norm_per_image`.
+            train_teacher: see DISTILLATION.NON_LOCAL.TRAIN_TEACHER.
+            standardize: see DISTILLATION.STANDARDIZE.
+            adapt_equal_widths: see DISTILLATION.ADAPT_EQUAL_WIDTHS.
         """
-        super().__init__()
+        super().__init__({"loss_distill_non_local": weight}, standardize)
         self.blocks = nn.ModuleDict(
             {
                 level: _Blocks(
-                    *both,
+                    both,
                     inner_share=0.25 if i < 2 else 0.5,
                     subsample=subsample[min(i, len(subsample) - 1)],
+                    train_teacher=train_teacher,
+                    adapt_equal_widths=adapt_equal_widths,
                 )
                 for i, (level, both) in enumerate(channels.items())
             }
         )
-        self.weight = weight
         self.scale = scale
 
     @classmethod
     def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
+        keys = cfg.DISTILLATION.NON_LOCAL
         return {
             "channels": channels_of(levels, student_shapes, teacher_shapes),
-            "subsample": cfg.DISTILLATION.NON_LOCAL.SUBSAMPLE,
-            "weight": cfg.DISTILLATION.NON_LOCAL.WEIGHT,
+            "subsample": keys.SUBSAMPLE,
+            "weight": keys.WEIGHT,
             "scale": cfg.DISTILLATION.SCALE,
+            "train_teacher": keys.TRAIN_TEACHER,
+            "standardize": cfg.DISTILLATION.STANDARDIZE,
+            "adapt_equal_widths": cfg.DISTILLATION.ADAPT_EQUAL_WIDTHS,
         }
 
     def extra_repr(self) -> str:
-        return f"weight {self.weight}, scale {self.scale}"
+        return f"{super().extra_repr()}, scale {self.scale}"
 
-    def forward(
-        self,
-        student: dict[str, Tensor],
-        teacher: dict[str, Tensor],
-        weights: dict[str, Tensor],
-        context: Context,
-    ) -> dict[str, Tensor]:
-        """See DISTILLATION_LOSS_REGISTRY.
-
-        Returns:
-            "loss_distill_non_local".
-        """
-        terms = [
-            self._level(blocks, student[level], teacher[level], weights[level])
-            for level, blocks in self.blocks.items()
-        ]
-        return {"loss_distill_non_local": self.weight * torch.stack(terms).sum()}
-
-    def _level(self, blocks: _Blocks, student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
-        # The student's block and the adapter are one matrix on its features, by image.
-        mixing = blocks.student.mix(student)
-        adapter = blocks.adapter.weight.flatten(1)  # (C_t, C_s)
-        matrix = adapter + (adapter @ mixing) @ blocks.student.theta.weight.flatten(1)
-        offset = mixing @ blocks.student.theta.bias + blocks.student.out.bias  # (N, C_s)
-        offset = offset @ adapter.T + blocks.adapter.bias
-        # The teacher's is not: its queries are few.
-        mixing = blocks.teacher.mix(teacher)
-        queries = pointwise(teacher, blocks.teacher.theta)
-        norms = residual_norm(
-            teacher.flatten(2),
-            (weight.flatten(2),),
-            offset - blocks.teacher.out.bias,
-            (matrix, student.flatten(2)),
-            (-mixing, queries.flatten(2)),
-        )
-        return average_norm(norms, teacher[0].numel(), self.scale)
+    def level(
+        self, name: str, student: Tensor, teacher: Tensor, weights: Tensor, context: Context
+    ) -> tuple[Tensor]:
+        """See :class:`FeatureLoss`."""
+        blocks = self.blocks[name]
+        mixing, queries, offset = blocks.student.mix(student)
+        matrix = None
+        if isinstance(blocks.adapter, nn.Conv2d):
+            adapter = blocks.adapter.weight.flatten(1)  # (C_t, C_s)
+            matrix = adapter.expand(len(student), -1, -1)
+            mixing = adapter @ mixing
+            offset = adapter @ offset + blocks.adapter.bias
+        products = [(matrix, student.flatten(2)), (mixing, queries)]
+        if blocks.teacher is not None:
+            mixing, queries, shift = blocks.teacher.mix(teacher)
+            offset = offset - shift
+            products.append((-mixing, queries))
+        norms = residual_norm(teacher.flatten(2), (weights.flatten(2),), offset[None], *products)
+        return (average_norm(norms, teacher[0].numel(), self.scale),)

@@ -10,7 +10,10 @@ Shape letters: N images, C channels, (H, W) size of a level.
 import torch
 from torch import Tensor
 
-__all__ = ["position_log_softmax", "position_mean"]
+__all__ = ["position_log_softmax", "position_mean", "standardized"]
+
+# Added to variances: a channel whose deviation is far below 1e-3 counts as constant.
+EPSILON = 1e-6
 
 
 def position_log_softmax(logits: Tensor, weights: Tensor) -> Tensor:
@@ -42,3 +45,17 @@ def position_mean(x: Tensor, weights: Tensor) -> Tensor:
     total = share.sum(dim=2, keepdim=True)
     share = share / total.clamp(min=torch.finfo(total.dtype).tiny)
     return (x.flatten(2) @ share.transpose(1, 2))[..., None]
+
+
+def standardized(x: Tensor, weights: Tensor) -> Tensor:
+    """Features of mean 0 and variance 1 in each image and channel, over the positions by weight.
+
+    Args:
+        x: (N, C, H, W).
+        weights: (N, 1, H, W), at least 0.
+
+    Returns:
+        (N, C, H, W); 0 where a channel is constant.
+    """
+    x = x - position_mean(x, weights)
+    return x * (position_mean(x.square(), weights) + EPSILON).rsqrt()

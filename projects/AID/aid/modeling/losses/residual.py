@@ -13,8 +13,8 @@ __all__ = ["residual_norm"]
 def residual_norm(
     target: Tensor,
     weights: tuple[Tensor, ...],
-    bias: Tensor,
-    *products: tuple[Tensor, Tensor],
+    bias: Tensor | None,
+    *products: tuple[Tensor | None, Tensor],
 ) -> Tensor:
     """|| w * (target - bias - sum of A_k X_k) || of each image, where w is the product of weights.
 
@@ -25,8 +25,8 @@ def residual_norm(
     Args:
         target: (N, C, P), without gradient.
         weights: broadcastable to (N, C, P), without gradient.
-        bias: (N, C) or (1, C).
-        products: pairs of A (N, C, D_k) and X (N, D_k, P).
+        bias: (N, C) or (1, C); None for 0.
+        products: pairs of A (N, C, D_k), or None for the identity, and X (N, D_k, P).
 
     Returns:
         (N,); the gradient at 0 is 0.
@@ -37,10 +37,19 @@ def residual_norm(
 
 class _ResidualNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, target: Tensor, weights: tuple[Tensor, ...], bias: Tensor, *products: Tensor):
-        residual = target - bias[..., None]
+    def forward(
+        ctx,
+        target: Tensor,
+        weights: tuple[Tensor, ...],
+        bias: Tensor | None,
+        *products: Tensor | None,
+    ):
+        residual = target.clone() if bias is None else target - bias[..., None]
         for matrix, x in zip(products[::2], products[1::2], strict=True):
-            residual.baddbmm_(matrix, x, alpha=-1)
+            if matrix is None:
+                residual.sub_(x)
+            else:
+                residual.baddbmm_(matrix, x, alpha=-1)
         for weight in weights:
             residual.mul_(weight)
         norm = torch.linalg.vector_norm(residual.flatten(1), dim=1)
@@ -48,7 +57,7 @@ class _ResidualNorm(torch.autograd.Function):
             residual.mul_(weight)
         residual.div_(norm.where(norm > 0, 1.0)[:, None, None])
         ctx.save_for_backward(residual, *products)
-        ctx.num_biases = len(bias)
+        ctx.num_biases = None if bias is None else len(bias)
         return norm
 
     @staticmethod
@@ -65,5 +74,10 @@ class _ResidualNorm(torch.autograd.Function):
         found = []
         for k, (matrix, x) in enumerate(zip(products[::2], products[1::2], strict=True)):
             found.append(factor * (unit @ x.transpose(1, 2)) if needs[2 * k] else None)
-            found.append((factor * matrix).transpose(1, 2) @ unit if needs[2 * k + 1] else None)
+            gradient = None
+            if needs[2 * k + 1]:
+                gradient = (
+                    factor * unit if matrix is None else (factor * matrix).transpose(1, 2) @ unit
+                )
+            found.append(gradient)
         return None, None, bias, *found

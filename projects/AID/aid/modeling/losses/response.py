@@ -6,19 +6,19 @@ Shape letters: N images, G instances of the batch, S samples, K classes.
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import AIDError
 from ..overlaps import overlaps
 from ..responses import Answers, Question
-from .base import DISTILLATION_LOSS_REGISTRY, Context, check_temperature
+from .base import DISTILLATION_LOSS_REGISTRY, Context, DistillationLoss, check_temperature
 from .soft_targets import SoftTargetLoss, mean_over_images, softmax_divergences
 
 __all__ = ["BoxResponseLoss", "ResponseLoss", "soft_target_losses"]
 
 
 @DISTILLATION_LOSS_REGISTRY.register()
-class ResponseLoss(nn.Module):
+class ResponseLoss(DistillationLoss):
     """Classes and boxes as the teacher gives them, each by its own part of the teacher's loss.
 
     For a sample i (an RoI or an anchor), with logits t and s and boxes b of teacher and student,
@@ -81,14 +81,14 @@ class ResponseLoss(nn.Module):
             f"weights {self.cls_weight} cls, {self.box_weight} box, temperature {self.temperature}"
         )
 
-    def forward(
+    def terms(
         self,
         student: dict[str, Tensor],
         teacher: dict[str, Tensor],
         weights: dict[str, Tensor],
         context: Context,
     ) -> dict[str, Tensor]:
-        """See DISTILLATION_LOSS_REGISTRY.
+        """See :class:`DistillationLoss`.
 
         Returns:
             "loss_distill_response_cls", "loss_distill_response_box".
@@ -117,14 +117,14 @@ class BoxResponseLoss(SoftTargetLoss):
     asks = Question(truth=True)
     key = "RESPONSE"
 
-    def forward(
+    def terms(
         self,
         student: dict[str, Tensor],
         teacher: dict[str, Tensor],
         weights: dict[str, Tensor],
         context: Context,
     ) -> dict[str, Tensor]:
-        """See DISTILLATION_LOSS_REGISTRY.
+        """See :class:`DistillationLoss`.
 
         Returns:
             "loss_distill_response".

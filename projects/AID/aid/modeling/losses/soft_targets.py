@@ -6,16 +6,16 @@ Shape letters: N images, S samples.
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..instance_loss.base import mean_by
-from .base import check_temperature
+from .base import DistillationLoss, check_temperature
 
 __all__ = ["SoftTargetLoss", "mean_over_images", "softmax_divergences"]
 
 
-class SoftTargetLoss(nn.Module):
-    """A loss of one term with a temperature and a weight; a subclass has ``asks`` and ``forward``.
+class SoftTargetLoss(DistillationLoss):
+    """A loss of one term with a temperature and a weight; a subclass has ``asks`` and ``terms``.
 
     Attributes:
         key: of its part of cfg.DISTILLATION.

@@ -1,0 +1,192 @@
+"""The strength of imitation by the ratio of gradients: measured, held, and free of units."""
+
+import copy
+import math
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from torch.nn.parallel import DistributedDataParallel
+
+from aid.errors import AIDError
+from aid.modeling.balance import Balance
+
+PKD = ["DISTILLATION.LOSSES", ["PKDLoss"], "DISTILLATION.BALANCE", 3.0]
+NORMALIZER = 100
+FROZEN = ["MODEL.RESNETS.NORM", "FrozenBN"]
+
+
+def losses_of(model, batch, iteration, seed=5):
+    torch.manual_seed(seed)
+    with EventStorage(iteration) as storage, torch.jit.optimized_execution(False):
+        return model(copy.deepcopy(batch)), storage
+
+
+def step(model, batch, iteration, multiplier=1.0):
+    losses, _ = losses_of(model, batch, iteration)
+    model.zero_grad()
+    (multiplier * sum(losses.values())).backward()
+    getattr(model, "module", model).balance.update()
+    return losses
+
+
+def norms(model, batch, iteration):
+    """Norms of the gradients of the task and of imitation at the maps, each by itself."""
+    maps = {}
+    handle = model.backbone.register_forward_hook(lambda _, inputs, out: maps.update(out))
+    model.loss_normalizer = NORMALIZER  # of dense detectors, a running mean
+    losses, _ = losses_of(model, batch, iteration)
+    handle.remove()
+    levels = [maps[level] for level in model.lessons[0].strides]
+    found = []
+    for is_imitation in (False, True):
+        total = sum(v for k, v in losses.items() if ("distill" in k) == is_imitation)
+        gradients = torch.autograd.grad(total, levels, retain_graph=True, allow_unused=True)
+        found.append(torch.cat([g.flatten() for g in gradients if g is not None]).norm())
+    return found
+
+
+@pytest.mark.parametrize(
+    "student, loss",
+    [
+        ("faster_rcnn", "PKDLoss"),
+        ("faster_rcnn", "ResponseLoss"),
+        ("retinanet", "NonLocalLoss"),
+        ("retinanet", "ResponseLoss"),
+        ("gfl", "LocalisationLoss"),
+        ("fcos", "FGDLoss"),
+    ],
+)
+def test_the_gradient_of_imitation_has_the_wanted_ratio(student, loss, student_model, make_batch):
+    opts = ["DISTILLATION.LOSSES", [loss], "DISTILLATION.BALANCE", 3.0]
+    opts += ["DISTILLATION.RESPONSE.MIN_SCORE", 0.005]
+    model, _ = student_model(student, opts=opts)
+    model.loss_normalizer, batch = NORMALIZER, make_batch((2, 0, 3))
+    losses = step(model, batch, 0)
+    assert all(v == 0 for k, v in losses.items() if "distill" in k)  # nothing is known yet
+    task, imitation = norms(model, batch, 11)
+    torch.testing.assert_close(imitation, 3 * task, rtol=1e-3, atol=0)
+    model.loss_normalizer = NORMALIZER
+    step(model, batch, 1)  # what is measured beside imitation is the same
+    task, imitation = norms(model, batch, 12)
+    torch.testing.assert_close(imitation, 3 * task, rtol=1e-3, atol=0)
+
+
+def trained(model, batch, iterations, **kwargs):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    for iteration in range(iterations):
+        step(model, batch, iteration, **kwargs)
+        optimizer.step()
+    return {k: v.clone() for k, v in model.state_dict().items() if "distillation" not in k}
+
+
+def test_the_weight_of_a_loss_does_not_matter(student_model, make_batch):
+    batch, found = make_batch(), []
+    for weight in (1.0, 100.0, 0.01):
+        opts = [*PKD, "DISTILLATION.PKD.WEIGHT", weight]
+        found.append(trained(student_model("retinanet", opts=opts)[0], batch, 4))
+    opts = [*PKD, "DISTILLATION.WEIGHT", 0.0]
+    plain = trained(student_model("retinanet", opts=opts)[0], batch, 4)
+    effect, *rounding = (
+        sum((x[k] - v).float().square().sum() for k, v in found[0].items()).sqrt()
+        for x in (plain, *found[1:])
+    )
+    assert effect > 1e-3 and max(rounding) < 0.03 * effect
+
+
+def test_what_the_trainer_multiplies_losses_by_does_not_matter(student_model, make_batch):
+    factors = []
+    for multiplier in (1.0, 1024.0):
+        model, _ = student_model("retinanet", opts=PKD)
+        for iteration in range(3):
+            step(model, make_batch(), iteration, multiplier)
+        factors.append(model.balance.factor)
+    assert factors[0] == factors[1] > 0
+
+
+def test_weight_and_schedule_come_on_top(student_model, make_batch):
+    model, _ = student_model("faster_rcnn", opts=PKD)
+    step(model, make_batch(), 0)
+    full, storage = losses_of(model, make_batch(), 19)
+    factor = model.balance.factor.item()
+    assert storage.latest()["aid/distillation_weight"][0] == pytest.approx(factor)
+    opts = [*PKD, "DISTILLATION.WEIGHT", 0.5, "DISTILLATION.SCHEDULE.DECAY", "linear"]
+    model, _ = student_model("faster_rcnn", opts=[*opts, "SOLVER.MAX_ITER", 25])
+    step(model, make_batch(), 0)
+    found, storage = losses_of(model, make_batch(), 19)
+    expected = pytest.approx(0.5 * 6 / 25 * factor)
+    assert storage.latest()["aid/distillation_weight"][0] == expected
+    torch.testing.assert_close(
+        found["loss_distill_pkd"], 0.5 * 6 / 25 * full["loss_distill_pkd"], rtol=1e-5, atol=0
+    )
+
+
+def test_off_it_leaves_nothing_behind(student_model):
+    model, _ = student_model("faster_rcnn", opts=["DISTILLATION.BALANCE", 0.0])
+    assert model.balance is None and not any("balance" in k for k in model.state_dict())
+
+
+def quotients(balance, *pairs):
+    for task, imitation in pairs:
+        balance.squares.copy_(torch.tensor([task**2, imitation**2]))
+        balance._iteration = 0
+        balance.update()
+    return balance.factor.item()
+
+
+def test_known_values_of_the_running_mean():
+    assert quotients(Balance(2.0)) == 0
+    assert quotients(Balance(2.0), (6.0, 3.0)) == pytest.approx(4)
+    assert quotients(Balance(1.0), (1.0, 1.0), (100.0, 1.0)) == pytest.approx(10)
+    expected = math.exp(0.7 * math.log(10) / 2 + 0.3 * math.log(10))  # the fourth counts 0.3
+    pairs = [(1.0, 1.0), (10.0, 1.0), (math.sqrt(10), 1.0), (10.0, 1.0)]
+    assert quotients(Balance(1.0), *pairs) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("pair", [(1.0, 0.0), (math.nan, 1.0), (1.0, math.inf), (0.0, 1.0)])
+def test_a_step_without_a_ratio_changes_nothing(pair):
+    balance = Balance(1.0)
+    assert quotients(balance, pair) == 0
+    assert quotients(balance, (3.0, 1.0)) == pytest.approx(3)
+    assert quotients(balance, pair) == pytest.approx(3)
+
+
+def test_what_belongs_to_an_iteration_is_taken_in_once(student_model, make_batch):
+    """Micro-batches of one iteration are measured together, and have one factor."""
+    model, _ = student_model("faster_rcnn", opts=PKD)
+    for seed in (0, 1):
+        losses, _ = losses_of(model, make_batch(seed=seed), 0)
+        sum(losses.values()).backward()
+        assert model.balance.num_measured == 0
+    squares = model.balance.squares.clone()
+    model.balance.update()
+    assert model.balance.num_measured == 1
+    expected = 3 * (squares[0] / squares[1]).sqrt()
+    torch.testing.assert_close(model.balance.factor, expected)
+    losses_of(model, make_batch(), 3)  # a trainer that never asks for it: at the next forward
+    sum(losses_of(model, make_batch(), 4)[0].values()).backward()
+    losses_of(model, make_batch(), 5)
+    assert model.balance.num_measured == 2
+
+
+def factor_in_a_process(model, batch):
+    from detectron2.utils import comm
+
+    share = len(batch) // comm.get_world_size()
+    start = share * comm.get_rank()
+    wrapped = DistributedDataParallel(model, broadcast_buffers=False)
+    for iteration in (0, 1):
+        step(wrapped, batch[start : start + share], iteration)
+    return model.balance.factor
+
+
+def test_all_processes_have_the_same_factor(student_model, make_batch, in_processes):
+    model, _ = student_model("faster_rcnn", opts=[*PKD, *FROZEN])
+    first, second = in_processes(2, factor_in_a_process, model, make_batch((2, 1, 3, 1)))
+    assert first == second > 0
+
+
+@pytest.mark.parametrize("ratio", [-1.0, math.nan, math.inf])
+def test_a_ratio_that_is_none(ratio):
+    with pytest.raises(AIDError, match=f"DISTILLATION.BALANCE is {ratio}: it must be 0 "):
+        Balance(ratio)
