@@ -219,6 +219,25 @@ def test_every_parameter_gets_a_finite_gradient_whatever_the_weights_and_boxes(n
     check()
 
 
+@pytest.mark.parametrize("name", ON_MAPS)
+def test_under_autocast_a_loss_is_that_of_float32(name, file):
+    """To the bit, and so is its gradient, which is rounded once, on its way to the half maps."""
+    case = Case(name, file, [2, (5, 7), (3, 4)], [4, 6], torch.float32, "sum", 0.5, [True] * 3, 0)
+    student, teacher = (
+        {k: x.bfloat16() for k, x in y.items()} for y in (case.student, case.teacher)
+    )
+    results = []
+    for half in (True, False):
+        ours = {k: (x if half else x.float()).requires_grad_() for k, x in student.items()}
+        theirs = {k: x if half else x.float() for k, x in teacher.items()}
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            found = case(case.ones, ours, theirs)
+        assert all(x.dtype == torch.float32 for x in found.values())
+        gradients = torch.autograd.grad(sum(found.values()), list(ours.values()))
+        results.append((found, [x.bfloat16() for x in gradients]))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=3),
     st.integers(1, 9),
