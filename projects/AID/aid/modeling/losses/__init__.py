@@ -2,6 +2,7 @@
 
 from .attention import AttentionGuidedLoss
 from .base import DISTILLATION_LOSS_REGISTRY, Context, build_distillation_losses
+from .crosskd import CrossKDLoss
 from .cwd import CWDLoss
 from .fgd import FGDLoss
 from .fitnet import FitNetLoss
@@ -17,6 +18,7 @@ __all__ = [
     "BoxResponseLoss",
     "CWDLoss",
     "Context",
+    "CrossKDLoss",
     "FGDLoss",
     "FitNetLoss",
     "LocalisationLoss",
