@@ -29,6 +29,7 @@ FAMILIES = [
 # Losses on answers; those on features go with every family.
 GO_WITH = {
     "BoxResponseLoss": TWO_STAGE,
+    "CrossKDLoss": DENSE,
     "LocalisationLoss": [("gfl", "gfl")],
     "ResponseLoss": TWO_STAGE + DENSE,
 }
@@ -37,7 +38,7 @@ CONFIG = """
 _BASE_: {student}
 MODEL:
   META_ARCHITECTURE: AID{architecture}
-  FPN: {{OUT_CHANNELS: 4}}
+  FPN: {{OUT_CHANNELS: {channels}}}
 DATASETS: {{TRAIN: ["kitti_train"]}}
 TEACHER: {{CONFIG_FILE: {teacher}, WEIGHTS: {weights}}}
 DISTILLATION:
@@ -83,6 +84,7 @@ def build(tiny_config, tmp_path):
                 teacher=teacher,
                 weights=weights,
                 loss=loss,
+                channels=8 if loss == "CrossKDLoss" else 4,  # the teacher's, or other ones
                 rule=rule,
             )
         )

@@ -13,6 +13,7 @@ from aid.benchmark.nets import Nets
         ("faster_rcnn", "ResponseLoss", 2),
         ("retinanet", "ResponseLoss", 2),
         ("gfl", "LocalisationLoss", 1),
+        ("fcos", "CrossKDLoss", 2),
     ],
 )
 def test_gradients_reach_the_answers(

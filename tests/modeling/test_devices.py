@@ -35,10 +35,10 @@ def rand(*shape):
 
 
 def answers():
-    sides = (Answer(rand(9, 3), rand(9, 4), rand(9, 4, 17)) for _ in range(2))
+    *sides, cross = (Answer(rand(9, 3), rand(9, 4), rand(9, 4, 17)) for _ in range(3))
     owner = torch.randint(6, (9,), device=GPU)
     image = torch.randint(3, (9,), device=GPU)
-    found = Answers(*sides, "softmax", owner, sum(COUNTS), image, owner < 2)
+    found = Answers(*sides, "softmax", owner, sum(COUNTS), image, owner < 2, cross=cross)
     found.weigh({k: rand(5) for k in ("all", "cls", "box")}, rand(3))
     return found
 

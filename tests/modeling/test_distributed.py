@@ -109,13 +109,19 @@ def test_a_share_of_the_batch_for_two_teachers(
 
 
 @pytest.mark.parametrize(
-    "student, normalize",
-    [("faster_rcnn", False), ("retinanet", True), ("gfl", False), ("fcos", True)],
+    "student, loss, normalize",
+    [
+        ("faster_rcnn", "ResponseLoss", False),
+        ("retinanet", "ResponseLoss", True),
+        ("gfl", "ResponseLoss", False),
+        ("fcos", "ResponseLoss", True),
+        ("retinanet", "CrossKDLoss", False),
+    ],
 )
 def test_answers_of_a_share_of_the_batch(
-    student, normalize, student_model, make_batch, in_processes
+    student, loss, normalize, student_model, make_batch, in_processes
 ):
-    opts = ["MODEL.RESNETS.NORM", "FrozenBN", "DISTILLATION.LOSSES", ["ResponseLoss"]]
+    opts = ["MODEL.RESNETS.NORM", "FrozenBN", "DISTILLATION.LOSSES", [loss]]
     opts += ["DISTILLATION.RESPONSE.MIN_SCORE", 0.005, "AID.NORMALIZE", normalize]
     model, _ = student_model(student, opts=opts)
     batch = make_batch(NUM_INSTANCES)
@@ -128,11 +134,21 @@ def test_answers_of_a_share_of_the_batch(
     assert any("backbone" in name for name in expected)
 
 
-@pytest.mark.parametrize("student", ["faster_rcnn", "mask_rcnn", "retinanet", "gfl", "fcos"])
+@pytest.mark.parametrize(
+    "student, opts",
+    [
+        ("faster_rcnn", []),
+        ("mask_rcnn", []),
+        ("retinanet", []),
+        ("gfl", []),
+        ("fcos", []),
+        ("fcos", ["DISTILLATION.LOSSES", ["CrossKDLoss"]]),
+    ],
+)
 def test_no_unused_parameters_where_a_process_has_no_box(
-    student, student_model, make_batch, in_processes
+    student, opts, student_model, make_batch, in_processes
 ):
-    model, _ = student_model(student, opts=["MODEL.RESNETS.NORM", "FrozenBN"])
+    model, _ = student_model(student, opts=["MODEL.RESNETS.NORM", "FrozenBN", *opts])
     batch = make_batch((2, 1, 0, 0), masks=student == "mask_rcnn")
     first, second = in_processes(2, gradients_of_a_share, model, batch, False)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}

@@ -14,7 +14,7 @@ from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context
 from aid.modeling.responses import Answer, Answers
 
 QUICK = settings(max_examples=50, deadline=None, derandomize=True)
-ON_ANSWERS = ("BoxResponseLoss", "LocalisationLoss", "ResponseLoss")
+ON_ANSWERS = ("BoxResponseLoss", "CrossKDLoss", "LocalisationLoss", "ResponseLoss")
 ON_MAPS = sorted(k for k, _ in DISTILLATION_LOSS_REGISTRY if k not in ON_ANSWERS)
 # MGD makes the teacher's features anew, whatever the student's are.
 IMITATE = [x for x in ON_MAPS if x != "MGDLoss"]

@@ -161,10 +161,14 @@ def _loss(
     student = {level: x.detach().requires_grad_() for level, x in student.items()}
     inputs = [*student.values(), *(x for x in loss.parameters() if x.requires_grad)]
     if context.answers:
-        said = vars(context.answers.student).items()
-        said = {k: x.detach().requires_grad_() for k, x in said if x is not None}
-        context = replace(context, answers=replace(context.answers, student=Answer(**said)))
-        inputs += said.values()
+        answers = {}
+        for side in ("student", "cross"):
+            if answer := getattr(context.answers, side):
+                said = {k: x for k, x in vars(answer).items() if x is not None}
+                said = {k: x.detach().requires_grad_() for k, x in said.items()}
+                answers[side] = Answer(**said)
+                inputs += said.values()
+        context = replace(context, answers=replace(context.answers, **answers))
 
     def forward_and_backward() -> None:
         total = sum(loss(student, teacher, weights, context).values())

@@ -143,7 +143,7 @@ def _add_response_losses(cfg: CN) -> None:
     cfg.DISTILLATION.RESPONSE.NUM_ROIS = 64
     # Dense teachers: where no instance is, they are imitated if the score of a class is above this.
     # Default: Detectron2's SCORE_THRESH_TEST, from which on a score can become a detection. An
-    # FCOS's is class score times centerness.
+    # FCOS's is class score times centerness. Of CrossKDLoss likewise.
     cfg.DISTILLATION.RESPONSE.MIN_SCORE = 0.05
 
     # LocalisationLoss: distributions of box edges, from GFL to GFL. Defaults: LD's code in
@@ -151,6 +151,16 @@ def _add_response_losses(cfg: CN) -> None:
     cfg.DISTILLATION.LOCALISATION = CN()
     cfg.DISTILLATION.LOCALISATION.TEMPERATURE = 10.0
     cfg.DISTILLATION.LOCALISATION.WEIGHT = 0.25
+
+    # CrossKDLoss (Wang et al., CVPR 2024, arXiv 2306.11369), of dense detectors. Defaults: the
+    # authors' configs of RetinaNet, whose sums over anchors are means here.
+    cfg.DISTILLATION.CROSS_KD = CN()
+    # Convolutions at the end of each branch of the teacher's head that the student's features go
+    # through before its predictors. The authors' FCOS 2, of 4 that there are in all families.
+    cfg.DISTILLATION.CROSS_KD.NUM_CONVS = 1
+    # Of the two terms. The authors' GFL 1 and 4, FCOS 0.4 and 0.75.
+    cfg.DISTILLATION.CROSS_KD.CLS_WEIGHT = 1.0
+    cfg.DISTILLATION.CROSS_KD.BOX_WEIGHT = 1.0
 
 
 def _add_weighting(cfg: CN) -> None:

@@ -18,7 +18,7 @@ from .gfl import GFL
 from .instance_loss import InstanceLosses, instance_losses, loss_levels
 from .lesson import Judgement, Lesson
 from .losses import Context
-from .responses import Batch
+from .responses import Batch, Branches, tap_branches
 from .schedule import Schedule
 from .teacher import Teacher, num_teachers
 from .teacher_check import check_match
@@ -145,13 +145,19 @@ class DistillationMixin:
                 "training, or train with aid.engine.AIDTrainer"
             )
         # A dense head's work is not done twice.
-        with _Tap(self.backbone) as tap, _Tap(getattr(self, "head", nn.Identity())) as head:
+        dense = getattr(self, "head", nn.Identity())
+        asked = [lesson.question.cross_convs for lesson in self.lessons if lesson.question]
+        with (
+            _Tap(self.backbone) as tap,
+            _Tap(dense) as head,
+            tap_branches(dense, asked) as branches,
+        ):
             losses = super().forward(batched_inputs)
         factor = self.distillation_factor
         if factor == 0:
             log_distillation_weight(0.0)
             return {**losses, **self._pause()}
-        terms = self._distill(batched_inputs, tap.input, tap.output, head.output)
+        terms = self._distill(batched_inputs, tap.input, tap.output, head.output, branches)
         weighted = self._weighted(terms, self.distillation_weight * factor, tap.output)
         return {**losses, **weighted}
 
@@ -192,6 +198,7 @@ class DistillationMixin:
         images: Tensor,
         features: dict[str, Tensor],
         predictions: object,
+        branches: dict[int, Branches],
     ) -> dict[str, Tensor]:
         instances = [x["instances"].to(self.device) for x in batched_inputs]
         terms = {}
@@ -209,6 +216,7 @@ class DistillationMixin:
             context = Context(instances, lesson.strides)
             if lesson.question:
                 batch = Batch(view.images, view.features, features, instances, predictions)
+                batch.student_branches = branches
                 context.answers = lesson.answers(self, batch, judgement.evidence, weights)
             terms.update(lesson.terms(features, view, weights, context))
         return terms

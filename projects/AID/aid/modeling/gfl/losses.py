@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["distribution_focal_losses", "quality_focal_losses"]
+__all__ = ["distribution_focal_losses", "quality_focal_losses", "soft_quality_focal_losses"]
 
 # Distances end this far below the last bin, so that each has a bin on its right: the authors'.
 MARGIN = 0.1
@@ -28,8 +28,21 @@ def quality_focal_losses(logits: Tensor, classes: Tensor, quality: Tensor, beta:
         (S,), summed over classes.
     """
     target = torch.zeros_like(logits).scatter_(1, classes[:, None], quality[:, None])
-    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return (entropy * (target - logits.sigmoid()).abs() ** beta).sum(dim=1)
+    return soft_quality_focal_losses(logits, target, beta)
+
+
+def soft_quality_focal_losses(logits: Tensor, scores: Tensor, beta: float) -> Tensor:
+    """The same with a target for each class.
+
+    Args:
+        logits, scores: (S, K), what is said, and in [0, 1] what should be.
+        beta: see :func:`quality_focal_losses`.
+
+    Returns:
+        (S,), summed over classes.
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, scores, reduction="none")
+    return (entropy * (scores - logits.sigmoid()).abs() ** beta).sum(dim=1)
 
 
 def distribution_focal_losses(logits: Tensor, distances: Tensor) -> Tensor:

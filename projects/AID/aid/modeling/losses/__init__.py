@@ -8,6 +8,7 @@ from .base import (
     FeatureLoss,
     build_distillation_losses,
 )
+from .crosskd import CrossKDLoss
 from .cwd import CWDLoss
 from .fgd import FGDLoss
 from .fitnet import FitNetLoss
@@ -25,6 +26,7 @@ __all__ = [
     "Context",
     "DistillationLoss",
     "FeatureLoss",
+    "CrossKDLoss",
     "FGDLoss",
     "FitNetLoss",
     "LocalisationLoss",

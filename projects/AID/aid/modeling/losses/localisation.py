@@ -3,12 +3,11 @@
 Shape letters: N images, S samples.
 """
 
-import torch
 from torch import Tensor
 
 from ..responses import Question
 from .base import DISTILLATION_LOSS_REGISTRY, Context
-from .soft_targets import SoftTargetLoss, mean_over_images, softmax_divergences
+from .soft_targets import SoftTargetLoss, edge_divergences, mean_over_images
 
 __all__ = ["LocalisationLoss"]
 
@@ -42,9 +41,6 @@ class LocalisationLoss(SoftTargetLoss):
         ours, theirs = (
             x.distributions / self.temperature for x in (answers.student, answers.teacher)
         )
-        finite = theirs.flatten(1).isfinite().all(dim=1)
-        theirs = torch.where(finite[:, None, None], theirs, 0.0)
-        divergence = softmax_divergences(ours, theirs).mean(dim=1)
-        losses = torch.where(finite, answers.weights["box"] * divergence, 0.0)
+        losses = answers.weights["box"] * edge_divergences(ours, theirs)
         mean = mean_over_images(losses, answers.image, len(context.instances), answers.owned)
         return {"loss_distill_localisation": self.weight * self.temperature**2 * mean}

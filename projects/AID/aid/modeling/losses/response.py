@@ -12,9 +12,15 @@ from ...errors import AIDError
 from ..overlaps import overlaps
 from ..responses import Answers, Question
 from .base import DISTILLATION_LOSS_REGISTRY, Context, DistillationLoss, check_temperature
-from .soft_targets import SoftTargetLoss, mean_over_images, softmax_divergences
+from .soft_targets import SoftTargetLoss, finite_only, mean_over_images, softmax_divergences
 
-__all__ = ["BoxResponseLoss", "ResponseLoss", "soft_target_losses"]
+__all__ = [
+    "BoxResponseLoss",
+    "ResponseLoss",
+    "box_losses",
+    "check_min_score",
+    "soft_target_losses",
+]
 
 
 @DISTILLATION_LOSS_REGISTRY.register()
@@ -58,8 +64,7 @@ class ResponseLoss(DistillationLoss):
         check_temperature("DISTILLATION.RESPONSE.TEMPERATURE", temperature)
         if num_rois < 0:
             raise AIDError(f"DISTILLATION.RESPONSE.NUM_ROIS is {num_rois}: it must be 0 or more")
-        if not 0 <= min_score <= 1:
-            raise AIDError(f"DISTILLATION.RESPONSE.MIN_SCORE is {min_score}: it must be in 0 to 1")
+        check_min_score(min_score)
         self.temperature = temperature
         self.cls_weight = cls_weight
         self.box_weight = box_weight
@@ -95,7 +100,7 @@ class ResponseLoss(DistillationLoss):
         """
         answers, num_images = context.answers, len(context.instances)
         cls = answers.weights["cls"] * soft_target_losses(answers, self.temperature)
-        box = answers.weights["box"] * _box_losses(answers.student.boxes, answers.teacher.boxes)
+        box = answers.weights["box"] * box_losses(answers.student.boxes, answers.teacher.boxes)
         return {
             "loss_distill_response_cls": self.cls_weight
             * mean_over_images(cls, answers.image, num_images),
@@ -135,11 +140,20 @@ class BoxResponseLoss(SoftTargetLoss):
         return {"loss_distill_response": self.weight * mean}
 
 
+def check_min_score(value: float) -> None:
+    """Refuse a least score of a dense teacher's samples that is no probability.
+
+    Raises:
+        AIDError: it is none.
+    """
+    if not 0 <= value <= 1:
+        raise AIDError(f"DISTILLATION.RESPONSE.MIN_SCORE is {value}: it must be in 0 to 1")
+
+
 def soft_target_losses(answers: Answers, temperature: float) -> Tensor:
     """T^2 times the divergence (S,) of the classes; 0 where the teacher's answer is not finite."""
     ours, theirs = (x.logits / temperature for x in (answers.student, answers.teacher))
-    finite = theirs.isfinite().all(dim=1)
-    theirs = torch.where(finite[:, None], theirs, 0.0)
+    finite, theirs = finite_only(theirs)
     if answers.activation == "softmax":
         divergence = softmax_divergences(ours, theirs)
     else:
@@ -152,7 +166,7 @@ def soft_target_losses(answers: Answers, temperature: float) -> Tensor:
     return temperature**2 * torch.where(finite, divergence, 0.0)
 
 
-def _box_losses(ours: Tensor, theirs: Tensor) -> Tensor:
+def box_losses(ours: Tensor, theirs: Tensor) -> Tensor:
     """1 - GIoU (S,) of boxes (S, 4).
 
     0 where the teacher's box is not finite or has no area, so that nothing overlaps it, not even an

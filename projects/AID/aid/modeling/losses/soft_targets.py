@@ -11,7 +11,13 @@ from torch import Tensor
 from ..instance_loss.base import mean_by
 from .base import DistillationLoss, check_temperature
 
-__all__ = ["SoftTargetLoss", "mean_over_images", "softmax_divergences"]
+__all__ = [
+    "SoftTargetLoss",
+    "edge_divergences",
+    "finite_only",
+    "mean_over_images",
+    "softmax_divergences",
+]
 
 
 class SoftTargetLoss(DistillationLoss):
@@ -51,6 +57,21 @@ def softmax_divergences(ours: Tensor, theirs: Tensor) -> Tensor:
     """KL(softmax(theirs) || softmax(ours)) over the last dimension of logits."""
     ours, theirs = (x.log_softmax(dim=-1) for x in (ours, theirs))
     return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=-1)
+
+
+def finite_only(theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the teacher's answers (S, ...) are finite, (S,), and all with 0 for the others."""
+    finite = theirs.flatten(1).isfinite().all(dim=1)
+    return finite, torch.where(finite.view(-1, *[1] * (theirs.dim() - 1)), theirs, 0.0)
+
+
+def edge_divergences(ours: Tensor, theirs: Tensor) -> Tensor:
+    """KL(softmax(theirs) || softmax(ours)) of logits (S, 4, bins), the mean over the edges (S,).
+
+    0 where the teacher's answer is not finite.
+    """
+    finite, theirs = finite_only(theirs)
+    return torch.where(finite, softmax_divergences(ours, theirs).mean(dim=1), 0.0)
 
 
 def mean_over_images(

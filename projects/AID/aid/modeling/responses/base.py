@@ -16,6 +16,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ...errors import AIDError
+from .cross import Branches, check_heads
 
 __all__ = [
     "Answer",
@@ -39,12 +40,16 @@ class Question:
         min_score: of a dense teacher for the best class of a sample that belongs to nobody: others
             are not asked about.
         distributions: it needs distributions of box edges.
+        cross_convs: it needs cross-head predictions of dense detectors, through this many
+            convolutions of the teacher's, see :func:`~.cross.cross_predictions`; None if not. All
+            losses of a lesson that need them ask for one number.
     """
 
     truth: bool = False
     num_proposals: int = 0
     min_score: float = 1.0
     distributions: bool = False
+    cross_convs: int | None = None
 
     @classmethod
     def all_of(cls, questions: Iterable["Question"]) -> "Question | None":
@@ -52,11 +57,13 @@ class Question:
         questions = list(questions)
         if not questions:
             return None
+        numbers = (x.cross_convs for x in questions)
         return cls(
             truth=any(x.truth for x in questions),
             num_proposals=max(x.num_proposals for x in questions),
             min_score=min(x.min_score for x in questions),
             distributions=any(x.distributions for x in questions),
+            cross_convs=max((n for n in numbers if n is not None), default=None),
         )
 
 
@@ -89,6 +96,8 @@ class Answers:
         is_truth: (S,), bool, samples that are the ground-truth box of their owner.
         weights: of imitation, by what is imitated, (S,) each: "cls", "box", or "all" where a loss
             does not tell these two apart. "box" and "all" are 0 for nobody's samples.
+        cross: what the teacher's head says of the student's features, with gradient; None unless
+            asked for.
     """
 
     student: Answer
@@ -99,6 +108,7 @@ class Answers:
     image: Tensor
     is_truth: Tensor
     weights: dict[str, Tensor] | None = None
+    cross: Answer | None = None
 
     @property
     def owned(self) -> Tensor:
@@ -130,6 +140,7 @@ class Batch:
             such a head.
         teacher_predictions: :attr:`InstanceLosses.predictions` of the teacher; None if its losses
             were not needed.
+        student_branches: features within the student's dense head, of :func:`~.cross.tap_branches`.
     """
 
     images: ImageList
@@ -138,6 +149,7 @@ class Batch:
     targets: list[Instances]
     student_predictions: object = None
     teacher_predictions: object = None
+    student_branches: dict[int, Branches] | None = None
 
 
 @singledispatch
@@ -179,7 +191,8 @@ def check_answers(teacher: nn.Module, student: nn.Module, question: Question, wh
         teacher, student, question, who: as for :func:`check_comparable`.
 
     Raises:
-        AIDError: see there; or a side lacks the distributions that are asked for.
+        AIDError: see there, and :func:`~.cross.check_heads` for cross-head predictions; or a side
+            lacks the distributions that are asked for.
     """
     for whose, detector in (("teacher", teacher), ("student", student)):
         if question.distributions and not predicts_distributions(detector):
@@ -188,6 +201,8 @@ def check_answers(teacher: nn.Module, student: nn.Module, question: Question, wh
                 f"on both sides, the {whose} is a {type(detector).__name__}: leave the loss out, "
                 f"or choose another {whose}"
             )
+    if question.cross_convs is not None:
+        check_heads(teacher, student, question.cross_convs, who)
     check_comparable(teacher, student, question, who)
 
 

@@ -21,6 +21,7 @@ from ..instance_loss.base import Targets
 from ..instance_loss.fcos import match_points
 from ..instance_loss.gfl import match_cells
 from .base import Answer, Answers, Batch, Question, ask, check_comparable, predicts_distributions
+from .cross import cross_predictions
 
 __all__ = ["check_dense", "choose_samples"]
 
@@ -81,6 +82,13 @@ def dense_answers(
         theirs = _answer(teacher, logits[image, anchor], deltas[image, anchor], boxes)
     logits, deltas, *_ = _per_anchor(student, batch.student_predictions)
     owner = owner[image, anchor]
+    cross = None
+    if question.cross_convs is not None:
+        branches = batch.student_branches[question.cross_convs]
+        predictions = cross_predictions(teacher, features, branches, question.cross_convs)
+        cross = _answer(
+            teacher, *(x[image, anchor] for x in _per_anchor(teacher, predictions)), boxes
+        )
     return Answers(
         student=_answer(student, logits[image, anchor], deltas[image, anchor], boxes),
         teacher=theirs,
@@ -89,6 +97,7 @@ def dense_answers(
         nobody=truth.nobody,
         image=image,
         is_truth=torch.zeros_like(owner, dtype=torch.bool),
+        cross=cross,
     )
 
 
