@@ -24,7 +24,8 @@ class Findings:
 
     Attributes:
         runs: R.
-        rows: of the table, R.
+        rows: of the tables, R.
+        outcome: what came out, in sentences.
         missing: what the report does not show, and why, a line each.
         curves: R, see :func:`~aid.report.precision_recall.read_curves`; empty where there are none.
         summary: {group of instances: medians}.
@@ -33,6 +34,7 @@ class Findings:
 
     runs: list[Run]
     rows: list[dict]
+    outcome: list[str]
     missing: list[str]
     curves: list[dict[str, dict[str, Curve]]]
     summary: dict[str, dict[str, float]]
@@ -49,6 +51,7 @@ def describe(findings: Findings) -> list[Part]:
     parts = [*_results(findings)]
     if findings.missing:
         parts += [Heading("What is missing"), *map(Text, findings.missing)]
+    parts += [*_by_class(findings), *_cost(findings)]
     if official_metric(findings.runs) == "kitti":
         parts += _kitti(findings.runs)
     parts += _curves(findings)
@@ -68,35 +71,62 @@ def describe(findings: Findings) -> list[Part]:
 
 
 def _results(findings: Findings) -> list[Part]:
-    runs, rows = findings.runs, findings.rows
-    device = runs[0].cfg.MODEL.DEVICE
-    if device == "cpu":
-        device = f"CPU, {torch.get_num_threads()} threads"
-    measures = ["AP", "AP50", *runs[0].classes]
+    rows = findings.rows
+    measures = ["AP", "AP50"]
     if any("mask AP" in row for row in rows):
         measures.insert(1, "mask AP")
-    header = ["run", "role", "iterations", *measures]
-    header += ["parameters", "GFLOPs", "s / image", "s / iteration"]
     table = [
         [
             Cell(row["run"]), Cell(row["role"]), number(row["iterations"], "{}"),
-            *(number(row.get(key, math.nan)) for key in measures),
-            number(row["parameters"], "{:.2f} M"), number(row["gflops"], "{:.2f}"),
-            number(row["seconds"], "{:.3f}"), number(row["seconds_per_iteration"], "{:.3f}"),
+            number(row["training_seconds"] / 60), *_measured(row, measures),
         ]
         for row in rows
     ]  # fmt: skip
     seeds = ", ".join(sorted({str(row["seed"]) for row in rows}))
     return [
-        Table("AP and cost of every run", header, table),
+        *map(Text, findings.outcome),
+        Table("AP of every run", ["run", "role", "iterations", "minutes", *measures], table),
         Text(
-            f"AP, AP50 and the AP of each class in percent, COCO's metric, on "
-            f"{runs[0].test_set}. GFLOPs: multiply-adds of one image. s / image: median "
-            f"over {NUM_TIMED} images at most, one at a time; {device}."
+            f"AP and AP50 in percent, COCO's metric, on {findings.runs[0].test_set}. minutes: of "
+            "training, without evaluations, and without the training of a teacher."
         ),
         Text(
             f"Every row is one run with one seed ({seeds}). One seed of a short run proves "
             "nothing: repeat with other seeds before you believe a difference of a few AP."
+        ),
+    ]
+
+
+def _by_class(findings: Findings) -> list[Part]:
+    classes = findings.runs[0].classes
+    table = [[Cell(row["run"]), *_measured(row, classes)] for row in findings.rows]
+    return [Heading("AP by class"), Table("COCO's AP by class", ["run", *classes], table)]
+
+
+def _measured(row: dict, measures: list[str]) -> list[Cell]:
+    return [number(row.get(key, math.nan)) for key in measures]
+
+
+def _cost(findings: Findings) -> list[Part]:
+    device = findings.runs[0].cfg.MODEL.DEVICE
+    if device == "cpu":
+        device = f"CPU, {torch.get_num_threads()} threads"
+    header = ["run", "parameters", "GFLOPs", "s / image", "s / iteration"]
+    table = [
+        [
+            Cell(row["run"]), number(row["parameters"], "{:.2f} M"),
+            number(row["gflops"], "{:.2f}"), number(row["seconds"], "{:.3f}"),
+            number(row["seconds_per_iteration"], "{:.3f}"),
+        ]
+        for row in findings.rows
+    ]  # fmt: skip
+    return [
+        Heading("Cost"),
+        Table("Cost of every run", header, table),
+        Text(
+            "GFLOPs: multiply-adds of one image. s / image: median over "
+            f"{NUM_TIMED} images at most, one at a time; {device}. s / iteration: of training, "
+            "median."
         ),
     ]
 
