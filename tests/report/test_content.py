@@ -7,7 +7,7 @@ from detectron2.data import MetadataCatalog
 
 from aid.config import load_config
 from aid.report.content import Findings, describe
-from aid.report.parts import Heading, Table, Text
+from aid.report.parts import Heading, Picture, Table, Text
 from aid.report.runs import Run
 
 MEDIANS = {"instances": 3, "teacher_loss": 1.0, "weight": 0.9, "mean_weight": 0.9}
@@ -49,3 +49,33 @@ def test_what_came_out_comes_first_and_tables_are_narrow(parts):
     assert headings == ["AP by class", "Cost", "Training", "Detections"]
     masks = next(x for x in parts(**{"mask AP": 20.0}) if isinstance(x, Table))
     assert masks.header[4:] == ["AP", "mask AP", "AP50"] and cells(masks)[5] == "20.0"
+
+
+@pytest.mark.parametrize(
+    "groups, said",
+    [
+        (["Car", "Cyclist"], "on instances of scenes, by class."),
+        (
+            ["Car", "mostly hidden", "tiny"],
+            "An instance is in the first group that fits: most of it is hidden; it is tiny at the "
+            "net's input; else its class.",
+        ),
+        (
+            ["Car", "wrong class", "jittered box", "mostly hidden", "tiny"],
+            "fits: its label was given the wrong class; its box was jittered; most of it is "
+            "hidden; it is tiny at the net's input; else its class.",
+        ),
+    ],
+)
+def test_wrong_labels_are_spoken_of_where_there_are_any(groups, said, parts):
+    found = parts(groups)
+    texts = [x.text for x in found if isinstance(x, Text)]
+    assert texts[-1].endswith(said)
+    whole = " ".join([*texts, *(x.caption for x in found if isinstance(x, Picture))])
+    assert ("wrong" in whole) == ("wrong class" in groups)
+    assert "The last column shows the labels" in whole
+
+
+def test_a_report_without_weights_says_nothing_of_them(parts):
+    captions = [x.caption for x in parts() if isinstance(x, Picture)]
+    assert "The last column" not in captions[-1]

@@ -1,6 +1,7 @@
 """What the report says, from what was measured."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from ..evaluation.kitti_files import note_on_few_objects
 from ..evaluation.kitti_metric import DIFFICULTIES
 from .figures import MAX_CLASSES
+from .instances import DOUBTS
 from .parts import Cell, Heading, Part, Picture, Table, Text, number
 from .precision_recall import Curve
 from .runs import Run
@@ -55,16 +57,14 @@ def describe(findings: Findings) -> list[Part]:
     if official_metric(findings.runs) == "kitti":
         parts += _kitti(findings.runs)
     parts += _curves(findings)
-    parts += [
-        Heading("Detections"),
-        Picture(
-            "detections.png",
-            "detections of every run on validation images",
-            "One row an image, one column a run; the legend names the colours of the classes. "
-            "Where a student weighs instances, the last column shows the labels, each with its "
-            "weight w and the teacher's loss D, brighter where the teacher is believed more.",
-        ),
-    ]
+    caption = "One row an image, one column a run; the legend names the colours of the classes."
+    if findings.summary:
+        caption += (
+            " The last column shows the labels, each with its weight w and the teacher's loss D, "
+            "brighter where the teacher is believed more."
+        )
+    alt = "detections of every run on validation images"
+    parts += [Heading("Detections"), Picture("detections.png", alt, caption)]
     if findings.summary:
         parts += _instances(findings)
     return parts
@@ -193,9 +193,7 @@ def _instances(findings: Findings) -> list[Part]:
         Heading("What the teacher makes of the training labels"),
         Text(
             f"For `{run.name}`: median of the teacher's loss D and of the weight w on "
-            f"instances of {run.cfg.DATASETS.TRAIN[0]}, by what is known about them. An "
-            "instance is in the first group that fits: its label was given the wrong class, or a "
-            "jittered box; most of it is hidden; it is tiny at the net's input; else its class."
+            f"instances of {run.cfg.DATASETS.TRAIN[0]}, {_grouping(findings.summary)}"
         ),
         Table(
             "Median of the teacher's loss and of the weight, by group of training instances",
@@ -209,3 +207,14 @@ def _instances(findings: Findings) -> list[Part]:
             "number of instances.",
         ),
     ]
+
+
+def _grouping(groups: Iterable[str]) -> str:
+    """How instances were grouped, as far as there are such groups."""
+    found = [DOUBTS[name] for name in DOUBTS if name in groups]
+    if not found:
+        return "by class."
+    return (
+        "by what is known about them. An instance is in the first group that fits: "
+        f"{'; '.join(found)}; else its class."
+    )
