@@ -251,6 +251,9 @@ def test_the_report_says_what_was_measured(report):
     assert found["runs"][1]["gflops"] == pytest.approx(found["runs"][2]["gflops"], rel=0.2)
     assert {"Car", "wrong class", "jittered box"} <= set(found["instances"])
     text = (folder / "report.md").read_text()
+    assert (
+        text.splitlines()[2] == found["outcome"][0] and f"(`{STUDENT}`) has " in found["outcome"][0]
+    )
     for part in ("teacher", "AID by instance", "One seed of a short run proves nothing"):
         assert part in text
     official = text.split("KITTI's official metric")[1].split("##")[0]

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Compare finished runs: tables, curves, detections, the teacher's view of the labels.
+"""Compare finished runs: what came out, tables, curves, detections, the teacher's view of labels.
 
     python tools/report.py output/quickstart/faster_rcnn_R34_FPN \
         output/quickstart/faster_rcnn_R18_FPN output/quickstart/faster_rcnn_R18_from_R34 \
         --output output/quickstart/report
 
 Any output folders of train_net.py will do, in the order of the table's rows. Which run is whose
-teacher, and how a student was distilled, is read from their configs. Writes report.html, one file
+teacher, which plain student is that of a distilled one, and how that was distilled, is read from
+their configs. Writes report.html, one file
 that holds everything and needs no network, the same as report.md with its pictures beside it, and
 the numbers as report.json. What cannot be compared is named there, and left out.
 """

@@ -11,7 +11,9 @@ from importlib.resources import files
 import pytest
 from PIL import Image
 
+from aid.report.html import to_html
 from aid.report.markdown import to_markdown
+from aid.report.parts import Text
 
 # Elements without an end tag.
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -103,6 +105,13 @@ def test_cells_are_sorted_by_their_numbers(page):
     assert page.texts["caption"][-1] == "empty"
     assert {x["scope"] for x in page.all("th")} == {"col", "row"}
     assert len(page.all("caption")) == len(page.all("table")) == 2
+
+
+def test_what_came_out_stands_between_title_and_contents(parts, tmp_path):
+    text = to_html("title", [Text("First."), Text("`Second`."), *parts], str(tmp_path))
+    lead = '<div class="lead">\n<p>First.</p>\n<p><code>Second</code>.</p>\n</div>\n<nav '
+    assert f"<h1>title</h1>\n{lead}" in text and text.count("First.") == 1
+    assert Page(text).all("div")[0] == {"class": "lead"}
 
 
 def test_markdown_says_the_same(parts):

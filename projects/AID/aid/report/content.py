@@ -1,6 +1,7 @@
 """What the report says, from what was measured."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from ..evaluation.kitti_files import note_on_few_objects
 from ..evaluation.kitti_metric import DIFFICULTIES
 from .figures import MAX_CLASSES
+from .instances import DOUBTS
 from .parts import Cell, Heading, Part, Picture, Table, Text, number
 from .precision_recall import Curve
 from .runs import Run
@@ -24,7 +26,8 @@ class Findings:
 
     Attributes:
         runs: R.
-        rows: of the table, R.
+        rows: of the tables, R.
+        outcome: what came out, in sentences.
         missing: what the report does not show, and why, a line each.
         curves: R, see :func:`~aid.report.precision_recall.read_curves`; empty where there are none.
         summary: {group of instances: medians}.
@@ -33,6 +36,7 @@ class Findings:
 
     runs: list[Run]
     rows: list[dict]
+    outcome: list[str]
     missing: list[str]
     curves: list[dict[str, dict[str, Curve]]]
     summary: dict[str, dict[str, float]]
@@ -49,54 +53,80 @@ def describe(findings: Findings) -> list[Part]:
     parts = [*_results(findings)]
     if findings.missing:
         parts += [Heading("What is missing"), *map(Text, findings.missing)]
+    parts += [*_by_class(findings), *_cost(findings)]
     if official_metric(findings.runs) == "kitti":
         parts += _kitti(findings.runs)
     parts += _curves(findings)
-    parts += [
-        Heading("Detections"),
-        Picture(
-            "detections.png",
-            "detections of every run on validation images",
-            "One row an image, one column a run; the legend names the colours of the classes. "
-            "Where a student weighs instances, the last column shows the labels, each with its "
-            "weight w and the teacher's loss D, brighter where the teacher is believed more.",
-        ),
-    ]
+    caption = "One row an image, one column a run; the legend names the colours of the classes."
+    if findings.summary:
+        caption += (
+            " The last column shows the labels, each with its weight w and the teacher's loss D, "
+            "brighter where the teacher is believed more."
+        )
+    alt = "detections of every run on validation images"
+    parts += [Heading("Detections"), Picture("detections.png", alt, caption)]
     if findings.summary:
         parts += _instances(findings)
     return parts
 
 
 def _results(findings: Findings) -> list[Part]:
-    runs, rows = findings.runs, findings.rows
-    device = runs[0].cfg.MODEL.DEVICE
-    if device == "cpu":
-        device = f"CPU, {torch.get_num_threads()} threads"
-    measures = ["AP", "AP50", *runs[0].classes]
+    rows = findings.rows
+    measures = ["AP", "AP50"]
     if any("mask AP" in row for row in rows):
         measures.insert(1, "mask AP")
-    header = ["run", "role", "iterations", *measures]
-    header += ["parameters", "GFLOPs", "s / image", "s / iteration"]
     table = [
         [
             Cell(row["run"]), Cell(row["role"]), number(row["iterations"], "{}"),
-            *(number(row.get(key, math.nan)) for key in measures),
-            number(row["parameters"], "{:.2f} M"), number(row["gflops"], "{:.2f}"),
-            number(row["seconds"], "{:.3f}"), number(row["seconds_per_iteration"], "{:.3f}"),
+            number(row["training_seconds"] / 60), *_measured(row, measures),
         ]
         for row in rows
     ]  # fmt: skip
     seeds = ", ".join(sorted({str(row["seed"]) for row in rows}))
     return [
-        Table("AP and cost of every run", header, table),
+        *map(Text, findings.outcome),
+        Table("AP of every run", ["run", "role", "iterations", "minutes", *measures], table),
         Text(
-            f"AP, AP50 and the AP of each class in percent, COCO's metric, on "
-            f"{runs[0].test_set}. GFLOPs: multiply-adds of one image. s / image: median "
-            f"over {NUM_TIMED} images at most, one at a time; {device}."
+            f"AP and AP50 in percent, COCO's metric, on {findings.runs[0].test_set}. minutes: of "
+            "training, without evaluations, and without the training of a teacher."
         ),
         Text(
             f"Every row is one run with one seed ({seeds}). One seed of a short run proves "
             "nothing: repeat with other seeds before you believe a difference of a few AP."
+        ),
+    ]
+
+
+def _by_class(findings: Findings) -> list[Part]:
+    classes = findings.runs[0].classes
+    table = [[Cell(row["run"]), *_measured(row, classes)] for row in findings.rows]
+    return [Heading("AP by class"), Table("COCO's AP by class", ["run", *classes], table)]
+
+
+def _measured(row: dict, measures: list[str]) -> list[Cell]:
+    return [number(row.get(key, math.nan)) for key in measures]
+
+
+def _cost(findings: Findings) -> list[Part]:
+    device = findings.runs[0].cfg.MODEL.DEVICE
+    if device == "cpu":
+        device = f"CPU, {torch.get_num_threads()} threads"
+    header = ["run", "parameters", "GFLOPs", "s / image", "s / iteration"]
+    table = [
+        [
+            Cell(row["run"]), number(row["parameters"], "{:.2f} M"),
+            number(row["gflops"], "{:.2f}"), number(row["seconds"], "{:.3f}"),
+            number(row["seconds_per_iteration"], "{:.3f}"),
+        ]
+        for row in findings.rows
+    ]  # fmt: skip
+    return [
+        Heading("Cost"),
+        Table("Cost of every run", header, table),
+        Text(
+            "GFLOPs: multiply-adds of one image. s / image: median over "
+            f"{NUM_TIMED} images at most, one at a time; {device}. s / iteration: of training, "
+            "median."
         ),
     ]
 
@@ -163,9 +193,7 @@ def _instances(findings: Findings) -> list[Part]:
         Heading("What the teacher makes of the training labels"),
         Text(
             f"For `{run.name}`: median of the teacher's loss D and of the weight w on "
-            f"instances of {run.cfg.DATASETS.TRAIN[0]}, by what is known about them. An "
-            "instance is in the first group that fits: its label was given the wrong class, or a "
-            "jittered box; most of it is hidden; it is tiny at the net's input; else its class."
+            f"instances of {run.cfg.DATASETS.TRAIN[0]}, {_grouping(findings.summary)}"
         ),
         Table(
             "Median of the teacher's loss and of the weight, by group of training instances",
@@ -179,3 +207,14 @@ def _instances(findings: Findings) -> list[Part]:
             "number of instances.",
         ),
     ]
+
+
+def _grouping(groups: Iterable[str]) -> str:
+    """How instances were grouped, as far as there are such groups."""
+    found = [DOUBTS[name] for name in DOUBTS if name in groups]
+    if not found:
+        return "by class."
+    return (
+        "by what is known about them. An instance is in the first group that fits: "
+        f"{'; '.join(found)}; else its class."
+    )

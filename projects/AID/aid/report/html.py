@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
+from itertools import takewhile
 
 from PIL import Image
 
@@ -31,6 +32,7 @@ PAGE = """<!DOCTYPE html>
 <body>
 <main>
 <h1>{title}</h1>
+{lead}
 <nav aria-label="Contents">
 <ul>
 {contents}
@@ -49,7 +51,8 @@ def to_html(title: str, parts: list[Part], folder: str) -> str:
     """The report with its pictures inside.
 
     The page's own policy lets a browser load nothing from anywhere, and run and apply nothing but
-    the script and the style that are written here.
+    the script and the style that are written here. Paragraphs at the beginning stand before the
+    contents.
 
     Args:
         folder: that holds the pictures.
@@ -63,16 +66,18 @@ def to_html(title: str, parts: list[Part], folder: str) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     introduction, sections = _sections(parts)
+    lead = list(takewhile(lambda part: isinstance(part, Text), introduction))
     return PAGE.format(
         policy=policy,
         title=escape(title),
         style=style,
         script=script,
+        lead=f'<div class="lead">\n{_write_all(lead, folder)}\n</div>' if lead else "",
         contents="\n".join(
             f'<li><a href="#section-{i}">{escape(name)}</a></li>'
             for i, (name, _) in enumerate(sections)
         ),
-        introduction=_write_all(introduction, folder),
+        introduction=_write_all(introduction[len(lead) :], folder),
         sections="\n".join(
             f'<section aria-labelledby="section-{i}">\n<h2 id="section-{i}">{escape(name)}</h2>\n'
             f"{_write_all(content, folder)}\n</section>"

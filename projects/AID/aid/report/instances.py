@@ -19,10 +19,15 @@ from ..modeling.instance_loss import InstanceLosses, instance_losses
 from ..modeling.teacher import build_teacher
 from ..modeling.weighting import Evidence, build_weighting
 
-__all__ = ["Judged", "group_of", "groups_of", "judge", "load_sample", "read_records"]
+__all__ = ["DOUBTS", "Judged", "group_of", "groups_of", "judge", "load_sample", "read_records"]
 
-# What speaks against a label, in the order in which it is looked for.
-DOUBTS = ("wrong class", "jittered box", "mostly hidden", "tiny")
+# What speaks against a label, in the order in which it is looked for, and how it is said.
+DOUBTS = {
+    "wrong class": "its label was given the wrong class",
+    "jittered box": "its box was jittered",
+    "mostly hidden": "most of it is hidden",
+    "tiny": "it is tiny at the net's input",
+}
 # Mostly hidden: this share of the silhouette is visible, or KITTI says "largely occluded".
 HIDDEN_VISIBLE, HIDDEN_OCCLUDED = 0.45, 2
 # Root of the box's area, in pixels of the network's input.

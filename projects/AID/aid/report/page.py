@@ -19,6 +19,7 @@ from .figures import draw_curves, draw_groups, draw_precision_recall, draw_sheet
 from .html import to_html
 from .instances import Judged, group_of, groups_of, judge, load_sample, read_records
 from .markdown import to_markdown
+from .outcome import outcome
 from .precision_recall import Curve, read_curves
 from .runs import Run, roles
 
@@ -87,7 +88,9 @@ def write_report(
     sheet = draw_sheet(images, detections, judged, labels, runs[0].classes, threshold)
     save(sheet, os.path.join(output, "detections.png"))
 
-    _write_texts(Findings(runs, rows, missing, curves, _summarize(groups), adaptive), output)
+    said = outcome(runs, costs)
+    findings = Findings(runs, rows, said, missing, curves, _summarize(groups), adaptive)
+    _write_texts(findings, output)
 
 
 def _summarize(groups: dict[str, tuple[list[float], list[float]]]) -> dict[str, dict[str, float]]:
@@ -109,8 +112,10 @@ def _write_texts(findings: Findings, output: str) -> None:
     with open(os.path.join(output, "report.json"), "w") as f:
         # JSON has no NaN, which COCO's metric is for a class without objects.
         runs = [{k: None if v != v else v for k, v in row.items()} for row in findings.rows]
-        json.dump({"runs": runs, "instances": findings.summary}, f, indent=1)
-    title = f"{findings.runs[0].test_set}: {len(findings.runs)} runs compared"
+        content = {"outcome": findings.outcome, "runs": runs, "instances": findings.summary}
+        json.dump(content, f, indent=1)
+    several = f"{len(findings.runs)} runs compared" if len(findings.runs) > 1 else "1 run"
+    title = f"{findings.runs[0].test_set}: {several}"
     parts = describe(findings)
     texts = {"report.md": to_markdown(title, parts), "report.html": to_html(title, parts, output)}
     for name, text in texts.items():
@@ -147,6 +152,7 @@ def _row(run: Run, role: str, cost: Cost) -> dict:
         **run.results,
         **asdict(cost),
         "seconds_per_iteration": run.seconds_per_iteration,
+        "training_seconds": run.training_seconds,
     }
 
 

@@ -46,6 +46,19 @@ class Run:
         return os.path.join(self.folder, "model_final.pth")
 
     @property
+    def final_weights(self) -> str:
+        """The real path of its weights."""
+        return os.path.realpath(self.weights)
+
+    @property
+    def teacher_weights(self) -> set[str]:
+        """Real paths of the weights that taught it; empty for a run without a teacher."""
+        if not self.is_distilled:
+            return set()
+        teacher = self.cfg.TEACHER
+        return {os.path.realpath(path) for path in (teacher.WEIGHTS, *teacher.MORE_WEIGHTS)}
+
+    @property
     def is_distilled(self) -> bool:
         return issubclass(
             META_ARCH_REGISTRY.get(self.cfg.MODEL.META_ARCHITECTURE), DistillationMixin
@@ -93,6 +106,20 @@ class Run:
         """Median over the run; NaN if it was too short to be timed."""
         times = [line["time"] for line in self.metrics if "time" in line]
         return median(times) if times else math.nan
+
+    @property
+    def training_seconds(self) -> float:
+        """Time of all iterations, without evaluations; NaN if the run was too short to be timed.
+
+        Each logged time stands for the iterations since the one before: a schedule that runs the
+        teacher for a part of the training makes iterations of two lengths.
+        """
+        total, done = 0.0, 0
+        for line in self.metrics:
+            if "time" in line:
+                total += line["time"] * (line["iteration"] + 1 - done)
+                done = line["iteration"] + 1
+        return total / done * self.cfg.SOLVER.MAX_ITER if done else math.nan
 
     @property
     def weighs_instances(self) -> bool:
@@ -150,7 +177,7 @@ def load_run(folder: str) -> Run:
                 "for training"
             )
     run = Run(folder, cfg, metrics)
-    if not run.metrics_at_end("bbox"):
+    if not (run.metrics_at_end("bbox") or run.metrics_at_end("kitti")):
         raise AIDError(
             f"{paths[1]} holds no evaluation: run train_net.py with --config-file "
             f"{paths[0]} --resume, which evaluates a finished run"
@@ -200,13 +227,13 @@ def _by_iteration(lines: Iterable[dict], max_iter: int) -> list[dict]:
 
 def roles(runs: list[Run]) -> list[str]:
     """What each run is among the others: teacher, plain, or distilled and how."""
-    teachers = {os.path.realpath(run.cfg.TEACHER.WEIGHTS) for run in runs if run.is_distilled}
+    teachers = {path for run in runs for path in run.teacher_weights}
     return [_role(run, teachers) for run in runs]
 
 
 def _role(run: Run, teachers: set[str]) -> str:
     if not run.is_distilled:
-        return "teacher" if os.path.realpath(run.weights) in teachers else "plain"
+        return "teacher" if run.final_weights in teachers else "plain"
     rule, granularity = run.cfg.AID.WEIGHTING, run.cfg.AID.GRANULARITY
     if rule == "ConstantWeighting":
         return f"constant weight {run.cfg.AID.CONSTANT:g}"

@@ -18,6 +18,7 @@ from ..config import load_config
 from ..engine.output_folder import flat_keys
 from ..errors import AIDError
 from ..files import whole_file
+from .pairs import PASSING
 from .runs import Run, load_run
 
 __all__ = ["Zoo"]
@@ -29,11 +30,6 @@ HEADER = """\
 | config | teacher AP | plain AP | distilled AP | s / iteration | GPU memory | seed | metrics |
 |---|---|---|---|---|---|---|---|
 """
-# Keys by which two runs may differ and still be the same row.
-PASSING = (
-    *("OUTPUT_DIR", "TEACHER.", "MODEL.DEVICE", "SEED", "VIS_PERIOD", "DATALOADER.NUM_WORKERS"),
-    *("SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"),
-)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,106 @@
+"""What is read back from a run's folder, and what runs are to each other."""
+
+import math
+
+import pytest
+
+from aid.config import load_config
+from aid.report.pairs import choose, differences
+from aid.report.runs import Run, roles
+
+
+@pytest.fixture
+def run(tiny_config):
+    """A function (folder, overrides, times by iteration) -> a plain run, or one with a teacher."""
+
+    def make(folder: str, opts=(), times=(), teacher: str | None = None) -> Run:
+        metrics = [{"iteration": k, "time": t} for k, t in times]
+        keys = [*opts]
+        if teacher is not None:
+            keys += ["MODEL.META_ARCHITECTURE", "AIDGeneralizedRCNN"]
+            keys += ["TEACHER.WEIGHTS", f"{teacher}/model_final.pth"]
+        return Run(folder, load_config(tiny_config("faster_rcnn", keys)), metrics)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "times, iterations, expected",
+    [
+        ([], 40, math.nan),
+        ([(19, 0.5), (39, 1.5)], 40, 20 * 0.5 + 20 * 1.5),
+        ([(19, 0.5), (39, 1.5), (44, 2.0)], 45, 20 * 0.5 + 20 * 1.5 + 5 * 2.0),
+        ([(19, 0.5), (39, 1.5)], 80, 80.0),  # as if it had gone on like that
+        ([(7, 0.25)], 8, 2.0),
+    ],
+)
+def test_training_time_is_that_of_all_iterations(run, times, iterations, expected):
+    """A teacher that a schedule runs for a part of the training counts for that part."""
+    found = run("x", ["SOLVER.MAX_ITER", iterations], times).training_seconds
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
+def test_every_teacher_is_called_one(run):
+    further = ["TEACHER.MORE_CONFIG_FILES", ["b.yaml"], "TEACHER.MORE_WEIGHTS"]
+    student = run("s", [*further, ["b/model_final.pth"]], teacher="a")
+    found = roles([run("a"), run("b"), run("c"), student])
+    assert found == ["teacher", "teacher", "plain", "AID by instance"]
+
+
+def test_plain_students_are_of_the_same_net_and_data(run):
+    runs = [
+        run("teacher"),
+        run("distilled", teacher="teacher"),
+        run("other_data", ["DATASETS.TRAIN", ("other",)]),
+        run("other_size"),
+        run("plain"),
+    ]
+    found = choose(runs, [2.0, 1.0, 1.0, 1.5, 1.0], [30.0, 20.0, 25.0, 25.0, 10.0])
+    assert (found.student, found.teachers, found.peer, found.other) == (1, [0], 4, None)
+    assert choose(runs[:1] + runs[2:], [2.0, 1.0, 1.5, 1.0], [1.0] * 4) is None
+
+
+def test_of_several_plain_students_the_one_that_differs_least_is_compared(run):
+    runs = [
+        run("distilled", teacher="gone"),
+        run("other_rate", ["SOLVER.BASE_LR", 0.5]),
+        run("other_seed", ["SEED", 9]),
+        run("same"),
+        run("same_but_worse"),
+    ]
+    found = choose(runs, [1.0] * 5, [20.0, 19.0, 18.0, 12.0, 11.0])
+    assert runs[found.peer].name == "same" and found.teachers == []
+    found = choose(runs[:3], [1.0] * 3, [20.0, 19.0, 18.0])
+    assert runs[found.peer].name == "other_seed"
+    assert differences(runs[1], runs[0]) == ["SOLVER.BASE_LR"]
+    assert differences(runs[2], runs[0]) == []
+
+
+def test_a_plain_student_of_another_length_is_the_one_nearest_in_time(run):
+    def plain(name, iterations, seconds):
+        opts = ["SOLVER.MAX_ITER", iterations]
+        return run(name, opts, [(iterations - 1, seconds / iterations)])
+
+    runs = [
+        run("distilled", ["SOLVER.MAX_ITER", 200], [(199, 0.3)], teacher="gone"),  # 60 s
+        plain("as_many_steps", 200, 40),
+        plain("longer", 340, 68),
+        plain("longest", 400, 80),
+        plain("shorter", 100, 20),
+    ]
+    ap = [20.0] * 5
+    found = choose(runs, [1.0] * 5, ap)
+    assert (found.peer, found.other, found.equal_time) == (1, 2, True)
+    without = [runs[i] for i in (0, 1, 3, 4)]
+    found = choose(without, [1.0] * 4, ap)
+    assert (found.peer, found.other, found.equal_time) == (1, 2, False)  # the longest: 4/3 as long
+    found = choose(runs[:2] + runs[4:], [1.0] * 3, ap)
+    assert (found.peer, found.other) == (1, None)  # a shorter one says nothing
+    found = choose(runs[:1] + runs[4:], [1.0] * 2, ap)
+    assert (found.peer, found.other, found.equal_time) == (None, 1, False)  # but for lack of others
+
+
+def test_batches_of_another_size_are_no_equal_iterations(run):
+    runs = [run("distilled", teacher="gone"), run("plain", ["SOLVER.IMS_PER_BATCH", 2])]
+    found = choose(runs, [1.0] * 2, [20.0, 10.0])
+    assert (found.peer, found.other, found.equal_time) == (None, 1, False)
