@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from aid.modeling.instance_loss import InstanceLosses
+from aid.modeling.instance_loss import DetectionQuality, InstanceLosses
 from aid.modeling.weighting import (
     ClassWeighting,
     ConstantWeighting,
@@ -34,7 +34,8 @@ def losses(cls=CLS, box=BOX, rest=REST):
 
 
 def evidence(**kwargs):
-    classes, quality = torch.tensor([2, 0, 0]), torch.tensor([1.0, 0.25, 0.0])
+    classes = torch.tensor([2, 0, 0])
+    quality = DetectionQuality(torch.tensor([1.0, 0.125, 0.0]), torch.tensor([1.0, 0.5, 0.0]))
     return Evidence(losses(**kwargs), classes, losses([0.5, 3, 1], [1.0, 0, 0]), quality)
 
 

@@ -8,7 +8,7 @@ from detectron2.structures import Boxes, Instances
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from aid.modeling.instance_loss import InstanceLosses, instance_losses
+from aid.modeling.instance_loss import DetectionQuality, InstanceLosses, instance_losses
 from aid.modeling.weighting import (
     ClassWeighting,
     ConstantWeighting,
@@ -55,14 +55,15 @@ class Batch:
         self.parts = {k: 15 * rand(g) ** 3 for k in ("cls", "box")}
         self.rest = {"cls": 2 * rand(num_images, num_levels) ** 3}
         self.student = {k: 15 * rand(g) ** 3 for k in ("cls", "box")}
-        self.quality = rand(g)
+        self.score, self.iou = rand(g), rand(g)
         self.classes = torch.randint(3, (g,), generator=generator)
 
     def evidence(self):
         levels = tuple(self.levels)
         teacher = InstanceLosses(levels, self.parts, self.rest, self.share)
         student = InstanceLosses(levels, self.student, self.rest, self.share)
-        return Evidence(teacher, self.classes, student, self.quality)
+        quality = DetectionQuality(self.score, self.iou)
+        return Evidence(teacher, self.classes, student, quality)
 
     def maps(self, rule):
         return rule(self.evidence(), self.boxes, self.levels)
@@ -79,8 +80,8 @@ class Batch:
         other.boxes = list(torch.cat(self.boxes)[order].split(self.counts))
         other.parts = {k: v[order] for k, v in self.parts.items()}
         other.student = {k: v[order] for k, v in self.student.items()}
-        other.share, other.quality = self.share[order], self.quality[order]
-        other.classes = self.classes[order]
+        for name in ("share", "score", "iou", "classes"):
+            setattr(other, name, getattr(self, name)[order])
         return other, order
 
 

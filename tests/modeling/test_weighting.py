@@ -7,7 +7,7 @@ import torch
 
 from aid.config import load_config
 from aid.errors import AIDError
-from aid.modeling.instance_loss import InstanceLosses
+from aid.modeling.instance_loss import DetectionQuality, InstanceLosses
 from aid.modeling.weighting import (
     ClassWeighting,
     ConstantWeighting,
@@ -263,7 +263,7 @@ def test_the_parts_are_added_up_in_their_order():
 
 
 def test_quality_to_the_power_of_alpha():
-    quality = torch.tensor([1.0, 0.25, 0.0])
+    quality = DetectionQuality(torch.tensor([1.0, 0.125, 0.0]), torch.tensor([1.0, 0.5, 0.0]))
     evidence = Evidence(losses([1.0, 2.0, 3.0], [[0.5, 1.0], [0.25, 0.75]]), quality=quality)
     found = QualityWeighting(alpha=0.5, background="loss")(evidence, BOXES, LEVELS)
     torch.testing.assert_close(found.instance, torch.tensor([1.0, 0.5, 0.1]))

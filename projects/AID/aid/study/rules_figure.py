@@ -5,7 +5,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..modeling.instance_loss import InstanceLosses
+from ..modeling.instance_loss import DetectionQuality, InstanceLosses
 from ..modeling.weighting import (
     Evidence,
     ExponentialWeighting,
@@ -39,7 +39,8 @@ def draw_rules() -> Figure:
     axes[0].set(xlabel="teacher's loss D", ylabel="weight w", ylim=(0, 1.02), xlim=(0, MAX_LOSS))
     quality = torch.linspace(0, 1, 201)
     for alpha in (0.5, 1.0, 2.0):
-        weights = _weights(QualityWeighting(alpha=alpha), torch.zeros(201), quality=quality)
+        found = DetectionQuality(quality, quality)
+        weights = _weights(QualityWeighting(alpha=alpha), torch.zeros(201), quality=found)
         axes[1].plot(quality, weights, label=f"quality, alpha {alpha:g}")
     axes[1].set(xlabel="quality q of the teacher's best detection", xlim=(0, 1))
     for axis in axes:

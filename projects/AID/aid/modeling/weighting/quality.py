@@ -24,4 +24,5 @@ class QualityWeighting(ExponentialWeighting):
 
     def disbelief(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
         _, background = super().disbelief(evidence)
-        return -evidence.quality.clamp(min=MIN_QUALITY).log(), background
+        quality = (evidence.quality.score * evidence.quality.iou).sqrt()
+        return -quality.clamp(min=MIN_QUALITY).log(), background
