@@ -28,8 +28,12 @@ GRANULARITIES = st.sampled_from(["instance", "level", "image"])
 BACKGROUNDS = st.sampled_from(["mean", "loss", "one"])
 ALPHAS = st.floats(0, 3)
 # Of studies/rules.py.
-STUDIED = [WEIGHTING_REGISTRY.get(name) for name in ("StudentAwareWeighting", "QualityWeighting")]
-ADAPTIVE = [ExponentialWeighting, RelativeWeighting, *STUDIED]
+STUDENT_AWARE, STUDENT_RATIO, QUALITY, PRODUCT, SCORE = (
+    WEIGHTING_REGISTRY.get(f"{name}Weighting")
+    for name in ("StudentAware", "StudentRatio", "Quality", "ScoreTimesIoU", "Score")
+)
+PLAIN_WITH_ALPHA_0 = [ExponentialWeighting, RelativeWeighting, STUDENT_AWARE, QUALITY, PRODUCT]
+ADAPTIVE = [*PLAIN_WITH_ALPHA_0, STUDENT_RATIO]
 
 
 class Batch:
@@ -101,7 +105,7 @@ def make(rule, **options):
     return rule(**options, **({"momentum": 0.9} if rule is RelativeWeighting else {}))
 
 
-@pytest.mark.parametrize("rule", ADAPTIVE)
+@pytest.mark.parametrize("rule", [*PLAIN_WITH_ALPHA_0, SCORE])
 @given(batches(), GRANULARITIES, BACKGROUNDS, st.booleans())
 @QUICK
 def test_alpha_0_is_exactly_plain_distillation(rule, batch, granularity, background, normalize):
@@ -140,7 +144,7 @@ def test_a_larger_loss_means_a_smaller_weight_of_that_instance_alone(batch, alph
     assert torch.equal(after[others], before[others])
 
 
-@pytest.mark.parametrize("rule", ADAPTIVE)
+@pytest.mark.parametrize("rule", [*ADAPTIVE, SCORE])
 @given(batches(), GRANULARITIES, BACKGROUNDS, ALPHAS, st.booleans())
 @QUICK
 def test_the_order_of_instances_changes_nothing(
