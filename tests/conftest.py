@@ -18,6 +18,7 @@ from PIL import Image
 
 import aid  # noqa: F401  (registers the project's models)
 from aid.config import load_config
+from aid.data import register_from_file
 
 # Threads cost tiny nets more than they give, and on a busy machine a hundred times more.
 torch.set_num_threads(1)
@@ -25,6 +26,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HEIGHT, WIDTH = 64, 96
+# Rules under study are tested as the package's are.
+register_from_file(os.path.join(REPOSITORY, "studies", "rules.py"))
 
 TINY = {
     "MODEL": {

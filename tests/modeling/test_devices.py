@@ -8,7 +8,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from aid.config import load_config
-from aid.modeling.instance_loss import InstanceLosses, instance_losses
+from aid.modeling.instance_loss import DetectionQuality, InstanceLosses, instance_losses
 from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context
 from aid.modeling.responses import Answer, Answers
 from aid.modeling.weighting import WEIGHTING_REGISTRY, Evidence, Sharing, build_weighting
@@ -78,7 +78,7 @@ def test_weights_stay_on_the_device_and_do_not_wait_for_it(
         evidence = None
         if rule.needs_evidence:
             classes = torch.randint(3, (5,), device=GPU)
-            evidence = Evidence(losses, classes, losses, rand(5))
+            evidence = Evidence(losses, classes, losses, DetectionQuality(rand(5), rand(5)))
         weights.append(rule(evidence, boxes, LEVELS))
         weights[-1].parts = rule.by_part(evidence, boxes)
     for found in sharing(weights):

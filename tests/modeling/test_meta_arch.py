@@ -73,7 +73,9 @@ def test_every_pair_distils_and_every_parameter_gets_a_gradient(
             assert gradient is not None, name
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "rule", [*RULES, "StudentRatioWeighting", "ScoreTimesIoUWeighting", "ScoreWeighting"]
+)
 def test_every_rule_works_without_instances(rule, student_model, make_batch):
     model, _ = student_model("retinanet", "faster_rcnn", ["AID.WEIGHTING", rule])
     for num_instances in ((0, 0), (0, 1)):

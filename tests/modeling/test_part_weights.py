@@ -11,9 +11,7 @@ from aid.modeling.weighting import (
     ConstantWeighting,
     Evidence,
     ExponentialWeighting,
-    QualityWeighting,
     RelativeWeighting,
-    StudentAwareWeighting,
 )
 
 LEVELS = ("p2", "p3")
@@ -34,8 +32,7 @@ def losses(cls=CLS, box=BOX, rest=REST):
 
 
 def evidence(**kwargs):
-    classes, quality = torch.tensor([2, 0, 0]), torch.tensor([1.0, 0.25, 0.0])
-    return Evidence(losses(**kwargs), classes, losses([0.5, 3, 1], [1.0, 0, 0]), quality)
+    return Evidence(losses(**kwargs), torch.tensor([2, 0, 0]))
 
 
 def by_part(alpha=1.0, given=None, **kwargs):
@@ -146,18 +143,6 @@ def test_a_constant_is_one_for_all():
 def test_a_distrusted_class_is_so_in_both_parts():
     found = ClassWeighting(distrusted=[1, 2]).by_part(evidence(), BOXES)
     assert found.cls.tolist() == found.box.tolist() == [0, 1, 1]
-
-
-def test_excess_over_the_student_part_by_part():
-    found = StudentAwareWeighting(alpha=1.0).by_part(evidence(), BOXES)
-    close(found.cls, exp(0.5, 0.0, 2.0))
-    close(found.box, exp(0.0, 0.25, 4.0))
-
-
-def test_quality_has_no_parts():
-    found = QualityWeighting(alpha=0.5).by_part(evidence(), BOXES)
-    close(found.cls, torch.tensor([1.0, 0.5, 0.1]))
-    assert torch.equal(found.cls, found.box)
 
 
 def test_relative_weights_of_parts_multiply_to_the_whole_and_are_learned_once():

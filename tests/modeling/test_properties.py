@@ -8,15 +8,14 @@ from detectron2.structures import Boxes, Instances
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from aid.modeling.instance_loss import InstanceLosses, instance_losses
+from aid.modeling.instance_loss import DetectionQuality, InstanceLosses, instance_losses
 from aid.modeling.weighting import (
+    WEIGHTING_REGISTRY,
     ClassWeighting,
     ConstantWeighting,
     Evidence,
     ExponentialWeighting,
-    QualityWeighting,
     RelativeWeighting,
-    StudentAwareWeighting,
 )
 
 QUICK = settings(
@@ -28,7 +27,13 @@ QUICK = settings(
 GRANULARITIES = st.sampled_from(["instance", "level", "image"])
 BACKGROUNDS = st.sampled_from(["mean", "loss", "one"])
 ALPHAS = st.floats(0, 3)
-ADAPTIVE = [ExponentialWeighting, RelativeWeighting, StudentAwareWeighting, QualityWeighting]
+# Of studies/rules.py.
+STUDENT_AWARE, STUDENT_RATIO, QUALITY, PRODUCT, SCORE = (
+    WEIGHTING_REGISTRY.get(f"{name}Weighting")
+    for name in ("StudentAware", "StudentRatio", "Quality", "ScoreTimesIoU", "Score")
+)
+PLAIN_WITH_ALPHA_0 = [ExponentialWeighting, RelativeWeighting, STUDENT_AWARE, QUALITY, PRODUCT]
+ADAPTIVE = [*PLAIN_WITH_ALPHA_0, STUDENT_RATIO]
 
 
 class Batch:
@@ -55,14 +60,15 @@ class Batch:
         self.parts = {k: 15 * rand(g) ** 3 for k in ("cls", "box")}
         self.rest = {"cls": 2 * rand(num_images, num_levels) ** 3}
         self.student = {k: 15 * rand(g) ** 3 for k in ("cls", "box")}
-        self.quality = rand(g)
+        self.score, self.iou = rand(g), rand(g)
         self.classes = torch.randint(3, (g,), generator=generator)
 
     def evidence(self):
         levels = tuple(self.levels)
         teacher = InstanceLosses(levels, self.parts, self.rest, self.share)
         student = InstanceLosses(levels, self.student, self.rest, self.share)
-        return Evidence(teacher, self.classes, student, self.quality)
+        quality = DetectionQuality(self.score, self.iou)
+        return Evidence(teacher, self.classes, student, quality)
 
     def maps(self, rule):
         return rule(self.evidence(), self.boxes, self.levels)
@@ -79,8 +85,8 @@ class Batch:
         other.boxes = list(torch.cat(self.boxes)[order].split(self.counts))
         other.parts = {k: v[order] for k, v in self.parts.items()}
         other.student = {k: v[order] for k, v in self.student.items()}
-        other.share, other.quality = self.share[order], self.quality[order]
-        other.classes = self.classes[order]
+        for name in ("share", "score", "iou", "classes"):
+            setattr(other, name, getattr(self, name)[order])
         return other, order
 
 
@@ -99,7 +105,7 @@ def make(rule, **options):
     return rule(**options, **({"momentum": 0.9} if rule is RelativeWeighting else {}))
 
 
-@pytest.mark.parametrize("rule", ADAPTIVE)
+@pytest.mark.parametrize("rule", [*PLAIN_WITH_ALPHA_0, SCORE])
 @given(batches(), GRANULARITIES, BACKGROUNDS, st.booleans())
 @QUICK
 def test_alpha_0_is_exactly_plain_distillation(rule, batch, granularity, background, normalize):
@@ -138,7 +144,7 @@ def test_a_larger_loss_means_a_smaller_weight_of_that_instance_alone(batch, alph
     assert torch.equal(after[others], before[others])
 
 
-@pytest.mark.parametrize("rule", ADAPTIVE)
+@pytest.mark.parametrize("rule", [*ADAPTIVE, SCORE])
 @given(batches(), GRANULARITIES, BACKGROUNDS, ALPHAS, st.booleans())
 @QUICK
 def test_the_order_of_instances_changes_nothing(
@@ -173,7 +179,7 @@ def test_weights_are_between_0_and_1_whatever_is_not_finite(
         assert weights.shape == (len(batch.counts), 1, *size)
         assert ((weights >= 0) & (weights <= 1)).all()
     assert ((found.boxes >= 0) & (found.boxes <= 1)).all()
-    if bad is not None and rule in (ExponentialWeighting, RelativeWeighting, ClassWeighting):
+    if bad is not None and rule is not ConstantWeighting:
         assert (found.instance[::2] == 0).all()
 
 

@@ -23,13 +23,16 @@ def test_the_best_detection_of_the_right_class_counts(monkeypatch):
         instances([[0.0, 0, 10, 10], [40, 0, 50, 10], [60, 0, 70, 10]], [0, 1, 2]),
         instances([], []),
     ]
+    boxes = [[0.0, 0, 10, 10], [0, 0, 10, 5], [40, 0, 50, 10]]
     found = [
-        instances([[0.0, 0, 10, 10], [0, 0, 10, 5], [40, 0, 50, 10]], [0, 0, 2], [0.16, 0.5, 0.9]),
+        instances(boxes, [0, 0, 2], [0.16, 0.5, 0.9]),
         instances([[0.0, 0, 10, 10]], [0], [0.9]),
     ]
     monkeypatch.setattr(quality, "detect", lambda *args: found)
-    expected = torch.tensor([0.5, 0.0, 0.0])  # root of 1/2 times 0.5, above the root of 0.16
-    torch.testing.assert_close(detection_quality(None, None, None, truth), expected)
+    best = detection_quality(None, None, None, truth)
+    # 1/2 times 0.5 is above 1 times 0.16; what is found has another class, or is not there.
+    torch.testing.assert_close(best.score, torch.tensor([0.5, 0.0, 0.0]))
+    torch.testing.assert_close(best.iou, torch.tensor([0.5, 0.0, 0.0]))
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"])

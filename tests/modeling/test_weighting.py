@@ -13,9 +13,7 @@ from aid.modeling.weighting import (
     ConstantWeighting,
     Evidence,
     ExponentialWeighting,
-    QualityWeighting,
     RelativeWeighting,
-    StudentAwareWeighting,
     build_weighting,
 )
 
@@ -231,43 +229,6 @@ def test_relative_weights_before_any_instance_was_seen():
     )
     found = RelativeWeighting(alpha=1.0, momentum=0.9)(Evidence(empty), [torch.zeros(0, 4)], LEVELS)
     torch.testing.assert_close(found.maps["p2"], torch.tensor(-0.5).exp().expand(1, 1, 4, 6))
-
-
-def test_imitation_fades_where_the_student_is_better():
-    teacher = losses([1.0, 5.0, 5.0], [[0.5, 1.0], [0.25, 0.75]])
-    teacher.parts["rpn_cls"] = torch.tensor([9.0, 9.0, 9.0])  # which the student does not have
-    student = InstanceLosses(
-        ("p3",),
-        {"cls": torch.tensor([3.0, 4.0, math.nan])},
-        {"cls": torch.tensor([[0.25], [2.0]])},
-        torch.ones(3, 1),
-    )
-    rule = StudentAwareWeighting(alpha=0.5, background="loss")
-    found = rule(Evidence(teacher, student=student), BOXES, LEVELS)
-    torch.testing.assert_close(found.instance, torch.tensor([1.0, math.exp(-0.5), 1.0]))
-    corner = [found.maps[level][:, 0, -1, 0].tolist() for level in LEVELS]
-    assert corner[0] == [1, 1]  # the student's heads do not read p2
-    assert corner[1] == pytest.approx([math.exp(-0.5 * 0.75), 1])
-
-
-def test_the_parts_are_added_up_in_their_order():
-    """Else the rounding, and after some iterations the weights, differ between two processes."""
-    names = ("rpn_cls", "rpn_box", "cls", "box")
-    numbers = torch.rand(4, 100, generator=torch.Generator().manual_seed(0)).exp()
-    values = dict(zip(names, numbers, strict=True))
-    rest, share = {"cls": torch.zeros(1, 1)}, torch.ones(100, 1)
-    teacher = InstanceLosses(("p3",), {k: 10 * v for k, v in values.items()}, rest, share)
-    student = InstanceLosses(("p3",), values, rest, share)
-    loss, _ = StudentAwareWeighting(alpha=1.0).disbelief(Evidence(teacher, student=student))
-    assert torch.equal(loss, sum(10 * v for v in values.values()) - sum(values.values()))
-
-
-def test_quality_to_the_power_of_alpha():
-    quality = torch.tensor([1.0, 0.25, 0.0])
-    evidence = Evidence(losses([1.0, 2.0, 3.0], [[0.5, 1.0], [0.25, 0.75]]), quality=quality)
-    found = QualityWeighting(alpha=0.5, background="loss")(evidence, BOXES, LEVELS)
-    torch.testing.assert_close(found.instance, torch.tensor([1.0, 0.5, 0.1]))
-    torch.testing.assert_close(found.maps["p2"][:, 0, 3, 0], torch.tensor([-0.25, -0.125]).exp())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from aid.errors import AIDError
-from aid.study import load_study, run_study
+from aid.study import load_study, measured, run_study
 from aid.study import runner as runner_module
 
 CONTENT = {
@@ -126,6 +126,33 @@ def test_one_experiment_of_several(study):
 def test_a_study_that_makes_no_sense(study, changes, message):
     with pytest.raises(AIDError, match=f"study.yaml.* {message}"):
         study(**changes)
+
+
+@pytest.mark.parametrize("named", ["gone.py", ["a.py", "gone.py"], 3, [3], {"a.py": 1}, None, "."])
+def test_a_study_registers_files_that_are_there(study, named, tmp_path):
+    (tmp_path / "a.py").write_text("")
+    with pytest.raises(AIDError, match="study.yaml: register is .*: name a Python file, or a list"):
+        study(register=named)
+
+
+def test_every_run_registers_the_studys_files(study, tmp_path, monkeypatch):
+    assert all(job.register == () for job in study().jobs)
+    for name in "ab":
+        file = tmp_path / f"{name}.py"
+        file.write_text(f"open('registered', 'a').write({name!r})\n")
+    assert study(register="a.py").jobs[0].register == ("a.py",)
+    job = study(register=["a.py", "b.py"]).jobs[-1]
+    commands = []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **kwargs: commands.append(command))
+    runner_module._start(job)
+    assert " --register a.py --register b.py --resume SEED 0 " in " ".join(commands[0])
+    # So does what is measured on it, once.
+    monkeypatch.setattr(measured, "load_config", lambda *args: args)
+    for _ in range(2):
+        config, options = measured.config_of(job, "VIS_PERIOD", 0)
+    assert config == "s.yaml"
+    assert options == [*job.options, "MODEL.DEVICE", "cpu", "VIS_PERIOD", 0]
+    assert (tmp_path / "registered").read_text() == "ab"
 
 
 def test_a_file_that_is_no_study(tmp_path):

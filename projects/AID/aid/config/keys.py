@@ -166,7 +166,8 @@ def _add_response_losses(cfg: CN) -> None:
 def _add_weighting(cfg: CN) -> None:
     """How much the teacher is believed, and where."""
     cfg.AID = CN()
-    # Name in WEIGHTING_REGISTRY: how the teacher's loss D becomes the weight of imitation.
+    # Name in WEIGHTING_REGISTRY: how the teacher's loss D becomes the weight of imitation. More are
+    # under study, behind --register studies/rules.py.
     cfg.AID.WEIGHTING = "ExponentialWeighting"
     # w = exp(-ALPHA * D); 0.1 in the paper. 0.0 is plain distillation.
     cfg.AID.ALPHA = 0.1

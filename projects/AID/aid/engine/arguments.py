@@ -51,7 +51,12 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--config-file", default="", metavar="FILE", help="the config, of those under configs/")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="override keys of the config")
     add(
-        "--register", metavar="FILE", help="Python file that registers your own datasets, run first"
+        "--register",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="Python file that registers your own datasets, losses or rules, run first; may be "
+        "given several times",
     )
 
     add = parser.add_argument_group("how").add_argument

@@ -42,8 +42,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
             device that is not there; an output folder that cannot be written, or that holds
             another run than the one to resume.
     """
-    if args.register:
-        register_from_file(args.register)
+    for path in args.register:
+        register_from_file(path)
     check_config_file(args.config_file)
     cfg = load_config(args.config_file, args.opts)
     if args.num_gpus == 0:

@@ -16,6 +16,7 @@ from ..checkpoint import StrictCheckpointer
 from ..config import load_config
 from ..errors import AIDError
 from .instance_loss import (
+    DetectionQuality,
     InstanceLosses,
     detection_quality,
     instance_losses,
@@ -116,8 +117,8 @@ class Teacher:
         with EventStorage():
             return instance_losses(self.detector, view.images, view.features, targets, background)
 
-    def quality(self, view: TeacherView, targets: list[Instances]) -> Tensor:
-        """How well the teacher finds each instance of the batch it has seen: (G,), in [0, 1].
+    def quality(self, view: TeacherView, targets: list[Instances]) -> DetectionQuality:
+        """How well the teacher finds each instance of the batch it has seen.
 
         Args:
             view, targets: as for :meth:`instance_losses`.

@@ -11,11 +11,10 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..checkpoint import StudentCheckpointer
-from ..config import load_config
 from ..data.build import build_train_loader
 from ..engine import AIDTrainer
 from .grid import Job
-from .measured import final_weights, kept, training_set
+from .measured import config_of, final_weights, kept, training_set
 from .runner import is_done
 
 __all__ = ["compare_gradients", "jobs_with_gradients", "measure_gradients"]
@@ -51,8 +50,7 @@ def measure_gradients(job: Job, num_batches: int) -> list[dict]:
 def _measure(job: Job, num_batches: int) -> list[dict]:
     weights = {"start": None, "end": final_weights(job)}
     with training_set(job) as name:
-        options = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "DATASETS.TRAIN", (name,)]
-        cfg = load_config(job.config, [*job.options, *options])
+        cfg = config_of(job, "DATALOADER.NUM_WORKERS", 0, "DATASETS.TRAIN", (name,))
         return [
             {"labels": job.labels, "at": at, "batches": num_batches, **_medians(found)}
             for at, found in ((at, _of_run(cfg, x, num_batches)) for at, x in weights.items())

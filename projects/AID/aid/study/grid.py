@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import yaml
 
@@ -40,6 +40,7 @@ class Job:
         constant_of: folder of the run whose mean weight this control takes for its constant.
         labels: what the run is: set, regime, detector, iterations, rule, strength, seed; and
             unweighted, the rule that imitates the same without weights.
+        register: Python files that are run before, in their order.
     """
 
     folder: str
@@ -49,6 +50,7 @@ class Job:
     needs: tuple[str, ...] = ()
     constant_of: str | None = None
     labels: dict = field(default_factory=dict, compare=False)
+    register: tuple[str, ...] = ()
 
     @property
     def is_teacher(self) -> bool:
@@ -93,8 +95,8 @@ def load_study(path: str, only: Collection[str] = ()) -> Study:
         only: names of experiments; empty for all.
 
     Raises:
-        AIDError: the file is missing or malformed, an experiment names what is not defined, or
-            ``only`` names what is not there.
+        AIDError: the file is missing or malformed, an experiment names what is not defined,
+            ``only`` names what is not there, or ``register`` does.
     """
     try:
         with open(path, encoding="utf-8") as f:
@@ -104,6 +106,7 @@ def load_study(path: str, only: Collection[str] = ()) -> Study:
     missing = [x for x in SECTIONS if not isinstance(content, dict) or x not in content]
     if missing:
         raise AIDError(f"{path} has no section {', '.join(missing)}")
+    register = _files_to_register(path, content.get("register", []))
     jobs = {}
     try:
         experiments = dict(content["experiments"])
@@ -117,12 +120,25 @@ def load_study(path: str, only: Collection[str] = ()) -> Study:
             if only and name not in only:
                 continue
             for job in _Grid(content).jobs(experiment):
-                jobs.setdefault(job.folder, job)
+                jobs.setdefault(job.folder, replace(job, register=register))
     except KeyError as error:
         raise AIDError(f"{path}: an experiment names {error}, which is not defined") from error
     except (AttributeError, TypeError, ValueError) as error:
         raise AIDError(f"{path} is not laid out as a study: {error}") from error
     return Study(content["output"], list(jobs.values()))
+
+
+def _files_to_register(path: str, named: object) -> tuple[str, ...]:
+    """The value of a study's key ``register``, one file or a list, as files that are there."""
+    files = [named] if isinstance(named, str) else named
+    if not isinstance(files, list) or not all(
+        isinstance(x, str) and os.path.isfile(x) for x in files
+    ):
+        raise AIDError(
+            f"{path}: register is {named!r}: name a Python file, or a list of them, as seen from "
+            "the current folder"
+        )
+    return tuple(files)
 
 
 class _Grid:

@@ -1,17 +1,20 @@
-"""What all measurements on finished runs share: the data of the run, and results that are kept."""
+"""What all measurements on finished runs share: config and data of the run, and kept results."""
 
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..config import load_config
 from ..data.kitti import register_kitti
+from ..data.register import register_from_file
 from ..errors import AIDError
 from .grid import Job
 
-__all__ = ["final_weights", "kept", "training_set"]
+__all__ = ["config_of", "final_weights", "kept", "training_set"]
 
 
 def kept(job: Job, name: str, measure: Callable[[], list[dict]]) -> list[dict]:
@@ -30,6 +33,21 @@ def kept(job: Job, name: str, measure: Callable[[], list[dict]]) -> list[dict]:
         os.replace(f"{path}.part", path)
     with open(path) as f:
         return json.load(f)
+
+
+def config_of(job: Job, *options: object) -> CfgNode:
+    """The run's config, on the CPU; what its files register is there afterwards.
+
+    Args:
+        job: a finished run.
+        options: further overrides, keys and values in turn.
+
+    Raises:
+        AIDError: a file is missing or malformed.
+    """
+    for path in job.register:
+        register_from_file(path)
+    return load_config(job.config, [*job.options, "MODEL.DEVICE", "cpu", *options])
 
 
 @contextmanager

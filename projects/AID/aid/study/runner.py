@@ -88,6 +88,7 @@ def _start(job: Job) -> subprocess.Popen:
         with open(os.path.join(job.constant_of, RESULTS)) as f:
             options += ["AID.CONSTANT", str(json.load(f)["map_mean"])]
     command = [sys.executable, "train_net.py", "--config-file", job.config, "--num-gpus", "0"]
+    command += [x for path in job.register for x in ("--register", path)]
     command += ["--resume", *options, "VIS_PERIOD", "0", "OUTPUT_DIR", job.folder]
     environment = {**os.environ, "DETECTRON2_DATASETS": job.scenes.folder}
     # Several runs of one thread do more than one run of several.

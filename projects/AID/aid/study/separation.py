@@ -9,12 +9,11 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 
-from ..config import load_config
 from ..modeling.weighting import build_weighting
 from ..report.instances import HIDDEN_VISIBLE, TINY_SIDE, Judged, judge, read_records
 from ..report.runs import Run
 from .grid import Job
-from .measured import final_weights, kept, training_set
+from .measured import config_of, final_weights, kept, training_set
 from .runner import is_done
 
 __all__ = ["auc", "jobs_to_measure", "measure_weights", "rank_correlation"]
@@ -72,7 +71,7 @@ def measure_weights(job: Job, num_images: int) -> list[dict]:
 
 
 def _measure(job: Job, num_images: int) -> list[dict]:
-    cfg = load_config(job.config, [*job.options, "MODEL.DEVICE", "cpu"])
+    cfg = config_of(job)
     final_weights(job)  # an error now if they are gone
     with training_set(job) as name:
         records = DatasetCatalog.get(name)

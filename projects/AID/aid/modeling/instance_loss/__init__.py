@@ -2,9 +2,10 @@
 
 from . import dense, fcos, gfl, two_stage
 from .base import InstanceLosses, instance_losses, loss_levels
-from .quality import detection_quality
+from .quality import DetectionQuality, detection_quality
 
 __all__ = [
+    "DetectionQuality",
     "InstanceLosses",
     "dense",
     "detection_quality",

@@ -1,5 +1,6 @@
 """How well a detector finds each ground-truth instance."""
 
+from dataclasses import dataclass
 from functools import singledispatch
 
 import torch
@@ -11,33 +12,43 @@ from torch import Tensor, nn
 from ...errors import AIDError
 from ..gfl import GFL
 
-__all__ = ["detection_quality"]
+__all__ = ["DetectionQuality", "detection_quality"]
+
+
+@dataclass
+class DetectionQuality:
+    """The best detection of each of G instances: of its class, with the largest IoU times score.
+
+    Attributes:
+        score, iou: (G,), in [0, 1]; both 0 for an instance that no detection of its class overlaps.
+    """
+
+    score: Tensor
+    iou: Tensor
 
 
 @torch.no_grad()
 def detection_quality(
     detector: nn.Module, images: ImageList, features: dict[str, Tensor], targets: list[Instances]
-) -> Tensor:
-    """The root of IoU times score of the best detection of each instance.
+) -> DetectionQuality:
+    """The best detection of each instance.
 
     Args:
         detector: in eval mode, with its own thresholds of score and suppression.
         images, features, targets: see :func:`~aid.modeling.instance_loss.instance_losses`.
 
-    Returns:
-        (G,), in [0, 1]; 0 for an instance that no detection of its class overlaps.
-
     Raises:
         AIDError: no implementation for this type of detector.
     """
-    quality = []
+    qualities = []
     for found, truth in zip(detect(detector, images, features), targets, strict=True):
         iou = pairwise_iou(truth.gt_boxes, found.pred_boxes)
-        same = truth.gt_classes[:, None] == found.pred_classes
-        product = torch.where(same, iou * found.scores, 0.0)
-        none = product.new_zeros(len(truth), 1)
-        quality.append(torch.cat([product, none], dim=1).amax(dim=1).sqrt())
-    return torch.cat(quality)
+        counts = (truth.gt_classes[:, None] == found.pred_classes) & (iou > 0)
+        # Score and IoU of each instance with each detection, and a last one for none at all.
+        pairs = nn.functional.pad(torch.stack([found.scores.expand_as(iou), iou]) * counts, (0, 1))
+        best = pairs.prod(dim=0).argmax(dim=1)
+        qualities.append(pairs.gather(2, best[:, None].expand(2, -1, 1))[:, :, 0])
+    return DetectionQuality(*torch.cat(qualities, dim=1))
 
 
 @singledispatch

@@ -222,7 +222,10 @@ def build_weighting(cfg: CfgNode) -> Weighting:
     name = cfg.AID.WEIGHTING
     if name not in WEIGHTING_REGISTRY:
         known = ", ".join(sorted(key for key, _ in WEIGHTING_REGISTRY))
-        raise AIDError(f"AID.WEIGHTING: {name!r} is unknown, choose one of {known}")
+        raise AIDError(
+            f"AID.WEIGHTING: {name!r} is unknown, choose one of {known}, or name the file that "
+            "registers it by --register (studies/rules.py has those under study)"
+        )
     return WEIGHTING_REGISTRY.get(name)(cfg)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ..instance_loss import InstanceLosses
+from ..instance_loss import DetectionQuality, InstanceLosses
 
 __all__ = ["Evidence", "PartWeights", "Weights"]
 
@@ -20,14 +20,13 @@ class Evidence:
         teacher: its losses against the ground truth.
         classes: (G,), category ids of the ground truth.
         student: the student's own, where a rule asks for them.
-        quality: (G,), in [0, 1], of the teacher's best detection of each instance, where a rule
-            asks for it.
+        quality: of the teacher's best detection of each instance, where a rule asks for it.
     """
 
     teacher: InstanceLosses
     classes: Tensor | None = None
     student: InstanceLosses | None = None
-    quality: Tensor | None = None
+    quality: DetectionQuality | None = None
 
     def only(self, *names: str) -> "Evidence":
         """What is known by these parts of the losses alone."""
