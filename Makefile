@@ -5,17 +5,12 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 export DETECTRON2_DATASETS ?= datasets
-# The teacher learned from old labels, in which most cyclists are called pedestrians. The students'
-# are right, and so are those of all validation scenes.
 SCENES := $(DETECTRON2_DATASETS)/synthetic_kitti
-OLD_LABELS := $(DETECTRON2_DATASETS)/old_labels
-OLD_SCENES := $(OLD_LABELS)/synthetic_kitti
-OLD_OPTIONS := --cyclist-as-pedestrian 0.8
 RUNS := output/quickstart
 TEACHER := faster_rcnn_R34_FPN
-DISTILLED := faster_rcnn_R18_from_R34_none faster_rcnn_R18_from_R34
-STUDENTS := faster_rcnn_R18_FPN $(DISTILLED)
-# Options of datasets/make_synthetic_kitti.py for both.
+DISTILLED := faster_rcnn_R18_from_R34
+STUDENTS := faster_rcnn_R18_FPN faster_rcnn_R18_FPN_equal_time $(DISTILLED)
+# Options of datasets/make_synthetic_kitti.py.
 SCENE_OPTIONS ?=
 # Options of tools/benchmark.py.
 BENCHMARK_OPTIONS ?=
@@ -43,12 +38,12 @@ $(INSTALLED): requirements.txt setup.py tools/install_detectron2.py
 	$(BIN)/python -m pip install --editable '.[dev]'
 	@touch $@
 
-demo: reuse $(RUNS)/report/report.md  ## a teacher, a student without and with it, and a report
+demo: reuse $(RUNS)/report/report.md  ## a teacher, students without and with it, and a report
 	@cat $(RUNS)/report/report.md
 	@echo
 	@echo "Report with pictures: $(RUNS)/report/report.html"
 
-reuse: $(SCENES)/training/scenes.json $(OLD_SCENES)/training/scenes.json
+reuse: $(SCENES)/training/scenes.json
 	@for run in $(TEACHER) $(STUDENTS); do \
 		if [ $(RUNS)/$$run/.finished -nt $< ]; then \
 			echo "$(RUNS)/$$run: trained before, used as it is (make clean removes it)"; \
@@ -59,20 +54,13 @@ reuse: $(SCENES)/training/scenes.json $(OLD_SCENES)/training/scenes.json
 $(SCENES)/training/scenes.json: always | $(INSTALLED)
 	$(BIN)/python datasets/make_synthetic_kitti.py $(SCENE_OPTIONS)
 
-$(OLD_SCENES)/training/scenes.json: always | $(INSTALLED)
-	$(BIN)/python datasets/make_synthetic_kitti.py --output $(OLD_SCENES) $(SCENE_OPTIONS) $(OLD_OPTIONS)
-
-$(RUNS)/$(TEACHER)/.finished: DATA := $(OLD_LABELS)
-$(RUNS)/$(TEACHER)/.finished: $(OLD_SCENES)/training/scenes.json
-$(STUDENTS:%=$(RUNS)/%/.finished): $(SCENES)/training/scenes.json
+$(patsubst %,$(RUNS)/%/.finished,$(TEACHER) $(STUDENTS)): $(SCENES)/training/scenes.json
 $(DISTILLED:%=$(RUNS)/%/.finished): $(RUNS)/$(TEACHER)/.finished
 
 # An interrupted run goes on; one on older scenes, or with an older teacher, starts afresh.
-$(RUNS)/%/.finished: DATA := $(DETECTRON2_DATASETS)
 $(RUNS)/%/.finished:
 	@for input in $^; do if [ $$input -nt $(@D)/config.yaml ]; then rm -rf $(@D); fi; done
-	DETECTRON2_DATASETS=$(DATA) $(BIN)/python train_net.py \
-		--config-file configs/Quickstart/$*.yaml --num-gpus 0 --resume $(TRAIN_OPTIONS)
+	$(BIN)/python train_net.py --config-file configs/Quickstart/$*.yaml --num-gpus 0 --resume $(TRAIN_OPTIONS)
 	@touch $@
 
 $(RUNS)/report/report.md: $(foreach run,$(TEACHER) $(STUDENTS),$(RUNS)/$(run)/.finished)
@@ -117,7 +105,7 @@ docs: install  ## the documentation as HTML, in output/docs/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs output/docs/html
 
 clean:  ## remove what the demo made
-	rm -rf $(RUNS) $(SCENES) $(OLD_LABELS)
+	rm -rf $(RUNS) $(SCENES)
 
 distclean: clean  ## remove .venv too
 	rm -rf .venv docs/api projects/AID/*.egg-info

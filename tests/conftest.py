@@ -88,6 +88,12 @@ RETINANET = {
 }
 GFL = {"MODEL": {"GFL": {"NUM_CLASSES": 3, "NUM_CONVS": 1, "NORM": "", "ANCHOR_SCALE": 2.0}}}
 FCOS = {"MODEL": {"FCOS": {"NUM_CLASSES": 3, "NUM_CONVS": 1, "NORM": "", "PRIOR_DISTANCE": 1.0}}}
+# The losses of AID's paper at their own weights: with adapters, blocks and several terms they have
+# all that a distillation loss can have.
+PAPER = ["DISTILLATION.LOSSES", ["AttentionGuidedLoss", "NonLocalLoss"]]
+PAPER += ["DISTILLATION.BALANCE", 0.0, "DISTILLATION.STANDARDIZE", False]
+PAPER += ["DISTILLATION.ADAPT_EQUAL_WIDTHS", True, "DISTILLATION.RELATIVE_TEMPERATURE", False]
+PAPER += ["DISTILLATION.NON_LOCAL.TRAIN_TEACHER", True]
 KINDS = {
     "faster_rcnn": ("Base-RCNN-FPN.yaml", [RCNN]),
     "mask_rcnn": ("Base-RCNN-FPN.yaml", [RCNN, MASK]),
@@ -167,7 +173,7 @@ def student_config(tiny_config, tmp_path):
             torch.manual_seed(17)
             torch.save({"model": build_model(load_config(path)).state_dict()}, weights)
         arch = "AID" + load_config(tiny_config(student)).MODEL.META_ARCHITECTURE
-        keys = ["MODEL.META_ARCHITECTURE", arch]
+        keys = ["MODEL.META_ARCHITECTURE", arch, *PAPER]
         keys += ["TEACHER.CONFIG_FILE", path, "TEACHER.WEIGHTS", str(weights)]
         return load_config(tiny_config(student, [*keys, *opts], name=f"{student}_student"))
 

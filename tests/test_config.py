@@ -19,13 +19,19 @@ DETECTORS = [f for f in FILES if not f.startswith("backbones") and "Base" not in
 FRAGMENTS = [f for f in FILES if f not in DETECTORS]
 STUDENTS = [f for f in DETECTORS if "_from_" in f]
 # The folder of a student's baseline.
-BASELINES = {"AID": "KITTI", "AID/COCO-Traffic": "COCO-Traffic", "Quickstart": "Quickstart"}
+BASELINES = {
+    "AID": "KITTI",
+    "AID/Paper": "KITTI",
+    "AID/COCO-Traffic": "COCO-Traffic",
+    "Quickstart": "Quickstart",
+}
 
 
 def test_the_configs_that_users_are_told_of_exist():
     expected = []
     for meta_arch in ("faster_rcnn", "retinanet", "gfl"):
         expected += [f"AID/{meta_arch}_R101_from_R101"]
+        expected += [f"AID/Paper/{meta_arch}_{r}_from_R101" for r in ("R18", "R50")]
     for meta_arch in ("faster_rcnn", "retinanet", "gfl", "fcos"):
         expected += [f"KITTI/{meta_arch}_{r}_FPN" for r in ("R18", "R50", "R101")]
         expected += [f"AID/{meta_arch}_{r}_from_R101" for r in ("R18", "R50")]
@@ -34,10 +40,8 @@ def test_the_configs_that_users_are_told_of_exist():
     for meta_arch in ("faster_rcnn", "mask_rcnn", "retinanet", "gfl"):
         expected += [f"COCO-Traffic/{meta_arch}_{r}_FPN" for r in ("R18", "R50", "R101")]
         expected += [f"AID/COCO-Traffic/{meta_arch}_{r}_from_R101" for r in ("R18", "R50")]
-    expected += [
-        f"AID/faster_rcnn_R18_from_R101_{g}" for g in ("none", "level", "image", "instance")
-    ]
-    expected.append("Quickstart/faster_rcnn_R18_from_two")
+    expected += [f"AID/Paper/faster_rcnn_R18_from_R101_{g}" for g in ("none", "level", "image")]
+    expected += ["Quickstart/faster_rcnn_R18_from_two", "Quickstart/faster_rcnn_R18_FPN_equal_time"]
     assert sorted(f"{name}.yaml" for name in expected) == DETECTORS
 
 

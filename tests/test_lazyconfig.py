@@ -74,7 +74,7 @@ def test_it_is_the_yaml_run_bit_for_bit(lazy, script, teacher, stream, tmp_path,
     trainer.resume_or_load(resume=False)
     trainer.train()
     expected, found = losses_of(tmp_path / "yaml"), losses_of(tmp_path / "lazy")
-    assert expected == found and found["loss_distill_feature"] > 0 and found["loss_cls"] > 0
+    assert expected == found and found["loss_distill_pkd"] > 0 and found["loss_cls"] > 0
     expected, found = (torch.load(tmp_path / name / "model_final.pth") for name in ("yaml", "lazy"))
     for part in ("model", "distillation"):
         assert expected[part].keys() == found[part].keys()
@@ -107,7 +107,7 @@ def test_each_kind_of_config_has_its_script(script, teacher):
 def test_lessons_that_cannot_be_taught(lazy, script):
     once = list(lazy.model.lessons[0].losses)
     lazy.model.lessons[0].losses = [*once, once[0]]
-    said = "losses of one teacher, AttentionGuidedLoss, NonLocalLoss, AttentionGuidedLoss: name"
+    said = "losses of one teacher, PKDLoss, PKDLoss: name"
     with pytest.raises(AIDError, match=said):
         script.do_train(lazy, resume=False)
     lazy.model.lessons[0].losses = once

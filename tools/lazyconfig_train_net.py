@@ -30,9 +30,10 @@ from detectron2.utils import comm
 
 from aid.checkpoint import StrictCheckpointer, StudentCheckpointer
 from aid.engine.accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
-from aid.engine.hooks import SeedStep
+from aid.engine.hooks import SeedStep, UpdateBalance
 from aid.engine.optimizer import pause_adapters
 from aid.errors import AIDError, main_with_clear_errors
+from aid.modeling.inheritance import inherit
 
 
 def do_test(cfg, model):
@@ -62,13 +63,18 @@ def do_train(cfg, resume):
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
         hooks.EvalHook(cfg.train.eval_period, lambda: do_test(cfg, model)),
     ]
+    student = getattr(model, "module", model)
+    if getattr(student, "balance", None) is not None:
+        every.insert(1, UpdateBalance(student.balance))
     if comm.is_main_process():
-        every.insert(3, hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
+        every.insert(-1, hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
         writers = default_writers(folder, cfg.train.max_iter)
         every.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
     trainer.register_hooks(every)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     goes_on = resume and checkpointer.has_checkpoint()
+    if cfg.train.get("inherit", False) and not goes_on:
+        inherit(student, student.teacher.detector)
     trainer.train(trainer.iter + 1 if goes_on else 0, cfg.train.max_iter)
 
 

@@ -21,7 +21,7 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 from aid.engine.optimizer import clipped
 from aid.evaluation import build_evaluator
 from aid.modeling import AIDGeneralizedRCNN, distilled, lesson, load_teacher
-from aid.modeling.losses import AttentionGuidedLoss, NonLocalLoss
+from aid.modeling.losses import PKDLoss
 from aid.modeling.schedule import Schedule
 from aid.modeling.weighting import ExponentialWeighting
 
@@ -53,23 +53,13 @@ teacher = L(load_teacher)(
     config_file="configs/Quickstart/faster_rcnn_R34_FPN.yaml",
     weights="output/quickstart/faster_rcnn_R34_FPN/model_final.pth",
 )
-losses = [
-    L(AttentionGuidedLoss)(
-        channels=BOTH,
-        temperature=0.5,
-        feature_weight=1e-4,
-        channel_weight=3.3e-3,
-        spatial_weight=1e-2,
-        scale="sum",
-    ),
-    L(NonLocalLoss)(channels=BOTH, subsample=[8, 4, 2, 2, 2], weight=1e-4, scale="sum"),
-]
+losses = [L(PKDLoss)(channels=BOTH, weight=6.0)]
 weighting = L(ExponentialWeighting)(alpha=0.1, granularity="instance", background="mean")
 model = L(distilled)(
     student=student,
     lessons=[L(lesson)(teacher=teacher, losses=losses, weighting=weighting, levels=LEVELS)],
     schedule=L(Schedule)(max_iter="${train.max_iter}"),
-    weight=2.5,
+    balance=10.0,
 )
 
 resize = L(T.ResizeShortestEdge)(short_edge_length=96, max_size=320)
@@ -110,3 +100,4 @@ lr_multiplier = L(WarmupParamScheduler)(
 train = get_config("common/train.py").train
 train.update(output_dir="output/lazy/faster_rcnn_R18_from_R34", max_iter=200, device="cpu", seed=1)
 train.update(eval_period=0, checkpointer=dict(period=200, max_to_keep=100))
+train.inherit = True  # the student starts from the teacher's FPN and heads

@@ -6,9 +6,6 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
-# Statistics of the few cells of the tiny nets' coarsest maps would make rounding errors large.
-PAPER = ["DISTILLATION.STANDARDIZE", False, "DISTILLATION.RELATIVE_TEMPERATURE", False]
-PAPER += ["DISTILLATION.ADAPT_EQUAL_WIDTHS", True, "DISTILLATION.NON_LOCAL.TRAIN_TEACHER", True]
 NUM_INSTANCES = (2, 0, 3, 1)  # one image is empty; so is a whole process, if there are four
 
 
@@ -54,7 +51,7 @@ def test_a_share_of_the_batch_in_each_process(
     student, rule, normalize, norm, processes, student_model, make_batch, in_processes
 ):
     opts = ["MODEL.RESNETS.NORM", norm, "AID.NORMALIZE", normalize, "AID.WEIGHTING", rule]
-    model, _ = student_model(student, opts=[*opts, *PAPER])
+    model, _ = student_model(student, opts=opts)
     for name, parameter in model.named_parameters():
         if name.endswith(".norm.weight") and "distillation" in name:  # non-local blocks that act
             torch.nn.init.uniform_(parameter, 0.1, 0.3)
