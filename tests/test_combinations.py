@@ -43,6 +43,7 @@ DATASETS: {{TRAIN: ["kitti_train"]}}
 TEACHER: {{CONFIG_FILE: {teacher}, WEIGHTS: {weights}}}
 DISTILLATION:
   LOSSES: [{loss}]
+  BALANCE: 0.0
   RESPONSE: {{MIN_SCORE: 0.005}}
 AID: {{WEIGHTING: {rule}, DISTRUSTED_CLASSES: ["Cyclist"]}}
 """

@@ -118,7 +118,9 @@ def gradients(student, batch, steps):
 def test_micro_batches_have_the_gradients_of_processes(
     processes, steps, student_model, make_batch, in_processes
 ):
-    model, _ = student_model("faster_rcnn", opts=["MODEL.RESNETS.NORM", "FrozenBN"])
+    # The batch norm of the non-local block is over all processes, and by the micro-batch.
+    opts = ["MODEL.RESNETS.NORM", "FrozenBN", "DISTILLATION.LOSSES", ["AttentionGuidedLoss"]]
+    model, _ = student_model("faster_rcnn", opts=opts)
     batch = make_batch((2, 0, 3, 1))
     expected = in_processes(4, gradients, model, batch, 1)[0]
     for found in in_processes(processes, gradients, model, batch, steps):

@@ -127,7 +127,9 @@ def test_divergence_names_iteration_and_images(amp, run_config, toy_dataset):
 
 
 def test_the_process_with_the_images_names_them(run_config, in_processes):
-    cfg = run_config("run", opts=["SOLVER.IMS_PER_BATCH", 4, "TEACHER.COMPARE_BATCHES", 0])
+    opts = ["SOLVER.IMS_PER_BATCH", 4, "TEACHER.COMPARE_BATCHES", 0]
+    opts += ["DISTILLATION.LOSSES", ["AttentionGuidedLoss"]]  # the non-local block's norm is shared
+    cfg = run_config("run", opts=opts)
     other, broken = in_processes(2, train, cfg, 1)
     assert "loss_distill_feature is nan" in broken and " on images /" in broken
     assert "nan" not in other

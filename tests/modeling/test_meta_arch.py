@@ -257,7 +257,8 @@ def test_attaching_says_what_is_in_use(student_config, caplog):
     said = next(m for m in caplog.messages if m.startswith("Distillation:"))
     for part in (cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.WEIGHTS, "M parameters", "p3 (stride 8)"):
         assert part in said
-    assert "AttentionGuidedLoss(temperature 0.5" in said and "NonLocalLoss(weight 4e-05" in said
+    assert "AttentionGuidedLoss(temperature 0.5" in said
+    assert "NonLocalLoss(non_local 4e-05" in said
     assert "ExponentialWeighting by instance" in said and "alpha 0.1" in said
 
 

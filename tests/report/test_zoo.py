@@ -127,11 +127,11 @@ def test_memory_is_what_the_gpus_log_says(zoo, run):
 
 
 def test_what_the_config_has_otherwise_today_is_named(zoo, run):
-    opts = ["DISTILLATION.WEIGHT", 1.0, "SOLVER.BASE_LR", 0.5, "SEED", 7, "VIS_PERIOD", 3]
+    opts = ["DISTILLATION.WEIGHT", 2.0, "SOLVER.BASE_LR", 0.5, "SEED", 7, "VIS_PERIOD", 3]
     zoo.add(run(STUDENT, 15.0, opts))
     zoo.fill()
     (row,) = (x for x in (zoo.root / "MODEL_ZOO.md").read_text().splitlines() if "json" in x)
-    assert ".yaml), with DISTILLATION.WEIGHT 1.0, SOLVER.BASE_LR 0.5 |" in row
+    assert ".yaml), with DISTILLATION.WEIGHT 2.0, SOLVER.BASE_LR 0.5 |" in row
 
 
 def test_a_run_elsewhere_is_told_its_config_and_its_plain_student(zoo, run):
@@ -176,7 +176,7 @@ def test_the_page_is_what_its_records_say(repository, zoo):
     assert links and all(os.path.exists(os.path.join(repository, x)) for x in links)
 
 
-@pytest.mark.parametrize("section", ["Quickstart", "AID", "AID/COCO-Traffic"])
+@pytest.mark.parametrize("section", ["Quickstart", "AID", "AID/Paper", "AID/COCO-Traffic"])
 def test_the_pages_commands_fill_all_of_its_rows(section, repository):
     with open(os.path.join(repository, "MODEL_ZOO.md")) as f:
         *_, before, table = re.split(rf"<!-- zoo: configs/{section} -->", f.read())

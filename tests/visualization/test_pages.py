@@ -141,7 +141,7 @@ def test_a_checkpoint_without_adapters_leaves_a_map_out_and_says_so(
 
 
 def test_what_else_is_left_out_is_said(student_config, toy_dataset, tmp_path):
-    opts = ["DISTILLATION.LOSSES", ["PKDLoss"], "AID.GRANULARITY", "none"]
+    opts = ["DISTILLATION.LOSSES", ["CWDLoss"], "AID.GRANULARITY", "none"]
     found, pages = write(student_config("retinanet", opts=opts), toy_dataset, tmp_path / "a")
     assert found == ["0.png", "3.png"]
     assert [note.split(":")[0] for note in pages.notes] == [

@@ -64,9 +64,11 @@ class Job:
 
     @property
     def imitates_everywhere(self) -> bool:
-        """Whether it is plain distillation."""
-        is_taught = "TEACHER.WEIGHTS" in self.options
-        return is_taught and "none" in self.options and self.constant_of is None
+        """Whether it is plain distillation at a fixed weight: gradients tell how strong it is."""
+        options = dict(zip(self.options[::2], self.options[1::2], strict=True))
+        is_fixed = float(options.get("DISTILLATION.BALANCE", 1)) == 0
+        is_taught = is_fixed and "TEACHER.WEIGHTS" in options
+        return is_taught and "none" in options.values() and self.constant_of is None
 
     @property
     def keeps_weights(self) -> bool:

@@ -4,7 +4,7 @@ Shape letters: G instances of the image, (H, W) size of a level.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ..modeling.lesson import Judgement, Lesson
-from ..modeling.losses.attention import spatial_attention
 from ..modeling.meta_arch import DistillationMixin
 
 __all__ = ["Seen", "as_in_first_step", "collect"]
@@ -53,26 +52,31 @@ class Seen:
 
 
 @torch.no_grad()
-def collect(student: DistillationMixin, sample: dict, temperature: float) -> list[Seen]:
+def collect(
+    student: DistillationMixin, sample: dict, attention: Callable[[Tensor], Tensor]
+) -> list[Seen]:
     """What each teacher of a student sees in an image, with a training step's own functions.
 
     Args:
         student: with its teachers, in eval mode.
         sample: one of the model's ``batched_inputs``.
-        temperature: of the attention.
+        attention: from features (N, C, H, W) to attention (N, 1, H, W) of mean 1.
     """
     instances = [sample["instances"].to(student.device)]
     images = student.preprocess_image([sample]).tensor
     features = student.backbone(images)
     judgements = student.judge([sample], instances, images, features)
     return [
-        _seen(lesson, judgement, features, temperature)
+        _seen(lesson, judgement, features, attention)
         for lesson, judgement in zip(student.lessons, judgements, strict=True)
     ]
 
 
 def _seen(
-    lesson: Lesson, judgement: Judgement, features: dict[str, Tensor], temperature: float
+    lesson: Lesson,
+    judgement: Judgement,
+    features: dict[str, Tensor],
+    attention: Callable[[Tensor], Tensor],
 ) -> Seen:
     weights, evidence = judgement.weights, judgement.evidence
     theirs = {level: judgement.view.features[level].float() for level in lesson.strides}
@@ -85,13 +89,13 @@ def _seen(
     # The losses that ask for equal features; others leave their scale, or all of them, free.
     adapting = [loss for loss in lesson.losses.values() if hasattr(loss, "adapt")]
     if adapting:
+        ones = {level: torch.ones_like(x[:, :1]) for level, x in theirs.items()}
         difference = {
-            level: _difference(teacher, adapting[0].adapt(level, ours[level]))
+            level: _difference(*adapting[0].compared(level, ours[level], teacher, ones[level]))
             for level, teacher in theirs.items()
         }
-    attention, student_attention = (
-        {level: spatial_attention(x, temperature)[0, 0].cpu() for level, x in maps.items()}
-        for maps in (theirs, ours)
+    teacher_attention, student_attention = (
+        {level: attention(x)[0, 0].cpu() for level, x in maps.items()} for maps in (theirs, ours)
     )
     return Seen(
         weights=None if weights.instance is None else weights.instance.cpu(),
@@ -99,13 +103,13 @@ def _seen(
         parts=parts,
         strides=lesson.strides,
         maps={level: x[0, 0].cpu() for level, x in weights.maps.items()},
-        attention=attention,
+        attention=teacher_attention,
         student_attention=student_attention,
         difference=difference,
     )
 
 
-def _difference(teacher: Tensor, student: Tensor) -> Tensor:
+def _difference(student: Tensor, teacher: Tensor) -> Tensor:
     distance = (teacher - student).square().mean(dim=1).sqrt()[0]
     scale = teacher.square().mean().sqrt()
     return (distance / scale.clamp(min=1e-12)).cpu()

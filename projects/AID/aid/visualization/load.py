@@ -10,6 +10,7 @@ from detectron2.utils.env import seed_all_rng
 from ..checkpoint import StrictCheckpointer, StudentCheckpointer, clear_load_errors, load_file
 from ..engine.setup import check_dataset
 from ..errors import AIDError
+from ..modeling.inheritance import inherit
 from ..modeling.meta_arch import DistillationMixin
 
 __all__ = ["build_student", "choose_images", "load_records", "load_trained"]
@@ -34,6 +35,8 @@ def build_student(cfg: CfgNode) -> DistillationMixin:
     student = build_model(cfg)
     student.attach_distillation(cfg)
     StudentCheckpointer(student).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    if cfg.TEACHER.INHERIT:
+        inherit(student, student.teacher.detector)
     return student.eval()
 
 

@@ -5,12 +5,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
+from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import AIDError
+from ..modeling.losses.attention import spatial_attention
+from ..modeling.losses.positions import standardized
 from ..report.instances import load_sample
 from .collect import Seen, as_in_first_step, collect
 from .contact_sheet import Entry, draw_contact_sheet, entries_of, extremes
@@ -82,10 +86,16 @@ class Pages:
         return paths
 
     def _collect(self, records: list[dict], what: str) -> Iterator[tuple[dict, list[Seen]]]:
-        temperature = self.cfg.DISTILLATION.ATTENTION.TEMPERATURE
         for record in tqdm(records, desc=what, unit="image"):
             sample = self._load(record)
-            yield sample, collect(self.student, sample, temperature)
+            yield sample, collect(self.student, sample, self._attention)
+
+    def _attention(self, features: Tensor) -> Tensor:
+        """See :func:`collect`."""
+        keys = self.cfg.DISTILLATION
+        if keys.STANDARDIZE:
+            features = standardized(features, torch.ones_like(features[:, :1]))
+        return spatial_attention(features, keys.ATTENTION.TEMPERATURE, keys.RELATIVE_TEMPERATURE)
 
     def _load(self, record: dict) -> dict:
         try:

@@ -143,6 +143,12 @@ class FeatureLoss(DistillationLoss):
         """Features (N, C, H, W) as they are compared, ahead of adapters; weights (N, 1, H, W)."""
         return standardized(features, weights) if self.standardize else features
 
+    def compared(
+        self, name: str, student: Tensor, teacher: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Both sides (N, C_t, H, W) as their difference is imitated, if the loss has ``adapt``."""
+        return self.adapt(name, self.seen(student, weights)), self.seen(teacher, weights)
+
     def terms(
         self,
         student: dict[str, Tensor],

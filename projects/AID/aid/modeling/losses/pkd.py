@@ -33,12 +33,20 @@ class PKDLoss(SingleTermLoss):
     key = "PKD"
     can_standardize = False  # it always does, behind the adapter
 
+    def adapt(self, level: str, student: Tensor) -> Tensor:
+        """The student's features (N, C_s, H, W) with the teacher's channels."""
+        return self.adapters[level](student)
+
+    def compared(
+        self, name: str, student: Tensor, teacher: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`FeatureLoss`."""
+        return standardized(self.adapt(name, student), weights), standardized(teacher, weights)
+
     def level(
         self, name: str, student: Tensor, teacher: Tensor, weights: Tensor, context: Context
     ) -> tuple[Tensor]:
         """See :class:`FeatureLoss`."""
-        student, teacher = (
-            standardized(x, weights) for x in (self.adapters[name](student), teacher)
-        )
+        student, teacher = self.compared(name, student, teacher, weights)
         squared = (teacher - student).square().mean(dim=1, keepdim=True)
         return ((weights * squared).mean() / 2,)
