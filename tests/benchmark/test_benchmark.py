@@ -69,7 +69,7 @@ def test_every_family_is_measured(kind, config_file, benchmark, tmp_path):
         assert found["ratios"][f"{name}_to_floor"] > 0
     assert found["ratios"]["aid_to_plain_distillation"] > 0
     assert found["ratios"]["memory_overhead"] is None
-    assert {"AttentionGuidedLoss", "NonLocalLoss", "weighting"} <= set(found["shares"])
+    assert {"PKDLoss", "weighting"} <= set(found["shares"])
     assert found["images_per_second"]["student"] == pytest.approx(2 / found["seconds"]["student"])
     for wanted in ("plain student's step", "floor of AID", "AID's step, by level", "64x96"):
         assert wanted in page
