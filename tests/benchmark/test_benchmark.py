@@ -11,9 +11,10 @@ from aid.benchmark import Results, Settings, measure, random_batch
 from aid.benchmark.inputs import SMALLEST_SIDE
 from aid.benchmark.memory import can_measure, measure_memory
 from aid.benchmark.nets import Nets, random_detector, write_teacher_weights
-from aid.benchmark.timing import as_in_training, time_rounds
+from aid.benchmark.timing import ORDINARY, as_in_training, time_rounds
 from aid.config import load_config
 from aid.errors import AIDError
+from aid.modeling.balance import PERIOD
 from aid.modeling.schedule import Schedule
 
 CPU = torch.device("cpu")
@@ -69,10 +70,12 @@ def test_every_family_is_measured(kind, config_file, benchmark, tmp_path):
         assert found["ratios"][f"{name}_to_floor"] > 0
     assert found["ratios"]["aid_to_plain_distillation"] > 0
     assert found["ratios"]["memory_overhead"] is None
-    assert {"AttentionGuidedLoss", "NonLocalLoss", "weighting"} <= set(found["shares"])
+    assert {"PKDLoss", "weighting"} <= set(found["shares"])
     assert found["images_per_second"]["student"] == pytest.approx(2 / found["seconds"]["student"])
+    assert found["seconds"]["balance"] > 0 and "balance_overhead" in found["ratios"]
     for wanted in ("plain student's step", "floor of AID", "AID's step, by level", "64x96"):
         assert wanted in page
+    assert "measuring gradients" in page
 
 
 OWN_LOSS = """
@@ -95,9 +98,11 @@ def test_a_loss_of_ones_own(config_file, benchmark, tmp_path):
     own, numbers = tmp_path / "own.py", tmp_path / "numbers.json"
     own.write_text(OWN_LOSS)
     options = ["--register", str(own), "--no-memory", "--json", str(numbers)]
-    losses = ["DISTILLATION.LOSSES", '["MeasuredLoss"]']
-    benchmark("--config-file", config_file(), *options, *losses)
+    losses = ["DISTILLATION.LOSSES", '["MeasuredLoss"]', "DISTILLATION.BALANCE", "0.0"]
+    page = benchmark("--config-file", config_file(), *options, *losses)
     found = json.loads(numbers.read_text())
+    assert "balance" not in found["seconds"] and "balance_overhead" not in found["ratios"]
+    assert "measuring" not in page
     assert found["seconds"]["MeasuredLoss"] > 0
     assert "MeasuredLoss" in found["shares"] and "NonLocalLoss" not in found["shares"]
 
@@ -294,9 +299,14 @@ def test_rounds_are_checked_before_anything_is_built():
         measure(Settings("no such file"), repeat=1)
 
 
-def test_what_is_measured_imitates_also_where_imitation_starts_late(config_file):
-    cfg = Settings(config_file(), ("DISTILLATION.SCHEDULE.START_ITER", "9")).apply()
-    assert Schedule(cfg)(0) == 1
+@pytest.mark.parametrize(
+    "opts",
+    [("START_ITER", "90"), ("END_ITER", "5"), ("WARMUP_ITERS", "50"), ("DECAY", "cosine")],
+)
+def test_what_is_measured_imitates_in_full_whatever_the_schedule(opts, config_file):
+    key, value = opts
+    cfg = Settings(config_file(), (f"DISTILLATION.SCHEDULE.{key}", value)).apply()
+    assert all(Schedule(cfg)(x) == 1 for x in (ORDINARY, PERIOD))
 
 
 def test_configs_are_read_as_train_net_reads_them(config_file):

@@ -123,3 +123,10 @@ def test_what_aid_waits_for(kind, scalars, nonzero, count):
         choices = 2 if (kind, step) == ("faster_rcnn", "aid_instance") else 0
         waits = [scalars - PADDED_SIZE, nonzero + choices, 0]
         assert [more[name] for name in WAITS] == waits, step
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+def test_measuring_for_balance_reads_nothing_back(kind, count):
+    found = count(kind, FEW, ["DISTILLATION.BALANCE", 10.0])
+    more = beyond(found["balance"], found["plain_distillation"])
+    assert more and [more[name] for name in WAITS] == [0, 0, 0]

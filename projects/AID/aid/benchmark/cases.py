@@ -9,9 +9,12 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..errors import AIDError
+from ..modeling.balance import PERIOD
 from ..modeling.losses import Context
 from ..modeling.responses import Answer
 from ..modeling.teacher import TeacherView
@@ -22,6 +25,7 @@ from .nets import Nets
 __all__ = [
     "AID",
     "AID_STEPS",
+    "BALANCE",
     "MEMORY_CASES",
     "PLAIN_DISTILLATION",
     "STUDENT",
@@ -30,6 +34,7 @@ __all__ = [
     "INSTANCE_LOSSES",
     "WEIGHTING",
     "Case",
+    "balance_cases",
     "make_case",
     "make_cases",
 ]
@@ -42,6 +47,7 @@ TEACHER_HEADS = "teacher_heads"
 INSTANCE_LOSSES = "instance_losses"
 WEIGHTING = "weighting"
 PLAIN_DISTILLATION = "plain_distillation"
+BALANCE = "balance"
 AID = "aid_instance"
 # Names of the steps with AID, and their AID.GRANULARITY; the first one is the method's default.
 AID_STEPS = {AID: "instance", "aid_level": "level", "aid_image": "image"}
@@ -50,15 +56,20 @@ STEPS = {PLAIN_DISTILLATION: "none", **AID_STEPS}
 MEMORY_CASES = (STUDENT, TEACHER, TEACHER_HEADS, PLAIN_DISTILLATION, AID)
 
 
+def balance_cases(cfg: CfgNode) -> tuple[str, ...]:
+    """Name of the step that measures gradients, if DISTILLATION.BALANCE has any step do so."""
+    return (BALANCE,) if cfg.DISTILLATION.BALANCE > 0 else ()
+
+
 def make_cases(
-    nets: Nets, batch: list[dict], steps: tuple[str, ...] = tuple(STEPS)
+    nets: Nets, batch: list[dict], steps: tuple[str, ...] | None = None
 ) -> dict[str, Case]:
     """All cases, in the order in which a step does them.
 
     Args:
         nets: students and teacher.
         batch: the input of all cases.
-        steps: which of the distillation steps.
+        steps: which of the distillation steps; None for all.
 
     Returns:
         {name: case}; the parts that are distillation losses have the names of DISTILLATION.LOSSES.
@@ -66,6 +77,9 @@ def make_cases(
     Raises:
         AIDError: the student cannot train on images of this size.
     """
+    if steps is None:
+        # Next to each other, since their difference is small.
+        steps = (PLAIN_DISTILLATION, *balance_cases(nets.cfg), *AID_STEPS)
     whole = (STUDENT, TEACHER, TEACHER_HEADS, INSTANCE_LOSSES)
     replays = _replays(nets, batch)
     cases = {name: make_case(name, nets, batch) for name in whole} | replays
@@ -78,6 +92,8 @@ def make_case(name: str, nets: Nets, batch: list[dict]) -> Case:
         return partial(nets.plain.step, batch)
     if name in STEPS:
         return _step(nets, batch, _weighting(nets, STEPS[name]))
+    if name == BALANCE:
+        return _measuring(nets, make_case(PLAIN_DISTILLATION, nets, batch))
     teacher = nets.teacher  # built now, not during the first run
     if name == TEACHER:
         return partial(_view, nets, batch)
@@ -105,6 +121,18 @@ def _step(nets: Nets, batch: list[dict], weighting: Weighting) -> Case:
         trainee.step(batch)
 
     return step
+
+
+def _measuring(nets: Nets, step: Case) -> Case:
+    """A step at an iteration at which the gradients are measured for DISTILLATION.BALANCE."""
+    balance = nets.distilled.model.balance
+
+    def measuring() -> None:
+        with EventStorage(PERIOD):
+            step()
+        balance.update()  # as the trainer's hook does
+
+    return measuring
 
 
 def _view(nets: Nets, batch: list[dict]) -> TeacherView:

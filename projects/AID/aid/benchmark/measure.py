@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 
 from ..errors import AIDError
 from ..malloc import keep_freed_memory
-from .cases import MEMORY_CASES, make_cases
+from .cases import MEMORY_CASES, balance_cases, make_cases
 from .inputs import random_batch
 from .memory import can_measure, measure_memory
 from .nets import Nets, num_bytes, write_teacher_weights
@@ -44,7 +44,8 @@ def measure(
         torch.cuda.empty_cache()
         peaks = {}
         if memory and can_measure(torch.device(settings.device)):
-            peaks = measure_memory(settings, cfg.TEACHER.WEIGHTS, MEMORY_CASES)
+            names = (*MEMORY_CASES, *balance_cases(cfg))
+            peaks = measure_memory(settings, cfg.TEACHER.WEIGHTS, names)
             peaks[TEACHER_WEIGHTS] = teacher_bytes
     return Results(rounds, losses, peaks, settings.batch)
 

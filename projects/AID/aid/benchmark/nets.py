@@ -1,5 +1,6 @@
 """The nets that are measured, with random weights, and their training step."""
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,6 +78,10 @@ class Nets:
         model = random_detector(self.cfg, self._sample).train()
         model.attach_distillation(self.cfg)
         model.lessons[0].teacher = self.teacher  # one will do for all cases
+        if model.balance is not None:
+            # As if measured once, since a factor of 0 is none of a run: the losses' own weights.
+            model.balance.num_measured.fill_(1)
+            model.balance.log_quotient.fill_(-math.log(model.balance.ratio))
         return Trainee(model, build_optimizer(self.cfg, model), self.amp)
 
     @cached_property

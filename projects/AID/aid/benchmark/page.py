@@ -2,8 +2,10 @@
 
 from tabulate import tabulate
 
+from ..modeling.balance import PERIOD
 from .cases import (
     AID_STEPS,
+    BALANCE,
     INSTANCE_LOSSES,
     PLAIN_DISTILLATION,
     STUDENT,
@@ -25,6 +27,7 @@ TITLES = {
     WEIGHTING: "weighting",
     "plain_distillation_floor": "floor of plain distillation",
     PLAIN_DISTILLATION: "plain distillation's step",
+    BALANCE: "the same, measuring gradients",
     "aid_floor": "floor of AID",
     **{name: f"AID's step, by {granularity}" for name, granularity in AID_STEPS.items()},
 }
@@ -33,6 +36,7 @@ RATIOS = {
     "aid_to_floor": "AID / its floor",
     "aid_level_to_floor": "AID by level / floor of AID",
     "aid_image_to_floor": "AID by image / floor of AID",
+    "balance_overhead": f"DISTILLATION.BALANCE: added to a step by every {PERIOD}th measuring",
     "aid_to_plain_distillation": "AID / plain distillation",
     "instance_losses_to_teacher": "instance losses / teacher's backbone and FPN",
     "instance_losses_to_heads": "instance losses / teacher's heads",

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
+from ..modeling.balance import PERIOD
 from .cases import (
     AID,
     AID_STEPS,
+    BALANCE,
     INSTANCE_LOSSES,
     PLAIN_DISTILLATION,
     STUDENT,
@@ -39,6 +41,11 @@ def plain_floor(x: Round) -> float:
 def aid_floor(x: Round) -> float:
     """Seconds of a round that AID cannot do without."""
     return plain_floor(x) + x[TEACHER_HEADS]
+
+
+def balance_overhead(x: Round) -> float:
+    """What measuring in every PERIOD-th step adds to a step of a long run, as a share of it."""
+    return (x[BALANCE] / x[PLAIN_DISTILLATION] - 1) / PERIOD
 
 
 @dataclass
@@ -79,6 +86,8 @@ class Results:
         }
         for name in list(AID_STEPS)[1:]:
             found[f"{name}_to_floor"] = self.median(lambda x, n=name: x[n] / aid_floor(x))
+        if BALANCE in self.rounds[0]:
+            found["balance_overhead"] = self.median(balance_overhead)
         return found | {
             "aid_to_plain_distillation": self.median(lambda x: x[AID] / x[PLAIN_DISTILLATION]),
             "instance_losses_to_teacher": self.median(lambda x: x[INSTANCE_LOSSES] / x[TEACHER]),

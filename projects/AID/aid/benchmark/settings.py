@@ -73,7 +73,7 @@ class Settings:
 
         Returns:
             The student's config on this device, changed in what belongs to measuring: no pictures
-            are drawn, imitation has started, and a learning rate of 0 lets every round do the same
+            are drawn, imitation acts in full, and a learning rate of 0 lets every round do the same
             work at the same cost.
 
         Raises:
@@ -107,7 +107,9 @@ class Settings:
             )
         cfg.MODEL.DEVICE = self.device
         cfg.VIS_PERIOD = 0
-        cfg.DISTILLATION.SCHEDULE.START_ITER = 0
+        schedule = cfg.DISTILLATION.SCHEDULE
+        schedule.START_ITER = schedule.END_ITER = schedule.WARMUP_ITERS = 0
+        schedule.DECAY = "none"
         cfg.SOLVER.BASE_LR = 0.0
         cfg.SEED = self.seed
         return cfg

@@ -8,13 +8,16 @@ import torch
 from detectron2.utils.events import EventStorage
 from tqdm import tqdm
 
+from ..modeling.balance import PERIOD
 from .cases import Case
 
-__all__ = ["MIN_ROUNDS", "as_in_training", "run_once", "time_rounds"]
+__all__ = ["MIN_ROUNDS", "ORDINARY", "as_in_training", "run_once", "time_rounds"]
 
 MIN_ROUNDS = 3
 # Rounds that do not count; a GPU needs more to find its algorithms and its clock.
 WARM_UP = {"cpu": 1, "cuda": 3}
+# An iteration of which nothing is logged, and in which no gradient is measured.
+ORDINARY = PERIOD + 1
 
 
 def time_rounds(
@@ -73,8 +76,8 @@ def run_once(case: Case, device: torch.device, seed: int) -> float:
 
 @contextmanager
 def as_in_training(device: torch.device) -> Iterator[None]:
-    """What surrounds a step of AIDTrainer, at an iteration of which nothing is logged."""
-    with EventStorage(0), torch.jit.optimized_execution(device.type != "cpu"):
+    """What surrounds a step of AIDTrainer, at an ordinary iteration."""
+    with EventStorage(ORDINARY), torch.jit.optimized_execution(device.type != "cpu"):
         yield
 
 
