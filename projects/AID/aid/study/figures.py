@@ -17,7 +17,7 @@ def draw_strengths(cells: Cells) -> Figure:
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     shown = set()
     for rule in sorted({rule for rule, _ in cells}):
-        strengths = sorted(strength for name, strength in cells if name == rule)
+        strengths = sorted(strength for name, strength in cells if name == rule and strength > 0)
         if len(strengths) < 2:
             continue
         shown.update(strengths)
