@@ -138,11 +138,12 @@ def test_the_log_states_the_teacher_before_the_first_iteration(runs):
     log = runs[1][STUDENT]
     said, rest = log.split("Starting training")
     facts = ["configs/Quickstart/faster_rcnn_R34_FPN.yaml", " M parameters", "p2 (stride 4)"]
-    facts += ["output/quickstart/faster_rcnn_R34_FPN/model_final.pth", "AttentionGuidedLoss"]
-    facts += ["NonLocalLoss", "lambda 2.5", "ExponentialWeighting by instance", "alpha 0.1"]
+    facts += ["output/quickstart/faster_rcnn_R34_FPN/model_final.pth", "PKDLoss", "lambda 1,"]
+    facts += ["gradient 10 times the task's", "ExponentialWeighting by instance", "alpha 0.1"]
+    facts += ["Inherited from the teacher: backbone.fpn_lateral2"]
     for fact in facts:
         assert fact in said
-    assert "loss_distill_feature" in rest and "eta: " in rest
+    assert "loss_distill_pkd" in rest and "eta: " in rest
 
 
 def test_the_checkpoint_evaluates_without_a_teacher(runs, train, workplace):
@@ -165,16 +166,21 @@ def test_two_teachers_of_which_the_second_is_of_another_family(runs, train, work
     done = train("Quickstart/retinanet_R34_FPN", *FEW, "TEST.DETECTIONS_PER_IMAGE", "5")
     assert done.returncode == 0, done.stderr[-2000:]
     late = ["DISTILLATION.SCHEDULE.START_ITER", "1", "DISTILLATION.SCHEDULE.DECAY", "cosine"]
+    late += ["DISTILLATION.BALANCE", "0.0"]  # whose first iteration only measures
     done = train("Quickstart/faster_rcnn_R18_from_two", *SCORED, *late)
     assert done.returncode == 0, done.stderr[-2000:]
     folder = workplace[0] / "output/quickstart/faster_rcnn_R18_from_two"
-    said = next(x for x in done.stdout.splitlines() if "Distillation: lambda 2.5, from iter" in x)
+    said = next(
+        x
+        for x in done.stdout.splitlines()
+        if "Distillation: lambda 1, losses by their weights" in x
+    )
     assert "faster_rcnn_R34_FPN.yaml" in said and "retinanet_R34_FPN.yaml" in said
     (metrics,) = (
         x for x in map(json.loads, (folder / "metrics.json").read_text().splitlines())
         if "total_loss" in x
     )  # fmt: skip
-    assert metrics["loss_distill_feature"] > 0 and metrics["loss_distill_feature_1"] > 0
+    assert metrics["loss_distill_pkd"] > 0 and metrics["loss_distill_pkd_1"] > 0
 
 
 def test_a_resumed_process_ends_with_the_same_weights(train, workplace):

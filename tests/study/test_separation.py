@@ -43,7 +43,8 @@ def test_each_rule_is_measured_once_and_only_where_it_chooses_weights(monkeypatc
         job("aid", 8, 1),  # its checkpoint was not kept
         job("late", 2, 0),
         job("late", 8, 0),
-        job("none", 8, 0, "AID.GRANULARITY", "none"),
+        job("none", 8, 0, "AID.GRANULARITY", "none", "DISTILLATION.BALANCE", "0.0"),
+        job("balanced", 8, 0, "AID.GRANULARITY", "none"),
         job("constant", 8, 0, "AID.WEIGHTING", "ConstantWeighting"),
     ]
     monkeypatch.setattr(separation, "is_done", lambda job: job.folder != "late20")
