@@ -23,7 +23,7 @@ class Balance(nn.Module):
     The two meet at the feature maps that are imitated. With g_task and g_imitation the gradients
     there of the detector's losses and of those of imitation,
 
-        factor = ratio * |g_task| / |g_imitation|
+        factor = ratio * norm(g_task) / norm(g_imitation)
 
     in a running mean of its logarithm over the iterations in which it is measured, with norms over
     all maps and all processes. So neither the weights nor the units of the losses matter, only

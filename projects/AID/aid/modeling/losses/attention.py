@@ -30,7 +30,7 @@ def spatial_attention(features: Tensor, temperature: float, relative: bool = Fal
     Args:
         features: (N, C, H, W).
         temperature: T.
-        relative: whether T is in units of the image's mean |F|.
+        relative: whether T is in units of the image's ``mean |F|``.
 
     Returns:
         (N, 1, H, W), of mean 1.
@@ -56,7 +56,7 @@ def channel_attention(features: Tensor, temperature: float, relative: bool = Fal
 
 
 def _softmax(energy: Tensor, temperature: float, relative: bool) -> Tensor:
-    """The softmax (N, K) of mean magnitudes (N, K), whose own mean is that of |F|."""
+    """The softmax (N, K) of mean magnitudes (N, K), whose own mean is that of ``|F|``."""
     if relative:
         energy = energy / energy.mean(dim=1, keepdim=True).clamp(min=1e-12)
     return (energy / temperature).softmax(dim=1)

@@ -28,7 +28,7 @@ class CrossKDLoss(DistillationLoss):
     frozen. For sample i, with logits c of these cross-head predictions and t of the teacher, their
     scores p, and boxes b or the distributions of box edges q of both,
 
-        classes    w_cls,i * sum over classes of |p(t_i) - p(c_i)| * BCE(p(c_i), p(t_i))
+        classes    w_cls,i * sum over classes of abs(p(t_i) - p(c_i)) * BCE(p(c_i), p(t_i))
         boxes      w_box,i * (1 - GIoU(b_t,i, b_c,i)), of GFL mean over edges of KL(q_t,i || q_c,i)
 
     The first term is the mean over all samples of an image, the second over those that an instance
