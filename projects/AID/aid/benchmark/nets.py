@@ -74,7 +74,7 @@ class Nets:
 
     @cached_property
     def distilled(self) -> Trainee:
-        """The same student with its teacher."""
+        """The distilled student: the plain one with its teacher."""
         model = random_detector(self.cfg, self._sample).train()
         model.attach_distillation(self.cfg)
         model.lessons[0].teacher = self.teacher  # one will do for all cases
@@ -89,7 +89,7 @@ class Nets:
         return build_teacher(self.cfg)
 
     def autocast(self) -> AbstractContextManager:
-        """What surrounds a forward pass in training."""
+        """The autocast context of a forward pass in training."""
         return torch.autocast(self.device.type, enabled=self.amp)
 
 

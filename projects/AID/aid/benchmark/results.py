@@ -44,7 +44,7 @@ def aid_floor(x: Round) -> float:
 
 
 def balance_overhead(x: Round) -> float:
-    """What measuring in every PERIOD-th step adds to a step of a long run, as a share of it."""
+    """Share of a step that measuring in every PERIOD-th step adds to it in a long run."""
     return (x[BALANCE] / x[PLAIN_DISTILLATION] - 1) / PERIOD
 
 

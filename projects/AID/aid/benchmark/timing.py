@@ -76,7 +76,7 @@ def run_once(case: Case, device: torch.device, seed: int) -> float:
 
 @contextmanager
 def as_in_training(device: torch.device) -> Iterator[None]:
-    """What surrounds a step of AIDTrainer, at an ordinary iteration."""
+    """Enter the context of a step of AIDTrainer, at an ordinary iteration."""
     with EventStorage(ORDINARY), torch.jit.optimized_execution(device.type != "cpu"):
         yield
 

@@ -38,7 +38,7 @@ def _add_teacher(cfg: CN) -> None:
 
 
 def _add_distillation(cfg: CN) -> None:
-    """What is imitated, how strongly and when."""
+    """Distillation losses, their strength and their schedule."""
     cfg.DISTILLATION = CN()
     # Names in DISTILLATION_LOSS_REGISTRY; their losses are added up. The paper's are
     # AttentionGuidedLoss and NonLocalLoss: configs/AID/Paper.
@@ -165,7 +165,7 @@ def _add_response_losses(cfg: CN) -> None:
 
 
 def _add_weighting(cfg: CN) -> None:
-    """How much the teacher is believed, and where."""
+    """Weights of imitation."""
     cfg.AID = CN()
     # Name in WEIGHTING_REGISTRY: how the teacher's loss D becomes the weight of imitation. More are
     # under study, behind --register studies/rules.py.

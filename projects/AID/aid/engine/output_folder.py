@@ -112,7 +112,7 @@ def _has_checkpoint(folder: str) -> bool:
 
 
 def _changed_keys(cfg: CfgNode) -> list[str]:
-    """What differs from the folder's config.yaml and does not go with its checkpoints.
+    """Keys that differ from the folder's config.yaml and do not go with its checkpoints.
 
     The architecture, from which other differences follow, comes first.
     """

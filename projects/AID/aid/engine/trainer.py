@@ -90,9 +90,9 @@ class AIDTrainer(DefaultTrainer):
         return [*writers, GroupingTensorboardWriter(self.cfg.OUTPUT_DIR)]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As :class:`DefaultTrainer`; a resumed run also goes on where the data stopped.
+        """Load or resume, like :class:`DefaultTrainer`; the data go on where they stopped.
 
-        A student that starts inherits what TEACHER.INHERIT says.
+        A student that starts inherits its teacher's FPN and heads if TEACHER.INHERIT is on.
 
         Raises:
             AIDError: the processes do not find the same checkpoint, or there is nothing to inherit.
