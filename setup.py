@@ -1,4 +1,4 @@
-"""Packages ``aid`` from projects/AID."""
+"""Packages ``aid`` and ``aid_tools`` from projects/AID."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": "projects/AID"},
     packages=find_packages("projects/AID"),
-    package_data={"aid.report": ["page.css", "page.js"]},
+    package_data={"aid_tools.report": ["page.css", "page.js"]},
     python_requires=">=3.11",
     # Detectron2 is not on the registry under its own name: tools/install_detectron2.py.
     install_requires=[

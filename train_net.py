@@ -19,7 +19,7 @@ from detectron2.utils import comm
 
 from aid.checkpoint import SafeCheckpointer, StrictCheckpointer
 from aid.engine import AIDTrainer, argument_parser, dry_run, launch, setup
-from aid.errors import AIDError, main_with_clear_errors
+from aid.utils.errors import AIDError, main_with_clear_errors
 
 
 def main(args):

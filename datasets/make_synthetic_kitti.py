@@ -26,7 +26,7 @@ from synthetic.scene import CONDITIONS
 from tqdm import tqdm
 
 from aid.data.builtin import datasets_root
-from aid.errors import AIDError, main_with_clear_errors
+from aid.utils.errors import AIDError, main_with_clear_errors
 
 MIN_SIDE = 48
 

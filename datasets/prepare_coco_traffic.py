@@ -18,7 +18,7 @@ from collections import Counter
 from aid.data.builtin import datasets_root
 from aid.data.coco import read_coco
 from aid.data.coco_traffic import CLASSES, SPLITS, annotation_file
-from aid.errors import AIDError, main_with_clear_errors
+from aid.utils.errors import AIDError, main_with_clear_errors
 
 # The other categories are annotated, but do not make an image one of traffic.
 NOT_TRAFFIC = ("person", "parking meter", "cat", "dog")

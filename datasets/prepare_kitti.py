@@ -21,7 +21,7 @@ from tqdm import tqdm
 from aid.data.builtin import datasets_root
 from aid.data.kitti import load_image, read_names, read_size
 from aid.data.kitti_labels import CLASSES
-from aid.errors import AIDError, main_with_clear_errors
+from aid.utils.errors import AIDError, main_with_clear_errors
 
 KITTI_IMAGES = 7481
 

@@ -8,8 +8,8 @@ import torch
 from detectron2.config import configurable
 from torch import Tensor
 
-from aid.modeling.instance_loss import DetectionQuality
-from aid.modeling.weighting import WEIGHTING_REGISTRY, Evidence, ExponentialWeighting
+from aid.modeling.families import DetectionQuality
+from aid.modeling.weighting import WEIGHTING_REGISTRY, ExponentialWeighting, TeacherStats
 
 # An instance that the teacher does not find at all counts as one of this quality.
 MIN_QUALITY = 0.01
@@ -23,11 +23,11 @@ class StudentAwareWeighting(ExponentialWeighting):
     does better than its teacher is not.
     """
 
-    needs_student = True
+    requires_student = True
 
-    def disbelief(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
-        teacher, student = evidence.teacher, evidence.student
-        loss = self._compare(teacher.parts, student.parts)
+    def teacher_error(self, stats: TeacherStats) -> tuple[Tensor, Tensor]:
+        teacher, student = stats.teacher, stats.student
+        loss = self._compare(teacher.components, student.components)
         # Levels that the student's heads do not read tell nothing: there is no excess.
         shared = [level for level in teacher.levels if level in student.levels]
         ours, theirs = ([x.levels.index(k) for k in shared] for x in (student, teacher))
@@ -81,18 +81,18 @@ class DetectionWeighting(ExponentialWeighting):
 
     Written as exp(-alpha * D) with D = -log q. The best one is of the instance's class and has the
     largest IoU times score. The background, which has no detection, keeps the teacher's loss for D,
-    which AID.BACKGROUND "loss" asks for. A subclass says in :meth:`quality` what q is.
+    which AID.BACKGROUND "loss" request for. A subclass says in :meth:`quality` what q is.
     """
 
-    needs_quality = True
+    requires_quality = True
 
     def quality(self, best: DetectionQuality) -> Tensor:
         """(G,), in [0, 1]."""
         raise NotImplementedError
 
-    def disbelief(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
-        loss, background = super().disbelief(evidence)
-        quality = self.quality(evidence.quality).clamp(min=MIN_QUALITY)
+    def teacher_error(self, stats: TeacherStats) -> tuple[Tensor, Tensor]:
+        loss, background = super().teacher_error(stats)
+        quality = self.quality(stats.quality).clamp(min=MIN_QUALITY)
         # A loss that is not finite weighs nothing, whatever is detected.
         return torch.where(loss.isfinite(), -quality.log(), loss), background
 

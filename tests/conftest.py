@@ -188,7 +188,7 @@ def student_model(student_config):
         cfg = student_config(student, teacher, opts)
         torch.manual_seed(seed)
         model = build_model(cfg)
-        model.attach_distillation(cfg)
+        model.build_distillation(cfg)
         return model.train(), cfg
 
     return build

@@ -92,7 +92,7 @@ def build(tiny_config, tmp_path):
         cfg = load_config(str(file))
         torch.manual_seed(0)
         model = build_model(cfg)
-        model.attach_distillation(cfg)
+        model.build_distillation(cfg)
         return model.train()
 
     return make

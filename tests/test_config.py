@@ -9,9 +9,9 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from aid.config import load_config
-from aid.errors import AIDError
 from aid.modeling.meta_arch import DistillationMixin
 from aid.modeling.teacher_check import num_classes
+from aid.utils.errors import AIDError
 
 ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
 FILES = sorted(os.path.relpath(f, ROOT) for f in glob.glob(f"{ROOT}/**/*.yaml", recursive=True))

@@ -97,7 +97,7 @@ def test_an_atss_teacher_is_judged_by_the_anchors_that_it_learns_from(
     teacher = model.teacher
     view = teacher.view(batch, batch[0]["image"].shape[-2:], "RGB")
     targets = [x["instances"] for x in batch]
-    losses = teacher.instance_losses(view, targets)
+    losses = teacher.per_instance_losses(view, targets)
 
     detector = teacher.detector
     features = [view.features[level] for level in detector.head_in_features]
@@ -119,5 +119,5 @@ def test_an_atss_teacher_is_judged_by_the_anchors_that_it_learns_from(
     expected = torch.stack(expected)
     learned = expected.isfinite()
     assert learned.sum() >= 3
-    torch.testing.assert_close(losses.parts["cls"][learned], expected[learned])
-    assert all(part.isfinite().all() for part in losses.parts.values())
+    torch.testing.assert_close(losses.components["cls"][learned], expected[learned])
+    assert all(part.isfinite().all() for part in losses.components.values())

@@ -35,7 +35,7 @@ def patterns(source: str) -> list[re.Pattern]:
 def said(repository):
     """All that the code can say."""
     files = [os.path.join(repository, "train_net.py")]
-    files += glob.glob(f"{repository}/projects/AID/aid/**/*.py", recursive=True)
+    files += glob.glob(f"{repository}/projects/AID/**/*.py", recursive=True)
     texts = []
     for path in files:
         with open(path) as f:

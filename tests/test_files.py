@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from aid.errors import AIDError
-from aid.files import clear_write_errors, output_folder, remove_parts, whole_file
+from aid.utils.errors import AIDError
+from aid.utils.files import clear_write_errors, output_folder, remove_parts, whole_file
 
 
 def test_a_file_is_there_when_it_is_complete(tmp_path):
@@ -31,7 +31,7 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(error, tmp_path):
 
 def test_what_a_killed_process_leaves_is_removed(tmp_path):
     script = (
-        "import os, signal\nfrom aid.files import whole_file\n"
+        "import os, signal\nfrom aid.utils.files import whole_file\n"
         f"with whole_file({str(tmp_path / 'a.pth')!r}) as f:\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 
 from aid.config import load_config
 from aid.engine import AIDTrainer, argument_parser, setup
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 LAZY = "configs/lazy/faster_rcnn_R18_from_R34_quickstart.py"
 YAML = "configs/Quickstart/faster_rcnn_R18_from_R34.yaml"
@@ -44,7 +44,7 @@ def stream(make_batch):
 def lazy(teacher, stream, tmp_path):
     """The example, of 10 iterations on these batches, without a test."""
     cfg = LazyConfig.load(LAZY)
-    cfg.model.lessons[0].teacher.weights = teacher
+    cfg.model.distillers[0].teacher.weights = teacher
     cfg.train.update(output_dir=str(tmp_path / "lazy"), max_iter=10)
     cfg.dataloader.train = L(stream)()
     del cfg.dataloader["evaluator"]
@@ -87,7 +87,7 @@ def test_it_is_evaluated_without_its_teacher(lazy, script, tmp_path, monkeypatch
     tested = []
     monkeypatch.setattr(script, "do_test", lambda cfg, model: tested.append(model))
     opts = [f"train.init_checkpoint={weights}", f"train.output_dir={tmp_path / 'eval'}"]
-    opts.append("model.lessons.0.teacher.weights=gone.pth")
+    opts.append("model.distillers.0.teacher.weights=gone.pth")
     script.main(default_argument_parser().parse_args(["--config-file", LAZY, "--eval-only", *opts]))
     (student,) = tested
     assert student.distillation is None and not student.training
@@ -105,16 +105,16 @@ def test_each_kind_of_config_has_its_script(script, teacher):
 
 
 def test_lessons_that_cannot_be_taught(lazy, script):
-    once = list(lazy.model.lessons[0].losses)
-    lazy.model.lessons[0].losses = [*once, once[0]]
+    once = list(lazy.model.distillers[0].losses)
+    lazy.model.distillers[0].losses = [*once, once[0]]
     said = "losses of one teacher, PKDLoss, PKDLoss: name"
     with pytest.raises(AIDError, match=said):
         script.do_train(lazy, resume=False)
-    lazy.model.lessons[0].losses = once
-    lazy.model.lessons[0].levels = ["p2", "p7"]
+    lazy.model.distillers[0].losses = once
+    lazy.model.distillers[0].levels = ["p2", "p7"]
     with pytest.raises(AIDError, match="no common level p7"):
         script.do_train(lazy, resume=False)
-    lazy.model.lessons[0].levels = ["p2", "p3", "p4", "p5", "p6"]
+    lazy.model.distillers[0].levels = ["p2", "p3", "p4", "p5", "p6"]
     lazy.model.student.roi_heads.num_classes = 4
     with pytest.raises(AIDError, match="has 3 classes, the student 4"):
         script.do_train(lazy, resume=False)

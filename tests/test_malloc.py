@@ -6,7 +6,7 @@ import resource
 import pytest
 import torch
 
-from aid.malloc import IS_GLIBC, keep_freed_memory, return_freed_memory
+from aid.utils.malloc import IS_GLIBC, keep_freed_memory, return_freed_memory
 
 MEGABYTES = 64
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from aid.data import build_train_loader, register_coco, register_kitti
 from aid.engine import AIDTrainer, argument_parser, setup
-from aid.errors import AIDError
 from aid.evaluation import build_evaluator
-from aid.report import load_run, write_report
+from aid.utils.errors import AIDError
+from aid_tools.report import load_run, write_report
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools
 

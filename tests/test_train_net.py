@@ -13,9 +13,9 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from aid.data.kitti import register_kitti
-from aid.errors import AIDError
-from aid.report import load_run, load_runs, write_report
-from aid.report.runs import roles
+from aid.utils.errors import AIDError
+from aid_tools.report import load_run, load_runs, write_report
+from aid_tools.report.runs import roles
 
 TEACHER, PLAIN, STUDENT = "faster_rcnn_R34_FPN", "faster_rcnn_R18_FPN", "faster_rcnn_R18_from_R34"
 FEW = ["SOLVER.MAX_ITER", "3", "SOLVER.WARMUP_ITERS", "1", "SOLVER.IMS_PER_BATCH", "2"]

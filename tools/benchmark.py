@@ -16,11 +16,11 @@ import json
 import os
 
 import aid  # noqa: F401  (registers models, losses and rules)
-from aid.benchmark import Settings, measure, measure_sweep, parse_size
-from aid.benchmark.figure import check_format, draw_sweeps
-from aid.benchmark.page import results_page, sweep_page
-from aid.errors import AIDError, main_with_clear_errors
-from aid.report.figures import save
+from aid.utils.errors import AIDError, main_with_clear_errors
+from aid_tools.benchmark import Settings, measure, measure_sweep, parse_size
+from aid_tools.benchmark.figure import check_format, draw_sweeps
+from aid_tools.benchmark.page import results_page, sweep_page
+from aid_tools.report.figures import save
 
 
 @main_with_clear_errors

@@ -14,11 +14,11 @@ import os
 from tabulate import tabulate
 
 import aid  # noqa: F401  (registers datasets)
-from aid.benchmark.loader import measure_loader
 from aid.config import load_config
 from aid.data.register import register_from_file
 from aid.engine.setup import check_dataset
-from aid.errors import main_with_clear_errors
+from aid.utils.errors import main_with_clear_errors
+from aid_tools.benchmark.loader import measure_loader
 
 
 @main_with_clear_errors

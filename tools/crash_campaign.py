@@ -13,8 +13,8 @@ import argparse
 import os
 import sys
 
-from aid.errors import main_with_clear_errors
-from aid.reliability import run_campaign
+from aid.utils.errors import main_with_clear_errors
+from aid_tools.reliability import run_campaign
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

@@ -10,8 +10,8 @@ Images without a result file are left out; an empty result file says that nothin
 import argparse
 import json
 
-from aid.errors import AIDError, main_with_clear_errors
 from aid.evaluation import as_dict, evaluate_folders, format_table
+from aid.utils.errors import AIDError, main_with_clear_errors
 
 
 @main_with_clear_errors

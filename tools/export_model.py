@@ -27,8 +27,10 @@ from torch import nn
 import aid  # noqa: F401  (registers models and datasets)
 from aid.data import register_from_file
 from aid.engine.setup import check_dataset
-from aid.errors import AIDError, main_with_clear_errors
-from aid.export import (
+from aid.modeling.teacher import build_teacher, num_teachers
+from aid.utils.errors import AIDError, main_with_clear_errors
+from aid.utils.files import output_folder
+from aid_tools.export import (
     FILES,
     OUTPUTS,
     TITLES,
@@ -43,9 +45,7 @@ from aid.export import (
     size_of_weights,
     table,
 )
-from aid.files import output_folder
-from aid.modeling.teacher import build_teacher, num_teachers
-from aid.prediction import (
+from aid_tools.prediction import (
     as_input,
     classes_of,
     find_sources,
@@ -101,7 +101,7 @@ def _export(
     try:
         difference = compare(run, detector, images, path)
     except AIDError:
-        os.remove(path)  # so that nobody takes it for one that was found good
+        os.remove(path)  # so that it is not taken for one that was found good
         raise
     size = os.path.getsize(path) / 1e6
     row = Row(TITLES[kind], size, num_parameters(detector), difference)

@@ -32,8 +32,8 @@ from aid.checkpoint import StrictCheckpointer, StudentCheckpointer
 from aid.engine.accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from aid.engine.hooks import SeedStep, UpdateBalance
 from aid.engine.optimizer import pause_adapters
-from aid.errors import AIDError, main_with_clear_errors
 from aid.modeling.inheritance import inherit
+from aid.utils.errors import AIDError, main_with_clear_errors
 
 
 def do_test(cfg, model):

@@ -25,10 +25,10 @@ import numpy as np
 from tqdm import tqdm
 
 import aid  # noqa: F401  (before Detectron2, and says where that is missing)
-from aid.benchmark.growth import Growth, draw_growth, judge, place_in_time
-from aid.benchmark.processes import can_count, usage
 from aid.config import load_config
-from aid.errors import AIDError, main_with_clear_errors
+from aid.utils.errors import AIDError, main_with_clear_errors
+from aid_tools.benchmark.growth import Growth, draw_growth, measure_growth, place_in_time
+from aid_tools.benchmark.processes import can_count, usage
 
 SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "train_net.py")
 TAIL = 1 << 16  # bytes that hold a line of metrics.json
@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> None:
     columns = {key: np.array([x[key] for x in samples]) for key in samples[0]}
     iterations = place_in_time(columns["seconds"], columns["logged"])
     start, end = args.from_iteration, max_iter - 1
-    found = {k: judge(iterations, columns[k], start, end, limit) for k, limit in LIMITS.items()}
+    found = {
+        k: measure_growth(iterations, columns[k], start, end, limit) for k, limit in LIMITS.items()
+    }
     panels = {TITLES[key]: (columns[key], growth) for key, growth in found.items()}
     draw_growth(iterations, panels, start).savefig(os.path.join(args.output, "load_test.png"))
     content = {

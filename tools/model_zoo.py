@@ -16,8 +16,8 @@ from pathlib import Path
 
 import aid  # noqa: F401  (registers models and datasets)
 from aid.data import register_from_file
-from aid.errors import AIDError, main_with_clear_errors
-from aid.report.zoo import Zoo
+from aid.utils.errors import AIDError, main_with_clear_errors
+from aid_tools.report.zoo import Zoo
 
 
 @main_with_clear_errors

@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 import aid  # noqa: F401  (registers models and datasets)
 from aid.data import register_from_file
-from aid.errors import AIDError, main_with_clear_errors
-from aid.files import output_folder
-from aid.prediction import (
+from aid.utils.errors import AIDError, main_with_clear_errors
+from aid.utils.files import output_folder
+from aid_tools.prediction import (
     COCOWriter,
     KITTIWriter,
     PictureWriter,

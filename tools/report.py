@@ -18,8 +18,8 @@ import sys
 
 import aid  # noqa: F401  (registers models and datasets)
 from aid.data import register_from_file
-from aid.errors import AIDError, main_with_clear_errors
-from aid.report import load_runs, write_report
+from aid.utils.errors import AIDError, main_with_clear_errors
+from aid_tools.report import load_runs, write_report
 
 
 @main_with_clear_errors

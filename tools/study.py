@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from aid.errors import AIDError, main_with_clear_errors
-from aid.study import (
+from aid.utils.errors import AIDError, main_with_clear_errors
+from aid_tools.study import (
     Job,
     jobs_to_measure,
     jobs_with_gradients,
@@ -25,7 +25,7 @@ from aid.study import (
     run_study,
     write_study,
 )
-from aid.study.runner import is_done
+from aid_tools.study.runner import is_done
 
 # Training images on which weights are measured.
 NUM_IMAGES = 100

@@ -17,9 +17,9 @@ import torch
 import aid  # noqa: F401  (registers models, losses, rules and datasets)
 from aid.config import load_config
 from aid.data.register import register_from_file
-from aid.errors import AIDError, main_with_clear_errors
-from aid.visualization.load import choose_images, load_records
-from aid.visualization.pages import Pages
+from aid.utils.errors import AIDError, main_with_clear_errors
+from aid_tools.visualization.load import choose_images, load_records
+from aid_tools.visualization.pages import Pages
 
 
 @main_with_clear_errors

@@ -20,7 +20,7 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 
 from aid.engine.optimizer import clipped
 from aid.evaluation import build_evaluator
-from aid.modeling import AIDGeneralizedRCNN, distilled, lesson, load_teacher
+from aid.modeling import AIDGeneralizedRCNN, build_distilled, distiller, load_teacher
 from aid.modeling.losses import PKDLoss
 from aid.modeling.schedule import Schedule
 from aid.modeling.weighting import ExponentialWeighting
@@ -55,9 +55,9 @@ teacher = L(load_teacher)(
 )
 losses = [L(PKDLoss)(channels=BOTH, weight=6.0)]
 weighting = L(ExponentialWeighting)(alpha=0.1, granularity="instance", background="mean")
-model = L(distilled)(
+model = L(build_distilled)(
     student=student,
-    lessons=[L(lesson)(teacher=teacher, losses=losses, weighting=weighting, levels=LEVELS)],
+    distillers=[L(distiller)(teacher=teacher, losses=losses, weighting=weighting, levels=LEVELS)],
     schedule=L(Schedule)(max_iter="${train.max_iter}"),
     balance=10.0,
 )

@@ -1,4 +1,4 @@
-"""Pages of the package's modules, from their docstrings: one for each file, written before a build.
+"""Pages of the packages' modules, from their docstrings: one for each file, written before a build.
 
 A page holds what the module's ``__all__`` names. Detectron2's own classes are not described again.
 """
@@ -6,14 +6,16 @@ A page holds what the module's ``__all__`` names. Detectron2's own classes are n
 import ast
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[2] / "projects/AID/aid"
+PROJECT = Path(__file__).resolve().parents[2] / "projects/AID"
+PACKAGES = ("aid", "aid_tools")
 
 
 def modules() -> dict[str, Path]:
     """{dotted name: file} of all modules and packages, packages before what they hold."""
     found = {}
-    for path in sorted(PACKAGE.rglob("*.py"), key=lambda path: path.with_suffix("").parts):
-        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    paths = [path for package in PACKAGES for path in (PROJECT / package).rglob("*.py")]
+    for path in sorted(paths, key=lambda path: path.with_suffix("").parts):
+        parts = path.relative_to(PROJECT).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return dict(sorted(found.items()))
 

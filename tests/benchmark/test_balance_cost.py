@@ -4,10 +4,10 @@ import pytest
 import torch
 from detectron2.utils.events import get_event_storage
 
-from aid.benchmark import Results
-from aid.benchmark.cases import make_cases
-from aid.benchmark.nets import Nets
-from aid.benchmark.timing import as_in_training
+from aid_tools.benchmark import Results
+from aid_tools.benchmark.cases import make_cases
+from aid_tools.benchmark.nets import Nets
+from aid_tools.benchmark.timing import as_in_training
 
 CPU = torch.device("cpu")
 
@@ -60,7 +60,7 @@ def test_a_step_is_one_of_which_nothing_is_logged(cases):
 
 
 def test_known_share_of_balance():
-    parts = ("student", "teacher", "teacher_heads", "instance_losses", "weighting")
+    parts = ("student", "teacher", "teacher_heads", "per_instance_losses", "weighting")
     one = dict.fromkeys((*parts, "aid_instance", "aid_level", "aid_image"), 1.0)
     one |= {"plain_distillation": 4.0, "balance": 5.0}  # a quarter more, in every tenth step
     noisy = {**one, "balance": 6.0}

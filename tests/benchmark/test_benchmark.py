@@ -7,15 +7,15 @@ import pytest
 import torch
 from detectron2.modeling import GeneralizedRCNN
 
-from aid.benchmark import Results, Settings, measure, random_batch
-from aid.benchmark.inputs import SMALLEST_SIDE
-from aid.benchmark.memory import can_measure, measure_memory
-from aid.benchmark.nets import Nets, random_detector, write_teacher_weights
-from aid.benchmark.timing import ORDINARY, as_in_training, time_rounds
 from aid.config import load_config
-from aid.errors import AIDError
 from aid.modeling.balance import PERIOD
 from aid.modeling.schedule import Schedule
+from aid.utils.errors import AIDError
+from aid_tools.benchmark import Results, Settings, measure, random_batch
+from aid_tools.benchmark.inputs import SMALLEST_SIDE
+from aid_tools.benchmark.memory import can_measure, measure_memory
+from aid_tools.benchmark.nets import Nets, random_detector, write_teacher_weights
+from aid_tools.benchmark.timing import ORDINARY, as_in_training, time_rounds
 
 CPU = torch.device("cpu")
 SIZE = {"height": 64, "width": 96}
@@ -108,9 +108,9 @@ def test_a_loss_of_ones_own(config_file, benchmark, tmp_path):
 
 
 def test_sweep(config_file, benchmark, tmp_path, monkeypatch):
-    monkeypatch.setattr("aid.benchmark.sweep.INSTANCES", (0, 30))
-    monkeypatch.setattr("aid.benchmark.sweep.SCALES", (1.0, 2.0))
-    monkeypatch.setattr("aid.benchmark.sweep.BATCHES", (1, 2))
+    monkeypatch.setattr("aid_tools.benchmark.sweep.INSTANCES", (0, 30))
+    monkeypatch.setattr("aid_tools.benchmark.sweep.SCALES", (1.0, 2.0))
+    monkeypatch.setattr("aid_tools.benchmark.sweep.BATCHES", (1, 2))
     numbers, figure = tmp_path / "numbers.json", tmp_path / "figure.png"
     options = ["--sweep", "--json", str(numbers), "--figure", str(figure)]
     page = benchmark("--config-file", config_file(), *options)
@@ -158,7 +158,7 @@ def test_mistakes_end_in_one_line(argv, wanted, config_file, benchmark):
 
 
 def test_images_too_small_to_train_on(config_file, benchmark):
-    # Batch norm of the head on the last level, of one cell.
+    # PredictionBatch norm of the head on the last level, of one cell.
     path = config_file("retinanet", ["MODEL.RETINANET.NORM", "BN"])
     line = benchmark("--config-file", path, "--size", "32x32", "--batch", "1")
     assert line.startswith("error: the student cannot train on 1 images of 32x32")
@@ -257,7 +257,7 @@ def test_known_ratios():
         "student": 4.0,
         "teacher": 2.0,
         "teacher_heads": 1.0,
-        "instance_losses": 2.0,
+        "per_instance_losses": 2.0,
         "weighting": 0.5,
         "Loss": 0.5,
         "plain_distillation": 9.0,
@@ -290,7 +290,7 @@ def test_known_ratios():
         }
     )
     assert results.shares() == pytest.approx(
-        {"teacher": 0.2, "instance_losses": 0.2, "weighting": 0.05, "Loss": 0.05, "rest": 0.5}
+        {"teacher": 0.2, "per_instance_losses": 0.2, "weighting": 0.05, "Loss": 0.05, "rest": 0.5}
     )
 
 

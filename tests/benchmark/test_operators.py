@@ -11,8 +11,8 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aid.benchmark.cases import make_cases
-from aid.benchmark.nets import Nets
+from aid_tools.benchmark.cases import make_cases
+from aid_tools.benchmark.nets import Nets
 
 MASKED = "index by a mask"  # whose result has as many elements as the mask has ones
 WAITS = ("aten._local_scalar_dense.default", "aten.nonzero.default", MASKED)
@@ -68,7 +68,7 @@ def beyond(step: Counter, *floor: Counter) -> Counter:
 )
 def test_no_loop_over_instances(kind, count):
     few, many = count(kind, FEW), count(kind, MANY)
-    for part in ("instance_losses", "weighting", "AttentionGuidedLoss", "NonLocalLoss"):
+    for part in ("per_instance_losses", "weighting", "AttentionGuidedLoss", "NonLocalLoss"):
         assert few[part] == many[part], part
     for step in ("plain_distillation", "aid_instance", "aid_level", "aid_image"):
         # The plain student's own operators may change with what it samples.

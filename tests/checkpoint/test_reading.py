@@ -11,7 +11,7 @@ from torch import nn
 
 from aid.checkpoint import SafeCheckpointer, StrictCheckpointer, StudentCheckpointer
 from aid.checkpoint.plain_pickle import check_pickle
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 
 def arrays() -> dict:

@@ -11,7 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 from aid.checkpoint import StudentCheckpointer
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from aid.config import load_config
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 
 @pytest.fixture

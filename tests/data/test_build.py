@@ -13,7 +13,7 @@ from aid.config import load_config
 from aid.data.build import build_test_loader, build_train_loader
 from aid.data.seeding import seed_all, seeded
 from aid.engine import AIDTrainer
-from aid.errors import AIDError, main_with_clear_errors
+from aid.utils.errors import AIDError, main_with_clear_errors
 
 
 @pytest.fixture

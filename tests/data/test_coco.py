@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from aid.data import register_coco
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 COCO = {
     "categories": [{"id": 7, "name": "forklift"}, {"id": 3, "name": "pallet"}],

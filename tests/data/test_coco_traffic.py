@@ -11,7 +11,7 @@ from PIL import Image
 
 from aid.data import register_coco_traffic
 from aid.data.coco_traffic import CLASSES, annotation_file
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 DOG, PERSON = CLASSES.index("dog"), CLASSES.index("person")
 

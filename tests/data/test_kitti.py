@@ -10,13 +10,9 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from aid.data.builtin import register_all
-from aid.data.kitti import (
-    load_kitti,
-    load_kitti_test,
-    register_kitti,
-)
+from aid.data.kitti import load_kitti, load_kitti_test, register_kitti
 from aid.data.kitti_labels import CLASSES, IGNORED_AS
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 CAR = "Car 0.25 1 -1.57 10.00 20.00 50.00 60.00 1.50 1.60 3.90 1.00 1.50 20.00 -1.50"
 NOWHERE = "look elsewhere"

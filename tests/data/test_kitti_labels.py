@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aid.data.kitti_labels import KITTIObject, parse_label_file, write_result_file
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 REST = "-1.57 10.00 20.00 50.00 60.00 1.50 1.60 3.90 1.00 1.50 20.00 -1.50"
 CAR = f"Car 0.25 1 {REST}"

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aid.config import load_config
 from aid.engine.accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 TRAINERS = [AccumulatingTrainer, AccumulatingAMPTrainer]
 

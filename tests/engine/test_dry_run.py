@@ -9,8 +9,8 @@ from detectron2.engine import default_argument_parser
 
 from aid.engine import AIDTrainer, argument_parser, dry_run
 from aid.engine.estimate import Evaluation, Found, summarize
-from aid.errors import AIDError
 from aid.modeling.schedule import Schedule
+from aid.utils.errors import AIDError
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch import nn
 from aid.engine import AIDTrainer
 from aid.engine.accumulation import AccumulatingTrainer
 from aid.engine.finite import naming_images
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 KINDS = ["faster_rcnn", "retinanet", "gfl", "fcos"]
 

@@ -10,8 +10,8 @@ from detectron2.data import DatasetCatalog
 
 from aid.data import build_test_loader, build_train_loader
 from aid.engine import AIDTrainer
-from aid.errors import AIDError
-from aid.report.runs import Run
+from aid.utils.errors import AIDError
+from aid_tools.report.runs import Run
 
 
 def refused(cfg, resume=False) -> str:

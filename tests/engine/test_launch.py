@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 
 from aid.engine import argument_parser, launch
 from aid.engine.connection import clear_connection_errors, is_lost_connection
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 
 def parse(*options):

@@ -8,7 +8,7 @@ import torch
 from aid.config import load_config
 from aid.engine import AIDTrainer
 from aid.engine.output_folder import check_output_folder
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 
 @pytest.fixture

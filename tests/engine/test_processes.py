@@ -13,8 +13,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
 from aid.engine import AIDTrainer
-from aid.errors import AIDError
 from aid.evaluation import build_evaluator
+from aid.utils.errors import AIDError
 
 
 def train(cfg, resume=False):
@@ -72,7 +72,7 @@ def count_pictures(cfg):
 
 
 def test_no_process_keeps_the_pictures_of_a_run(run_config, in_processes):
-    """The main process writes them down; the others have nobody to write for."""
+    """The main process writes them down; the others have nothing to write."""
     opts = ["SOLVER.IMS_PER_BATCH", 4, "VIS_PERIOD", 1, "DATASETS.TEST", ()]
     assert in_processes(2, count_pictures, run_config("run", opts=opts)) == [0, 0]
 

@@ -6,7 +6,7 @@ from detectron2.utils import comm
 
 from aid.config import load_config
 from aid.engine.setup import check_dataset
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 
 def test_a_config_that_names_its_seed_keeps_it(configure):

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from aid.config import load_config
 from aid.engine import AIDTrainer
 from aid.engine.output_folder import check_output_folder
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_run_is_resumed_bit_for_bit(two_teachers):
 def test_a_broken_one_is_reported_by_its_name(two_teachers, caplog):
     trainer = started(two_teachers("run"))
     with torch.no_grad():  # everything is background
-        detector = trainer.model.lessons[1].teacher.detector
+        detector = trainer.model.distillers[1].teacher.detector
         detector.roi_heads.box_predictor.cls_score.bias[-1] += 20
     trainer.train()
     (said,) = (x.getMessage() for x in caplog.records if x.name == "aid.engine.hooks")

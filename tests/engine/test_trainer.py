@@ -10,7 +10,7 @@ from detectron2.engine import HookBase
 from detectron2.evaluation import COCOEvaluator
 
 from aid.engine import AIDTrainer
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 
 class StopAt(HookBase):

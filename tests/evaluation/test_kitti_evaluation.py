@@ -11,8 +11,8 @@ from detectron2.data.samplers import InferenceSampler
 from detectron2.structures import Boxes, Instances
 
 from aid.data.kitti import register_kitti, register_kitti_test
-from aid.errors import AIDError
 from aid.evaluation import KITTIEvaluator, build_evaluator
+from aid.utils.errors import AIDError
 
 SIZE = (160, 80)
 BOXES = torch.tensor([[10.0, 5.0, 70.0, 55.0], [90.0, 10.0, 150.0, 70.0]])

@@ -6,9 +6,9 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from aid.errors import AIDError
-from aid.export import Row, compare, latencies, table
-from aid.export.comparison import Difference
+from aid.utils.errors import AIDError
+from aid_tools.export import Row, compare, latencies, table
+from aid_tools.export.comparison import Difference
 
 IMAGE = torch.zeros(3, 40, 60)
 BOXES = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10], [0, 20, 10, 30]])
@@ -96,7 +96,7 @@ def test_every_image_is_seen_in_two_sizes():
 
 def test_the_median_is_taken_of_what_comes_after_the_warm_up(monkeypatch):
     clock = {"now": 0.0}
-    monkeypatch.setattr("aid.export.measure.time.perf_counter", lambda: clock["now"])
+    monkeypatch.setattr("aid_tools.export.measure.time.perf_counter", lambda: clock["now"])
     calls = []
 
     def run(seconds):

@@ -7,9 +7,9 @@ import onnx
 import pytest
 import torch
 
-from aid.errors import AIDError
-from aid.export import FILES, OUTPUTS, check_packages, compare, export, load_exported
-from aid.export.comparison import SCALES
+from aid.utils.errors import AIDError
+from aid_tools.export import FILES, OUTPUTS, check_packages, compare, export, load_exported
+from aid_tools.export.comparison import SCALES
 
 KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
 SCRIPTABLE = ["faster_rcnn", "mask_rcnn", "retinanet"]

@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 
 from aid.config import load_config
-from aid.modeling.responses import Batch
+from aid.modeling.families import PredictionBatch
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def see(make_batch):
         theirs, ours = (
             x.backbone(i.tensor) for x, i in zip((teacher, student), images, strict=True)
         )
-        batch = Batch(images[0], theirs, ours, [x["instances"] for x in inputs])
+        batch = PredictionBatch(images[0], theirs, ours, [x["instances"] for x in inputs])
         if isinstance(student, DenseDetector):
             batch.student_predictions = student.head(
                 [ours[level] for level in student.head_in_features]

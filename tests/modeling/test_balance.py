@@ -8,8 +8,8 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
-from aid.errors import AIDError
 from aid.modeling.balance import Balance
+from aid.utils.errors import AIDError
 
 PKD = ["DISTILLATION.LOSSES", ["PKDLoss"], "DISTILLATION.BALANCE", 3.0]
 NORMALIZER = 100
@@ -37,7 +37,7 @@ def norms(model, batch, iteration):
     model.loss_normalizer = NORMALIZER  # of dense detectors, a running mean
     losses, _ = losses_of(model, batch, iteration)
     handle.remove()
-    levels = [maps[level] for level in model.lessons[0].strides]
+    levels = [maps[level] for level in model.distillers[0].strides]
     found = []
     for is_imitation in (False, True):
         total = sum(v for k, v in losses.items() if ("distill" in k) == is_imitation)
@@ -163,7 +163,7 @@ def test_what_belongs_to_an_iteration_is_taken_in_once(student_model, make_batch
     assert model.balance.num_measured == 1
     expected = 3 * (squares[0] / squares[1]).sqrt()
     torch.testing.assert_close(model.balance.factor, expected)
-    losses_of(model, make_batch(), 3)  # a trainer that never asks for it: at the next forward
+    losses_of(model, make_batch(), 3)  # a trainer that never request for it: at the next forward
     sum(losses_of(model, make_batch(), 4)[0].values()).backward()
     losses_of(model, make_batch(), 5)
     assert model.balance.num_measured == 2

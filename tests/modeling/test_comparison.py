@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from aid.modeling.comparison import are_comparable, compare, in_eval_mode
+from aid.modeling.teacher_check import are_comparable, compare, in_eval_mode
 
 
 def zero(*modules):
@@ -25,10 +25,10 @@ def test_known_values_of_an_ignorant_faster_rcnn(student_model, make_batch):
     with in_eval_mode(model), torch.no_grad():
         batch = make_batch((2, 0, 3))
         view = model.teacher.view(batch, (64, 96), "RGB")
-        losses = model.teacher.instance_losses(view, [x["instances"] for x in batch])
+        losses = model.teacher.per_instance_losses(view, [x["instances"] for x in batch])
     # Probabilities of 1/4 for each of 3 classes and none, of 1/2 for an object and for background.
     known = math.log(4) + 2 * math.log(2)
-    torch.testing.assert_close(ours, losses.parts["rpn_box"] + known)
+    torch.testing.assert_close(ours, losses.components["rpn_box"] + known)
 
 
 def test_a_dense_detector_is_asked_for_boxes_too(student_model, make_batch):
@@ -96,7 +96,7 @@ def test_gradients_under_autocast_stay_as_they_are(student_model, make_batch, st
 def test_families_are_not_compared_with_each_other(student, teacher, expected, student_config):
     cfg = student_config(student, teacher)
     model = build_model(cfg)
-    model.attach_distillation(cfg)
+    model.build_distillation(cfg)
     assert are_comparable(model, model.teacher.detector) is expected
 
 

@@ -8,10 +8,15 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from aid.config import load_config
-from aid.modeling.instance_loss import DetectionQuality, InstanceLosses, instance_losses
+from aid.modeling.families import (
+    DetectionQuality,
+    PairedPredictions,
+    PerInstanceLosses,
+    Predictions,
+    per_instance_losses,
+)
 from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context
-from aid.modeling.responses import Answer, Answers
-from aid.modeling.weighting import WEIGHTING_REGISTRY, Evidence, Sharing, build_weighting
+from aid.modeling.weighting import WEIGHTING_REGISTRY, TeacherMixing, TeacherStats, build_weighting
 
 LEVELS = {"p3": ((8, 12), 8), "p4": ((4, 6), 16)}
 COUNTS = (2, 0, 3)
@@ -34,12 +39,14 @@ def rand(*shape):
     return torch.rand(*shape, device=GPU)
 
 
-def answers():
-    *sides, cross = (Answer(rand(9, 3), rand(9, 4), rand(9, 4, 17)) for _ in range(3))
-    owner = torch.randint(6, (9,), device=GPU)
+def predictions():
+    *sides, cross = (Predictions(rand(9, 3), rand(9, 4), rand(9, 4, 17)) for _ in range(3))
+    matched_gt = torch.randint(6, (9,), device=GPU)
     image = torch.randint(3, (9,), device=GPU)
-    found = Answers(*sides, "softmax", owner, sum(COUNTS), image, owner < 2, cross=cross)
-    found.weigh({k: rand(5) for k in ("all", "cls", "box")}, rand(3))
+    found = PairedPredictions(
+        *sides, "softmax", matched_gt, sum(COUNTS), image, matched_gt < 2, cross=cross
+    )
+    found.set_weights({k: rand(5) for k in ("all", "cls", "box")}, rand(3))
     return found
 
 
@@ -54,7 +61,7 @@ def test_a_loss_stays_on_the_device_and_does_not_wait_for_it(name, cfg, fake):
         {k: rand(3, c, *size) for k, (size, _) in LEVELS.items()} for c in (4, 6, 1)
     )
     instances = [Instances((64, 96), gt_boxes=Boxes(rand(n, 4))) for n in COUNTS]
-    context = Context(instances, {k: stride for k, (_, stride) in LEVELS.items()}, answers())
+    context = Context(instances, {k: stride for k, (_, stride) in LEVELS.items()}, predictions())
     found = parts(student, teacher, weights, context)
     assert found and all(value.device.type == GPU for value in found.values())
 
@@ -67,22 +74,22 @@ def test_weights_stay_on_the_device_and_do_not_wait_for_it(
 ):
     cfg.AID.WEIGHTING, cfg.AID.GRANULARITY, cfg.AID.BACKGROUND = name, granularity, background
     cfg.AID.NORMALIZE = True
-    losses = InstanceLosses(
+    losses = PerInstanceLosses(
         tuple(LEVELS), {k: rand(5) for k in ("cls", "box")}, {"cls": rand(3, 2)}, rand(5, 2)
     )
     boxes = [rand(n, 4) for n in COUNTS]
     with torch.device(GPU):
         rules = [build_weighting(cfg) for _ in range(2)]
-    sharing, weights = Sharing(rules), []
+    sharing, weights = TeacherMixing(rules), []
     for rule in rules:
-        evidence = None
-        if rule.needs_evidence:
+        stats = None
+        if rule.requires_stats:
             classes = torch.randint(3, (5,), device=GPU)
-            evidence = Evidence(losses, classes, losses, DetectionQuality(rand(5), rand(5)))
-        weights.append(rule(evidence, boxes, LEVELS))
-        weights[-1].parts = rule.by_part(evidence, boxes)
+            stats = TeacherStats(losses, classes, losses, DetectionQuality(rand(5), rand(5)))
+        weights.append(rule(stats, boxes, LEVELS))
+        weights[-1].components = rule.component_weights(stats, boxes)
     for found in sharing(weights):
-        everything = [*found.maps.values(), found.boxes, *vars(found.parts).values()]
+        everything = [*found.maps.values(), found.boxes, *vars(found.components).values()]
         assert all(x.device.type == GPU for x in everything)
 
 
@@ -99,6 +106,6 @@ def test_a_dense_teacher_is_measured_without_waiting_for_the_device(kind, tiny_c
     for n in COUNTS:
         classes = torch.randint(3, (n,), device=GPU)
         targets.append(Instances((256, 384), gt_boxes=Boxes(rand(n, 4)), gt_classes=classes))
-    found = instance_losses(teacher, images, features, targets)
-    everything = [*found.parts.values(), *found.background.values(), found.level_share]
+    found = per_instance_losses(teacher, images, features, targets)
+    everything = [*found.components.values(), *found.background.values(), found.level_share]
     assert all(x.device.type == GPU for x in everything)

@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
-from aid.errors import AIDError
 from aid.modeling.inheritance import inherit
+from aid.utils.errors import AIDError
 
 
 def test_fpn_and_heads_are_the_teachers_and_the_rest_is_not(student_model, caplog):

@@ -9,8 +9,8 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from aid.config import load_config
-from aid.errors import AIDError
 from aid.modeling.weighting import ExponentialWeighting
+from aid.utils.errors import AIDError
 
 KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
 PAIRS = [(kind, kind) for kind in KINDS] + [
@@ -134,7 +134,7 @@ def test_without_a_teacher_it_infers_but_does_not_train(student_config, make_bat
     cfg.TEACHER.WEIGHTS = "nowhere.pth"  # not even looked at
     model = build_model(cfg).eval()
     assert model(make_batch())[0]["instances"] is not None
-    with pytest.raises(AIDError, match="has no teacher: call attach_distillation"):
+    with pytest.raises(AIDError, match="has no teacher: call build_distillation"):
         model.train()(make_batch())
 
 
@@ -142,14 +142,14 @@ def test_one_instance_without_finite_loss_neither_silences_nor_poisons(
     student_model, make_batch, storage, monkeypatch
 ):
     model, _ = student_model("faster_rcnn")
-    original = model.teacher.instance_losses
+    original = model.teacher.per_instance_losses
 
     def broken(*args):
         losses = original(*args)
-        losses.parts["cls"][1] = torch.nan
+        losses.components["cls"][1] = torch.nan
         return losses
 
-    monkeypatch.setattr(model.teacher, "instance_losses", broken)
+    monkeypatch.setattr(model.teacher, "per_instance_losses", broken)
     losses = model(make_batch())
     assert all(losses[k].isfinite() and losses[k] > 0 for k in TERMS)
     log = storage.latest()
@@ -161,16 +161,16 @@ def test_a_teacher_that_is_nowhere_finite_is_reported(
     student_model, make_batch, storage, monkeypatch, caplog
 ):
     model, _ = student_model("faster_rcnn")
-    original = model.teacher.instance_losses
+    original = model.teacher.per_instance_losses
 
     def broken(*args):
         losses = original(*args)
-        losses.parts["cls"][:] = torch.inf
+        losses.components["cls"][:] = torch.inf
         return losses
 
     model(make_batch())
     assert "finite on none" not in caplog.text
-    monkeypatch.setattr(model.teacher, "instance_losses", broken)
+    monkeypatch.setattr(model.teacher, "per_instance_losses", broken)
     model(make_batch())
     assert "loss is finite on none of the 5 instances of iteration 19" in caplog.text
 
@@ -229,18 +229,18 @@ def test_losses_are_computed_in_float32_under_amp(student_model, make_batch, sto
 def test_no_loss_chosen_is_an_error(student_config):
     cfg = student_config("faster_rcnn", opts=["DISTILLATION.LOSSES", []])
     with pytest.raises(AIDError, match="DISTILLATION.LOSSES is empty"):
-        build_model(cfg).attach_distillation(cfg)
+        build_model(cfg).build_distillation(cfg)
     cfg = student_config("faster_rcnn", opts=["DISTILLATION.LOSSES", ["FGD"]])
     with pytest.raises(AIDError, match="'FGD' is unknown, choose from AttentionGuidedLoss"):
-        build_model(cfg).attach_distillation(cfg)
+        build_model(cfg).build_distillation(cfg)
     cfg = student_config("faster_rcnn", opts=["DISTILLATION.SCALE", "mean"])
     with pytest.raises(AIDError, match="DISTILLATION.SCALE: 'mean'"):
-        build_model(cfg).attach_distillation(cfg)
+        build_model(cfg).build_distillation(cfg)
 
 
 def test_a_loss_that_gives_nothing_is_an_error(student_model, make_batch, storage):
     model, _ = student_model("faster_rcnn")
-    model.distillation["losses"] = nn.ModuleDict({"Silent": Silent()})
+    model.distillers[0].losses = nn.ModuleDict({"Silent": Silent()})
     with pytest.raises(AIDError, match="no distillation term"):
         model(make_batch())
 
@@ -253,7 +253,7 @@ class Silent(nn.Module):
 def test_attaching_says_what_is_in_use(student_config, caplog):
     cfg = student_config("retinanet", "faster_rcnn")
     with caplog.at_level("INFO"):
-        build_model(cfg).attach_distillation(cfg)
+        build_model(cfg).build_distillation(cfg)
     said = next(m for m in caplog.messages if m.startswith("Distillation:"))
     for part in (cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.WEIGHTS, "M parameters", "p3 (stride 8)"):
         assert part in said
@@ -289,4 +289,4 @@ def test_config_of_a_saved_run_builds_again(student_config, tmp_path):
     dumped.write_text(cfg.dump())
     again = load_config(str(dumped))
     assert again.TEACHER.CONFIG_FILE == cfg.TEACHER.CONFIG_FILE
-    build_model(again).attach_distillation(again)
+    build_model(again).build_distillation(again)

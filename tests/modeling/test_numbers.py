@@ -57,7 +57,7 @@ def test_terms_and_gradients_are_finite(name, kind, granularity, student_model):
         assert not log.get("aid/num_non_finite")
 
 
-# Answers have no level.
+# PairedPredictions have no level.
 @pytest.mark.parametrize(
     "kind, granularity", [*((kind, "instance") for kind in KINDS), ("faster_rcnn", "image")]
 )

@@ -8,14 +8,14 @@ from detectron2.structures import Boxes, Instances
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from aid.modeling.instance_loss import DetectionQuality, InstanceLosses, instance_losses
+from aid.modeling.families import DetectionQuality, PerInstanceLosses, per_instance_losses
 from aid.modeling.weighting import (
     WEIGHTING_REGISTRY,
     ClassWeighting,
     ConstantWeighting,
-    Evidence,
     ExponentialWeighting,
     RelativeWeighting,
+    TeacherStats,
 )
 
 QUICK = settings(
@@ -36,7 +36,7 @@ PLAIN_WITH_ALPHA_0 = [ExponentialWeighting, RelativeWeighting, STUDENT_AWARE, QU
 ADAPTIVE = [*PLAIN_WITH_ALPHA_0, STUDENT_RATIO]
 
 
-class Batch:
+class PredictionBatch:
     """What a weighting is given for images of random sizes, with random boxes and losses."""
 
     def __init__(self, counts, shapes, dtype, seed):
@@ -57,21 +57,21 @@ class Batch:
             self.boxes.append(torch.cat([corner, corner + side], dim=1))
         share = rand(g, num_levels) + 0.01
         self.share = share / share.sum(dim=1, keepdim=True)
-        self.parts = {k: 15 * rand(g) ** 3 for k in ("cls", "box")}
+        self.components = {k: 15 * rand(g) ** 3 for k in ("cls", "box")}
         self.rest = {"cls": 2 * rand(num_images, num_levels) ** 3}
         self.student = {k: 15 * rand(g) ** 3 for k in ("cls", "box")}
         self.score, self.iou = rand(g), rand(g)
         self.classes = torch.randint(3, (g,), generator=generator)
 
-    def evidence(self):
+    def stats(self):
         levels = tuple(self.levels)
-        teacher = InstanceLosses(levels, self.parts, self.rest, self.share)
-        student = InstanceLosses(levels, self.student, self.rest, self.share)
+        teacher = PerInstanceLosses(levels, self.components, self.rest, self.share)
+        student = PerInstanceLosses(levels, self.student, self.rest, self.share)
         quality = DetectionQuality(self.score, self.iou)
-        return Evidence(teacher, self.classes, student, quality)
+        return TeacherStats(teacher, self.classes, student, quality)
 
     def maps(self, rule):
-        return rule(self.evidence(), self.boxes, self.levels)
+        return rule(self.stats(), self.boxes, self.levels)
 
     def permuted(self, generator):
         """The same with the instances of each image in another order, and that order."""
@@ -80,10 +80,10 @@ class Batch:
             orders.append(torch.randperm(n, generator=generator) + start)
             start += n
         order = torch.cat(orders)
-        other = object.__new__(Batch)
+        other = object.__new__(PredictionBatch)
         other.__dict__ = dict(self.__dict__)
         other.boxes = list(torch.cat(self.boxes)[order].split(self.counts))
-        other.parts = {k: v[order] for k, v in self.parts.items()}
+        other.components = {k: v[order] for k, v in self.components.items()}
         other.student = {k: v[order] for k, v in self.student.items()}
         for name in ("share", "score", "iou", "classes"):
             setattr(other, name, getattr(self, name)[order])
@@ -98,7 +98,7 @@ def batches(draw):
     for _ in range(draw(st.integers(0, 3))):
         shapes.append(tuple(-(-side // 2) for side in shapes[-1]))
     dtype = draw(st.sampled_from([torch.float32, torch.float64]))
-    return Batch(counts, shapes, dtype, draw(st.integers(0, 2**31)))
+    return PredictionBatch(counts, shapes, dtype, draw(st.integers(0, 2**31)))
 
 
 def make(rule, **options):
@@ -118,7 +118,7 @@ def test_alpha_0_is_exactly_plain_distillation(rule, batch, granularity, backgro
 @given(batches(), ALPHAS, st.floats(0, 20), st.sampled_from(["mean", "loss"]))
 @QUICK
 def test_equal_losses_make_all_granularities_equal(batch, alpha, loss, background):
-    batch.parts = {"cls": torch.full_like(batch.parts["cls"], loss)}
+    batch.components = {"cls": torch.full_like(batch.components["cls"], loss)}
     batch.rest = {"cls": torch.full_like(batch.rest["cls"], loss)}
     rules = [
         ExponentialWeighting(alpha=alpha, granularity=x, background=background)
@@ -137,7 +137,7 @@ def test_a_larger_loss_means_a_smaller_weight_of_that_instance_alone(batch, alph
     rule = ExponentialWeighting(alpha=alpha)
     before = batch.maps(rule).instance
     i = data.draw(st.integers(0, sum(batch.counts) - 1))
-    batch.parts["cls"][i] += more
+    batch.components["cls"][i] += more
     after = batch.maps(rule).instance
     assert after[i] < before[i]
     others = torch.arange(len(before)) != i
@@ -166,7 +166,7 @@ def test_weights_are_between_0_and_1_whatever_is_not_finite(
     rule, batch, granularity, background, alpha, bad
 ):
     if bad is not None:
-        batch.parts["cls"][::2] = bad
+        batch.components["cls"][::2] = bad
         batch.rest["cls"][:, ::2] = bad
         batch.student["box"][1::3] = bad
     options = {
@@ -229,15 +229,15 @@ def test_every_instance_has_a_loss_in_any_order(kind, tiny_model, counts, height
         images = model.preprocess_image(batch)
         features = model.backbone(images.tensor)
         targets = [x["instances"] for x in batch]
-        found = instance_losses(model, images, features, targets)
+        found = per_instance_losses(model, images, features, targets)
         permuted = [x[order] for x, order in zip(targets, orders, strict=True)]
-        again = instance_losses(model, images, features, permuted)
+        again = per_instance_losses(model, images, features, permuted)
     assert torch.equal(torch.get_rng_state(), random_state)
     starts = [sum(counts[:i]) for i in range(len(counts))]
     order = torch.cat([x + start for x, start in zip(orders, starts, strict=True)])
-    for name, part in found.parts.items():
+    for name, part in found.components.items():
         assert part.shape == (sum(counts),) and part.isfinite().all() and (part >= 0).all()
-        torch.testing.assert_close(again.parts[name], part[order])
+        torch.testing.assert_close(again.components[name], part[order])
     for name, part in found.background.items():
         assert part.isfinite().all() and (part >= 0).all()
         torch.testing.assert_close(again.background[name], part)

@@ -5,7 +5,8 @@ import torch
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
-from aid.modeling.instance_loss import detection_quality, quality
+from aid.modeling.families import base as quality
+from aid.modeling.families import detection_quality
 
 
 def instances(boxes, classes, scores=None):

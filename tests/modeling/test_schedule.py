@@ -8,8 +8,8 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
-from aid.errors import AIDError
 from aid.modeling.schedule import DECAYS, Schedule
+from aid.utils.errors import AIDError
 
 KEYS = "DISTILLATION.SCHEDULE"
 

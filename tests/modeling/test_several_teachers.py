@@ -8,9 +8,9 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from aid.errors import AIDError
-from aid.modeling.comparison import compare
-from aid.modeling.weighting import Sharing
+from aid.modeling.teacher_check import compare
+from aid.modeling.weighting import TeacherMixing
+from aid.utils.errors import AIDError
 
 TERMS = [f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_local")]
 BOTH_KINDS = ["AttentionGuidedLoss", "NonLocalLoss", "BoxResponseLoss", "ResponseLoss"]
@@ -38,7 +38,7 @@ def test_the_first_one_has_the_names_and_numbers_that_it_has_alone(student_model
     assert new == {"losses_1", "losses_2"}
     heads = {k.split(".")[1] for k in expected if k.startswith("distillation.")}
     assert heads == {"losses"}
-    assert [len(lesson.strides) for lesson in model.lessons] == [5, 5, 4]
+    assert [len(distiller.strides) for distiller in model.distillers] == [5, 5, 4]
 
 
 @pytest.mark.parametrize("student", ["faster_rcnn", "retinanet"])
@@ -87,7 +87,7 @@ def test_teachers_of_any_family_and_every_parameter_gets_a_gradient(
 
 def same_adapters(model):
     """Give every teacher the first one's adapters."""
-    for number in range(1, len(model.lessons)):
+    for number in range(1, len(model.distillers)):
         state = model.distillation["losses"].state_dict()
         model.distillation[f"losses_{number}"].load_state_dict(state)
 
@@ -132,28 +132,28 @@ def test_copies_of_a_teacher_are_together_as_strong_as_one(
 
 def with_losses(model, number, change, monkeypatch):
     """Let ``change`` alter what a teacher's losses are."""
-    teacher = model.lessons[number].teacher
-    original = teacher.instance_losses
+    teacher = model.distillers[number].teacher
+    original = teacher.per_instance_losses
 
     def changed(*args):
         losses = original(*args)
         change(losses)
         return losses
 
-    monkeypatch.setattr(teacher, "instance_losses", changed)
+    monkeypatch.setattr(teacher, "per_instance_losses", changed)
 
 
 def weights_of(model, batch, monkeypatch):
     """The weights of each teacher in a step, before and after they are shared."""
     seen = []
-    original = Sharing.__call__
+    original = TeacherMixing.__call__
 
     def watched(self, weights):
         found = original(self, weights)
         seen.append((weights, found))
         return found
 
-    monkeypatch.setattr(Sharing, "__call__", watched)
+    monkeypatch.setattr(TeacherMixing, "__call__", watched)
     _, _, log = step(model, batch)
     return *seen[0], log
 
@@ -165,9 +165,9 @@ def test_the_better_teacher_of_an_instance_has_the_larger_share(
 
     def set_losses(values):
         def change(losses):
-            for part in losses.parts.values():
+            for part in losses.components.values():
                 part.zero_()
-            losses.parts["cls"].copy_(torch.tensor(values))
+            losses.components["cls"].copy_(torch.tensor(values))
 
         return change
 
@@ -195,7 +195,7 @@ def test_a_teacher_without_finite_loss_leaves_the_instance_to_the_other(
     student_model, further, make_batch, monkeypatch
 ):
     model, _ = student_model("faster_rcnn", opts=further("faster_rcnn"))
-    with_losses(model, 0, lambda x: x.parts["cls"][1:2].fill_(torch.nan), monkeypatch)
+    with_losses(model, 0, lambda x: x.components["cls"][1:2].fill_(torch.nan), monkeypatch)
     before, (first, second), log = weights_of(model, make_batch((2, 1)), monkeypatch)
     assert first.instance[1] == 0 and second.instance[1] == before[1].instance[1] > 0
     assert (second.instance < before[1].instance).tolist() == [True, False, True]
@@ -209,17 +209,19 @@ def test_every_teacher_remembers_by_itself(student_model, further, make_batch):
     opts = [*further("retinanet"), "AID.WEIGHTING", "RelativeWeighting"]
     model, _ = student_model("faster_rcnn", opts=opts)
     step(model, make_batch((2, 3)))
-    first, second = (lesson.weighting.sum_and_count for lesson in model.lessons)
+    first, second = (distiller.weighting.sum_and_count for distiller in model.distillers)
     assert first[1] == second[1] == 5 and first[0] != second[0]
     state = model.distillation.state_dict()
     assert state["weighting.sum_and_count"] is not state["weighting_1.sum_and_count"]
 
 
-def test_the_students_own_losses_are_taken_once(student_model, further, make_batch, monkeypatch):
+def test_the_students_student_losses_are_taken_once(
+    student_model, further, make_batch, monkeypatch
+):
     opts = [*further("faster_rcnn", "retinanet"), "AID.WEIGHTING", "StudentAwareWeighting"]
     model, _ = student_model("faster_rcnn", opts=opts)
-    calls, original = [], model._own_losses
-    monkeypatch.setattr(model, "_own_losses", lambda *x: calls.append(1) or original(*x))
+    calls, original = [], model._student_losses
+    monkeypatch.setattr(model, "_student_losses", lambda *x: calls.append(1) or original(*x))
     step(model, make_batch())
     assert len(calls) == 1
 
@@ -234,7 +236,7 @@ def test_pictures_of_all(student_model, further, make_batch):
 
 def test_all_are_compared_with_the_student(student_model, further, make_batch):
     model, _ = student_model("faster_rcnn", opts=further("faster_rcnn"))
-    teachers, batch = [lesson.teacher for lesson in model.lessons], make_batch((2, 0, 3))
+    teachers, batch = [distiller.teacher for distiller in model.distillers], make_batch((2, 0, 3))
     *theirs, ours = compare(model, teachers, batch)
     for teacher, found in zip(teachers, theirs, strict=True):
         expected, same = compare(model, [teacher], batch)
@@ -273,7 +275,7 @@ def test_what_is_wrong_with_a_further_teacher_is_said_of_that(student_model, fur
 def test_attaching_says_of_all_what_is_in_use(student_config, further, caplog):
     cfg = student_config("faster_rcnn", opts=further("retinanet"))
     with caplog.at_level("INFO"):
-        build_model(cfg).attach_distillation(cfg)
+        build_model(cfg).build_distillation(cfg)
     said = next(m for m in caplog.messages if m.startswith("Distillation:"))
     for part in (cfg.TEACHER.CONFIG_FILE, "TEACHER.MORE_CONFIG_FILES[0]", "further_1.pth"):
         assert part in said

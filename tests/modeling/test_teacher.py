@@ -14,9 +14,9 @@ from iopath.common.file_io import PathHandler
 from torch import nn
 
 from aid.config import load_config
-from aid.errors import AIDError
 from aid.modeling.teacher import Teacher, build_teacher, load_teacher_config
 from aid.modeling.teacher_check import check_teacher
+from aid.utils.errors import AIDError
 
 
 def test_the_teacher_is_no_part_of_the_student(student_model):

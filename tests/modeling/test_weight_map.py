@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from aid.modeling.weighting.weight_map import paint_boxes
+from aid.modeling.weighting.maps import rasterize_boxes
 
 
 def paint(boxes, weights, background=0.5, size=(4, 6), stride=8):
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     weights = torch.tensor(weights, dtype=torch.float32)
     rest = {"p3": torch.tensor([background])}
-    return paint_boxes([boxes], weights, rest, {"p3": (size, stride)})["p3"][0, 0]
+    return rasterize_boxes([boxes], weights, rest, {"p3": (size, stride)})["p3"][0, 0]
 
 
 def test_a_box_fills_the_cells_it_touches():
@@ -46,7 +46,7 @@ def test_a_box_is_cut_at_the_borders_of_the_map():
 def test_images_do_not_mix():
     boxes = [torch.zeros(0, 4), torch.tensor([[0.0, 0, 8, 8]]), torch.zeros(0, 4)]
     rest, levels = {"p3": torch.tensor([0.1, 0.2, 0.3])}, {"p3": ((2, 2), 8)}
-    found = paint_boxes(boxes, torch.tensor([0.25]), rest, levels)["p3"]
+    found = rasterize_boxes(boxes, torch.tensor([0.25]), rest, levels)["p3"]
     assert found.shape == (3, 1, 2, 2)
     assert (
         found.flatten(1).tolist()
@@ -66,9 +66,9 @@ def test_levels_together_are_the_levels_one_by_one(sizes):
         boxes[-1][::3] = boxes[-1][::3].round()  # some borders between cells, and empty boxes
     weights = torch.rand(230, generator=generator)
     rest = {level: torch.rand(3, generator=generator) for level in levels}
-    found = paint_boxes(boxes, weights, rest, levels)
+    found = rasterize_boxes(boxes, weights, rest, levels)
     for level, about in levels.items():
-        alone = paint_boxes(boxes, weights, {level: rest[level]}, {level: about})
+        alone = rasterize_boxes(boxes, weights, {level: rest[level]}, {level: about})
         assert torch.equal(found[level], alone[level])
         assert (alone[level][0] != rest[level][0]).any()
 
@@ -76,7 +76,7 @@ def test_levels_together_are_the_levels_one_by_one(sizes):
 def test_levels_whose_cells_do_not_nest():
     box, weight = [torch.tensor([[0.0, 0, 8, 8]])], torch.tensor([0.25])
     levels = {"a": ((4, 4), 8), "b": ((3, 3), 12), "c": ((5, 5), 16)}
-    found = paint_boxes(box, weight, {level: torch.tensor([0.5]) for level in levels}, levels)
+    found = rasterize_boxes(box, weight, {level: torch.tensor([0.5]) for level in levels}, levels)
     for level, (size, _) in levels.items():
         expected = torch.full(size, 0.5)
         expected[0, 0] = 0.25

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from aid.config import load_config
-from aid.errors import AIDError
-from aid.modeling.instance_loss import InstanceLosses
+from aid.modeling.families import PerInstanceLosses
 from aid.modeling.weighting import (
     ClassWeighting,
     ConstantWeighting,
-    Evidence,
     ExponentialWeighting,
     RelativeWeighting,
+    TeacherStats,
     build_weighting,
 )
+from aid.utils.errors import AIDError
 
 LEVELS = {"p2": ((4, 6), 8), "p3": ((2, 3), 16)}
 BOXES = [torch.tensor([[0.0, 0, 16, 16], [24, 8, 40, 24]]), torch.tensor([[8.0, 0, 24, 16]])]
@@ -23,17 +23,17 @@ BOXES = [torch.tensor([[0.0, 0, 16, 16], [24, 8, 40, 24]]), torch.tensor([[8.0, 
 
 def losses(instance, background, parts=("cls",)):
     """Losses of 3 instances on 2 images and 2 levels, all in one part of each kind."""
-    return InstanceLosses(
+    return PerInstanceLosses(
         levels=("p2", "p3"),
-        parts={parts[0]: torch.tensor(instance)},
+        components={parts[0]: torch.tensor(instance)},
         background={"cls": torch.tensor(background)},
         level_share=torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]]),
     )
 
 
 def maps(instance, rest, boxes=BOXES, alpha=1.0, **kwargs):
-    evidence = Evidence(losses(instance, rest))
-    return ExponentialWeighting(alpha=alpha, **kwargs)(evidence, boxes, LEVELS)
+    stats = TeacherStats(losses(instance, rest))
+    return ExponentialWeighting(alpha=alpha, **kwargs)(stats, boxes, LEVELS)
 
 
 def test_weight_of_an_instance_is_exp_of_minus_alpha_times_its_loss():
@@ -113,7 +113,7 @@ def test_backgrounds():
 
 
 def test_an_image_without_instances_uses_the_background_loss():
-    empty = InstanceLosses(
+    empty = PerInstanceLosses(
         ("p2", "p3"),
         {"cls": torch.zeros(0)},
         {"cls": torch.tensor([[0.5, 1.0]])},
@@ -121,7 +121,7 @@ def test_an_image_without_instances_uses_the_background_loss():
     )
     for granularity in ("instance", "level", "image"):
         rule = ExponentialWeighting(alpha=1.0, granularity=granularity)
-        found = rule(Evidence(empty), [torch.zeros(0, 4)], LEVELS)
+        found = rule(TeacherStats(empty), [torch.zeros(0, 4)], LEVELS)
         level = torch.tensor(0.75 if granularity == "image" else 0.5)
         torch.testing.assert_close(found.maps["p2"], (-level).exp().expand(1, 1, 4, 6))
         assert found.instance.shape == (0,)
@@ -153,9 +153,9 @@ def test_normalized_maps_have_mean_1_and_keep_their_proportions():
 
 def test_coefficients_weigh_the_parts():
     both = losses([1.0, 2.0, 3.0], [[0.0, 0.0]] * 2)
-    both.parts["box"] = torch.tensor([10.0, 10.0, 10.0])
+    both.components["box"] = torch.tensor([10.0, 10.0, 10.0])
     rule = ExponentialWeighting(alpha=1.0, coefficients={"cls": 2.0, "box": 0.0})
-    assert rule(Evidence(both), BOXES, LEVELS).loss.tolist() == [2, 4, 6]
+    assert rule(TeacherStats(both), BOXES, LEVELS).loss.tolist() == [2, 4, 6]
 
 
 def test_boxes_of_plain_distillation_and_of_a_constant():
@@ -166,13 +166,13 @@ def test_boxes_of_plain_distillation_and_of_a_constant():
 
 def test_a_constant_is_plain_distillation_times_it():
     found = ConstantWeighting(constant=0.25)(None, BOXES, LEVELS)
-    assert found.instance is None and not ConstantWeighting(constant=0.25).needs_evidence
+    assert found.instance is None and not ConstantWeighting(constant=0.25).requires_stats
     assert all((x == 0.25).all() for x in found.maps.values())
 
 
 def test_a_class_that_is_not_to_be_learned_from_the_teacher():
-    evidence = Evidence(losses([1.0, 9.0, math.inf], [[0.5, 1.0]] * 2), torch.tensor([2, 0, 0]))
-    found = ClassWeighting(distrusted=[1, 2])(evidence, BOXES, LEVELS)
+    stats = TeacherStats(losses([1.0, 9.0, math.inf], [[0.5, 1.0]] * 2), torch.tensor([2, 0, 0]))
+    found = ClassWeighting(distrusted=[1, 2])(stats, BOXES, LEVELS)
     assert found.instance.tolist() == [0, 1, 0]
     assert found.maps["p2"][:, 0, 3, 0].tolist() == [0.5, 1]  # no finite loss: the background's
     assert found.loss.tolist() == [1, 9, math.inf]
@@ -193,7 +193,7 @@ def test_relative_weights_are_free_of_scale():
     rest = [[0.5, 1.0], [0.25, 0.75]]
     for scale in (1.0, 100.0):
         rule = RelativeWeighting(alpha=0.7, momentum=0.9)
-        found = rule(Evidence(losses([1 * scale, 2 * scale, 3 * scale], rest)), BOXES, LEVELS)
+        found = rule(TeacherStats(losses([1 * scale, 2 * scale, 3 * scale], rest)), BOXES, LEVELS)
         torch.testing.assert_close(found.instance, torch.tensor([-0.35, -0.7, -1.05]).exp())
     torch.testing.assert_close(rule.sum_and_count, torch.tensor([600.0, 3.0]))
 
@@ -201,13 +201,13 @@ def test_relative_weights_are_free_of_scale():
 def test_the_mean_of_relative_weights_runs_and_is_kept():
     rule = RelativeWeighting(alpha=1.0, momentum=0.5)
     rest = [[0.0, 0.0]] * 2
-    rule(Evidence(losses([2.0, 2.0, math.inf], rest)), BOXES, LEVELS)  # 2 of loss 2
-    found = rule(Evidence(losses([4.0, 8.0, 6.0], rest)), BOXES, LEVELS)  # and 3 of mean 6
+    rule(TeacherStats(losses([2.0, 2.0, math.inf], rest)), BOXES, LEVELS)  # 2 of loss 2
+    found = rule(TeacherStats(losses([4.0, 8.0, 6.0], rest)), BOXES, LEVELS)  # and 3 of mean 6
     mean = (0.5 * 4 + 18) / (0.5 * 2 + 3)
     torch.testing.assert_close(found.instance, (-torch.tensor([4.0, 8.0, 6.0]) / mean).exp())
     other = RelativeWeighting(alpha=1.0, momentum=0.5).eval()
     other.load_state_dict(rule.state_dict())
-    again = other(Evidence(losses([mean] * 3, rest)), BOXES, LEVELS)
+    again = other(TeacherStats(losses([mean] * 3, rest)), BOXES, LEVELS)
     torch.testing.assert_close(again.instance, torch.full((3,), math.exp(-1)))
     assert torch.equal(other.sum_and_count, rule.sum_and_count)  # in eval mode it stands still
 
@@ -216,18 +216,20 @@ def test_the_mean_of_relative_weights_fades_by_the_iteration_and_not_by_the_micr
     rule = RelativeWeighting(alpha=1.0, momentum=0.25, steps=2)
     rest = [[0.0, 0.0]] * 2
     for loss in (8.0, 0.0, 0.0):  # two micro-batches later it counts a quarter
-        rule(Evidence(losses([loss] * 3, rest)), BOXES, LEVELS)
+        rule(TeacherStats(losses([loss] * 3, rest)), BOXES, LEVELS)
     torch.testing.assert_close(rule.sum_and_count, torch.tensor([6.0, 0.75 + 1.5 + 3]))
 
 
 def test_relative_weights_before_any_instance_was_seen():
-    empty = InstanceLosses(
+    empty = PerInstanceLosses(
         ("p2", "p3"),
         {"cls": torch.zeros(0)},
         {"cls": torch.tensor([[0.5, 1.0]])},
         torch.zeros(0, 2),
     )
-    found = RelativeWeighting(alpha=1.0, momentum=0.9)(Evidence(empty), [torch.zeros(0, 4)], LEVELS)
+    found = RelativeWeighting(alpha=1.0, momentum=0.9)(
+        TeacherStats(empty), [torch.zeros(0, 4)], LEVELS
+    )
     torch.testing.assert_close(found.maps["p2"], torch.tensor(-0.5).exp().expand(1, 1, 4, 6))
 
 

@@ -9,8 +9,8 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from aid.config import load_config
-from aid.errors import AIDError
-from aid.prediction import (
+from aid.utils.errors import AIDError
+from aid_tools.prediction import (
     KITTIWriter,
     Source,
     classes_of,
@@ -20,8 +20,8 @@ from aid.prediction import (
     predict,
     read_frames,
 )
-from aid.prediction.sources import Frame
-from aid.prediction.writers import draw
+from aid_tools.prediction.sources import Frame
+from aid_tools.prediction.writers import draw
 
 SIZE = (96, 64)
 

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from aid.reliability.invariants import (
+from aid_tools.reliability.invariants import (
     BrokenPromise,
     check_folder,
     compare_folders,

@@ -6,8 +6,8 @@ import textwrap
 
 import pytest
 
-from aid.reliability.invariants import BrokenPromise
-from aid.reliability.victim import Victim
+from aid_tools.reliability.invariants import BrokenPromise
+from aid_tools.reliability.victim import Victim
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aid.report.html import to_html
-from aid.report.parts import Cell, Heading, Picture, Table, Text, number
+from aid_tools.report.html import to_html
+from aid_tools.report.parts import Cell, Heading, Picture, Table, Text, number
 
 HOSTILE = '<img src="http://example.org/x.png" onerror="document.title = 1">'
 
@@ -13,7 +13,7 @@ HOSTILE = '<img src="http://example.org/x.png" onerror="document.title = 1">'
 @pytest.fixture
 def parts(tmp_path, monkeypatch):
     """Tables and two pictures, in ``tmp_path``; texts that want to be code."""
-    monkeypatch.setattr("aid.report.html.FULL_COLOR_PIXELS", 900 * 60)
+    monkeypatch.setattr("aid_tools.report.html.FULL_COLOR_PIXELS", 900 * 60)
     generator = np.random.default_rng(0)
     for name, shape in (("small.png", (60, 900, 3)), ("large.png", (60, 1000, 3))):
         pixels = generator.integers(0, 255, shape, dtype=np.uint8)

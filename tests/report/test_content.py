@@ -6,9 +6,9 @@ import pytest
 from detectron2.data import MetadataCatalog
 
 from aid.config import load_config
-from aid.report.content import Findings, describe
-from aid.report.parts import Heading, Picture, Table, Text
-from aid.report.runs import Run
+from aid_tools.report.content import Findings, describe
+from aid_tools.report.parts import Heading, Picture, Table, Text
+from aid_tools.report.runs import Run
 
 MEDIANS = {"instances": 3, "teacher_loss": 1.0, "weight": 0.9, "mean_weight": 0.9}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aid.report.cost import measure_cost
+from aid_tools.report.cost import measure_cost
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from aid.config import load_config
-from aid.report.figures import MAX_CLASSES, draw_curves, draw_precision_recall
-from aid.report.precision_recall import Curve
-from aid.report.runs import Run
+from aid_tools.report.figures import MAX_CLASSES, draw_curves, draw_precision_recall
+from aid_tools.report.precision_recall import Curve
+from aid_tools.report.runs import Run
 
 
 @pytest.fixture(autouse=True)

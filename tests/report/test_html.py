@@ -11,9 +11,9 @@ from importlib.resources import files
 import pytest
 from PIL import Image
 
-from aid.report.html import to_html
-from aid.report.markdown import to_markdown
-from aid.report.parts import Text
+from aid_tools.report.html import to_html
+from aid_tools.report.markdown import to_markdown
+from aid_tools.report.parts import Text
 
 # Elements without an end tag.
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -124,7 +124,7 @@ def test_markdown_says_the_same(parts):
 @pytest.mark.parametrize("scheme", [0, 1, 2], ids=["light", "dark", "print"])
 def test_text_stands_out_from_its_ground(scheme):
     """Contrasts of WCAG 2.1, level AA; the print's colours are those that it sets."""
-    style = files("aid.report").joinpath("page.css").read_text()
+    style = files("aid_tools.report").joinpath("page.css").read_text()
     block = re.findall(r":root \{([^}]*)\}", style)[scheme]
     colors = dict(re.findall(r"--(\w+): (#\w{6})", block))
     for ground in ("page", "stripe"):

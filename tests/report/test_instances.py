@@ -6,7 +6,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from aid.modeling.teacher import build_teacher
-from aid.report.instances import group_of, groups_of, judge, load_sample
+from aid_tools.report.instances import group_of, groups_of, image_stats, load_sample
 
 CLEAN = {"spoiled": None, "visible": 0.9}
 CLASSES = ["Car", "Cyclist"]
@@ -66,32 +66,32 @@ def test_a_sample_is_resized_with_its_boxes_and_without_crowds(student_config, r
 
 def test_weights_are_those_of_training(student_config, student_model, record):
     """The report shows the numbers that the student is trained with on the same image."""
-    (seen,) = judge(student_config("faster_rcnn"), [record])
+    (seen,) = image_stats(student_config("faster_rcnn"), [record])
     assert torch.allclose(seen.weights, torch.exp(-0.1 * seen.losses))
     model, cfg = student_model("faster_rcnn")
     sample, _ = load_sample(cfg, record)
     view = model.teacher.view([sample], (64, 96), cfg.INPUT.FORMAT)
-    expected = model.teacher.instance_losses(view, [sample["instances"]])
-    assert torch.equal(seen.losses, sum(expected.parts.values()))
+    expected = model.teacher.per_instance_losses(view, [sample["instances"]])
+    assert torch.equal(seen.losses, sum(expected.components.values()))
     assert seen.boxes.shape == (2, 4) and seen.image.shape == (64, 96, 3)
 
 
 def test_every_rule_judges_with_what_it_asks_for(record, student_config, tiny_model):
     cfg = student_config("faster_rcnn", opts=["AID.WEIGHTING", "RelativeWeighting"])
     memory = {"sum_and_count": torch.tensor([20.0, 4.0])}
-    (seen,) = judge(cfg, [record], memory)
+    (seen,) = image_stats(cfg, [record], memory)
     torch.testing.assert_close(seen.weights, torch.exp(-cfg.AID.ALPHA * seen.losses / 5))
-    (seen,) = judge(
+    (seen,) = image_stats(
         student_config("faster_rcnn", opts=["AID.WEIGHTING", "QualityWeighting"]), [record]
     )
     assert ((0 < seen.weights) & (seen.weights <= 1)).all()
     cfg = student_config("faster_rcnn", "retinanet", ["AID.WEIGHTING", "StudentAwareWeighting"])
     student = tiny_model("faster_rcnn")
-    (seen,) = judge(cfg, [record], student=student)
+    (seen,) = image_stats(cfg, [record], student=student)
     assert ((0 < seen.weights) & (seen.weights <= 1)).all()
     cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.WEIGHTS = (
         student_config("faster_rcnn").TEACHER[key] for key in ("CONFIG_FILE", "WEIGHTS")
     )
     teacher = build_teacher(cfg).detector
-    (seen,) = judge(cfg, [record], student=teacher)  # no better than itself
+    (seen,) = image_stats(cfg, [record], student=teacher)  # no better than itself
     assert seen.weights.tolist() == [1, 1]

@@ -5,9 +5,9 @@ import math
 import pytest
 
 from aid.config import load_config
-from aid.report.cost import Cost
-from aid.report.outcome import outcome
-from aid.report.runs import Run
+from aid_tools.report.cost import Cost
+from aid_tools.report.outcome import outcome
+from aid_tools.report.runs import Run
 
 NAN = math.nan
 # Parameters, in millions.

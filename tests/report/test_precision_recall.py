@@ -12,11 +12,11 @@ from detectron2.structures import Boxes, Instances
 
 from aid.config import load_config
 from aid.data.kitti import register_kitti
-from aid.errors import AIDError
 from aid.evaluation import build_evaluator
 from aid.evaluation.kitti_metric import DIFFICULTIES
-from aid.report.precision_recall import read_curves
-from aid.report.runs import Run
+from aid.utils.errors import AIDError
+from aid_tools.report.precision_recall import read_curves
+from aid_tools.report.runs import Run
 
 CLASSES = ["Car", "Pedestrian", "Cyclist"]
 

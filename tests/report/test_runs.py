@@ -5,8 +5,8 @@ import math
 import pytest
 
 from aid.config import load_config
-from aid.report.pairs import choose, differences
-from aid.report.runs import Run, roles
+from aid_tools.report.pairs import choose, differences
+from aid_tools.report.runs import Run, roles
 
 
 @pytest.fixture

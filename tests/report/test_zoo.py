@@ -9,8 +9,8 @@ import subprocess
 import pytest
 
 from aid.config import load_config
-from aid.errors import AIDError
-from aid.report.zoo import Zoo
+from aid.utils.errors import AIDError
+from aid_tools.report.zoo import Zoo
 
 TEACHER, PLAIN, STUDENT = "faster_rcnn_R34_FPN", "faster_rcnn_R18_FPN", "faster_rcnn_R18_from_R34"
 PAGE = """# Zoo

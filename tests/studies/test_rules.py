@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from aid.modeling.instance_loss import DetectionQuality, InstanceLosses
-from aid.modeling.weighting import WEIGHTING_REGISTRY, Evidence
+from aid.modeling.families import DetectionQuality, PerInstanceLosses
+from aid.modeling.weighting import WEIGHTING_REGISTRY, TeacherStats
 
 RULES = [
     WEIGHTING_REGISTRY.get(f"{name}Weighting")
@@ -25,24 +25,26 @@ REST = [[0.5, 1.0], [0.25, 0.75]]
 def losses(rest=REST, **parts):
     """Losses of 3 instances on 2 images and 2 levels."""
     parts = {k: torch.tensor(v) for k, v in parts.items()}
-    return InstanceLosses(("p2", "p3"), parts, {"cls": torch.tensor(rest)}, torch.full((3, 2), 0.5))
+    return PerInstanceLosses(
+        ("p2", "p3"), parts, {"cls": torch.tensor(rest)}, torch.full((3, 2), 0.5)
+    )
 
 
 def detected(best=BEST, cls=(1.0, 2.0, 3.0)):
-    return Evidence(losses(cls=list(cls), box=[0.5, 0.5, 0.5]), quality=best)
+    return TeacherStats(losses(cls=list(cls), box=[0.5, 0.5, 0.5]), quality=best)
 
 
 def test_imitation_fades_where_the_student_is_better():
     # The student does not have the last part.
     teacher = losses(cls=[1.0, 5.0, 5.0], rpn_cls=[9.0, 9.0, 9.0])
-    student = InstanceLosses(
+    student = PerInstanceLosses(
         ("p3",),
         {"cls": torch.tensor([3.0, 4.0, math.nan])},
         {"cls": torch.tensor([[0.25], [2.0]])},
         torch.ones(3, 1),
     )
     rule = StudentAwareWeighting(alpha=0.5, background="loss")
-    found = rule(Evidence(teacher, student=student), BOXES, LEVELS)
+    found = rule(TeacherStats(teacher, student=student), BOXES, LEVELS)
     torch.testing.assert_close(found.instance, torch.tensor([1.0, math.exp(-0.5), 1.0]))
     corner = [found.maps[level][:, 0, -1, 0].tolist() for level in LEVELS]
     assert corner[0] == [1, 1]  # the student's heads do not read p2
@@ -53,7 +55,7 @@ def test_excess_over_the_student_part_by_part():
     teacher = losses(cls=[1.0, 2.0, 3.0], box=[0.5, 0.25, 4.0], rpn_cls=[7.0, 8.0, 9.0])
     student = losses(cls=[0.5, 3.0, 1.0], box=[1.0, 0.0, 0.0], rpn_cls=[0.0, 0.0, 0.0])
     rule = StudentAwareWeighting(alpha=1.0)
-    found = rule.by_part(Evidence(teacher, student=student), BOXES)
+    found = rule.component_weights(TeacherStats(teacher, student=student), BOXES)
     torch.testing.assert_close(found.cls, torch.tensor([-0.5, 0.0, -2.0]).exp())
     torch.testing.assert_close(found.box, torch.tensor([0.0, -0.25, -4.0]).exp())
 
@@ -64,9 +66,9 @@ def test_the_parts_are_added_up_in_their_order():
     numbers = torch.rand(4, 100, generator=torch.Generator().manual_seed(0)).exp()
     values = dict(zip(names, numbers, strict=True))
     rest, share = {"cls": torch.zeros(1, 1)}, torch.ones(100, 1)
-    teacher = InstanceLosses(("p3",), {k: 10 * v for k, v in values.items()}, rest, share)
-    student = InstanceLosses(("p3",), values, rest, share)
-    loss, _ = StudentAwareWeighting(alpha=1.0).disbelief(Evidence(teacher, student=student))
+    teacher = PerInstanceLosses(("p3",), {k: 10 * v for k, v in values.items()}, rest, share)
+    student = PerInstanceLosses(("p3",), values, rest, share)
+    loss, _ = StudentAwareWeighting(alpha=1.0).teacher_error(TeacherStats(teacher, student=student))
     assert torch.equal(loss, sum(10 * v for v in values.values()) - sum(values.values()))
 
 
@@ -75,7 +77,7 @@ def test_quality_to_the_power_of_alpha():
     found = rule(detected(), BOXES, LEVELS)
     torch.testing.assert_close(found.instance, torch.tensor([1.0, 0.5, 0.1]))
     torch.testing.assert_close(found.maps["p2"][:, 0, 3, 0], torch.tensor([-0.25, -0.125]).exp())
-    parts = rule.by_part(detected(), BOXES)  # of which a quality has none
+    parts = rule.component_weights(detected(), BOXES)  # of which a quality has none
     assert torch.equal(parts.cls, found.instance) and torch.equal(parts.box, found.instance)
 
 
@@ -113,27 +115,27 @@ def test_scores_with_fitnet_are_the_score_weighted_squares_of_ultralytics():
 def test_the_ratio_of_the_losses_of_teacher_and_student():
     teacher = losses(cls=[1.0, 3.0, 0.0], box=[0.0, 0.0, 0.0], rpn_cls=[9.0, 9.0, 9.0])
     student = losses(cls=[1.0, 0.0, 3.0], box=[0.0, 0.0, 0.0], rest=[[2.0, 1.0], [0.25, 5.0]])
-    evidence = Evidence(teacher, student=student)
-    del evidence.student.parts["box"]
-    found = StudentRatioWeighting(alpha=2.0, background="loss")(evidence, BOXES, LEVELS)
+    stats = TeacherStats(teacher, student=student)
+    del stats.student.components["box"]
+    found = StudentRatioWeighting(alpha=2.0, background="loss")(stats, BOXES, LEVELS)
     torch.testing.assert_close(found.instance, torch.tensor([1 / 2, 1 / 17, 16 / 17]))
     ratios = [(3 / 1.5) ** 2, 1.0], [1.0, (6 / 1.75) ** 2]
     for i, level in enumerate(LEVELS):
         expected = [x[i] / (1 + x[i]) for x in ratios]
         assert found.maps[level][:, 0, -1, 0].tolist() == pytest.approx(expected)
-    half = StudentRatioWeighting(alpha=0.0)(evidence, BOXES, LEVELS)
+    half = StudentRatioWeighting(alpha=0.0)(stats, BOXES, LEVELS)
     assert all((x == 0.5).all() for x in half.maps.values())
 
 
 def test_a_student_whose_loss_is_not_finite_says_nothing_of_the_teacher():
     student = losses(cls=[math.nan, math.inf, 1.0])
-    evidence = Evidence(losses(cls=[1.0, 9.0, 1.0]), student=student)
-    found = StudentRatioWeighting(alpha=1.0)(evidence, BOXES, LEVELS)
+    stats = TeacherStats(losses(cls=[1.0, 9.0, 1.0]), student=student)
+    found = StudentRatioWeighting(alpha=1.0)(stats, BOXES, LEVELS)
     assert found.instance.tolist() == [0.5, 0.5, 0.5]
 
 
 def worse(number, loss=0.0, score=0.0, iou=0.0):
-    """Evidence whose teacher is worse on one instance, by these."""
+    """TeacherStats whose teacher is worse on one instance, by these."""
     cls = torch.tensor([1.0, 2.0, 3.0])
     best = DetectionQuality(*torch.tensor([[0.9, 0.5, 0.3]] * 2))
     cls[number] += loss
@@ -141,7 +143,7 @@ def worse(number, loss=0.0, score=0.0, iou=0.0):
     best.iou[number] -= iou
     teacher = losses(cls=cls.tolist(), box=[0.5, 0.5, 0.5])
     student = losses(cls=[0.5, 0.5, 0.5], box=[0.5, 0.5, 0.5])
-    return Evidence(teacher, student=student, quality=best)
+    return TeacherStats(teacher, student=student, quality=best)
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -174,11 +176,11 @@ def test_a_teacher_whose_loss_is_not_finite_weighs_nothing(rule, bad):
 def test_no_instance_at_all(rule, granularity):
     none = torch.zeros(0)
     parts, rest = {"cls": none, "box": none}, {"cls": torch.tensor(REST)}
-    empty = InstanceLosses(("p2", "p3"), parts, rest, torch.zeros(0, 2))
-    evidence = Evidence(empty, student=empty, quality=DetectionQuality(none, none))
+    empty = PerInstanceLosses(("p2", "p3"), parts, rest, torch.zeros(0, 2))
+    stats = TeacherStats(empty, student=empty, quality=DetectionQuality(none, none))
     boxes = [torch.zeros(0, 4)] * 2
     rule = rule(alpha=1.0, granularity=granularity)
-    found, by_part = rule(evidence, boxes, LEVELS), rule.by_part(evidence, boxes)
-    assert found.instance.shape == found.boxes.shape == by_part.cls.shape == (0,)
+    found, component_weights = rule(stats, boxes, LEVELS), rule.component_weights(stats, boxes)
+    assert found.instance.shape == found.boxes.shape == component_weights.cls.shape == (0,)
     assert all((x > 0).all() and x.isfinite().all() for x in found.maps.values())
-    assert by_part.background.shape == (2,) and (by_part.background > 0).all()
+    assert component_weights.background.shape == (2,) and (component_weights.background > 0).all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from aid.study import compare_gradients
+from aid_tools.study import compare_gradients
 
 
 class Student(nn.Module):

@@ -5,15 +5,8 @@ import math
 
 import pytest
 
-from aid.errors import AIDError
-from aid.study import (
-    BASELINES,
-    EQUAL_TIME,
-    compare,
-    paired_difference,
-    tune,
-    write_study,
-)
+from aid.utils.errors import AIDError
+from aid_tools.study import BASELINES, EQUAL_TIME, compare, paired_difference, tune, write_study
 
 
 def test_a_paired_difference():

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from aid.study import Job, gradients, separation
-from aid.study.grid import Scenes
-from aid.study.separation import auc, jobs_to_measure, rank_correlation
+from aid_tools.study import Job, gradients, separation
+from aid_tools.study.grid import Scenes
+from aid_tools.study.separation import auc, jobs_to_measure, rank_correlation
 
 
 def test_auc():

@@ -7,9 +7,9 @@ import sys
 import pytest
 import yaml
 
-from aid.errors import AIDError
-from aid.study import load_study, measured, run_study
-from aid.study import runner as runner_module
+from aid.utils.errors import AIDError
+from aid_tools.study import load_study, measured, run_study
+from aid_tools.study import runner as runner_module
 
 CONTENT = {
     "output": "out",

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from aid.benchmark.loader import measure_loader
 from aid.config import load_config
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
+from aid_tools.benchmark.loader import measure_loader
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_what_is_printed_and_written(config, load_script, tmp_path, capsys):
 def test_every_counted_batch_is_waited_for(config, monkeypatch):
     """The rate is that of the counted batches, whatever came before."""
     clock = iter([10.0, 14.0])
-    monkeypatch.setattr("aid.benchmark.loader.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("aid_tools.benchmark.loader.time.perf_counter", lambda: next(clock))
     assert measure_loader(load_config(config), [0], 6) == {0: 3.0}  # 12 images in 4 s
 
 

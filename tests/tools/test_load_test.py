@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from aid.benchmark.growth import judge, place_in_time, slope
-from aid.benchmark.processes import usage
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
+from aid_tools.benchmark.growth import measure_growth, place_in_time, slope
+from aid_tools.benchmark.processes import usage
 
 # Holds what its parent asks for, in a process that it starts itself.
 HOLDER = """
@@ -96,16 +96,16 @@ def test_only_the_iterations_in_between_are_judged():
     memory = np.full(400, 500.0)
     memory[:200] = np.arange(200)  # caches fill
     memory[350:] = 900  # the evaluation
-    flat = judge(iterations, memory, 200, 350, limit=10)
+    flat = measure_growth(iterations, memory, 200, 350, limit=10)
     assert (flat.rate, flat.last, flat.samples, flat.is_flat) == (0, 500, 150, True)
     memory[200:350] += 0.011 * np.arange(150)
-    leak = judge(iterations, memory, 200, 350, limit=10)
+    leak = measure_growth(iterations, memory, 200, 350, limit=10)
     assert leak.rate == pytest.approx(11) and leak.is_growing and not leak.is_flat
     memory += 30 * np.random.default_rng(0).normal(size=400)
-    short = judge(iterations, memory, 200, 230, limit=10)
+    short = measure_growth(iterations, memory, 200, 230, limit=10)
     assert short.low < 10 < short.high and not short.is_growing and not short.is_flat
     with pytest.raises(AIDError, match="9 samples between iteration 341 and 350 are too few"):
-        judge(iterations, memory, 341, 350, limit=10)
+        measure_growth(iterations, memory, 341, 350, limit=10)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aid.visualization.collect import Seen
+from aid_tools.visualization.collect import Seen
 
 
 @pytest.fixture

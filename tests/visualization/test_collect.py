@@ -8,8 +8,8 @@ from detectron2.modeling import build_model
 
 from aid.config import load_config
 from aid.modeling.losses.attention import spatial_attention
-from aid.visualization.collect import as_in_first_step, collect
-from aid.visualization.words import PARTS
+from aid_tools.visualization.collect import as_in_first_step, collect
+from aid_tools.visualization.words import PARTS
 
 KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
 PAIRS = [(kind, kind) for kind in KINDS] + [("fcos", "faster_rcnn"), ("faster_rcnn", "gfl")]
@@ -18,13 +18,13 @@ PAIRS = [(kind, kind) for kind in KINDS] + [("fcos", "faster_rcnn"), ("faster_rc
 def in_training(model, batch, monkeypatch) -> list[tuple]:
     """Features of both sides and weights of one training step, teacher by teacher."""
     found = []
-    for lesson in model.lessons:
+    for distiller in model.distillers:
 
-        def keep(features, view, weights, context, terms=lesson.terms):
+        def keep(features, view, weights, context, terms=distiller.terms):
             found.append((features, view.features, weights))
             return terms(features, view, weights, context)
 
-        monkeypatch.setattr(lesson, "terms", keep)
+        monkeypatch.setattr(distiller, "terms", keep)
     model.train()(copy.deepcopy(batch))
     return found
 
@@ -41,15 +41,17 @@ def before_training(model, sample) -> list:
 
 def check(model, seen, training) -> None:
     """All that was collected against all that the step computed."""
-    assert len(seen) == len(training) == len(model.lessons)
-    for lesson, found, (ours, theirs, weights) in zip(model.lessons, seen, training, strict=True):
-        assert list(found.maps) == list(found.strides) == list(lesson.strides)
+    assert len(seen) == len(training) == len(model.distillers)
+    for distiller, found, (ours, theirs, weights) in zip(
+        model.distillers, seen, training, strict=True
+    ):
+        assert list(found.maps) == list(found.strides) == list(distiller.strides)
         torch.testing.assert_close(found.weights, weights.instance)
         torch.testing.assert_close(found.losses, weights.loss)
         if found.parts:
             torch.testing.assert_close(sum(found.parts.values()), weights.loss)
-        loss = lesson.losses["AttentionGuidedLoss"]
-        for level in lesson.strides:
+        loss = distiller.losses["AttentionGuidedLoss"]
+        for level in distiller.strides:
             torch.testing.assert_close(found.maps[level], weights.maps[level][0, 0])
             teacher, student = theirs[level], ours[level]
             attention = spatial_attention(teacher, 0.5), spatial_attention(student, 0.5)
@@ -126,7 +128,7 @@ def test_a_student_that_became_its_teacher_does_not_differ(student_model, make_b
     student = {k: v for k, v in model.state_dict().items() if not k.startswith("distillation.")}
     model.load_state_dict({**model.state_dict(), **model.teacher.detector.state_dict()})
     assert student.keys() == model.teacher.detector.state_dict().keys()
-    for adapters in model.lessons[0].losses["AttentionGuidedLoss"].adapters.values():
+    for adapters in model.distillers[0].losses["AttentionGuidedLoss"].adapters.values():
         torch.nn.init.dirac_(adapters.feature.weight)
         torch.nn.init.zeros_(adapters.feature.bias)
     (after,) = collect(model.eval(), sample, attention_of)

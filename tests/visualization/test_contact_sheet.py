@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from aid.visualization.contact_sheet import Entry, draw_contact_sheet, entries_of, extremes
+from aid_tools.visualization.contact_sheet import Entry, draw_contact_sheet, entries_of, extremes
 
 CAR = Entry("a.png", (10.0, 10.0, 30.0, 20.0), "Car", 0.5, 7.0, "cls", 0.6)
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 
-from aid.visualization import COLORMAP, draw_boxes, draw_weights, enlarge, weight_image
+from aid_tools.visualization import COLORMAP, draw_boxes, draw_weights, enlarge, weight_image
 
 
 def color_of(weight: float) -> list[int]:

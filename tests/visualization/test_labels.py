@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from aid.visualization.labels import casing, place
+from aid_tools.visualization.labels import casing, place
 
 
 def overlap(a, b) -> bool:

@@ -8,8 +8,8 @@ import torch
 from matplotlib import colormaps
 from matplotlib.colors import Normalize
 
-from aid.visualization.canvas import enlarged, overlay
-from aid.visualization.page import Picture, draw_page
+from aid_tools.visualization.canvas import enlarged, overlay
+from aid_tools.visualization.page import Picture, draw_page
 
 GREY = np.full((16, 32, 3), 128, np.uint8)
 

@@ -12,9 +12,9 @@ from PIL import Image
 from aid.checkpoint import StudentCheckpointer
 from aid.config import load_config
 from aid.engine import AIDTrainer
-from aid.errors import AIDError
-from aid.visualization.load import build_student, choose_images, load_records, load_trained
-from aid.visualization.pages import Pages
+from aid.utils.errors import AIDError
+from aid_tools.visualization.load import build_student, choose_images, load_records, load_trained
+from aid_tools.visualization.pages import Pages
 
 
 @pytest.fixture

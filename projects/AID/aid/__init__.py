@@ -6,7 +6,7 @@ and the datasets, so that ``import aid`` is all that a config needs.
 
 import warnings
 
-from .errors import ignore_known_deprecations
+from .utils.errors import ignore_known_deprecations
 
 try:
     with warnings.catch_warnings():
@@ -21,6 +21,9 @@ except ImportError as error:
 
 from . import checkpoint, data, modeling  # noqa: E402  (Detectron2 comes first)
 from .config import add_aid_config  # noqa: E402
+from .utils import renamed  # noqa: E402
+
+renamed.install()
 
 __all__ = ["add_aid_config", "checkpoint", "data", "modeling"]
 __version__ = "0.1.0"

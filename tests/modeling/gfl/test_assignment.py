@@ -8,7 +8,7 @@ import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.structures import Boxes, pairwise_iou
 
-from aid.modeling.gfl import assign_cells
+from aid.modeling.detectors.gfl import assign_cells
 
 
 def grid(*sizes, scale=2.0):
@@ -21,8 +21,8 @@ def grid(*sizes, scale=2.0):
 
 
 def assign(boxes, anchors, topk):
-    owner, best = assign_cells(Boxes(torch.tensor(boxes).reshape(-1, 4)), anchors, topk)
-    return owner.tolist(), best.tolist()
+    matched_gt, best = assign_cells(Boxes(torch.tensor(boxes).reshape(-1, 4)), anchors, topk)
+    return matched_gt.tolist(), best.tolist()
 
 
 def assign_by_loop(boxes, anchors, topk):
@@ -56,9 +56,9 @@ def test_random_boxes_as_by_the_loop(seed, topk):
     corner = torch.rand(12, 2, generator=generator) * torch.tensor([70.0, 40])
     size = 3 + torch.rand(12, 2, generator=generator) ** 2 * 60
     boxes = torch.cat([corner, corner + size], dim=1).tolist()
-    owner, _ = assign(boxes, anchors, topk)
-    assert owner == assign_by_loop(boxes, anchors, topk)
-    assert len(set(owner)) > 3  # many get something
+    matched_gt, _ = assign(boxes, anchors, topk)
+    assert matched_gt == assign_by_loop(boxes, anchors, topk)
+    assert len(set(matched_gt)) > 3  # many get something
 
 
 def test_the_threshold_is_mean_plus_deviation():
@@ -83,20 +83,20 @@ def test_a_cell_of_two_instances_belongs_to_the_larger_overlap():
     assert assign([low, high], anchors, 2) == ([2, 1, 1, 2], [1, 1])
     # They share the cell at 16 alone, and overlap it alike: the first one's. The other has 24 left.
     wide = [12.0, -8, 28, 8]
-    owner, best = assign([high, wide], anchors, 2)
-    assert owner == [2, 0, 0, 1] and best == [1, 2]
+    matched_gt, best = assign([high, wide], anchors, 2)
+    assert matched_gt == [2, 0, 0, 1] and best == [1, 2]
 
 
 def test_an_instance_smaller_than_a_stride():
     anchors = grid((4, 4), (2, 2))
     around_a_center = [7.0, 7, 10, 10]
-    owner, best = assign([around_a_center], anchors, 9)
-    assert [r for r, g in enumerate(owner) if g == 0] == [5] == best  # row 1, column 1
-    # No center inside: nobody learns it, and its best cell is the nearest of those whose anchors
-    # hold it, not the first.
+    matched_gt, best = assign([around_a_center], anchors, 9)
+    assert [r for r, g in enumerate(matched_gt) if g == 0] == [5] == best  # row 1, column 1
+    # No center inside: no cell learns it, and its best cell is the nearest of those whose
+    # anchors hold it, not the first.
     between_centers = [9.0, 9, 12, 12]
-    owner, best = assign([between_centers], anchors, 9)
-    assert owner == [1] * 20 and best == [5]
+    matched_gt, best = assign([between_centers], anchors, 9)
+    assert matched_gt == [1] * 20 and best == [5]
 
 
 def test_no_instance():
@@ -114,6 +114,6 @@ def test_boxes_without_area_and_outside_get_nothing_and_take_nothing():
     anchors, box = grid((4, 4), (2, 2)), [2.0, 2, 20, 20]
     alone, _ = assign([box], anchors, 9)
     flat, outside = [8.0, 8, 8, 8], [200.0, 200, 240, 240]
-    owner, best = assign([box, flat, outside], anchors, 9)
-    assert [g == 0 for g in owner] == [g == 0 for g in alone]
-    assert set(owner) == {0, 3} and all(0 <= r < 20 for r in best)
+    matched_gt, best = assign([box, flat, outside], anchors, 9)
+    assert [g == 0 for g in matched_gt] == [g == 0 for g in alone]
+    assert set(matched_gt) == {0, 3} and all(0 <= r < 20 for r in best)

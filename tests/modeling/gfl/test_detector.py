@@ -1,4 +1,4 @@
-"""The detector as a whole: what it trains on, what it answers, and that it learns."""
+"""The detector as a whole: what it trains on, what it predictions, and that it learns."""
 
 import math
 
@@ -10,8 +10,8 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from aid.errors import AIDError
-from aid.modeling.gfl import assign_cells
+from aid.modeling.detectors.gfl import assign_cells
+from aid.utils.errors import AIDError
 
 LOSSES = {"loss_cls", "loss_box_reg", "loss_dfl"}
 PLAIN_NORM = ["MODEL.RESNETS.NORM", "FrozenBN"]
@@ -41,11 +41,11 @@ def test_losses_by_loop(tiny_model, make_batch):
     cls = giou = dfl = score_sum = 0.0
     positives = 0
     for n, truth in enumerate(x["instances"] for x in batch):
-        owner, _ = assign_cells(truth.gt_boxes, anchors, 9)
+        matched_gt, _ = assign_cells(truth.gt_boxes, anchors, 9)
         scores = torch.cat([x[n].flatten(1).T for x in logits]).sigmoid().tolist()
         sides = torch.cat([x[n].flatten(1).T for x in distributions]).view(-1, 4, 17)
         sides = sides.softmax(dim=2).tolist()
-        for r, g in enumerate(owner.tolist()):
+        for r, g in enumerate(matched_gt.tolist()):
             target = [0.0] * 3
             if g < len(truth):
                 positives += 1

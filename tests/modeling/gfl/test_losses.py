@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes, pairwise_iou
 from fvcore.nn import giou_loss, sigmoid_focal_loss
 
-from aid.modeling.gfl import (
+from aid.modeling.boxes import elementwise_box_giou
+from aid.modeling.detectors.gfl import (
     IntegralTransform,
     distribution_focal_losses,
     quality_focal_losses,
 )
-from aid.modeling.overlaps import overlaps
 
 
 def sigmoid(x):
@@ -107,7 +107,7 @@ def test_overlaps_are_those_of_detectron2():
     torch.manual_seed(0)
     corner = torch.rand(2, 200, 2)
     boxes, targets = torch.cat([corner, corner + torch.rand(2, 200, 2)], dim=2) * 50
-    iou, giou = overlaps(boxes, targets)
+    iou, giou = elementwise_box_giou(boxes, targets)
     torch.testing.assert_close(iou, pairwise_iou(Boxes(boxes), Boxes(targets)).diagonal())
     torch.testing.assert_close(1 - giou, giou_loss(boxes, targets), atol=1e-5, rtol=1e-5)
     assert (giou < 0).any() and (iou > 0.5).any()
@@ -116,5 +116,5 @@ def test_overlaps_are_those_of_detectron2():
 def test_overlaps_of_points_are_numbers():
     point, box = torch.tensor([[3.0, 3, 3, 3]]), torch.tensor([[0.0, 0, 4, 4]])
     for pair in ((point, point), (point, box), (box, point)):
-        iou, giou = overlaps(*pair)
+        iou, giou = elementwise_box_giou(*pair)
         assert iou == 0 and giou.isfinite()

@@ -8,13 +8,13 @@ from detectron2.structures import Boxes, pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from aid.modeling.instance_loss import instance_losses
+from aid.modeling.families import per_instance_losses
 
 
 def losses_of(model, batch):
     images = model.preprocess_image(batch)
     features = model.backbone(images.tensor)
-    return instance_losses(model, images, features, [x["instances"] for x in batch])
+    return per_instance_losses(model, images, features, [x["instances"] for x in batch])
 
 
 def zero(module):
@@ -33,10 +33,12 @@ def test_known_values_of_an_ignorant_gfl(tiny_model, make_batch):
     # A score of 1/2 for each of 3 classes: log 2, times the square of how far the quality is.
     negative = 0.25 * math.log(2)
     torch.testing.assert_close(losses.background["cls"], torch.full((2, 5), 3 * negative))
-    assert (losses.parts["cls"] < 3 * negative).all()  # the square of less than 1/2 for one class
-    assert (losses.parts["cls"] > 2 * negative).all()
+    assert (
+        losses.components["cls"] < 3 * negative
+    ).all()  # the square of less than 1/2 for one class
+    assert (losses.components["cls"] > 2 * negative).all()
     # All 17 distances are alike: log 17, and a GIoU between -1 and 1 of boxes of 16 cells.
-    box = losses.parts["box"] - 0.25 * math.log(17)
+    box = losses.components["box"] - 0.25 * math.log(17)
     assert (box > 0).all() and (box < 4).all()
 
 
@@ -53,17 +55,17 @@ def test_sum_over_cells_is_the_loss_that_gfl_trains_on(tiny_model, make_batch):
     positives = storage.latest()["num_pos_anchors"][0]
     assert positives > 2
     torch.testing.assert_close(
-        losses.parts["box"][0], trained_on["loss_box_reg"] + trained_on["loss_dfl"]
+        losses.components["box"][0], trained_on["loss_box_reg"] + trained_on["loss_dfl"]
     )
     num_cells = torch.tensor([8 * 12, 4 * 6, 2 * 3, 2, 1])
     num_negatives = num_cells - losses.level_share[0] * positives
-    everything = losses.parts["cls"][0] * positives
+    everything = losses.components["cls"][0] * positives
     everything += (losses.background["cls"][0] * num_negatives).sum()
     torch.testing.assert_close(everything / positives, trained_on["loss_cls"])
 
 
 def test_a_cell_that_an_instance_keeps_remains_background(tiny_model, make_batch):
-    """Too small to have a cell, it is measured by the nearest one, whose label is still nobody."""
+    """Too small to have a cell, it is measured by the nearest one, which stays background."""
     model, batch = tiny_model("gfl"), make_batch((1,))
     instances = batch[0]["instances"]
     instances.gt_boxes = Boxes(torch.tensor([[33.0, 33, 36, 36]]))
@@ -83,4 +85,4 @@ def test_a_cell_that_an_instance_keeps_remains_background(tiny_model, make_batch
     target[instances.gt_classes] = pairwise_iou(box, instances.gt_boxes)
     entropy = F.binary_cross_entropy_with_logits(cell[1], target, reduction="none")
     expected = ((cell[1].sigmoid() - target) ** 2 * entropy).sum()
-    torch.testing.assert_close(losses.parts["cls"][0], expected)
+    torch.testing.assert_close(losses.components["cls"][0], expected)

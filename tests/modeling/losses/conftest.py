@@ -1,34 +1,38 @@
-"""Answers of two sides, written down by hand."""
+"""PairedPredictions of two sides, written down by hand."""
 
 import pytest
 import torch
 
+from aid.modeling.families import PairedPredictions, Predictions
 from aid.modeling.losses import Context
-from aid.modeling.responses import Answer, Answers
 
 
 @pytest.fixture
 def make_context():
-    """A function (student, teacher, owner, image, ...) -> context of a loss on answers.
+    """A function (student, teacher, matched_gt, image, ...) -> context of a loss on predictions.
 
-    ``student`` and ``teacher`` are fields of an :class:`Answer`; what is left out is 0. All weights
-    are 1 unless told otherwise. There are as many instances as the highest owner says, and -1
-    stands for nobody.
+    ``student`` and ``teacher`` are fields of :class:`Predictions`; what is left out is 0. All
+    weights are 1 unless told otherwise. -1 stands for background in matched_gt.
     """
 
-    def make(student, teacher, owner, image, activation="softmax", num_images=None, **weights):
-        owner, image = (torch.tensor(x, dtype=torch.long) for x in (owner, image))
-        nobody = int(owner.max()) + 1 if len(owner) else 0
-        owner = torch.where(owner < 0, nobody, owner)
-        n = len(owner)
+    def make(student, teacher, matched_gt, image, activation="softmax", num_images=None, **weights):
+        matched_gt, image = (torch.tensor(x, dtype=torch.long) for x in (matched_gt, image))
+        background_index = int(matched_gt.max()) + 1 if len(matched_gt) else 0
+        matched_gt = torch.where(matched_gt < 0, background_index, matched_gt)
+        n = len(matched_gt)
         blank = {"logits": torch.zeros(n, 2), "boxes": torch.zeros(n, 4)}
-        sides = (Answer(**{**blank, **x}) for x in (student, teacher))
-        answers = Answers(*sides, activation, owner, nobody, image, owner < nobody)
+        sides = (Predictions(**{**blank, **x}) for x in (student, teacher))
+        predictions = PairedPredictions(
+            *sides, activation, matched_gt, background_index, image, matched_gt < background_index
+        )
         given = {k: torch.tensor(v) for k, v in weights.items()}
-        answers.weights = {k: given.get(k, torch.ones(n)) for k in ("all", "cls", "box")}
+        predictions.weights = {k: given.get(k, torch.ones(n)) for k in ("all", "cls", "box")}
         num_images = num_images or int(image.max()) + 1
-        owned = image[owner < nobody]
-        counts = [len(owner[owner < nobody][owned == i].unique()) for i in range(num_images)]
-        return Context([range(c) for c in counts], {}, answers)
+        foreground = image[matched_gt < background_index]
+        counts = [
+            len(matched_gt[matched_gt < background_index][foreground == i].unique())
+            for i in range(num_images)
+        ]
+        return Context([range(c) for c in counts], {}, predictions)
 
     return make

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from aid.errors import AIDError
 from aid.modeling.losses.attention import (
     AttentionGuidedLoss,
     _Means,
     channel_attention,
     spatial_attention,
 )
+from aid.utils.errors import AIDError
 
 # The form of the paper.
 PAPER = {"standardize": False, "relative_temperature": False, "adapt_equal_widths": True}

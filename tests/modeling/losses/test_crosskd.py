@@ -9,8 +9,8 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from aid.errors import AIDError
 from aid.modeling.losses import CrossKDLoss
+from aid.utils.errors import AIDError
 
 CLS, BOX = "loss_distill_cross_cls", "loss_distill_cross_box"
 SURE, EVEN = [math.log(3), 0.0], [0.0, 0.0]
@@ -27,8 +27,8 @@ def make_cross(make_context):
 
     def make(cross, *args, **kwargs):
         context = make_context(cross, *args, activation="sigmoid", **kwargs)
-        answers = context.answers
-        answers.cross, answers.student = answers.student, None
+        predictions = context.predictions
+        predictions.cross, predictions.student = predictions.student, None
         return context
 
     return make
@@ -44,7 +44,7 @@ def both(logits, boxes):
 
 
 def test_known_values(make_cross):
-    # Two samples of an instance and one of nobody, on two images of three.
+    # Two samples of an instance and one of background, on two images of three.
     cross = both([EVEN] * 3, [SQUARE] * 3)
     teacher = both([SURE, EVEN, SURE], [SHIFTED, SQUARE, SHIFTED])
     found = loss(make_cross(cross, teacher, [0, 0, -1], [0, 0, 1], num_images=3), 2.0, 3.0)
@@ -97,7 +97,7 @@ def test_what_agrees_costs_nothing_and_no_sample_neither(make_cross):
 
 KINDS = ["retinanet", "gfl", "fcos"]
 KEYS = {"retinanet": "MODEL.RETINANET", "gfl": "MODEL.GFL", "fcos": "MODEL.FCOS"}
-# A teacher of random weights is sure of nothing: this asks about many anchors all the same.
+# A teacher of random weights is sure of nothing: this request about many anchors all the same.
 OPTS = ["DISTILLATION.LOSSES", ["CrossKDLoss"], "DISTILLATION.RESPONSE.MIN_SCORE", 0.005]
 CONSTANT = ["AID.WEIGHTING", "ConstantWeighting", "AID.CONSTANT"]
 
@@ -258,8 +258,8 @@ def test_two_copies_of_a_teacher_are_as_strong_as_one(student_model, further, ma
     alone, _ = student_model("gfl", opts=OPTS)
     model, _ = student_model("gfl", opts=[*OPTS, *further("gfl")])
     loud(alone)
-    for lesson in model.lessons:
-        lesson.teacher.detector.load_state_dict(alone.teacher.detector.state_dict())
+    for distiller in model.distillers:
+        distiller.teacher.detector.load_state_dict(alone.teacher.detector.state_dict())
     expected, gradients = step(alone, make_batch())
     found, found_gradients = step(model, make_batch())
     for name in (CLS, BOX):
@@ -290,4 +290,4 @@ def test_beside_other_losses_on_answers(student_model, make_batch):
 def test_what_is_wrong_is_said_at_once(kind, key, value, message, student_config):
     cfg = student_config(kind, opts=[*OPTS, f"DISTILLATION.{key}", value])
     with pytest.raises(AIDError, match=message):
-        build_model(cfg).attach_distillation(cfg)
+        build_model(cfg).build_distillation(cfg)

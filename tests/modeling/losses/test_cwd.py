@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from aid.errors import AIDError
 from aid.modeling.losses import CWDLoss
+from aid.utils.errors import AIDError
 
 
 def cost(student, teacher, weight=None, temperature=1.0, loss_weight=1.0):

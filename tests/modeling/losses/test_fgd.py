@@ -8,9 +8,9 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from aid.errors import AIDError
 from aid.modeling.losses import Context, FGDLoss
 from aid.modeling.losses.fgd import GlobalContext, foreground_share
+from aid.utils.errors import AIDError
 
 TERMS = ["foreground", "background", "attention", "global"]
 

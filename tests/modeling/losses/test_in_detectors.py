@@ -57,7 +57,7 @@ def test_in_float32_under_amp(name, student_model, make_batch):
 
 
 def test_norms_remember_the_regions_that_the_student_trains_on_alone(student_model, make_batch):
-    """Its box head runs once more, on the teacher's proposals, when answers are imitated."""
+    """Its box head runs once more, on the teacher's proposals, when predictions are imitated."""
     head = {"NAME": "FastRCNNConvFCHead", "NUM_CONV": 1, "CONV_DIM": 8, "NUM_FC": 1, "NORM": "BN"}
     opts = [x for k, v in head.items() for x in (f"MODEL.ROI_BOX_HEAD.{k}", v)]
     found = []

@@ -24,7 +24,8 @@ def edges(*samples):
 
 def test_known_value(make_context):
     student = edges([EVEN] * 4, [EVEN] * 4, [EVEN] * 4)
-    # One edge of four differs on the first sample, all do on the others; nobody owns the last one.
+    # One edge of four differs on the first sample, all do on the others; the last one is
+    # background.
     teacher = edges([SURE, EVEN, EVEN, EVEN], [SURE] * 4, [SURE] * 4)
     context = make_context(student, teacher, [0, 1, -1], [0, 1, 1], num_images=4)
     expected = (DIVERGENCE / 4 + DIVERGENCE) / 4

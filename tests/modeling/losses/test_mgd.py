@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from aid.errors import AIDError
 from aid.modeling.losses import MGDLoss
+from aid.utils.errors import AIDError
 
 
 def make_loss(masked_share=0.0, channels=2, scale="sum", copies=True):

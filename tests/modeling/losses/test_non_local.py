@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from aid.modeling.losses.functional import standardized
 from aid.modeling.losses.non_local import NonLocalBlock, NonLocalLoss
-from aid.modeling.losses.positions import standardized
 
 
 def make_loss(channels=None, subsample=(2,)):

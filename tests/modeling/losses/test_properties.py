@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aid.config import load_config
+from aid.modeling.families import PairedPredictions, Predictions
 from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context
-from aid.modeling.responses import Answer, Answers
 
 QUICK = settings(max_examples=50, deadline=None, derandomize=True)
 ON_ANSWERS = ("BoxResponseLoss", "CrossKDLoss", "LocalisationLoss", "ResponseLoss")
@@ -258,10 +258,12 @@ def test_answers(counts, num_classes, temperature, constant, seed):
     image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
     def cost(student, teacher, weights):
-        sides = (Answer(x, torch.zeros(len(everybody), 4)) for x in (student, teacher))
-        answers = Answers(*sides, "softmax", everybody, len(everybody), image, everybody >= 0)
-        answers.weights = {"all": weights}
-        context = Context([Instances((9, 9), x=torch.zeros(n)) for n in counts], {}, answers)
+        sides = (Predictions(x, torch.zeros(len(everybody), 4)) for x in (student, teacher))
+        predictions = PairedPredictions(
+            *sides, "softmax", everybody, len(everybody), image, everybody >= 0
+        )
+        predictions.weights = {"all": weights}
+        context = Context([Instances((9, 9), x=torch.zeros(n)) for n in counts], {}, predictions)
         return loss({}, {}, {}, context)["loss_distill_response"]
 
     found = cost(student, teacher, weights)
@@ -270,8 +272,8 @@ def test_answers(counts, num_classes, temperature, constant, seed):
     order = torch.cat([x.flip(0) for x in torch.arange(sum(counts)).split(counts)])
     again = cost(student[order], teacher[order], weights[order])
     torch.testing.assert_close(again, found)
-    answers = teacher.clone().requires_grad_()
-    same = cost(answers, teacher, weights)
+    predictions = teacher.clone().requires_grad_()
+    same = cost(predictions, teacher, weights)
     assert same.abs() < 1e-5
     same.backward()
-    assert answers.grad.abs().max() < 1e-5 if sum(counts) else True
+    assert predictions.grad.abs().max() < 1e-5 if sum(counts) else True

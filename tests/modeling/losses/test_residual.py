@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aid.modeling.losses.residual import residual_norm
+from aid.modeling.losses.functional import residual_norm
 
 
 def random(*shape, grad=True):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from aid.errors import AIDError
 from aid.modeling.losses import BoxResponseLoss
+from aid.utils.errors import AIDError
 
 LOSSES = ["DISTILLATION.LOSSES", ["BoxResponseLoss"]]
 
@@ -19,9 +19,9 @@ def answer(make_context):
     def find(student, teacher, weights, counts, temperature=1.0):
         student, teacher = (torch.tensor(x, requires_grad=x is student) for x in (student, teacher))
         image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).tolist()
-        owner = range(len(image))
+        matched_gt = range(len(image))
         sides = {"logits": student}, {"logits": teacher}
-        context = make_context(*sides, list(owner), image, num_images=len(counts), all=weights)
+        context = make_context(*sides, list(matched_gt), image, num_images=len(counts), all=weights)
         loss = BoxResponseLoss(temperature=temperature, weight=2.0)
         value = loss({}, {}, {}, context)["loss_distill_response"]
         value.backward()
@@ -94,4 +94,4 @@ def test_a_constant_weight_scales_it(student_model, make_batch, storage):
 def test_detectors_that_cannot_answer(student, teacher, message, student_config):
     cfg = student_config(student, teacher, LOSSES)
     with pytest.raises(AIDError, match=message):
-        build_model(cfg).attach_distillation(cfg)
+        build_model(cfg).build_distillation(cfg)

@@ -34,7 +34,7 @@ def boxes(*rows):
 
 
 def test_classes_under_a_softmax(make_context):
-    # Two samples of an instance and one of nobody, on two images of three.
+    # Two samples of an instance and one of background, on two images of three.
     student, teacher = logits(EVEN, EVEN, EVEN), logits(SURE, EVEN, SURE)
     context = make_context(student, teacher, [0, 0, -1], [0, 0, 1], num_images=3)
     found = loss(context, cls_weight=2.0)
@@ -145,7 +145,7 @@ def test_no_sample_at_all(activation, make_context):
 
 def test_the_order_of_samples_changes_nothing(make_context):
     generator = torch.Generator().manual_seed(0)
-    owner, image = [0, 0, 1, -1, 2, -1], [0, 0, 0, 0, 1, 1]
+    matched_gt, image = [0, 0, 1, -1, 2, -1], [0, 0, 0, 0, 1, 1]
     corner = 9 * torch.rand(2, 6, 2, generator=generator)
     sides = [
         {"logits": torch.randn(6, 3, generator=generator), "boxes": torch.cat([x, x + 3], dim=1)}
@@ -157,10 +157,10 @@ def test_the_order_of_samples_changes_nothing(make_context):
     again = loss(
         make_context(
             *others,
-            [owner[i] for i in order],
+            [matched_gt[i] for i in order],
             [image[i] for i in order],
             **{k: [v[i] for i in order] for k, v in weights.items()},
         )
     )
-    for name, value in loss(make_context(*sides, owner, image, **weights)).items():
+    for name, value in loss(make_context(*sides, matched_gt, image, **weights)).items():
         torch.testing.assert_close(again[name], value)

@@ -1,4 +1,4 @@
-"""Students that imitate answers, from the config alone."""
+"""Students that imitate predictions, from the config alone."""
 
 import copy
 
@@ -8,13 +8,13 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from aid.errors import AIDError
+from aid.utils.errors import AIDError
 
 KINDS = ["faster_rcnn", "mask_rcnn", "retinanet", "gfl", "fcos"]
 FAMILIES = ["faster_rcnn", "retinanet", "gfl", "fcos"]
 LOSSES = ["DISTILLATION.LOSSES", ["ResponseLoss"]]
 CLS, BOX = "loss_distill_response_cls", "loss_distill_response_box"
-# A teacher of random weights is sure of nothing: this asks about many anchors all the same.
+# A teacher of random weights is sure of nothing: this request about many anchors all the same.
 OPTS = [*LOSSES, "DISTILLATION.RESPONSE.MIN_SCORE", 0.005]
 
 
@@ -123,23 +123,25 @@ def test_a_worse_teacher_on_one_instance_is_believed_less_in_that_part(
     kind, part, term, other, student_model, make_batch, monkeypatch
 ):
     model, _ = student_model(kind, opts=[*OPTS, "AID.ALPHA", 1.0, "AID.BACKGROUND", "one"])
-    (lesson,) = model.lessons
-    original, answers = model.teacher.instance_losses, lesson.answers
+    (distiller,) = model.distillers
+    original, predictions = model.teacher.per_instance_losses, distiller.predictions
     seen = []
 
     def worse(*args):
         losses = original(*args)
-        losses.parts[part][1] += 3
+        losses.components[part][1] += 3
         return losses
 
-    monkeypatch.setattr(lesson, "answers", lambda *a: seen.append(answers(*a)) or seen[-1])
+    monkeypatch.setattr(
+        distiller, "predictions", lambda *a: seen.append(predictions(*a)) or seen[-1]
+    )
     before, _ = step(model, make_batch())
-    monkeypatch.setattr(model.teacher, "instance_losses", worse)
+    monkeypatch.setattr(model.teacher, "per_instance_losses", worse)
     after, _ = step(model, make_batch())
     for name in ("cls", "box"):
         changed = seen[1].weights[name] < seen[0].weights[name]
         same = seen[1].weights[name] == seen[0].weights[name]
-        assert torch.equal(changed, (seen[0].owner == 1) & (name == part))
+        assert torch.equal(changed, (seen[0].matched_gt == 1) & (name == part))
         assert (changed | same).all()
     assert after[term] < before[term] and torch.equal(after[other], before[other])
 
@@ -148,15 +150,15 @@ def test_a_teacher_whose_loss_is_nowhere_finite_teaches_nothing(
     student_model, make_batch, monkeypatch
 ):
     model, _ = student_model("retinanet", opts=OPTS)
-    original = model.teacher.instance_losses
+    original = model.teacher.per_instance_losses
 
     def broken(*args):
         losses = original(*args)
-        for values in (*losses.parts.values(), *losses.background.values()):
+        for values in (*losses.components.values(), *losses.background.values()):
             values.fill_(torch.nan)
         return losses
 
-    monkeypatch.setattr(model.teacher, "instance_losses", broken)
+    monkeypatch.setattr(model.teacher, "per_instance_losses", broken)
     losses, gradients = step(model, make_batch())
     assert losses[CLS] == 0 and losses[BOX] == 0
     assert all(g.isfinite().all() for g in gradients.values())
@@ -229,7 +231,7 @@ def test_pairs_that_do_not_fit_are_an_error_at_once(
 ):
     cfg = student_config(student, teacher, ["DISTILLATION.LOSSES", [loss]])
     with pytest.raises(AIDError, match=message):
-        build_model(cfg).attach_distillation(cfg)
+        build_model(cfg).build_distillation(cfg)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +248,7 @@ def test_bad_values_are_named(loss, key, value, student_config):
     opts = ["DISTILLATION.LOSSES", [loss], f"DISTILLATION.{key}", value]
     cfg = student_config("faster_rcnn", opts=opts)
     with pytest.raises(AIDError, match=f"DISTILLATION.{key} is {value}: it must be"):
-        build_model(cfg).attach_distillation(cfg)
+        build_model(cfg).build_distillation(cfg)
 
 
 def test_distributions_of_gfl_are_imitated_beside_its_answers(student_model, make_batch):

@@ -9,7 +9,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import Checkpointer
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 from .plain_pickle import check_pickle
 
 __all__ = ["SafeCheckpointer", "clear_load_errors", "load_file"]

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 from .reading import SafeCheckpointer, clear_load_errors
 
 __all__ = ["StrictCheckpointer", "mismatches"]

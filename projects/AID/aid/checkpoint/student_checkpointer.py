@@ -5,8 +5,8 @@ import os
 import torch
 from torch import nn
 
-from ..errors import AIDError
-from ..files import clear_write_errors, whole_file
+from ..utils.errors import AIDError
+from ..utils.files import clear_write_errors, whole_file
 from .reading import SafeCheckpointer, clear_load_errors
 from .strict_checkpointer import mismatches
 

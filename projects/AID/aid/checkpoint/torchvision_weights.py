@@ -20,7 +20,7 @@ from torchvision.models import (
     ResNet101_Weights,
 )
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 
 __all__ = ["TorchvisionHandler", "to_detectron2"]
 

@@ -1,6 +1,6 @@
 """Config keys of the project, and how its config files are read."""
 
-from .files import load_config
+from .files import get_value, load_config
 from .keys import add_aid_config
 
-__all__ = ["add_aid_config", "load_config"]
+__all__ = ["add_aid_config", "get_value", "load_config"]

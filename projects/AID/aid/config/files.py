@@ -6,10 +6,10 @@ import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 from .keys import add_aid_config
 
-__all__ = ["load_config"]
+__all__ = ["get_value", "load_config"]
 
 # Keys that hold paths of teachers' config files.
 TEACHER_CONFIG_KEYS = ("CONFIG_FILE", "MORE_CONFIG_FILES")
@@ -74,6 +74,14 @@ def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = 
     for key in TEACHER_CONFIG_KEYS:
         cfg.TEACHER[key] = _all_beside(config_file, cfg.TEACHER[key])
     return cfg
+
+
+def get_value(cfg: CN, key: str) -> object:
+    """Value of a dotted key, such as "MODEL.FPN.OUT_CHANNELS"."""
+    value = cfg
+    for name in key.split("."):
+        value = value[name]
+    return value
 
 
 def _all_beside(config_file: str, paths: object) -> object:

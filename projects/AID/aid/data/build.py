@@ -23,7 +23,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..checkpoint import check_pickle, clear_load_errors
-from ..errors import AIDError
+from ..utils.errors import AIDError
 from .seeding import seeded
 
 __all__ = ["build_test_loader", "build_train_loader", "micro_batch_size"]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 
 __all__ = ["load_coco", "read_coco", "register_coco"]
 

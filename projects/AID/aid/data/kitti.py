@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 from .kitti_labels import CLASSES, IGNORED_AS, parse_label_file
 
 __all__ = [
@@ -106,7 +106,7 @@ def read_size(file_name: str) -> tuple[int, int]:
             f"image {file_name} does not exist, but is listed: complete the images, or draw the "
             "split anew with datasets/prepare_kitti.py"
         ) from None
-    # Pillow's errors over damaged headers, and over sizes that nobody can mean.
+    # Pillow's errors over damaged headers, and over impossible sizes.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise AIDError(f"image {file_name} cannot be read: {error}") from error
 

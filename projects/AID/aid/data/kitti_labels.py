@@ -8,7 +8,7 @@ score as a sixteenth.
 import math
 from dataclasses import dataclass
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 
 __all__ = ["CLASSES", "IGNORED_AS", "KITTIObject", "parse_label_file", "write_result_file"]
 

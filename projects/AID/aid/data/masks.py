@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from detectron2.config import CfgNode
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 
 __all__ = ["check_masks"]
 

@@ -4,7 +4,7 @@ import functools
 import os
 import runpy
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 
 __all__ = ["register_from_file"]
 

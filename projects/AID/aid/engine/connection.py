@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch.distributed as dist
 from detectron2.utils import comm
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 
 __all__ = ["clear_connection_errors", "is_lost_connection", "not_joined"]
 

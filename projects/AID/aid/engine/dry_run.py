@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Subset
 
 from ..checkpoint import clear_load_errors, load_file
 from ..config import load_config
-from ..errors import AIDError
+from ..utils.errors import AIDError
 from .estimate import Evaluation, Found, existing_parent, summarize
 from .hooks import SeedStep
 from .setup import check_config_file, setup

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 
 __all__ = ["check_finite", "naming_images"]
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..data.seeding import seed_all
 from ..modeling.balance import Balance
-from ..modeling.comparison import are_comparable, compare
+from ..modeling.teacher_check import are_comparable, compare
 
 __all__ = ["CollectFigures", "CompareTeacher", "DropPictures", "SeedStep", "UpdateBalance"]
 
@@ -34,7 +34,7 @@ class CompareTeacher(HookBase):
         self._losses = []
 
     def before_train(self) -> None:
-        teachers = [lesson.teacher for lesson in self._student.lessons]
+        teachers = [distiller.teacher for distiller in self._student.distillers]
         self._teachers = [x for x in teachers if are_comparable(self._student, x.detector)]
         if self._teachers and self.trainer.start_iter == 0 and self._left > 0:
             self._handle = self._student.register_forward_pre_hook(self._look)
@@ -97,7 +97,7 @@ class CollectFigures(HookBase):
 
 
 class DropPictures(HookBase):
-    """Forgets the pictures of a step, in processes whose log nobody writes down.
+    """Drops the pictures of a step in processes that write no log.
 
     Detectron2 has every process draw them and keeps them until they are written, which only the
     main process does: with VIS_PERIOD on, the others would need more and more memory.

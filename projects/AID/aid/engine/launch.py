@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..config import load_config
-from ..errors import AIDError, ignore_known_deprecations
+from ..utils.errors import AIDError, ignore_known_deprecations
 from .connection import clear_connection_errors, not_joined
 
 __all__ = ["launch"]

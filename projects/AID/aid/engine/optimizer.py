@@ -9,8 +9,8 @@ from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 
-from ..errors import AIDError
 from ..modeling.meta_arch import DistillationMixin
+from ..utils.errors import AIDError
 
 __all__ = ["build_optimizer", "clipped", "pass_over", "pause_adapters"]
 

@@ -16,8 +16,8 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
-from ..errors import AIDError
-from ..files import clear_write_errors, remove_parts, whole_file
+from ..utils.errors import AIDError
+from ..utils.files import clear_write_errors, remove_parts, whole_file
 
 __all__ = ["check_output_folder", "flat_keys", "start_records", "write_results"]
 

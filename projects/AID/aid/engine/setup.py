@@ -8,22 +8,15 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from ..config import load_config
+from ..config import get_value, load_config
 from ..data.masks import check_masks
 from ..data.register import register_from_file
-from ..errors import AIDError
 from ..evaluation import check_evaluator
+from ..modeling.families import num_classes_key
+from ..utils.errors import AIDError
 from .output_folder import check_output_folder, start_records
 
 __all__ = ["check_config_file", "check_dataset", "setup"]
-
-# Where a meta-architecture's number of classes is set.
-HEADS = {
-    "GeneralizedRCNN": "ROI_HEADS",
-    "RetinaNet": "RETINANET",
-    "GFL": "GFL",
-    "FCOS": "FCOS",
-}
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -120,11 +113,11 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> None:
         raise AIDError(
             f"DATASETS.{key}: {name} cannot be loaded ({error}): check DETECTRON2_DATASETS"
         ) from error
-    head = HEADS.get(cfg.MODEL.META_ARCHITECTURE.removeprefix("AID"))
+    classes_key = num_classes_key(cfg)
     names = MetadataCatalog.get(name).get("thing_classes", None)
-    if head and names is not None and len(names) != cfg.MODEL[head].NUM_CLASSES:
+    if classes_key and names is not None and len(names) != get_value(cfg, classes_key):
         raise AIDError(
-            f"MODEL.{head}.NUM_CLASSES is {cfg.MODEL[head].NUM_CLASSES}, but DATASETS.{key} {name} "
+            f"{classes_key} is {get_value(cfg, classes_key)}, but DATASETS.{key} {name} "
             f"has {len(names)} classes ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
         )
     if key == "TEST":

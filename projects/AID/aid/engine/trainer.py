@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint import StudentCheckpointer
 from ..data.build import build_test_loader, build_train_loader, micro_batch_size
-from ..errors import AIDError
 from ..evaluation import build_evaluator
-from ..files import cannot_write, clear_write_errors
-from ..malloc import keep_freed_memory
 from ..modeling.inheritance import inherit
 from ..modeling.meta_arch import DistillationMixin
+from ..utils.errors import AIDError
+from ..utils.files import cannot_write, clear_write_errors
+from ..utils.malloc import keep_freed_memory
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection
 from .hooks import CollectFigures, CompareTeacher, DropPictures, SeedStep, UpdateBalance
@@ -172,8 +172,8 @@ class AIDTrainer(DefaultTrainer):
         if not isinstance(student, DistillationMixin):
             raise AIDError("TEACHER.EVAL_FIRST is on, but MODEL.META_ARCHITECTURE has no teacher")
         results = []
-        for number, lesson in enumerate(student.lessons):
-            teacher = lesson.teacher
+        for number, distiller in enumerate(student.distillers):
+            teacher = distiller.teacher
             teacher.follow(student.device)
             cfg = teacher.cfg.clone()
             cfg.DATASETS.TEST = self.cfg.DATASETS.TEST
@@ -202,7 +202,7 @@ class AIDTrainer(DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = super().build_model(cfg)
         if isinstance(model, DistillationMixin):
-            model.attach_distillation(cfg)
+            model.build_distillation(cfg)
         return model
 
     @classmethod

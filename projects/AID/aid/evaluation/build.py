@@ -3,7 +3,7 @@
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 from .coco_evaluation import build_coco_evaluator
 from .kitti_evaluation import KITTIEvaluator
 

@@ -9,7 +9,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..data.kitti_labels import KITTIObject, parse_label_file, write_result_file
-from ..errors import AIDError
+from ..utils.errors import AIDError
 from .coco_evaluation import build_coco_evaluator
 from .kitti_files import format_table, kitti_objects
 from .kitti_metric import kitti_average_precision

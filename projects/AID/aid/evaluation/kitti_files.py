@@ -7,13 +7,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from ..data.kitti_labels import KITTIObject, parse_label_file
-from ..errors import AIDError
-from .kitti_metric import (
-    DIFFICULTIES,
-    NUM_POSITIONS,
-    AveragePrecision,
-    kitti_average_precision,
-)
+from ..utils.errors import AIDError
+from .kitti_metric import DIFFICULTIES, NUM_POSITIONS, AveragePrecision, kitti_average_precision
 
 __all__ = ["as_dict", "evaluate_folders", "format_table", "kitti_objects", "note_on_few_objects"]
 

@@ -1,9 +1,9 @@
-"""Instance losses, responses, teacher, weighting, distillation losses, and where they meet."""
+"""Detector families, teachers, weighting rules, distillation losses and students."""
 
-from . import instance_loss, losses, responses, weighting
-from .fcos import FCOS
-from .gfl import GFL
-from .lazy import distilled, lesson
+from . import detectors, families, losses, weighting
+from .detectors import FCOS, GFL
+from .distiller import Distiller
+from .lazy import build_distilled, distiller
 from .meta_arch import AIDFCOS, AIDGFL, AIDGeneralizedRCNN, AIDRetinaNet
 from .teacher import Teacher, build_teacher, load_teacher
 
@@ -12,15 +12,16 @@ __all__ = [
     "AIDGFL",
     "AIDGeneralizedRCNN",
     "AIDRetinaNet",
+    "Distiller",
     "FCOS",
     "GFL",
     "Teacher",
+    "build_distilled",
     "build_teacher",
-    "distilled",
-    "instance_loss",
-    "lesson",
+    "detectors",
+    "distiller",
+    "families",
     "load_teacher",
     "losses",
-    "responses",
     "weighting",
 ]

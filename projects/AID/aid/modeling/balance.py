@@ -4,7 +4,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 
 __all__ = ["Balance"]
 

@@ -6,7 +6,6 @@ import torch
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from ..visualization import weight_image
 from .weighting import Weights
 
 __all__ = ["log_distillation_weight", "log_weights"]
@@ -60,6 +59,8 @@ def log_weights(
                 prefix,
             )
     if vis_period > 0 and storage.iter % vis_period == 0:
+        from ..utils.drawing import weight_image  # OpenCV and matplotlib, for pictures only
+
         sample, (level, stride) = batched_inputs[0], next(iter(strides.items()))
         n = len(sample["instances"])
         picture = weight_image(

@@ -5,7 +5,7 @@ import logging
 import torch
 from torch import nn
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 
 __all__ = ["inherit"]
 

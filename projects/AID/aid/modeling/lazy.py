@@ -1,16 +1,18 @@
-"""A student with its teachers as calls of functions, for Detectron2's LazyConfig."""
+"""A student with its teachers as function calls, for Detectron2's LazyConfig."""
 
 from torch import nn
 
+from .distiller import Distiller, losses_by_class
 from .meta_arch import DistillationMixin
 from .schedule import Schedule
 from .teacher import Teacher
+from .teacher_check import check_match
 from .weighting import Weighting
 
-__all__ = ["distilled", "lesson"]
+__all__ = ["build_distilled", "distiller"]
 
 
-def lesson(
+def distiller(
     *,
     teacher: Teacher,
     losses: list[nn.Module],
@@ -18,14 +20,14 @@ def lesson(
     levels: list[str] = (),
     datasets: list[str] = (),
 ) -> dict:
-    """What :meth:`DistillationMixin.learn_from` wants to know of a teacher.
+    """Arguments of a :class:`Distiller` for :func:`build_distilled`, which adds the student.
 
     Args:
         teacher: see :func:`~aid.modeling.load_teacher`.
         losses: see DISTILLATION_LOSS_REGISTRY, of different classes, made for ``levels``.
-        weighting: how much to believe the teacher.
-        levels: to imitate; none: all that teacher and student share.
-        datasets: that the student trains on, whose classes must be the teacher's.
+        weighting: rule for the weights of imitation.
+        levels: to imitate; by default all that teacher and student share.
+        datasets: that the student trains on; their classes must be the teacher's.
     """
     return {
         "teacher": teacher,
@@ -36,25 +38,32 @@ def lesson(
     }
 
 
-def distilled(
+def build_distilled(
     *,
     student: DistillationMixin,
-    lessons: list[dict],
+    distillers: list[dict],
     schedule: Schedule,
     weight: float = 1.0,
     balance: float = 0.0,
 ) -> DistillationMixin:
-    """``student`` after :meth:`DistillationMixin.learn_from`.
+    """Attach teachers to a student; see :meth:`DistillationMixin.set_distillers`.
 
-    LazyConfig builds arguments in their order: the student has the weights that it has without a
-    teacher if it comes first, the adapters those of a YAML config if each lesson names its teacher
-    before its losses.
+    LazyConfig builds arguments in their order. The student has the weights that it has without a
+    teacher if it comes first, and the adapters have those of a YAML config if each distiller names
+    its teacher before its losses.
 
     Args:
-        student, lessons, schedule, weight, balance: see there.
+        student: as LazyConfig built it.
+        distillers: of :func:`distiller`, one for each teacher.
+        schedule, weight, balance: see :meth:`DistillationMixin.set_distillers`.
 
     Raises:
-        AIDError: a teacher cannot teach this student.
+        AIDError: a teacher does not fit this student, or has two losses of one class.
     """
-    student.learn_from(lessons, schedule, weight, balance)
+    built = []
+    for number, x in enumerate(distillers):
+        levels = check_match(x["teacher"], student, x["levels"], x["datasets"])
+        losses = losses_by_class(x["losses"])
+        built.append(Distiller(student, x["teacher"], losses, x["weighting"], levels, number))
+    student.set_distillers(built, schedule, weight, balance)
     return student

@@ -1,4 +1,4 @@
-"""Students: Detectron2's detectors with teachers beside them while they train."""
+"""Students: Detectron2's detectors, which learn from teachers while they train."""
 
 import logging
 
@@ -9,58 +9,86 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 from .balance import Balance
-from .comparison import in_eval_mode
+from .detectors import FCOS, GFL
 from .diagnostics import log_distillation_weight, log_weights
-from .fcos import FCOS
-from .gfl import GFL
-from .instance_loss import InstanceLosses, instance_losses, loss_levels
-from .lesson import Judgement, Lesson
+from .distiller import Distiller, TeacherOutput
+from .families import (
+    Branches,
+    PerInstanceLosses,
+    PredictionBatch,
+    loss_levels,
+    per_instance_losses,
+    tap_branches,
+)
 from .losses import Context
-from .responses import Batch, Branches, tap_branches
 from .schedule import Schedule
 from .teacher import Teacher, num_teachers
-from .teacher_check import check_match
-from .weighting import Sharing, Weighting
+from .teacher_check import in_eval_mode
+from .weighting import TeacherMixing, Weighting
 
-__all__ = ["AIDFCOS", "AIDGFL", "AIDGeneralizedRCNN", "AIDRetinaNet", "DistillationMixin"]
+__all__ = [
+    "AIDFCOS",
+    "AIDGFL",
+    "AIDGeneralizedRCNN",
+    "AIDRetinaNet",
+    "DistillationMixin",
+    "plain_architecture",
+]
 
 
 class DistillationMixin:
-    """Distillation for a Detectron2 meta-architecture, to be named before it among the bases.
+    """Distillation for a Detectron2 meta-architecture, which follows it among the bases.
 
-    The student is built as Detectron2 builds it and is nothing else until
-    :meth:`attach_distillation`: inference and evaluation need no teacher. Its parameters keep
-    Detectron2's names; the adapters of the distillation losses and what the weighting remembers
-    are ``distillation.*``.
+    The student is exactly the detector that Detectron2 builds until :meth:`build_distillation` is
+    called: inference and evaluation need no teacher. Its parameters keep Detectron2's names. The
+    adapters of the distillation losses and the state of weighting rules are ``distillation.*``.
+
+    Attributes:
+        plain_architecture: name of the detector's own meta-architecture.
+        distillation: modules of the distillers and the balance; None before they are built.
+        distillers: one for each teacher.
     """
+
+    plain_architecture: str
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        after = cls.__mro__[cls.__mro__.index(DistillationMixin) + 1]
+        cls.plain_architecture = after.__name__
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.distillation: nn.ModuleDict | None = None
-        self.lessons: list[Lesson] = []
+        self.distillers: list[Distiller] = []
 
     @property
     def teacher(self) -> Teacher:
-        """The first of them."""
-        return self.lessons[0].teacher
+        """The first teacher."""
+        return self.distillers[0].teacher
 
     @property
     def weighting(self) -> Weighting:
-        """Of the first teacher; the others have the same rule."""
-        return self.lessons[0].weighting
+        """Weighting rule of the first teacher; the others have rules of the same config."""
+        return self.distillers[0].weighting
 
     @property
     def distillation_factor(self) -> float:
-        """What the schedule multiplies DISTILLATION.WEIGHT by at this iteration of a training."""
+        """Factor of the schedule on DISTILLATION.WEIGHT at the current iteration."""
         return self.schedule(get_event_storage().iter)
 
-    def attach_distillation(self, cfg: CfgNode) -> None:
-        """Build the teachers, and the weighting rule and distillation losses of each; say which.
+    @property
+    def balance(self) -> Balance | None:
+        """Balance of gradients; None if DISTILLATION.WEIGHT alone sets the strength."""
+        modules = self.distillation
+        return None if modules is None or "balance" not in modules else modules["balance"]
 
-        The random numbers that the student and its training draw afterwards are those they would
-        draw without a teacher.
+    def build_distillation(self, cfg: CfgNode) -> None:
+        """Build the teachers, and the weighting rule and distillation losses of each, and log them.
+
+        The random numbers that the student and its training draw afterwards are those of a training
+        without a teacher.
 
         Args:
             cfg: the student's config.
@@ -70,50 +98,38 @@ class DistillationMixin:
         """
         schedule = Schedule(cfg)
         with torch.random.fork_rng([] if self.device.type == "cpu" else [self.device]):
-            parts = nn.ModuleDict()
-            teachers = range(num_teachers(cfg))
-            lessons = [Lesson.from_config(cfg, self, parts, k) for k in teachers]
+            numbers = range(num_teachers(cfg))
+            distillers = [Distiller.from_config(cfg, self, number) for number in numbers]
         keys = cfg.DISTILLATION
-        self._learn(lessons, parts, schedule, keys.WEIGHT, keys.BALANCE)
+        self.set_distillers(distillers, schedule, keys.WEIGHT, keys.BALANCE)
 
-    def learn_from(
-        self, lessons: list[dict], schedule: Schedule, weight: float = 1.0, balance: float = 0.0
+    def set_distillers(
+        self,
+        distillers: list[Distiller],
+        schedule: Schedule,
+        weight: float = 1.0,
+        balance: float = 0.0,
     ) -> None:
-        """As :meth:`attach_distillation`, from objects in place of a config.
+        """Attach teachers that are built already; see :meth:`build_distillation`.
 
         Args:
-            lessons: what :func:`~aid.modeling.lazy.lesson` says of each teacher.
-            schedule: when imitation acts.
+            distillers: one for each teacher, made for this student and numbered from 0.
+            schedule: iterations at which the student imitates.
             weight: lambda of the paper.
             balance: see DISTILLATION.BALANCE.
 
         Raises:
-            AIDError: a teacher cannot teach this student, or has two losses of one class.
+            AIDError: a negative balance, or a weighting rule that does not fit this student.
         """
-        parts, made = nn.ModuleDict(), []
-        for number, x in enumerate(lessons):
-            levels = check_match(x["teacher"], self, x["levels"], x["datasets"])
-            losses = nn.ModuleDict({type(loss).__name__: loss for loss in x["losses"]})
-            if len(losses) < len(x["losses"]):
-                names = ", ".join(type(loss).__name__ for loss in x["losses"])
-                raise AIDError(f"losses of one teacher, {names}: name each class once")
-            made.append(Lesson(self, parts, number, x["teacher"], levels, losses, x["weighting"]))
-        self._learn(made, parts, schedule, weight, balance)
-
-    def _learn(
-        self,
-        lessons: list[Lesson],
-        parts: nn.ModuleDict,
-        schedule: Schedule,
-        weight: float,
-        balance: float,
-    ) -> None:
-        self.lessons, self.schedule, self.distillation_weight = lessons, schedule, weight
+        self.distillers, self.schedule, self.distillation_weight = distillers, schedule, weight
+        modules = nn.ModuleDict()
+        for distiller in distillers:
+            modules.update(distiller.modules_by_name())
         if balance != 0:
-            parts["balance"] = Balance(balance)
-        self.distillation = parts.to(self.device)
-        if self.weighting.needs_student:
-            loss_levels(self)  # an error now if it has none
+            modules["balance"] = Balance(balance)
+        self.distillation = modules.to(self.device)
+        if self.weighting.requires_student:
+            loss_levels(self)  # an error now if the family has no per-instance losses
         logging.getLogger(__name__).info(
             "Distillation: lambda %g, %s, %s; %s",
             weight,
@@ -121,56 +137,51 @@ class DistillationMixin:
             if balance
             else "losses by their weights alone",
             schedule,
-            "; ".join(str(lesson) for lesson in lessons),
+            "; ".join(str(distiller) for distiller in distillers),
         )
-        self.sharing = Sharing([lesson.weighting for lesson in lessons])
+        self.mixing = TeacherMixing([distiller.weighting for distiller in distillers])
 
     def forward(self, batched_inputs: list[dict]):
-        """In eval mode the detector's own forward. In training its losses and those of imitation.
+        """Detections in eval mode; in training the detector's losses and the distillation losses.
 
         Args:
             batched_inputs: the standard input of a Detectron2 model.
 
         Returns:
-            In training {name: scalar}; all of them are added up by the trainer.
+            In training {name: scalar}; the trainer sums all of them.
 
         Raises:
-            AIDError: training without :meth:`attach_distillation`.
+            AIDError: training without :meth:`build_distillation`.
         """
         if not self.training:
             return super().forward(batched_inputs)
         if self.distillation is None:
             raise AIDError(
-                f"{type(self).__name__} has no teacher: call attach_distillation(cfg) before "
+                f"{type(self).__name__} has no teacher: call build_distillation(cfg) before "
                 "training, or train with aid.engine.AIDTrainer"
             )
-        # A dense head's work is not done twice.
-        dense = getattr(self, "head", nn.Identity())
-        asked = [lesson.question.cross_convs for lesson in self.lessons if lesson.question]
+        dense_head = getattr(self, "head", None)
+        requests = [x.request.cross_convs for x in self.distillers if x.request]
         with (
-            _Tap(self.backbone) as tap,
-            _Tap(dense) as head,
-            tap_branches(dense, asked) as branches,
+            _Tap(self.backbone) as backbone,
+            _Tap(dense_head) as head,  # its output is used again by prediction distillation
+            tap_branches(dense_head, requests) as branches,
         ):
             losses = super().forward(batched_inputs)
         factor = self.distillation_factor
         if factor == 0:
             log_distillation_weight(0.0)
-            return {**losses, **self._pause()}
-        terms = self._distill(batched_inputs, tap.input, tap.output, head.output, branches)
-        weighted = self._weighted(terms, self.distillation_weight * factor, tap.output)
-        return {**losses, **weighted}
-
-    @property
-    def balance(self) -> Balance | None:
-        """What sets the strength of imitation; None where it is DISTILLATION.WEIGHT's alone."""
-        parts = self.distillation
-        return None if parts is None or "balance" not in parts else parts["balance"]
+            return {**losses, **self._paused()}
+        terms = self._distillation_losses(
+            batched_inputs, backbone.input, backbone.output, head.output, branches
+        )
+        weight = self.distillation_weight * factor
+        return {**losses, **self._weighted(terms, weight, backbone.output)}
 
     def _weighted(
         self, terms: dict[str, Tensor], weight: float, features: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """The losses of imitation by their strength at this iteration."""
+        """Distillation losses, multiplied by their strength at this iteration."""
         balance = self.balance
         if balance is None:
             log_distillation_weight(weight)
@@ -181,18 +192,18 @@ class DistillationMixin:
         log_distillation_weight(strength)
         weighted = {name: strength * term for name, term in terms.items()}
         if balance.is_due(iteration):
-            levels = dict.fromkeys(level for lesson in self.lessons for level in lesson.strides)
+            levels = dict.fromkeys(level for x in self.distillers for level in x.strides)
             maps = [features[level] for level in levels]
             one = next(iter(weighted.values()))
             balance.measure(sum(terms.values()), one, strength, maps, iteration)
         return weighted
 
-    def _pause(self) -> dict[str, Tensor]:
-        """A loss of 0 by which the adapters have gradients of 0: DDP waits for them."""
-        nothing = [p.flatten()[:0].sum() for p in self.distillation.parameters()]
-        return {"loss_distill_paused": sum(nothing)} if nothing else {}
+    def _paused(self) -> dict[str, Tensor]:
+        """Zero loss that gives the adapters zero gradients, as DDP requires."""
+        empty = [p.flatten()[:0].sum() for p in self.distillation.parameters()]
+        return {"loss_distill_paused": sum(empty)} if empty else {}
 
-    def _distill(
+    def _distillation_losses(
         self,
         batched_inputs: list[dict],
         images: Tensor,
@@ -202,33 +213,33 @@ class DistillationMixin:
     ) -> dict[str, Tensor]:
         instances = [x["instances"].to(self.device) for x in batched_inputs]
         terms = {}
-        judgements = self.judge(batched_inputs, instances, images, features)
-        for lesson, judgement in zip(self.lessons, judgements, strict=True):
-            view, weights = judgement.view, judgement.weights
+        outputs = self.evaluate_teachers(batched_inputs, instances, images, features)
+        for distiller, output in zip(self.distillers, outputs, strict=True):
+            view, weights = output.view, output.weights
             log_weights(
-                lesson.log_prefix,
+                distiller.log_prefix,
                 weights,
                 batched_inputs,
-                lesson.strides,
+                distiller.strides,
                 self.input_format,
                 self.vis_period,
             )
-            context = Context(instances, lesson.strides)
-            if lesson.question:
-                batch = Batch(view.images, view.features, features, instances, predictions)
-                batch.student_branches = branches
-                context.answers = lesson.answers(self, batch, judgement.evidence, weights)
-            terms.update(lesson.terms(features, view, weights, context))
+            context = Context(instances, distiller.strides)
+            if distiller.request:
+                batch = PredictionBatch(view.images, view.features, features, instances)
+                batch.student_predictions, batch.student_branches = predictions, branches
+                context.predictions = distiller.predictions(self, batch, output.stats, weights)
+            terms.update(distiller.terms(features, view, weights, context))
         return terms
 
-    def judge(
+    def evaluate_teachers(
         self,
         batched_inputs: list[dict],
         instances: list[Instances],
         images: Tensor,
         features: dict[str, Tensor],
-    ) -> list[Judgement]:
-        """What each teacher sees in a batch, and how much to believe it beside the others.
+    ) -> list[TeacherOutput]:
+        """Features of each teacher on a batch, and the imitation weights of its instances.
 
         Args:
             batched_inputs: the standard input of a Detectron2 model.
@@ -237,47 +248,66 @@ class DistillationMixin:
             features: the student's, of ``images``.
         """
         boxes = [x.gt_boxes.tensor for x in instances]
-        own = None
-        if self.weighting.needs_evidence and self.weighting.needs_student:
+        student_losses = None
+        if self.weighting.requires_stats and self.weighting.requires_student:
             sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
-            own = self._own_losses(ImageList(images, sizes), features, instances)
-        views, evidence, weights = [], [], []
-        for lesson in self.lessons:
-            lesson.teacher.follow(self.device)
+            student_losses = self._student_losses(ImageList(images, sizes), features, instances)
+        views, stats, weights = [], [], []
+        for distiller in self.distillers:
+            distiller.teacher.follow(self.device)
             size = tuple(images.shape[-2:])
-            view = lesson.teacher.view(batched_inputs, size, self.input_format)
-            known = lesson.evidence(view, instances, own)
-            maps = {k: (tuple(features[k].shape[-2:]), v) for k, v in lesson.strides.items()}
+            view = distiller.teacher.view(batched_inputs, size, self.input_format)
+            of_teacher = distiller.stats(view, instances, student_losses)
+            maps = {k: (tuple(features[k].shape[-2:]), v) for k, v in distiller.strides.items()}
             views.append(view)
-            evidence.append(known)
-            weights.append(lesson.weights(known, boxes, maps))
-        return list(map(Judgement, views, evidence, self.sharing(weights)))
+            stats.append(of_teacher)
+            weights.append(distiller.weights(of_teacher, boxes, maps))
+        return list(map(TeacherOutput, views, stats, self.mixing(weights)))
 
     @torch.no_grad()
-    def _own_losses(
+    def _student_losses(
         self, images: ImageList, features: dict[str, Tensor], instances: list[Instances]
-    ) -> InstanceLosses:
-        """The student's own loss on every instance, taken as the teacher's is: in eval mode."""
+    ) -> PerInstanceLosses:
+        """The student's own loss on every instance, computed in eval mode as the teacher's is."""
         with in_eval_mode(self), EventStorage():
-            background = self.weighting.needs_background
-            return instance_losses(self, images, features, instances, background)
+            background = self.weighting.requires_background
+            return per_instance_losses(self, images, features, instances, background)
+
+
+def plain_architecture(name: str) -> str:
+    """Meta-architecture of a student without distillation; other names are returned as they are."""
+    if name not in META_ARCH_REGISTRY:
+        return name
+    return getattr(META_ARCH_REGISTRY.get(name), "plain_architecture", name)
 
 
 class _Tap:
-    """Keeps what goes into and comes out of a module while it is entered."""
+    """Records the input and the output of a module, which must run once inside the context.
 
-    def __init__(self, module: nn.Module):
+    Attributes:
+        input, output: None if there is no module.
+    """
+
+    def __init__(self, module: nn.Module | None):
         self._module = module
+        self._calls = 0
         self.input = self.output = None
 
     def __enter__(self) -> "_Tap":
-        self._handle = self._module.register_forward_hook(self._keep)
+        if self._module is not None:
+            self._handle = self._module.register_forward_hook(self._record)
         return self
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, kind: type | None, *exc_info) -> None:
+        if self._module is None:
+            return
         self._handle.remove()
+        if kind is None:
+            name = type(self._module).__name__
+            assert self._calls == 1, f"{name} ran {self._calls} times in a forward pass, not once"
 
-    def _keep(self, module: nn.Module, inputs: tuple, output: object) -> None:
+    def _record(self, module: nn.Module, inputs: tuple, output: object) -> None:
+        self._calls += 1
         self.input = inputs[0]
         self.output = output
 

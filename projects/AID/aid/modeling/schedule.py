@@ -4,7 +4,7 @@ import math
 
 from detectron2.config import CfgNode, configurable
 
-from ..errors import AIDError
+from ..utils.errors import AIDError
 
 __all__ = ["Schedule"]
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from ..checkpoint import StrictCheckpointer
 from ..config import load_config
-from ..errors import AIDError
-from .instance_loss import (
+from ..utils.errors import AIDError
+from .families import (
     DetectionQuality,
-    InstanceLosses,
+    PerInstanceLosses,
     detection_quality,
-    instance_losses,
     loss_levels,
+    per_instance_losses,
 )
 
 __all__ = [
@@ -59,7 +59,7 @@ class Teacher:
     ):
         """
         Args:
-            detector: a Detectron2 detector whose type has :func:`instance_losses`.
+            detector: a Detectron2 detector whose type has :func:`per_instance_losses`.
             cfg: the config it was built from.
             name: for messages, the key and the file of its config.
             weights: likewise, their path.
@@ -103,25 +103,27 @@ class Teacher:
         return TeacherView(ImageList(batch, sizes), detector.backbone(batch))
 
     @torch.no_grad()
-    def instance_losses(
+    def per_instance_losses(
         self, view: TeacherView, targets: list[Instances], background: bool = True
-    ) -> InstanceLosses:
+    ) -> PerInstanceLosses:
         """The teacher's own losses against the ground truth of the batch it has seen.
 
         Args:
             view: of :meth:`view`.
             targets: ground truth of each image, on the teacher's device.
-            background: see :func:`~aid.modeling.instance_loss.instance_losses`.
+            background: see :func:`~aid.modeling.instance_loss.per_instance_losses`.
         """
         # An EventStorage of its own keeps whatever the teacher logs out of the student's.
         with EventStorage():
-            return instance_losses(self.detector, view.images, view.features, targets, background)
+            return per_instance_losses(
+                self.detector, view.images, view.features, targets, background
+            )
 
     def quality(self, view: TeacherView, targets: list[Instances]) -> DetectionQuality:
         """How well the teacher finds each instance of the batch it has seen.
 
         Args:
-            view, targets: as for :meth:`instance_losses`.
+            view, targets: as for :meth:`per_instance_losses`.
         """
         with EventStorage():
             return detection_quality(self.detector, view.images, view.features, targets)

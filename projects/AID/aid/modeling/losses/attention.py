@@ -18,7 +18,7 @@ from .base import (
     make_adapter,
     norm_per_image,
 )
-from .residual import residual_norm
+from .functional import residual_norm
 
 __all__ = ["AttentionGuidedLoss", "channel_attention", "spatial_attention"]
 

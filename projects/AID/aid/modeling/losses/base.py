@@ -1,4 +1,4 @@
-"""The interface of all distillation losses, and their registry.
+"""Base classes of the distillation losses, and their registry.
 
 Shape letters: N images, C_s and C_t channels of student and teacher, (H, W) size of a level.
 """
@@ -6,21 +6,24 @@ Shape letters: N images, C_s and C_t channels of student and teacher, (H, W) siz
 from dataclasses import dataclass
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from ...errors import AIDError
-from ..responses import Answers
-from .positions import standardized
+from ...utils.errors import AIDError
+from ...utils.renamed import refuse_renamed
+from ..families import PairedPredictions
+from .functional import standardized
 
 __all__ = [
-    "DISTILLATION_LOSS_REGISTRY",
     "Context",
+    "DISTILLATION_LOSS_REGISTRY",
     "DistillationLoss",
     "FeatureLoss",
+    "SingleTermLoss",
+    "SoftTargetLoss",
     "average_norm",
     "average_sum",
     "build_distillation_losses",
@@ -37,8 +40,8 @@ Distillation losses. A registered object is called as
 ``obj(cfg, levels, student_shapes, teacher_shapes)``, with the names of the levels to imitate,
 finest first, and the :class:`ShapeSpec` of each level on both sides, and returns a
 :class:`DistillationLoss`. Every parameter must get a gradient at every step, also where an image
-has no box, so that DDP need not look for unused ones. A loss that reads ``context.answers`` says in
-the attribute ``asks`` what it needs of them, a :class:`~aid.modeling.responses.Question`.
+has no box, so that DDP need not look for unused ones. A loss that reads ``context.predictions`` has
+an attribute ``request``, the :class:`~aid.modeling.families.PredictionRequest` of what it needs.
 """
 
 
@@ -49,16 +52,20 @@ class Context:
     Attributes:
         instances: ground truth of each image.
         strides: {level: pixels per cell}.
-        answers: what both sides say; None unless a loss ``asks``.
+        predictions: what both sides say; None unless a loss ``request``.
     """
 
     instances: list[Instances]
     strides: dict[str, int]
-    answers: Answers | None = None
+    predictions: PairedPredictions | None = None
 
 
 class DistillationLoss(nn.Module):
     """A distillation loss; a subclass has :meth:`terms`."""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        refuse_renamed(cls, {"asks": "request"})
 
     def forward(
         self,
@@ -77,7 +84,7 @@ class DistillationLoss(nn.Module):
         Returns:
             Scalars by name, each multiplied by its own weight.
         """
-        some = next(iter(student.values())) if student else context.answers.image
+        some = next(iter(student.values())) if student else context.predictions.image
         with torch.autocast(some.device.type, enabled=False):
             student, teacher = (
                 {k: x if x.dtype == torch.float64 else x.float() for k, x in y.items()}
@@ -164,6 +171,79 @@ class FeatureLoss(DistillationLoss):
         sums = (torch.stack(x).sum() for x in zip(*costs, strict=True))
         named = zip(self.term_weights.items(), sums, strict=True)
         return {name: weight * x for (name, weight), x in named}
+
+
+class SingleTermLoss(FeatureLoss):
+    """A loss of one term with a weight; a subclass has ``level``.
+
+    Attributes:
+        term: name of the loss.
+        key: of its part of cfg.DISTILLATION.
+    """
+
+    term: str
+    key: str
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        channels: dict[str, tuple[int, int]],
+        weight: float,
+        standardize: bool = True,
+        adapt_equal_widths: bool = False,
+    ):
+        """
+        Args:
+            channels: (C_s, C_t) of each level.
+            weight: of the loss.
+            standardize: see DISTILLATION.STANDARDIZE.
+            adapt_equal_widths: see DISTILLATION.ADAPT_EQUAL_WIDTHS.
+        """
+        super().__init__({self.term: weight}, standardize)
+        self.adapters = make_adapters(channels, adapt_equal_widths)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
+        return {
+            "channels": channels_of(levels, student_shapes, teacher_shapes),
+            "weight": cfg.DISTILLATION[cls.key].WEIGHT,
+            "standardize": cfg.DISTILLATION.STANDARDIZE,
+            "adapt_equal_widths": cfg.DISTILLATION.ADAPT_EQUAL_WIDTHS,
+        }
+
+
+class SoftTargetLoss(DistillationLoss):
+    """A loss of one term with a temperature and a weight; a subclass has ``request`` and ``terms``.
+
+    Attributes:
+        key: of its part of cfg.DISTILLATION.
+    """
+
+    key: str
+
+    @configurable
+    def __init__(self, *, temperature: float, weight: float):
+        """
+        Args:
+            temperature: T.
+            weight: of the loss.
+
+        Raises:
+            AIDError: a temperature that is not positive.
+        """
+        super().__init__()
+        check_temperature(f"DISTILLATION.{self.key}.TEMPERATURE", temperature)
+        self.temperature = temperature
+        self.weight = weight
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
+        keys = cfg.DISTILLATION[cls.key]
+        return {"temperature": keys.TEMPERATURE, "weight": keys.WEIGHT}
+
+    def extra_repr(self) -> str:
+        return f"weight {self.weight}, temperature {self.temperature}"
 
 
 def channels_of(

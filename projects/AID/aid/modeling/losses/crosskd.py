@@ -1,4 +1,4 @@
-"""CrossKD: imitate the teacher's answers by what its own head says of the student's features.
+"""CrossKD: imitate the teacher's predictions by what its own head says of the student's features.
 
 Shape letters: S samples, K classes.
 """
@@ -7,12 +7,12 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from ...errors import AIDError
-from ..gfl.losses import soft_quality_focal_losses
-from ..responses import Answer, Question
+from ...utils.errors import AIDError
+from ..detectors.gfl import soft_quality_focal_losses
+from ..families import PredictionRequest, Predictions
 from .base import DISTILLATION_LOSS_REGISTRY, Context, DistillationLoss
+from .functional import edge_divergences, finite_only, mean_over_images
 from .response import box_losses, check_min_score
-from .soft_targets import edge_divergences, finite_only, mean_over_images
 
 __all__ = ["CrossKDLoss"]
 
@@ -44,7 +44,7 @@ class CrossKDLoss(DistillationLoss):
                 student's features go through, see
                 :func:`~aid.modeling.responses.cross.cross_predictions`.
             cls_weight, box_weight: of the two terms.
-            min_score: see :class:`~aid.modeling.responses.Question`.
+            min_score: see :class:`~aid.modeling.responses.PredictionRequest`.
 
         Raises:
             AIDError: fewer than 0 convolutions, or a score that is no probability.
@@ -55,7 +55,7 @@ class CrossKDLoss(DistillationLoss):
         check_min_score(min_score)
         self.cls_weight = cls_weight
         self.box_weight = box_weight
-        self.asks = Question(min_score=min_score, cross_convs=num_convs)
+        self.request = PredictionRequest(min_score=min_score, cross_convs=num_convs)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
@@ -70,7 +70,7 @@ class CrossKDLoss(DistillationLoss):
     def extra_repr(self) -> str:
         return (
             f"weights {self.cls_weight} cls, {self.box_weight} box, "
-            f"{self.asks.cross_convs} convolutions of the teacher's"
+            f"{self.request.cross_convs} convolutions of the teacher's"
         )
 
     def terms(
@@ -85,24 +85,24 @@ class CrossKDLoss(DistillationLoss):
         Returns:
             "loss_distill_cross_cls", "loss_distill_cross_box".
         """
-        answers, num_images = context.answers, len(context.instances)
-        cls = answers.weights["cls"] * _class_losses(answers.cross, answers.teacher)
-        box = answers.weights["box"] * _box_losses(answers.cross, answers.teacher)
+        predictions, num_images = context.predictions, len(context.instances)
+        cls = predictions.weights["cls"] * _class_losses(predictions.cross, predictions.teacher)
+        box = predictions.weights["box"] * _box_losses(predictions.cross, predictions.teacher)
         return {
             "loss_distill_cross_cls": self.cls_weight
-            * mean_over_images(cls, answers.image, num_images),
+            * mean_over_images(cls, predictions.image, num_images),
             "loss_distill_cross_box": self.box_weight
-            * mean_over_images(box, answers.image, num_images, answers.owned),
+            * mean_over_images(box, predictions.image, num_images, predictions.foreground),
         }
 
 
-def _class_losses(cross: Answer, teacher: Answer) -> Tensor:
+def _class_losses(cross: Predictions, teacher: Predictions) -> Tensor:
     """Quality focal losses (S,) with the teacher's scores as targets."""
     finite, theirs = finite_only(teacher.logits)
     return torch.where(finite, soft_quality_focal_losses(cross.logits, theirs.sigmoid(), BETA), 0.0)
 
 
-def _box_losses(cross: Answer, teacher: Answer) -> Tensor:
+def _box_losses(cross: Predictions, teacher: Predictions) -> Tensor:
     """Divergences (S,) of distributions where the heads predict them, else GIoU losses."""
     if teacher.distributions is None:
         return box_losses(cross.boxes, teacher.boxes)

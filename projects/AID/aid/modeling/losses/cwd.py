@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from .base import DISTILLATION_LOSS_REGISTRY, Context, check_temperature
-from .positions import position_log_softmax
-from .single_term import SingleTermLoss
+from .base import DISTILLATION_LOSS_REGISTRY, Context, SingleTermLoss, check_temperature
+from .functional import spatial_log_softmax
 
 __all__ = ["CWDLoss"]
 
@@ -63,7 +62,7 @@ class CWDLoss(SingleTermLoss):
     ) -> tuple[Tensor]:
         """See :class:`FeatureLoss`."""
         ours, theirs = (
-            position_log_softmax(x / self.temperature, weights)
+            spatial_log_softmax(x / self.temperature, weights)
             for x in (self.adapters[name](student), teacher)
         )
         terms = F.kl_div(ours, theirs, reduction="none", log_target=True)

@@ -7,7 +7,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ..painting import highest, touched_cells
+from ..boxes import covered_cells, rasterize_max
 from .base import (
     DISTILLATION_LOSS_REGISTRY,
     Context,
@@ -17,7 +17,7 @@ from .base import (
     check_temperature,
     make_adapters,
 )
-from .positions import position_log_softmax, position_mean
+from .functional import spatial_log_softmax, spatial_mean
 
 __all__ = ["FGDLoss", "GlobalContext", "foreground_share"]
 
@@ -35,9 +35,9 @@ def foreground_share(boxes: list[Tensor], size: tuple[int, int], stride: int) ->
     """
     maps = []
     for of_image in boxes:
-        rows, columns = touched_cells(of_image, size, stride)
+        rows, columns = covered_cells(of_image, size, stride)
         share = 1 / (rows.sum(dim=1) * columns.sum(dim=1))
-        maps.append(highest(share, rows, columns))
+        maps.append(rasterize_max(share, rows, columns))
     return torch.stack(maps)[:, None]
 
 
@@ -68,7 +68,7 @@ class GlobalContext(nn.Module):
         Returns:
             (N, C, 1, 1)
         """
-        attention = position_log_softmax(self.attention(x), weights).exp()
+        attention = spatial_log_softmax(self.attention(x), weights).exp()
         context = x.flatten(2) @ attention.flatten(2).transpose(1, 2)  # (N, C, 1)
         return self.transform(context.squeeze(2))[..., None, None]
 
@@ -208,12 +208,12 @@ class FGDLoss(FeatureLoss):
     def _attention(self, features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """A_s and A_c: (N, 1, H, W) and (N, C, 1, 1), both of mean 1 where the weight is not 0."""
         magnitude = features.abs()
-        by_channel = position_mean(magnitude, weights)
+        by_channel = spatial_mean(magnitude, weights)
         temperature = self.temperature
         if self.relative_temperature:
             temperature = temperature * by_channel.mean(dim=1, keepdim=True).clamp(min=1e-12)
         energy = magnitude.mean(dim=1, keepdim=True) / temperature
-        spatial = position_log_softmax(energy, weights).exp()
+        spatial = spatial_log_softmax(energy, weights).exp()
         spatial = (weights > 0).sum(dim=(2, 3), keepdim=True) * spatial
         channel = (by_channel / temperature).softmax(dim=1)
         return spatial, channel.shape[1] * channel

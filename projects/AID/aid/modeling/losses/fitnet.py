@@ -5,8 +5,7 @@ Shape letters: N images, C channels, (H, W) size of a level.
 
 from torch import Tensor
 
-from .base import DISTILLATION_LOSS_REGISTRY, Context
-from .single_term import SingleTermLoss
+from .base import DISTILLATION_LOSS_REGISTRY, Context, SingleTermLoss
 
 __all__ = ["FitNetLoss"]
 

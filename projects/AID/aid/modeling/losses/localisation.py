@@ -5,9 +5,9 @@ Shape letters: N images, S samples.
 
 from torch import Tensor
 
-from ..responses import Question
-from .base import DISTILLATION_LOSS_REGISTRY, Context
-from .soft_targets import SoftTargetLoss, edge_divergences, mean_over_images
+from ..families import PredictionRequest
+from .base import DISTILLATION_LOSS_REGISTRY, Context, SoftTargetLoss
+from .functional import edge_divergences, mean_over_images
 
 __all__ = ["LocalisationLoss"]
 
@@ -22,7 +22,7 @@ class LocalisationLoss(SoftTargetLoss):
     counts for nothing.
     """
 
-    asks = Question(distributions=True)
+    request = PredictionRequest(distributions=True)
     key = "LOCALISATION"
 
     def terms(
@@ -37,10 +37,12 @@ class LocalisationLoss(SoftTargetLoss):
         Returns:
             "loss_distill_localisation".
         """
-        answers = context.answers
+        predictions = context.predictions
         ours, theirs = (
-            x.distributions / self.temperature for x in (answers.student, answers.teacher)
+            x.distributions / self.temperature for x in (predictions.student, predictions.teacher)
         )
-        losses = answers.weights["box"] * edge_divergences(ours, theirs)
-        mean = mean_over_images(losses, answers.image, len(context.instances), answers.owned)
+        losses = predictions.weights["box"] * edge_divergences(ours, theirs)
+        mean = mean_over_images(
+            losses, predictions.image, len(context.instances), predictions.foreground
+        )
         return {"loss_distill_localisation": self.weight * self.temperature**2 * mean}

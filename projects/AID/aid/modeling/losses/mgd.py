@@ -7,9 +7,8 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ...errors import AIDError
-from .base import DISTILLATION_LOSS_REGISTRY, Context, average_sum
-from .single_term import SingleTermLoss
+from ...utils.errors import AIDError
+from .base import DISTILLATION_LOSS_REGISTRY, Context, SingleTermLoss, average_sum
 
 __all__ = ["MGDLoss"]
 

@@ -19,7 +19,7 @@ from .base import (
     channels_of,
     make_adapter,
 )
-from .residual import residual_norm
+from .functional import residual_norm
 
 __all__ = ["NonLocalBlock", "NonLocalLoss"]
 

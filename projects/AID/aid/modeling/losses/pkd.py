@@ -5,9 +5,8 @@ Shape letters: N images, C channels, (H, W) size of a level.
 
 from torch import Tensor
 
-from .base import DISTILLATION_LOSS_REGISTRY, Context
-from .positions import standardized
-from .single_term import SingleTermLoss
+from .base import DISTILLATION_LOSS_REGISTRY, Context, SingleTermLoss
+from .functional import standardized
 
 __all__ = ["PKDLoss"]
 

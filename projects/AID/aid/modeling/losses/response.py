@@ -8,11 +8,17 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from ...errors import AIDError
-from ..overlaps import overlaps
-from ..responses import Answers, Question
-from .base import DISTILLATION_LOSS_REGISTRY, Context, DistillationLoss, check_temperature
-from .soft_targets import SoftTargetLoss, finite_only, mean_over_images, softmax_divergences
+from ...utils.errors import AIDError
+from ..boxes import elementwise_box_giou
+from ..families import PairedPredictions, PredictionRequest
+from .base import (
+    DISTILLATION_LOSS_REGISTRY,
+    Context,
+    DistillationLoss,
+    SoftTargetLoss,
+    check_temperature,
+)
+from .functional import finite_only, mean_over_images, softmax_divergences
 
 __all__ = [
     "BoxResponseLoss",
@@ -54,7 +60,7 @@ class ResponseLoss(DistillationLoss):
             temperature: T.
             cls_weight, box_weight: of the two terms.
             num_rois: proposals of a two-stage teacher in each image, beside the ground-truth boxes.
-            min_score: see :class:`~aid.modeling.responses.Question`.
+            min_score: see :class:`~aid.modeling.responses.PredictionRequest`.
 
         Raises:
             AIDError: a temperature that is not positive, fewer than 0 proposals, or a score that is
@@ -68,7 +74,7 @@ class ResponseLoss(DistillationLoss):
         self.temperature = temperature
         self.cls_weight = cls_weight
         self.box_weight = box_weight
-        self.asks = Question(num_proposals=num_rois, min_score=min_score)
+        self.request = PredictionRequest(num_proposals=num_rois, min_score=min_score)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
@@ -98,14 +104,16 @@ class ResponseLoss(DistillationLoss):
         Returns:
             "loss_distill_response_cls", "loss_distill_response_box".
         """
-        answers, num_images = context.answers, len(context.instances)
-        cls = answers.weights["cls"] * soft_target_losses(answers, self.temperature)
-        box = answers.weights["box"] * box_losses(answers.student.boxes, answers.teacher.boxes)
+        predictions, num_images = context.predictions, len(context.instances)
+        cls = predictions.weights["cls"] * soft_target_losses(predictions, self.temperature)
+        box = predictions.weights["box"] * box_losses(
+            predictions.student.boxes, predictions.teacher.boxes
+        )
         return {
             "loss_distill_response_cls": self.cls_weight
-            * mean_over_images(cls, answers.image, num_images),
+            * mean_over_images(cls, predictions.image, num_images),
             "loss_distill_response_box": self.box_weight
-            * mean_over_images(box, answers.image, num_images, answers.owned),
+            * mean_over_images(box, predictions.image, num_images, predictions.foreground),
         }
 
 
@@ -119,7 +127,7 @@ class BoxResponseLoss(SoftTargetLoss):
     nothing.
     """
 
-    asks = Question(truth=True)
+    request = PredictionRequest(truth=True)
     key = "RESPONSE"
 
     def terms(
@@ -134,9 +142,11 @@ class BoxResponseLoss(SoftTargetLoss):
         Returns:
             "loss_distill_response".
         """
-        answers = context.answers
-        losses = answers.weights["all"] * soft_target_losses(answers, self.temperature)
-        mean = mean_over_images(losses, answers.image, len(context.instances), answers.is_truth)
+        predictions = context.predictions
+        losses = predictions.weights["all"] * soft_target_losses(predictions, self.temperature)
+        mean = mean_over_images(
+            losses, predictions.image, len(context.instances), predictions.is_truth
+        )
         return {"loss_distill_response": self.weight * mean}
 
 
@@ -150,11 +160,11 @@ def check_min_score(value: float) -> None:
         raise AIDError(f"DISTILLATION.RESPONSE.MIN_SCORE is {value}: it must be in 0 to 1")
 
 
-def soft_target_losses(answers: Answers, temperature: float) -> Tensor:
+def soft_target_losses(predictions: PairedPredictions, temperature: float) -> Tensor:
     """T^2 times the divergence (S,) of the classes; 0 where the teacher's answer is not finite."""
-    ours, theirs = (x.logits / temperature for x in (answers.student, answers.teacher))
+    ours, theirs = (x.logits / temperature for x in (predictions.student, predictions.teacher))
     finite, theirs = finite_only(theirs)
-    if answers.activation == "softmax":
+    if predictions.activation == "softmax":
         divergence = softmax_divergences(ours, theirs)
     else:
         # The cross-entropy without the entropy of the target.
@@ -169,12 +179,12 @@ def soft_target_losses(answers: Answers, temperature: float) -> Tensor:
 def box_losses(ours: Tensor, theirs: Tensor) -> Tensor:
     """1 - GIoU (S,) of boxes (S, 4).
 
-    0 where the teacher's box is not finite or has no area, so that nothing overlaps it, not even an
-    equal one; NaN, which ends the run, where the student's alone is not finite.
+    0 where the teacher's box is not finite or has no area, which even an equal box does not
+    overlap; NaN, which ends the run, where only the student's is not finite.
     """
     known, ours_known = (x.isfinite().all(dim=1) for x in (theirs, ours))
     known &= (theirs[:, 2:] > theirs[:, :2]).all(dim=1)
     theirs = torch.where(known[:, None], theirs, 0.0)
     # Gradients of what is not finite would be NaN also where it counts for nothing.
-    _, giou = overlaps(torch.where((known & ours_known)[:, None], ours, theirs), theirs)
+    _, giou = elementwise_box_giou(torch.where((known & ours_known)[:, None], ours, theirs), theirs)
     return torch.where(known, torch.where(ours_known, 1 - giou, torch.nan), 0.0)

@@ -4,22 +4,19 @@ Rules under study are in studies/rules.py of the repository.
 """
 
 from .base import WEIGHTING_REGISTRY, Weighting, build_weighting
-from .classes import ClassWeighting
-from .constant import ConstantWeighting
-from .exponential import ExponentialWeighting
-from .relative import RelativeWeighting
-from .sharing import Sharing
-from .structures import Evidence, PartWeights, Weights
+from .mixing import TeacherMixing
+from .rules import ClassWeighting, ConstantWeighting, ExponentialWeighting, RelativeWeighting
+from .structures import ComponentWeights, TeacherStats, Weights
 
 __all__ = [
     "WEIGHTING_REGISTRY",
     "ClassWeighting",
     "ConstantWeighting",
-    "Evidence",
+    "TeacherStats",
     "ExponentialWeighting",
-    "PartWeights",
+    "ComponentWeights",
     "RelativeWeighting",
-    "Sharing",
+    "TeacherMixing",
     "Weighting",
     "Weights",
     "build_weighting",

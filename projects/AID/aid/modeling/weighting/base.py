@@ -1,4 +1,4 @@
-"""What every weighting rule shares: from how much to believe the teacher to where.
+"""Base class of the weighting rules, and their registry.
 
 Shape letters: N images, G instances of the batch, L levels of the teacher's losses.
 """
@@ -8,34 +8,47 @@ from detectron2.config import CfgNode, configurable
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from ...errors import AIDError
-from .means import mean_with, normalized
-from .structures import Evidence, PartWeights, Weights
-from .weight_map import constant_map, paint_boxes
+from ...utils.errors import AIDError
+from ...utils.renamed import refuse_renamed
+from .maps import constant_map, mean_with, normalized, rasterize_boxes
+from .structures import ComponentWeights, TeacherStats, Weights
 
 __all__ = ["WEIGHTING_REGISTRY", "Weighting", "build_weighting"]
 
 WEIGHTING_REGISTRY = Registry("AID_WEIGHTING")
 WEIGHTING_REGISTRY.__doc__ = """
-Rules from evidence about the teacher to weights of imitation. A registered object is called with
-the config and returns a :class:`Weighting`.
+Weighting rules. A registered object is called with the config and returns a :class:`Weighting`.
 """
 
+# Names of version 0.1.
+RENAMED = {
+    "disbelief": "teacher_error",
+    "needs_student": "requires_student",
+    "needs_quality": "requires_quality",
+    "by_part": "component_weights",
+}
 GRANULARITIES = ("instance", "level", "image", "none")
 BACKGROUNDS = ("mean", "loss", "one")
 
 
 class Weighting(nn.Module):
-    """From evidence about the teacher to weight maps, at any granularity.
+    """Weight maps from statistics of the teacher, at any granularity.
 
-    A subclass says in :meth:`weight` what a loss is worth, and, if the loss is not the teacher's,
-    in :meth:`disbelief` what stands for it; what it remembers of batches, in buffers that are kept
-    in checkpoints, it learns in :meth:`observe`.
+    A subclass defines :meth:`weight`, the weight as a function of the teacher's error. By default
+    the error is the teacher's loss; :meth:`teacher_error` replaces it. A rule with a state updates
+    it in :meth:`observe`, in buffers, which are saved in checkpoints.
+
+    Attributes:
+        requires_student: whether :attr:`TeacherStats.student` is needed.
+        requires_quality: whether :attr:`TeacherStats.quality` is needed.
     """
 
-    # Whether :attr:`Evidence.student` and :attr:`Evidence.quality` are needed.
-    needs_student = False
-    needs_quality = False
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        refuse_renamed(cls, RENAMED)
+
+    requires_student = False
+    requires_quality = False
 
     @configurable
     def __init__(
@@ -50,7 +63,7 @@ class Weighting(nn.Module):
         Args:
             granularity, background, normalize: see AID.GRANULARITY, AID.BACKGROUND and
                 AID.NORMALIZE in config/keys.py.
-            coefficients: of the parts of the teacher's loss, by name; 1 for a part not named.
+            coefficients: of the components of the teacher's loss, by name; 1 for those not named.
 
         Raises:
             AIDError: an unknown granularity or background.
@@ -77,7 +90,7 @@ class Weighting(nn.Module):
         }
 
     def __str__(self) -> str:
-        if not self.needs_evidence:
+        if not self.requires_stats:
             return "none: the same everywhere"
         return (
             f"{type(self).__name__} by {self.granularity}, background {self.background}, "
@@ -85,58 +98,58 @@ class Weighting(nn.Module):
         )
 
     @property
-    def needs_evidence(self) -> bool:
-        """Whether the teacher's losses are needed at all."""
+    def requires_stats(self) -> bool:
+        """Whether statistics of the teacher are needed at all."""
         return self.granularity != "none"
 
     @property
-    def needs_background(self) -> bool:
-        """Whether all of the background's loss is needed of images that have instances, too.
+    def requires_background(self) -> bool:
+        """Whether the full background loss is needed for images that have instances, too.
 
-        Where none of their losses is finite, an image falls back on what there is of it.
+        Otherwise it is needed only for images none of whose instances has a finite loss.
         """
         return self.granularity != "instance" or self.background == "loss"
 
     def weight(self, loss: Tensor) -> Tensor:
-        """Weights, of the shape of ``loss``; where the loss is not finite they do not matter."""
+        """Weights, of the shape of ``loss``; ignored where the loss is not finite."""
         raise NotImplementedError
 
-    def observe(self, evidence: Evidence) -> None:
-        """Take note of a batch, once, before its weights are asked for."""
+    def observe(self, stats: TeacherStats) -> None:
+        """Update the state of the rule, once for each batch, before its weights are computed."""
 
-    def disbelief(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
-        """What :meth:`weight` is a function of: the teacher's loss.
+    def teacher_error(self, stats: TeacherStats) -> tuple[Tensor, Tensor]:
+        """Error of the teacher, the argument of :meth:`weight`: its loss, by default.
 
         Returns:
-            (G,) for the instances and (N, L) for the background, in the teacher's levels.
+            (G,) of the instances and (N, L) of the background, on the teacher's levels.
         """
-        return self.total(evidence.teacher.parts), self.total(evidence.teacher.background)
+        return self.total(stats.teacher.components), self.total(stats.teacher.background)
 
-    def total(self, parts: dict[str, Tensor]) -> Tensor:
-        """The sum of the parts of a loss by their coefficients."""
-        return sum(self.coefficients.get(name, 1.0) * part for name, part in parts.items())
+    def total(self, components: dict[str, Tensor]) -> Tensor:
+        """Sum of the components of a loss, times their coefficients."""
+        return sum(self.coefficients.get(name, 1.0) * x for name, x in components.items())
 
     def forward(
         self,
-        evidence: Evidence | None,
+        stats: TeacherStats | None,
         boxes: list[Tensor],
         levels: dict[str, tuple[tuple[int, int], int]],
     ) -> Weights:
         """
         Args:
-            evidence: None if not :attr:`needs_evidence`.
+            stats: None if not :attr:`requires_stats`.
             boxes: ground-truth boxes of each of N images, (G_n, 4), XYXY in pixels.
             levels: {level: ((H, W), stride)} of the maps to make.
         """
         image = _image_of(boxes)
-        if evidence is None:
+        if stats is None:
             ones = torch.ones(len(boxes), device=image.device)
             maps = {level: constant_map(ones, size) for level, (size, _) in levels.items()}
             return Weights(maps, ones[image])
 
-        self.observe(evidence)
-        losses = evidence.teacher
-        loss, background = self.disbelief(evidence)
+        self.observe(stats)
+        losses = stats.teacher
+        loss, background = self.teacher_error(stats)
         instance = self._finite_weight(loss)
         if self.granularity == "instance":
             rest = self._rest(instance, loss.isfinite(), image, background)
@@ -144,7 +157,7 @@ class Weighting(nn.Module):
             rest = self._whole(loss, background, losses.level_share, image)
         rest = {level: rest[:, losses.levels.index(level)] for level in levels}
         if self.granularity == "instance":
-            maps = paint_boxes(boxes, instance, rest, levels)
+            maps = rasterize_boxes(boxes, instance, rest, levels)
         else:
             maps = {level: constant_map(rest[level], size) for level, (size, _) in levels.items()}
         if self.normalize:
@@ -153,33 +166,35 @@ class Weighting(nn.Module):
             of_boxes = next(iter(maps.values()))[:, 0, 0, 0][image] if maps else instance
         else:
             of_boxes = normalized(instance) if self.normalize else instance
-        return Weights(maps, of_boxes, instance, self.total(losses.parts))
+        return Weights(maps, of_boxes, instance, self.total(losses.components))
 
-    def by_part(self, evidence: Evidence | None, boxes: list[Tensor]) -> PartWeights:
-        """The same rule on the parts of the loss, for a loss that tells classes from boxes.
+    def component_weights(
+        self, stats: TeacherStats | None, boxes: list[Tensor]
+    ) -> ComponentWeights:
+        """Weights of classes and of boxes, by the same rule on the components of the loss.
 
-        Answers have no level, and what an RPN says is none of them: its parts do not count, and
-        "level" is "image". Normalised weights have mean 1 over instances and, for the classes, the
-        background of each image.
+        Predictions have no level, so that "level" is "image" here, and the components of an RPN are
+        left out. Normalized weights have mean 1 over the instances and, for classes, the background
+        of each image.
 
         Args:
-            evidence, boxes: as for :meth:`forward`, which comes first.
+            stats, boxes: as for :meth:`forward`, which comes first.
         """
         image = _image_of(boxes)
-        if evidence is None:
+        if stats is None:
             ones = torch.ones(len(boxes), device=image.device)
-            return PartWeights(ones[image], ones[image], ones)
-        cls, background = self._of_part(evidence.only("cls"), image)
-        box, _ = self._of_part(evidence.only("box", "ctr"), image)
+            return ComponentWeights(ones[image], ones[image], ones)
+        cls, background = self._of_component(stats.only("cls"), image)
+        box, _ = self._of_component(stats.only("box", "ctr"), image)
         if self.normalize:
             both = normalized(torch.cat([cls, background]))
             cls, background = both.split([len(cls), len(background)])
             box = normalized(box)
-        return PartWeights(cls, box, background)
+        return ComponentWeights(cls, box, background)
 
-    def _of_part(self, evidence: Evidence, image: Tensor) -> tuple[Tensor, Tensor]:
+    def _of_component(self, stats: TeacherStats, image: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (G,) of the instances and (N,) of the background."""
-        loss, background = self.disbelief(evidence)
+        loss, background = self.teacher_error(stats)
         background = background.mean(dim=1, keepdim=True)
         if self.granularity == "instance":
             instance = self._finite_weight(loss)

@@ -1,4 +1,4 @@
-"""What goes into a weighting rule and what comes out.
+"""Input and output of a weighting rule.
 
 Shape letters: N images, G instances of the batch, (H, W) size of a level.
 """
@@ -7,28 +7,28 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ..instance_loss import DetectionQuality, InstanceLosses
+from ..families import DetectionQuality, PerInstanceLosses
 
-__all__ = ["Evidence", "PartWeights", "Weights"]
+__all__ = ["TeacherStats", "ComponentWeights", "Weights"]
 
 
 @dataclass
-class Evidence:
+class TeacherStats:
     """What is known about the teacher on a batch.
 
     Attributes:
         teacher: its losses against the ground truth.
         classes: (G,), category ids of the ground truth.
-        student: the student's own, where a rule asks for them.
-        quality: of the teacher's best detection of each instance, where a rule asks for it.
+        student: the student's own, where a rule request for them.
+        quality: of the teacher's best detection of each instance, where a rule request for it.
     """
 
-    teacher: InstanceLosses
+    teacher: PerInstanceLosses
     classes: Tensor | None = None
-    student: InstanceLosses | None = None
+    student: PerInstanceLosses | None = None
     quality: DetectionQuality | None = None
 
-    def only(self, *names: str) -> "Evidence":
+    def only(self, *names: str) -> "TeacherStats":
         """What is known by these parts of the losses alone."""
         student = self.student.only(*names) if self.student else None
         return replace(self, teacher=self.teacher.only(*names), student=student)
@@ -42,21 +42,21 @@ class Weights:
         maps: {level: (N, 1, H, W)}, in the size of the level's features.
         boxes: (G,), for a loss that looks at instances instead of maps: normalised as the maps are,
             and of the whole image where the granularity is not the instance.
-        instance: (G,), the weight of each instance; None where no evidence was asked for.
+        instance: (G,), the weight of each instance; None where no stats was asked for.
         loss: (G,), the teacher's loss D on each instance, whatever the rule; None likewise.
-        parts: for losses on answers; None where there is none of these.
+        components: weights for prediction distillation; None without such a loss.
     """
 
     maps: dict[str, Tensor]
     boxes: Tensor
     instance: Tensor | None = None
     loss: Tensor | None = None
-    parts: "PartWeights | None" = None
+    components: "ComponentWeights | None" = None
 
 
 @dataclass
-class PartWeights:
-    """Weights of imitation for a batch, of answers about classes and about boxes separately.
+class ComponentWeights:
+    """Weights of imitation for a batch, of predictions about classes and about boxes separately.
 
     Attributes:
         cls, box: (G,), by the teacher's classification loss and its box loss on each instance.

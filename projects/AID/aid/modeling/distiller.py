@@ -1,0 +1,223 @@
+"""One teacher of a student, with its distillation losses and its weighting rule."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import Instances
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from ..utils.errors import AIDError
+from .families import (
+    PairedPredictions,
+    PerInstanceLosses,
+    PredictionBatch,
+    PredictionRequest,
+    check_predictions,
+    paired_predictions,
+)
+from .losses import Context, build_distillation_losses
+from .teacher import Teacher, TeacherView, build_teacher
+from .teacher_check import check_teacher
+from .weighting import TeacherStats, Weighting, Weights, build_weighting
+
+__all__ = ["Distiller", "TeacherOutput"]
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """Output of a teacher on a batch.
+
+    Attributes:
+        view: its images and features.
+        stats: the basis of its weights; None if the weighting rule needs none.
+        weights: imitation weights, after mixing with those of the other teachers.
+    """
+
+    view: TeacherView
+    stats: TeacherStats | None
+    weights: Weights
+
+
+class Distiller:
+    """One teacher of a student, with its distillation losses and its weighting rule.
+
+    It is no ``nn.Module``. The modules in it are submodules of the student, see
+    :meth:`modules_by_name`.
+
+    Attributes:
+        teacher: the frozen detector.
+        losses: the distillation losses, by name.
+        weighting: the weighting rule.
+        strides: {level: pixels per cell} of the levels to imitate, finest first.
+        log_prefix: of the names in the log.
+        request: predictions that the losses need; None if none.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Teacher,
+        losses: nn.ModuleDict,
+        weighting: Weighting,
+        levels: tuple[str, ...],
+        number: int = 0,
+    ):
+        """
+        Args:
+            student: as Detectron2 built it.
+            teacher: that fits ``student``, see :func:`check_match`.
+            losses: made for these levels, by name; see DISTILLATION_LOSS_REGISTRY.
+            weighting: rule for the weights of imitation.
+            levels: to imitate, finest first.
+            number: of the teacher, from 0. Modules, losses and log names of the first teacher have
+                no number.
+
+        Raises:
+            AIDError: a loss needs predictions that teacher and student cannot both make.
+        """
+        self.teacher, self.losses, self.weighting = teacher, losses, weighting
+        shapes = student.backbone.output_shape()
+        self.strides = {level: shapes[level].stride for level in levels}
+        self.log_prefix = f"aid/teacher_{number}/" if number else "aid/"
+        self._suffix = f"_{number}" if number else ""
+        requests = {name: x.request for name, x in losses.items() if hasattr(x, "request")}
+        for name, request in requests.items():
+            check_predictions(teacher.detector, student, request, name)
+        self.request = PredictionRequest.union(requests.values())
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, student: nn.Module, number: int = 0) -> "Distiller":
+        """Build the distiller of a teacher that a student's config names.
+
+        Args:
+            cfg: the student's config.
+            student: as Detectron2 built it.
+            number: of the teacher, see :func:`build_teacher`.
+
+        Raises:
+            AIDError: the config names no usable teacher, weighting or loss; see ``config/keys.py``.
+        """
+        teacher = build_teacher(cfg, number)
+        levels = check_teacher(teacher, student, cfg)
+        losses = build_distillation_losses(
+            cfg, levels, student.backbone.output_shape(), teacher.detector.backbone.output_shape()
+        )
+        return cls(student, teacher, losses, build_weighting(cfg), levels, number)
+
+    def modules_by_name(self) -> dict[str, nn.Module]:
+        """Losses and weighting by their names in the student's ``distillation``."""
+        return {f"losses{self._suffix}": self.losses, f"weighting{self._suffix}": self.weighting}
+
+    def __str__(self) -> str:
+        return (
+            f"teacher of {self.teacher.name} ({self.teacher.num_parameters / 1e6:.1f} M "
+            f"parameters) with weights {self.teacher.weights}; levels "
+            f"{', '.join(f'{k} (stride {v})' for k, v in self.strides.items())}; losses "
+            f"{', '.join(f'{k}({v.extra_repr()})' for k, v in self.losses.items())}; "
+            f"weighting {self.weighting}"
+        )
+
+    def stats(
+        self, view: TeacherView, instances: list[Instances], student: PerInstanceLosses | None
+    ) -> TeacherStats | None:
+        """Losses and detection quality of the teacher on a batch, as the weighting needs them.
+
+        Args:
+            view: of the teacher.
+            instances: ground truth of each image.
+            student: the student's own losses, if the weighting needs them.
+        """
+        if not self.weighting.requires_stats:
+            return None
+        background = self.weighting.requires_background
+        losses = self.teacher.per_instance_losses(view, instances, background)
+        stats = TeacherStats(losses, torch.cat([x.gt_classes for x in instances]), student)
+        if self.weighting.requires_quality:
+            stats.quality = self.teacher.quality(view, instances)
+        return stats
+
+    def weights(
+        self,
+        stats: TeacherStats | None,
+        boxes: list[Tensor],
+        maps: dict[str, tuple[tuple[int, int], int]],
+    ) -> Weights:
+        """Imitation weights of this teacher, ignoring the others.
+
+        Args:
+            stats: of :meth:`stats`.
+            boxes, maps: see :meth:`Weighting.forward`.
+        """
+        weights = self.weighting(stats, boxes, maps)
+        if self.request:
+            weights.components = self.weighting.component_weights(stats, boxes)
+        return weights
+
+    def predictions(
+        self,
+        student: nn.Module,
+        batch: PredictionBatch,
+        stats: TeacherStats | None,
+        weights: Weights,
+    ) -> PairedPredictions:
+        """Predictions of teacher and student for the same samples, with imitation weights.
+
+        Args:
+            student: gradients flow into it.
+            batch: features of both.
+            stats: of the teacher on it.
+            weights: of imitation.
+        """
+        batch.teacher_predictions = stats and stats.teacher.predictions
+        with EventStorage():  # the teacher's RPN writes a log
+            pairs = paired_predictions(self.teacher.detector, student, self.request, batch)
+        components = weights.components
+        instance = {"all": weights.boxes, "cls": components.cls, "box": components.box}
+        pairs.set_weights(instance, components.background)
+        return pairs
+
+    def terms(
+        self,
+        features: dict[str, Tensor],
+        view: TeacherView,
+        weights: Weights,
+        context: Context,
+    ) -> dict[str, Tensor]:
+        """Distillation losses of a batch, in float32.
+
+        Args:
+            features: the student's.
+            view: of the teacher.
+            weights: of imitation.
+            context: for the losses.
+
+        Raises:
+            AIDError: no loss returned a term.
+        """
+        terms = {}
+        student, teacher = ({k: x[k] for k in self.strides} for x in (features, view.features))
+        for loss in self.losses.values():
+            terms.update(loss(student, teacher, weights.maps, context))
+        if not terms:
+            raise AIDError(
+                f"no distillation term came from {', '.join(self.losses)}: the student would train "
+                "without its teacher; see DISTILLATION.LOSSES"
+            )
+        return {f"{name}{self._suffix}": term for name, term in terms.items()}
+
+
+def losses_by_class(losses: Iterable[nn.Module]) -> nn.ModuleDict:
+    """Losses by the name of their class.
+
+    Raises:
+        AIDError: two of one class.
+    """
+    losses = list(losses)
+    by_class = nn.ModuleDict({type(loss).__name__: loss for loss in losses})
+    if len(by_class) < len(losses):
+        names = ", ".join(type(loss).__name__ for loss in losses)
+        raise AIDError(f"losses of one teacher, {names}: name each class once")
+    return by_class

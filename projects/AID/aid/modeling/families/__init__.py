@@ -1,0 +1,43 @@
+"""What the method needs to know of a detector: one file per family. Importing registers them."""
+
+from . import fcos, gfl, retinanet, two_stage
+from .base import (
+    DetectionQuality,
+    PerInstanceLosses,
+    detection_quality,
+    loss_levels,
+    num_classes,
+    num_classes_key,
+    per_instance_losses,
+)
+from .cross_head import Branches, tap_branches
+from .predictions import (
+    PairedPredictions,
+    PredictionBatch,
+    PredictionRequest,
+    Predictions,
+    check_predictions,
+    paired_predictions,
+)
+
+__all__ = [
+    "Branches",
+    "DetectionQuality",
+    "PairedPredictions",
+    "PerInstanceLosses",
+    "PredictionBatch",
+    "PredictionRequest",
+    "Predictions",
+    "check_predictions",
+    "detection_quality",
+    "fcos",
+    "gfl",
+    "loss_levels",
+    "num_classes",
+    "num_classes_key",
+    "paired_predictions",
+    "per_instance_losses",
+    "retinanet",
+    "tap_branches",
+    "two_stage",
+]

@@ -1,0 +1,241 @@
+"""What the dense detectors have in common: RetinaNet, GFL and FCOS.
+
+The anchor of a GFL's cell or of an FCOS's point is the only one there. Shape letters as in base.py.
+"""
+
+from functools import singledispatch
+
+import torch
+from detectron2.structures import Boxes, ImageList, Instances
+from fvcore.nn import sigmoid_focal_loss
+from torch import Tensor, nn
+
+from ...utils.d2 import transpose_dense_predictions
+from ...utils.errors import AIDError
+from .anchors import Match, match_anchors
+from .base import NUM_CLASSES_KEYS, Targets, detect, loss_levels, run_heads
+from .cross_head import cross_predictions
+from .predictions import (
+    PairedPredictions,
+    PredictionBatch,
+    PredictionRequest,
+    Predictions,
+    paired_predictions,
+    predicts_distributions,
+)
+
+__all__ = [
+    "anchor_match",
+    "check_dense",
+    "choose_samples",
+    "flatten_predictions",
+    "focal_losses",
+    "register_dense",
+]
+
+
+def register_dense(family: type, num_classes_key: str) -> None:
+    """Register what does not differ between dense detectors.
+
+    A family also defines :func:`anchor_match`, ``per_instance_losses`` and ``check_comparable``.
+
+    Args:
+        family: with ``head``, ``head_in_features`` and ``anchor_generator``.
+        num_classes_key: config key of its number of classes.
+    """
+    NUM_CLASSES_KEYS[family] = num_classes_key
+    loss_levels.register(family, _levels)
+    detect.register(family, _detect)
+    run_heads.register(family, _run_head)
+    paired_predictions.register(family, _paired_predictions)
+
+
+@singledispatch
+def anchor_match(detector: nn.Module, anchors: list[Boxes]) -> Match:
+    """The rule by which a dense detector matches the boxes of an image with its anchors.
+
+    Args:
+        detector: its type chooses the implementation.
+        anchors: of each level, of one image (they are the same for all images).
+    """
+    raise AIDError(f"no matching of anchors is defined for a {type(detector).__name__}")
+
+
+def focal_losses(detector: nn.Module, truth: Targets, matched_gt: Tensor, logits: Tensor) -> Tensor:
+    """Focal loss of each sample, summed over classes: (S,).
+
+    Args:
+        detector: with the focal loss's alpha and gamma.
+        truth: ground truth of the batch.
+        matched_gt: (S,), instance of each sample; ``truth.background_index`` for background.
+        logits: (S, K).
+    """
+    one_hot = torch.zeros_like(logits).scatter_(1, truth.classes[matched_gt][:, None], 1.0)
+    one_hot *= (matched_gt != truth.background_index)[:, None]
+    return sigmoid_focal_loss(
+        logits, one_hot, alpha=detector.focal_loss_alpha, gamma=detector.focal_loss_gamma
+    ).sum(dim=1)
+
+
+def flatten_predictions(detector: nn.Module, predictions: tuple[list[Tensor], ...]) -> list[Tensor]:
+    """Output of a dense head, with all levels in one tensor.
+
+    Returns:
+        Logits (N, R, K), deltas (N, R, 4) or, of a GFL, (N, R, 4 * bins), and of an FCOS centerness
+        (N, R, 1).
+    """
+    num_anchors = detector.anchor_generator.num_anchors[0]  # in a cell, the same on all levels
+    dims = [output[0].shape[1] // num_anchors for output in predictions]
+    per_level = transpose_dense_predictions(detector, predictions, dims)
+    return [torch.cat(x, dim=1) for x in per_level]
+
+
+def choose_samples(
+    matched_gt: Tensor, background_index: int, scores: Tensor, min_score: float
+) -> tuple[Tensor, Tensor]:
+    """Choose the anchors to imitate: those of an instance and the teacher's own detections.
+
+    The rest of the 10^5 anchors is background to both sides, as the task loss teaches already.
+
+    Args:
+        matched_gt: (N, R), instance of each anchor, or ``background_index``.
+        scores: (N, R), the teacher's for its best class.
+        min_score: score above which an anchor counts as detected by the teacher.
+
+    Returns:
+        Image (S,) and anchor (S,) of each sample, image after image.
+    """
+    return ((matched_gt != background_index) | (scores > min_score)).nonzero(as_tuple=True)
+
+
+def check_dense(
+    teacher: nn.Module,
+    student: nn.Module,
+    family: type,
+    request: PredictionRequest,
+    loss: str,
+    keys: str = "MODEL.ANCHOR_GENERATOR",
+) -> None:
+    """Check that two dense detectors have the same anchors.
+
+    Args:
+        family: type that the student has to be of.
+        keys: config keys that define the anchors.
+        teacher, student, request, loss: see :func:`check_comparable`.
+
+    Raises:
+        AIDError: another family, other levels or other anchors; or predictions for the
+            ground-truth boxes themselves are requested, which a dense head does not make.
+    """
+    if request.truth:
+        raise AIDError(
+            f"DISTILLATION.LOSSES: {loss} needs a Faster or Mask R-CNN on both sides, the teacher "
+            f"is a {type(teacher).__name__}: take ResponseLoss, or choose another teacher"
+        )
+    start = f"DISTILLATION.LOSSES: {loss} compares answers anchor by anchor: "
+    if not isinstance(student, family):
+        raise AIDError(
+            f"{start}the teacher is a {type(teacher).__name__}, the student is a "
+            f"{type(student).__name__}: choose a loss on features, or a {family.__name__} on both "
+            "sides"
+        )
+    student_anchors, teacher_anchors = (_anchors_by_level(x) for x in (student, teacher))
+    if list(student_anchors) != list(teacher_anchors):
+        raise AIDError(
+            f"{start}the teacher's heads read {', '.join(teacher_anchors)}, the student's "
+            f"{', '.join(student_anchors)}: give both the same levels"
+        )
+    for level, anchors in student_anchors.items():
+        if anchors != teacher_anchors[level]:
+            raise AIDError(
+                f"{start}on level {level} {_describe(teacher_anchors[level])} in the teacher, "
+                f"{_describe(anchors)} in the student: give both the same {keys}"
+            )
+
+
+def _levels(detector: nn.Module) -> tuple[str, ...]:
+    return tuple(detector.head_in_features)
+
+
+def _detect(detector: nn.Module, images: ImageList, features: dict[str, Tensor]) -> list[Instances]:
+    features = [features[level] for level in detector.head_in_features]
+    detections = detector.forward_inference(images, features, detector.head(features))
+    for instances in detections:
+        instances.pred_boxes.clip(instances.image_size)
+    return detections
+
+
+@torch.no_grad()
+def _run_head(
+    detector: nn.Module, images: ImageList, features: dict[str, Tensor], targets: list[Instances]
+) -> None:
+    detector.head([features[level] for level in detector.head_in_features])
+
+
+def _paired_predictions(
+    teacher: nn.Module, student: nn.Module, request: PredictionRequest, batch: PredictionBatch
+) -> PairedPredictions:
+    """Predictions for the anchors of :func:`choose_samples`; see :func:`paired_predictions`.
+
+    The logits of an FCOS are those of its classes. Its centerness is not imitated, since the labels
+    say exactly what it should be; it only multiplies the score by which samples are chosen. That
+    product is taken without the root of Detectron2's inference, whose threshold of 0.2 is then
+    0.04, about that of the other families.
+    """
+    truth = Targets.from_instances(batch.targets)
+    with torch.no_grad():
+        features = [batch.teacher[level] for level in teacher.head_in_features]
+        anchors = teacher.anchor_generator(features)
+        matched_gt = match_anchors(anchor_match(teacher, anchors), anchors, truth).matched_gt
+        outputs = batch.teacher_predictions or teacher.head(features)
+        logits, deltas, *centerness = flatten_predictions(teacher, outputs)
+        scores = logits.amax(dim=2).sigmoid()
+        for x in centerness:
+            scores = scores * x.squeeze(2).sigmoid()
+        image, anchor = choose_samples(
+            matched_gt, truth.background_index, scores, request.min_score
+        )
+        boxes = Boxes.cat(anchors).tensor[anchor]
+        of_teacher = _predictions(teacher, logits[image, anchor], deltas[image, anchor], boxes)
+    logits, deltas, *_ = flatten_predictions(student, batch.student_predictions)
+    matched_gt = matched_gt[image, anchor]
+    cross = None
+    if request.cross_convs is not None:
+        branches = batch.student_branches[request.cross_convs]
+        outputs = cross_predictions(teacher, features, branches, request.cross_convs)
+        samples = (x[image, anchor] for x in flatten_predictions(teacher, outputs))
+        cross = _predictions(teacher, *samples, boxes)
+    return PairedPredictions(
+        student=_predictions(student, logits[image, anchor], deltas[image, anchor], boxes),
+        teacher=of_teacher,
+        activation="sigmoid",
+        matched_gt=matched_gt,
+        background_index=truth.background_index,
+        image=image,
+        is_truth=torch.zeros_like(matched_gt, dtype=torch.bool),
+        cross=cross,
+    )
+
+
+def _predictions(
+    detector: nn.Module, logits: Tensor, deltas: Tensor, anchors: Tensor
+) -> Predictions:
+    deltas = deltas.float()
+    boxes = detector.box2box_transform.apply_deltas(deltas, anchors)
+    distributions = deltas.unflatten(1, (4, -1)) if predicts_distributions(detector) else None
+    return Predictions(logits.float(), boxes, distributions)
+
+
+def _anchors_by_level(detector: nn.Module) -> dict[str, tuple]:
+    """{level: (stride, offset, anchors of a cell)}."""
+    generator = detector.anchor_generator
+    cells = [x.round(decimals=3).tolist() for x in generator.cell_anchors]
+    offsets = [generator.offset] * len(cells)
+    levels = loss_levels(detector)
+    return dict(zip(levels, zip(generator.strides, offsets, cells, strict=True), strict=True))
+
+
+def _describe(anchors: tuple) -> str:
+    stride, offset, cells = anchors
+    widths = ", ".join(f"{x1 - x0:.0f}x{y1 - y0:.0f}" for x0, y0, x1, y1 in cells)
+    return f"stride {stride}, offset {offset:g} and anchors {widths}"

@@ -1,0 +1,1 @@
+"""Errors, files, drawing, memory, and Detectron2's private names."""

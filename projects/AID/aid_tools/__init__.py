@@ -1,0 +1,1 @@
+"""Tools beside the method: reports, pictures, prediction, export, benchmarks and studies."""

@@ -1,0 +1,49 @@
+"""How many images a second the training loader gives."""
+
+import time
+from itertools import islice
+
+from detectron2.config import CfgNode
+from tqdm import tqdm
+
+from aid.data.build import build_train_loader
+from aid.utils.errors import AIDError
+
+__all__ = ["measure_loader"]
+
+
+def measure_loader(cfg: CfgNode, workers: list[int], num_batches: int) -> dict[int, float]:
+    """Images per second of reading, decoding, augmenting and collating, without any training.
+
+    The first batches do not count: workers start, and each gives its first ones from a standstill.
+
+    Args:
+        cfg: a training config with SEED >= 0.
+        workers: numbers of loader processes to try; 0 loads in this process.
+        num_batches: that count, of SOLVER.IMS_PER_BATCH images.
+
+    Returns:
+        {number of workers: images per second}
+
+    Raises:
+        AIDError: no batch to count, a negative number of workers, or an image that cannot be read.
+    """
+    if num_batches < 1:
+        raise AIDError(f"--batches: {num_batches} is below 1")
+    if min(workers) < 0:
+        raise AIDError(f"--workers: {min(workers)} is negative")
+    cfg = cfg.clone()
+    found = {}
+    for number in workers:
+        cfg.DATALOADER.NUM_WORKERS = number
+        loader = build_train_loader(cfg)
+        warm_up = 1 + 2 * number * (loader.prefetch_factor or 0)
+        batches = iter(loader)
+        for _ in islice(batches, warm_up):
+            pass
+        start = time.perf_counter()
+        for _ in tqdm(islice(batches, num_batches), f"{number} workers", num_batches, False):
+            pass
+        seconds = time.perf_counter() - start
+        found[number] = num_batches * cfg.SOLVER.IMS_PER_BATCH / seconds
+    return found

@@ -1,0 +1,96 @@
+"""From settings to results: the nets, the times, the memory."""
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+
+import torch
+from detectron2.config import CfgNode
+
+from aid.utils.errors import AIDError
+from aid.utils.malloc import keep_freed_memory
+
+from .cases import MEMORY_CASES, balance_cases, make_cases
+from .inputs import random_batch
+from .memory import can_measure, measure_memory
+from .nets import Nets, num_bytes, write_teacher_weights
+from .results import TEACHER_WEIGHTS, Results
+from .settings import Settings
+from .sweep import Sweep, measure_sweeps
+from .timing import MIN_ROUNDS, as_in_training, time_rounds
+
+__all__ = ["measure", "measure_sweep"]
+
+
+def measure(
+    settings: Settings, *, repeat: int, seconds: float | None = None, memory: bool = True
+) -> Results:
+    """Time all cases side by side in this process, then take the memory of each in its own.
+
+    Args:
+        settings: what to measure.
+        repeat, seconds: rounds; see :func:`~aid_tools.benchmark.timing.time_rounds`.
+        memory: whether to measure it, where it can be had.
+
+    Raises:
+        AIDError: settings, rounds or config are not usable.
+    """
+    _check_rounds(repeat, seconds)
+    with _random_teacher(settings) as (cfg, batch):
+        rounds, losses, teacher_bytes = _time(cfg, settings, batch, repeat, seconds)
+        # The processes that measure memory need what this one no longer does.
+        gc.collect()
+        torch.cuda.empty_cache()
+        peaks = {}
+        if memory and can_measure(torch.device(settings.device)):
+            names = (*MEMORY_CASES, *balance_cases(cfg))
+            peaks = measure_memory(settings, cfg.TEACHER.WEIGHTS, names)
+            peaks[TEACHER_WEIGHTS] = teacher_bytes
+    return Results(rounds, losses, peaks, settings.batch)
+
+
+def measure_sweep(settings: Settings, *, repeat: int, seconds: float | None = None) -> list[Sweep]:
+    """See :func:`~aid_tools.benchmark.sweep.measure_sweeps`; errors as :func:`measure`."""
+    _check_rounds(repeat, seconds)
+    with _random_teacher(settings) as (cfg, batch):
+        nets = Nets(cfg, settings.amp, batch[:1])
+        return measure_sweeps(settings, nets, repeat=repeat, seconds=seconds)
+
+
+def _time(
+    cfg: CfgNode, settings: Settings, batch: list[dict], repeat: int, seconds: float | None
+) -> tuple[list[dict[str, float]], tuple[str, ...], int]:
+    """Rounds, names of the distillation losses, bytes of the teacher's weights."""
+    nets = Nets(cfg, settings.amp, batch[:1])
+    cases = make_cases(nets, batch)
+    rounds = time_rounds(cases, nets.device, seed=settings.seed, repeat=repeat, seconds=seconds)
+    losses = tuple(nets.distilled.model.distillation["losses"])
+    return rounds, losses, num_bytes(nets.teacher.detector)
+
+
+@contextmanager
+def _random_teacher(settings: Settings) -> Iterator[tuple[CfgNode, list[dict]]]:
+    """The student's config, with a teacher's file for as long as it is needed, and its input."""
+    cfg = settings.apply()
+    batch = random_batch(settings, cfg)
+    with TemporaryDirectory() as folder:
+        cfg.TEACHER.WEIGHTS = os.path.join(folder, "teacher.pth")
+        write_teacher_weights(cfg, batch[:1], cfg.TEACHER.WEIGHTS)
+        if settings.device == "cpu":
+            keep_freed_memory()  # as the trainer does
+        try:
+            with as_in_training(torch.device(settings.device)):
+                yield cfg, batch
+        except torch.OutOfMemoryError as error:
+            raise AIDError(
+                "the GPU's memory does not suffice: choose a smaller --size or --batch"
+            ) from error
+
+
+def _check_rounds(repeat: int, seconds: float | None) -> None:
+    if repeat < MIN_ROUNDS:
+        raise AIDError(f"--repeat: {repeat} is below {MIN_ROUNDS}")
+    if seconds is not None and not seconds > 0:
+        raise AIDError(f"--seconds: {seconds} is not above 0")

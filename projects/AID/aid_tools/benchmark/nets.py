@@ -1,0 +1,141 @@
+"""The nets that are measured, with random weights, and their training step."""
+
+import math
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling import build_model
+from torch import Tensor, nn
+
+from aid.engine.optimizer import build_optimizer
+from aid.modeling.meta_arch import plain_architecture
+from aid.modeling.teacher import Teacher, build_teacher, load_teacher_config
+
+__all__ = ["Nets", "Trainee", "num_bytes", "write_teacher_weights"]
+
+
+@dataclass
+class Trainee:
+    """A detector with its optimizer, whose state is there before the first step."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    amp: bool
+
+    def __post_init__(self):
+        # From a scale of 1 no gradient overflows, so that no step is left out.
+        self._scaler = torch.amp.GradScaler(
+            self.model.device.type, init_scale=1.0, enabled=self.amp
+        )
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def step(self, batch: list[dict]) -> None:
+        """One step of Detectron2's training loop: forward, backward, optimizer."""
+        with torch.autocast(self.model.device.type, enabled=self.amp):
+            total = sum(self.model(batch).values())
+        self.optimizer.zero_grad()
+        self._scaler.scale(total).backward()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+
+
+class Nets:
+    """Plain student, distilled student and teacher, each built when it is first asked for.
+
+    A process that measures memory request for those of one case only.
+    """
+
+    def __init__(self, cfg: CfgNode, amp: bool, sample: list[dict]):
+        """
+        Args:
+            cfg: of the student; TEACHER.WEIGHTS of :func:`write_teacher_weights`.
+            amp: half precision.
+            sample: images from which frozen norms take their statistics.
+        """
+        self.cfg = cfg
+        self.amp = amp
+        self.device = torch.device(cfg.MODEL.DEVICE)
+        self._sample = sample
+
+    @cached_property
+    def plain(self) -> Trainee:
+        """The student as plain Detectron2 builds and trains it."""
+        cfg = self.cfg.clone()
+        cfg.MODEL.META_ARCHITECTURE = plain_architecture(cfg.MODEL.META_ARCHITECTURE)
+        model = random_detector(cfg, self._sample).train()
+        return Trainee(model, build_optimizer(cfg, model), self.amp)
+
+    @cached_property
+    def distilled(self) -> Trainee:
+        """The distilled student: the plain one with its teacher."""
+        model = random_detector(self.cfg, self._sample).train()
+        model.build_distillation(self.cfg)
+        model.distillers[0].teacher = self.teacher  # one will do for all cases
+        if model.balance is not None:
+            # As if measured once, since a factor of 0 is none of a run: the losses' own weights.
+            model.balance.num_measured.fill_(1)
+            model.balance.log_quotient.fill_(-math.log(model.balance.ratio))
+        return Trainee(model, build_optimizer(self.cfg, model), self.amp)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        return build_teacher(self.cfg)
+
+    def autocast(self) -> AbstractContextManager:
+        """The autocast context of a forward pass in training."""
+        return torch.autocast(self.device.type, enabled=self.amp)
+
+
+def write_teacher_weights(cfg: CfgNode, sample: list[dict], path: str) -> None:
+    """Save random weights that fit TEACHER.CONFIG_FILE, as :func:`build_teacher` reads them.
+
+    Args:
+        cfg: the student's config.
+        sample: images from which the norms take their statistics.
+        path: of the file.
+    """
+    teacher_cfg = load_teacher_config(cfg.TEACHER.CONFIG_FILE)
+    teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
+    teacher_cfg.SEED = cfg.SEED
+    detector = random_detector(teacher_cfg, sample).eval()
+    torch.save({"model": detector.state_dict()}, path)
+
+
+def num_bytes(module: nn.Module) -> int:
+    """Memory of the parameters and buffers."""
+    return sum(x.numel() * x.element_size() for x in (*module.parameters(), *module.buffers()))
+
+
+def random_detector(cfg: CfgNode, sample: list[dict]) -> nn.Module:
+    """A detector whose features are of the size of a trained one's.
+
+    Norms that do not normalise by the batch start as the identity and count on trained weights:
+    with random ones activations double from block to block, overflow in half precision, and move
+    all proposals out of the image, so that there would be less to do than in training. Here they
+    take the statistics of the sample.
+    """
+    torch.manual_seed(cfg.SEED)
+    detector = build_model(cfg)
+    kinds = (FrozenBatchNorm2d, nn.BatchNorm2d)
+    norms = [module for module in detector.backbone.modules() if isinstance(module, kinds)]
+    hooks = [norm.register_forward_pre_hook(_take_statistics) for norm in norms]
+    training = detector.training
+    with torch.no_grad():
+        detector.eval().backbone(detector.preprocess_image(sample).tensor)
+    for hook in hooks:
+        hook.remove()
+    return detector.train(training)
+
+
+def _take_statistics(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+    variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)

@@ -1,0 +1,121 @@
+"""Results as tables for the screen."""
+
+from tabulate import tabulate
+
+from aid.modeling.balance import PERIOD
+
+from .cases import (
+    AID_STEPS,
+    BALANCE,
+    INSTANCE_LOSSES,
+    PLAIN_DISTILLATION,
+    STUDENT,
+    TEACHER,
+    TEACHER_HEADS,
+    WEIGHTING,
+)
+from .results import Results
+from .settings import Settings
+from .sweep import Sweep
+
+__all__ = ["results_page", "sweep_page"]
+
+TITLES = {
+    STUDENT: "plain student's step",
+    TEACHER: "teacher: backbone, FPN",
+    TEACHER_HEADS: "teacher: heads alone",
+    INSTANCE_LOSSES: "teacher: instance losses, heads included",
+    WEIGHTING: "weighting",
+    "plain_distillation_floor": "floor of plain distillation",
+    PLAIN_DISTILLATION: "plain distillation's step",
+    BALANCE: "the same, measuring gradients",
+    "aid_floor": "floor of AID",
+    **{name: f"AID's step, by {granularity}" for name, granularity in AID_STEPS.items()},
+}
+RATIOS = {
+    "plain_distillation_to_floor": "plain distillation / its floor",
+    "aid_to_floor": "AID / its floor",
+    "aid_level_to_floor": "AID by level / floor of AID",
+    "aid_image_to_floor": "AID by image / floor of AID",
+    "balance_overhead": f"DISTILLATION.BALANCE: added to a step by every {PERIOD}th measuring",
+    "aid_to_plain_distillation": "AID / plain distillation",
+    "instance_losses_to_teacher": "instance losses / teacher's backbone and FPN",
+    "instance_losses_to_heads": "instance losses / teacher's heads",
+    "memory_overhead": "AID's memory beyond student's + teacher's",
+    "memory_overhead_to_weights": "AID's memory beyond student's + teacher's weights",
+}
+
+
+def results_page(results: Results, settings: Settings) -> str:
+    """Cases, ratios and shares of one measurement."""
+    seconds = results.seconds()
+    rows = []
+    for name in sorted(seconds, key=_order(results)):
+        values = [x[name] for x in results.rounds if name in x]
+        rows.append(
+            [
+                _title(name),
+                seconds[name],
+                f"{min(values):.3g} to {max(values):.3g}" if values else None,
+                results.batch / seconds[name],
+                results.memory[name] / 2**20 if name in results.memory else None,
+            ]
+        )
+    headers = ["", "seconds", "range", "images / s", "peak memory, MiB"]
+    cases = tabulate(rows, headers, floatfmt=("", ".4f", "", ".2f", ".0f"))
+    ratios = [
+        [RATIOS[name], f"{value:+.1%}" if "overhead" in name else f"{value:.3f}"]
+        for name, value in results.ratios().items()
+        if value is not None
+    ]
+    shares = [[_title(name), f"{value:.1%}"] for name, value in results.shares().items()]
+    return "\n\n".join(
+        [
+            f"{_setting(settings)}; medians of {len(results.rounds)} rounds",
+            cases,
+            tabulate(ratios, ["ratio", ""], disable_numparse=True, colalign=("left", "right")),
+            tabulate(
+                shares,
+                ["share of what AID adds to a plain step", ""],
+                disable_numparse=True,
+                colalign=("left", "right"),
+            ),
+        ]
+    )
+
+
+def sweep_page(sweeps: list[Sweep], settings: Settings) -> str:
+    """One table for each quantity that grows."""
+    tables = [_setting(settings)]
+    for sweep in sweeps:
+        names = list(sweep.seconds)
+        rows = [
+            [label, *(sweep.seconds[name][i] for name in names), sweep.aid_to_floor[i]]
+            for i, label in enumerate(sweep.labels)
+        ]
+        headers = [sweep.title, *(name.replace("_", " ") for name in names), "aid / floor"]
+        tables.append(tabulate(rows, headers, floatfmt=".4f", colalign=("right",) * len(headers)))
+    return "\n\n".join(tables)
+
+
+def _setting(settings: Settings) -> str:
+    facts = settings.as_dict()
+    where = facts["gpu"] or f"CPU, {facts['threads']} threads"
+    return (
+        f"{settings.config_file} {' '.join(settings.opts)}".strip()
+        + f": {settings.batch} images of {settings.height}x{settings.width}, "
+        f"{settings.instances} instances each; {where}"
+        + (", AMP" if settings.amp else "")
+        + f"; torch {facts['torch']}"
+    )
+
+
+def _title(name: str) -> str:
+    return TITLES.get(name, name)
+
+
+def _order(results: Results):
+    """Parts first, then the steps, each after its floor."""
+    parts = [STUDENT, TEACHER, TEACHER_HEADS, INSTANCE_LOSSES, WEIGHTING, *results.losses]
+    order = [*parts, *(name for name in TITLES if name not in parts)]
+    return order.index

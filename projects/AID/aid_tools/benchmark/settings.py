@@ -1,0 +1,138 @@
+"""What a measurement is of: config, size of the input, device."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from aid.config import load_config
+from aid.data.register import register_from_file
+from aid.modeling.meta_arch import DistillationMixin
+from aid.modeling.weighting import build_weighting
+from aid.utils.errors import AIDError
+
+__all__ = ["Settings", "parse_size"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    Attributes:
+        config_file: of a student that distils.
+        opts: ``KEY VALUE`` pairs that override it.
+        height, width: of the images, in pixels; the nets pad them as they do in training.
+        batch: images per step.
+        instances: ground-truth boxes per image.
+        device: "cpu", "cuda" or "cuda:N".
+        amp: half precision, as SOLVER.AMP.
+        threads: of torch on the CPU; None leaves its own choice.
+        seed: of images, boxes and weights.
+        register: Python file that registers losses, rules or detectors.
+    """
+
+    config_file: str
+    opts: tuple[str, ...] = ()
+    height: int = 370
+    width: int = 1242
+    batch: int = 2
+    instances: int = 10
+    device: str = "cpu"
+    amp: bool = False
+    threads: int | None = None
+    seed: int = 0
+    register: str | None = None
+
+    def __post_init__(self):
+        for name, least in (("height", 1), ("width", 1), ("batch", 1), ("instances", 0)):
+            if getattr(self, name) < least:
+                raise AIDError(f"--{name}: {getattr(self, name)} is below {least}")
+        if self.threads is not None and self.threads < 1:
+            raise AIDError(f"--threads: {self.threads} is below 1")
+        if self.seed < 0:
+            raise AIDError(f"--seed: {self.seed} is negative")
+        self._check_device()
+
+    def _check_device(self) -> None:
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            device = None
+        if device is None or device.type not in ("cpu", "cuda"):
+            raise AIDError(f"--device: {self.device!r} is not one of cpu, cuda, cuda:N")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise AIDError(
+                f"--device {self.device}: torch finds {torch.cuda.device_count()} GPUs here; "
+                "--device cpu measures without one"
+            )
+        if self.amp and device.type == "cpu":
+            raise AIDError("--amp needs a GPU, as SOLVER.AMP does: add --device cuda")
+
+    def apply(self) -> CfgNode:
+        """Set torch's threads, run the registering file, and read the config.
+
+        Returns:
+            The student's config on this device, changed in what belongs to measuring: no pictures
+            are drawn, imitation acts in full, and a learning rate of 0 lets every round do the same
+            work at the same cost.
+
+        Raises:
+            AIDError: see :func:`load_config`; or the config is not of a student that distils by
+                the teacher's losses.
+        """
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        if self.register:
+            register_from_file(self.register)
+        cfg = load_config(self.config_file, list(self.opts))
+        name = cfg.MODEL.META_ARCHITECTURE
+        student = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else object
+        if not issubclass(student, DistillationMixin):
+            raise AIDError(
+                f"{self.config_file}: MODEL.META_ARCHITECTURE {name} has no teacher: choose a "
+                "student's config, such as configs/AID/faster_rcnn_R18_from_R101.yaml"
+            )
+        if not cfg.TEACHER.CONFIG_FILE:
+            raise AIDError(f"{self.config_file}: TEACHER.CONFIG_FILE is empty: name the teacher's")
+        if cfg.TEACHER.MORE_CONFIG_FILES:
+            raise AIDError(
+                f"{self.config_file}: TEACHER.MORE_CONFIG_FILES names further teachers, but the "
+                "floor is that of one: add TEACHER.MORE_CONFIG_FILES [] TEACHER.MORE_WEIGHTS []"
+            )
+        cfg.AID.GRANULARITY = "instance"
+        if not build_weighting(cfg).requires_stats:
+            raise AIDError(
+                f"AID.WEIGHTING {cfg.AID.WEIGHTING} does not ask for the teacher's losses, so that "
+                "there is no AID step to measure: choose another rule"
+            )
+        cfg.MODEL.DEVICE = self.device
+        cfg.VIS_PERIOD = 0
+        schedule = cfg.DISTILLATION.SCHEDULE
+        schedule.START_ITER = schedule.END_ITER = schedule.WARMUP_ITERS = 0
+        schedule.DECAY = "none"
+        cfg.SOLVER.BASE_LR = 0.0
+        cfg.SEED = self.seed
+        return cfg
+
+    def as_dict(self) -> dict:
+        """For the JSON file: the settings, and what they ran on."""
+        is_gpu = torch.device(self.device).type == "cuda"
+        return {
+            **asdict(self),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "gpu": torch.cuda.get_device_name(self.device) if is_gpu else None,
+        }
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width out of "370x1242".
+
+    Raises:
+        AIDError: another form.
+    """
+    try:
+        height, width = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise AIDError(f"--size: {text!r} is not HEIGHTxWIDTH, such as 370x1242") from None
+    return height, width

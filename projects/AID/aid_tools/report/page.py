@@ -1,0 +1,180 @@
+"""The report itself: measures what is needed, draws, and writes it down."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from statistics import mean, median
+
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import Instances
+from tqdm import tqdm
+
+from aid.utils.errors import AIDError
+
+from .content import NUM_TIMED, Findings, describe, official_metric
+from .cost import Cost, measure_cost
+from .figures import draw_curves, draw_groups, draw_precision_recall, draw_sheet, save
+from .html import to_html
+from .instances import ImageStats, group_of, groups_of, image_stats, load_sample, read_records
+from .markdown import to_markdown
+from .outcome import outcome
+from .precision_recall import Curve, read_curves
+from .runs import Run, roles
+
+__all__ = ["write_report"]
+
+
+def write_report(
+    runs: list[Run],
+    output: str,
+    num_images: int,
+    num_train: int,
+    threshold: float,
+    missing: Iterable[str] = (),
+) -> None:
+    """Write report.html, report.md with its pictures, and their numbers as report.json.
+
+    What cannot be shown, for lack of a file of a run or of its teacher, is said there in a line.
+
+    Args:
+        runs: finished runs with the same test set.
+        output: folder to write into.
+        num_images: on the sheet of validation images.
+        num_train: training images that the teacher judges.
+        threshold: score below which a detection is not drawn.
+        missing: what else the report is to say that it does not show, a line each.
+
+    Raises:
+        AIDError: the runs were tested on different datasets; a dataset is missing; weights do not
+            fit their config; the folder cannot be written.
+    """
+    tested = {run.test_set for run in runs}
+    if len(tested) > 1:
+        raise AIDError(f"the runs were tested on different datasets, {sorted(tested)}: compare one")
+    try:
+        os.makedirs(output, exist_ok=True)
+    except OSError as error:
+        raise AIDError(f"--output {output} cannot be written: {error.strerror}") from error
+    role_of = roles(runs)
+    labels = [f"{run.name}\n({role})" for run, role in zip(runs, role_of, strict=True)]
+    adaptive = next((run for run in runs if run.weighs_instances), None)
+    val = DatasetCatalog.get(runs[0].test_set)
+    shown = val[:: max(1, len(val) // num_images)][:num_images]
+
+    costs, detections = [], []
+    for run in tqdm(runs, desc="Running the detectors", unit="run"):
+        cost, found = _run_detector(run, val[:NUM_TIMED], shown)
+        costs.append(cost)
+        detections.append(found)
+    rows = [_row(*columns) for columns in zip(runs, role_of, costs, strict=True)]
+
+    missing = list(missing)
+    save(draw_curves(runs, labels), os.path.join(output, "curves.png"))
+    curves = _read_all_curves(runs, missing)
+    if any(curves):
+        figure = draw_precision_recall(curves, labels)
+        save(figure, os.path.join(output, "precision_recall.png"))
+    judged, groups = None, {}
+    if adaptive is not None:
+        try:
+            judged, groups = list(_judge(adaptive, shown)), _judge_groups(adaptive, num_train)
+        except AIDError as error:
+            missing.append(f"What the teacher of {adaptive.name} makes of the labels: {error}.")
+    if groups:
+        save(draw_groups(groups), os.path.join(output, "instances.png"))
+    images = [read_image(record["file_name"], format="RGB") for record in shown]
+    sheet = draw_sheet(images, detections, judged, labels, runs[0].classes, threshold)
+    save(sheet, os.path.join(output, "detections.png"))
+
+    said = outcome(runs, costs)
+    findings = Findings(runs, rows, said, missing, curves, _summarize(groups), adaptive)
+    _write_texts(findings, output)
+
+
+def _summarize(groups: dict[str, tuple[list[float], list[float]]]) -> dict[str, dict[str, float]]:
+    """What is said of the losses and weights of each group that has any."""
+    return {
+        name: {
+            "instances": len(losses),
+            "teacher_loss": median(losses),
+            "weight": median(weights),
+            "mean_weight": mean(weights),
+        }
+        for name, (losses, weights) in groups.items()
+        if losses
+    }
+
+
+def _write_texts(findings: Findings, output: str) -> None:
+    """Write report.json, and report.md and report.html beside their pictures."""
+    with open(os.path.join(output, "report.json"), "w") as f:
+        # JSON has no NaN, which COCO's metric is for a class without objects.
+        runs = [{k: None if v != v else v for k, v in row.items()} for row in findings.rows]
+        content = {"outcome": findings.outcome, "runs": runs, "instances": findings.summary}
+        json.dump(content, f, indent=1)
+    several = f"{len(findings.runs)} runs compared" if len(findings.runs) > 1 else "1 run"
+    title = f"{findings.runs[0].test_set}: {several}"
+    parts = describe(findings)
+    texts = {"report.md": to_markdown(title, parts), "report.html": to_html(title, parts, output)}
+    for name, text in texts.items():
+        with open(os.path.join(output, name), "w", encoding="utf-8") as f:
+            f.write(text)
+
+
+def _read_all_curves(runs: list[Run], missing: list[str]) -> list[dict[str, dict[str, Curve]]]:
+    """Of every run, empty where ``missing`` gets a line that says why."""
+    curves = []
+    for run in runs:
+        try:
+            curves.append(read_curves(run, official_metric(runs)))
+        except AIDError as error:
+            curves.append({})
+            missing.append(f"Precision over recall of {run.name}: {error}.")
+    return curves
+
+
+def _run_detector(run: Run, timed: list[dict], shown: list[dict]) -> tuple[Cost, list[Instances]]:
+    model = run.build()
+    cost = measure_cost(model, [load_sample(run.cfg, record)[0] for record in timed])
+    with torch.no_grad():
+        found = [model([load_sample(run.cfg, record)[0]])[0] for record in shown]
+    return cost, [x["instances"].to("cpu") for x in found]
+
+
+def _row(run: Run, role: str, cost: Cost) -> dict:
+    return {
+        "run": run.name,
+        "role": role,
+        "seed": run.cfg.SEED,
+        "iterations": run.cfg.SOLVER.MAX_ITER,
+        **run.results,
+        **asdict(cost),
+        "seconds_per_iteration": run.seconds_per_iteration,
+        "training_seconds": run.training_seconds,
+    }
+
+
+def _judge(run: Run, records: list[dict]) -> Iterator[ImageStats]:
+    return image_stats(run.cfg, records, run.weighting_memory, run.build())
+
+
+def _judge_groups(run: Run, num_train: int) -> dict[str, tuple[list[float], list[float]]]:
+    """{group: (losses, weights)} of instances in evenly chosen training images."""
+    name = run.cfg.DATASETS.TRAIN[0]
+    records, known = DatasetCatalog.get(name), read_records(name)
+    chosen = records[:: max(1, len(records) // num_train)][:num_train]
+    groups = {group: ([], []) for group in groups_of(run.classes)}
+    seen = tqdm(_judge(run, chosen), total=len(chosen), desc="Asking the teacher", unit="image")
+    for record, judged in zip(chosen, seen, strict=True):
+        image = os.path.splitext(os.path.basename(record["file_name"]))[0]
+        entries = known[image]["objects"] if known else None
+        for i, annotation in enumerate(judged.annotations):
+            about = entries[annotation["label_index"]] if entries else None
+            x1, y1, x2, y2 = judged.boxes[i].tolist()
+            group = group_of(annotation, ((x2 - x1) * (y2 - y1)) ** 0.5, about, run.classes)
+            groups[group][0].append(judged.losses[i].item())
+            groups[group][1].append(judged.weights[i].item())
+    return groups

@@ -1,0 +1,223 @@
+"""The model zoo: what every student of a teacher was measured to be worth, in one page.
+
+A measured row is a JSON file, see :func:`write_record`; the tables are made of these, and of the
+configs that have none.
+"""
+
+import json
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode
+
+from aid.config import load_config
+from aid.engine.output_folder import flat_keys
+from aid.utils.errors import AIDError
+from aid.utils.files import whole_file
+
+from .pairs import PASSING
+from .runs import Run, load_run
+
+__all__ = ["Zoo"]
+
+PAGE, CONFIGS, RECORDS = "MODEL_ZOO.md", "configs", "docs/results/zoo"
+# What lies between is made here. The folder is one of configs.
+TABLE = re.compile(r"(<!-- zoo: (\S+) -->\n).*?(<!-- end of zoo -->)", re.DOTALL)
+HEADER = """\
+| config | teacher AP | plain AP | distilled AP | s / iteration | GPU memory | seed | metrics |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """
+    Attributes:
+        root: of the repository.
+    """
+
+    root: Path
+
+    def add(self, folder: str, config: str | None = None, plain: str | None = None) -> str:
+        """Write the record of a student's run, in place of an earlier one.
+
+        Args:
+            folder: its output folder.
+            config: file under configs/ that it was trained with; None for the one whose OUTPUT_DIR
+                is that of the run.
+            plain: output folder of the same student without a teacher; None for the one of the
+                config that this one is based on, beside ``folder`` or in its OUTPUT_DIR.
+
+        Returns:
+            The path of the record.
+
+        Raises:
+            AIDError: it is no finished run of a student with a teacher, or its config is not known.
+        """
+        run = load_run(folder)
+        if not run.is_distilled:
+            raise AIDError(
+                f"{folder} is a run without a teacher: its AP stands in the rows of its students, "
+                "name their folders"
+            )
+        path = self._config_of(run) if config is None else Path(os.path.abspath(config))
+        folders = {Path(x.parent) for x in self.students()}
+        if path.parent not in folders or not path.is_file():
+            raise AIDError(
+                f"--config {config}: {PAGE} has no table of its folder, or it is no file"
+            )
+        record = {
+            "config": path.relative_to(self.root).as_posix(),
+            "changed": _changes(load_config(str(path)), run),
+            "iterations": run.cfg.SOLVER.MAX_ITER,
+            "seed": run.cfg.SEED,
+            "teacher_AP": _teachers(run),
+            "plain_AP": _ap(load_run(plain), run) if plain else self._plain(path, run),
+            "AP": _ap(run, run),
+            "seconds_per_iteration": _finite(run.seconds_per_iteration),
+            "memory": _memory(folder),
+            "results": {
+                f"{task}/{name}": _finite(value)
+                for task in ("bbox", "segm", "kitti")
+                for name, value in run.metrics_at_end(task).items()
+            },
+        }
+        target = self._record_of(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(str(target)) as f:
+            f.write(json.dumps(record, indent=1).encode() + b"\n")
+        return str(target)
+
+    def fill(self) -> None:
+        """Make the tables anew, and leave the text around them as it is."""
+        page = self.root / PAGE
+        before = page.read_text()
+        after = TABLE.sub(lambda x: x[1] + HEADER + self._rows(x[2]) + x[3], before)
+        if after != before:
+            with whole_file(str(page)) as f:
+                f.write(after.encode())
+
+    def students(self) -> list[Path]:
+        """The configs of all tables.
+
+        Raises:
+            AIDError: there is no page, or none of its tables is marked.
+        """
+        page = self.root / PAGE
+        folders = [x[2] for x in TABLE.finditer(page.read_text())] if page.is_file() else []
+        if not folders:
+            raise AIDError(
+                f"{page} has no table between <!-- zoo: FOLDER --> and <!-- end of zoo -->"
+            )
+        return [path for folder in folders for path in self._students(folder)]
+
+    def _students(self, folder: str) -> list[Path]:
+        return sorted((self.root / folder).glob("*_from_*.yaml"))
+
+    def _rows(self, folder: str) -> str:
+        return "".join(self._row(path) for path in self._students(folder))
+
+    def _row(self, path: Path) -> str:
+        config = f"[{path.stem}]({path.relative_to(self.root).as_posix()})"
+        target = self._record_of(path)
+        if not target.is_file():
+            return f"| {config} | - | - | not run | - | - | - | - |\n"
+        x = json.loads(target.read_text())
+        changed = ", ".join(f"{key} {value}" for key, value in x["changed"].items())
+        cells = [
+            config + (f", with {changed}" if changed else ""),
+            ", ".join(_shown(ap, ".1f") for ap in x["teacher_AP"]),
+            _shown(x["plain_AP"], ".1f"),
+            _shown(x["AP"], ".1f"),
+            _shown(x["seconds_per_iteration"], ".3g"),
+            _shown(x["memory"], "d") + (" MB" if x["memory"] else ""),
+            str(x["seed"]),
+            f"[json]({target.relative_to(self.root).as_posix()})",
+        ]
+        return f"| {' | '.join(cells)} |\n"
+
+    def _record_of(self, path: Path) -> Path:
+        relative = path.relative_to(self.root / CONFIGS)
+        return self.root / RECORDS / relative.with_suffix(".json")
+
+    def _config_of(self, run: Run) -> Path:
+        wanted = os.path.normpath(run.cfg.OUTPUT_DIR)
+        for path in self.students():
+            if os.path.normpath(load_config(str(path)).OUTPUT_DIR) == wanted:
+                return path
+        raise AIDError(
+            f"{run.folder}: no config in {PAGE} has the OUTPUT_DIR {wanted} of this run: name its "
+            "config by --config"
+        )
+
+    def _plain(self, path: Path, run: Run) -> float | None:
+        """AP of the plain student, whose config is this one's first base that names no teacher."""
+        while "_from_" in path.stem:
+            bases = yaml.safe_load(path.read_text()).get("_BASE_")
+            if not bases:
+                return None
+            path = path.parent / (bases if isinstance(bases, str) else bases[0])
+        return _ap_near(run, load_config(str(path)).OUTPUT_DIR)
+
+
+def _changes(config: CfgNode, run: Run) -> dict[str, object]:
+    """Keys of the run that are not those of its config file as it is today."""
+    today, then = (flat_keys(yaml.safe_load(x.dump())) for x in (config, run.cfg))
+    return {
+        key: value
+        for key, value in sorted(then.items())
+        if not key.startswith(PASSING) and today.get(key) != value
+    }
+
+
+def _teachers(run: Run) -> list[float | None]:
+    """AP of each teacher on the student's test set, where it was evaluated there."""
+    found = []
+    for k, weights in enumerate((run.cfg.TEACHER.WEIGHTS, *run.cfg.TEACHER.MORE_WEIGHTS)):
+        first = os.path.join(run.folder, f"teacher_{k}" if k else "teacher", "metrics.json")
+        if run.cfg.TEACHER.EVAL_FIRST and os.path.isfile(first):
+            with open(first) as f:
+                found.append(_ap(Run(os.path.dirname(first), run.cfg, [json.load(f)]), run))
+        elif os.path.basename(weights) == "model_final.pth":
+            found.append(_ap_near(run, os.path.dirname(weights)))
+        else:  # what that folder was evaluated with last are not these weights
+            found.append(None)
+    return found
+
+
+def _ap_near(run: Run, folder: str) -> float | None:
+    """AP of the run in a folder of this name beside ``run``, or else in the folder itself."""
+    name = os.path.basename(os.path.normpath(folder))
+    beside = os.path.join(os.path.dirname(os.path.abspath(run.folder)), name)
+    for place in (beside, folder):
+        if os.path.isfile(os.path.join(place, "metrics.json")):
+            return _ap(load_run(place), run)
+    return None
+
+
+def _ap(run: Run, student: Run) -> float | None:
+    """COCO's AP of a run, if it was evaluated on the student's test set."""
+    if run.test_set != student.test_set:
+        return None
+    return _finite(run.metrics_at_end("bbox").get("AP", math.nan))
+
+
+def _memory(folder: str) -> int | None:
+    """The most that torch allocated on the GPU, in MB, as Detectron2 logs it; None on the CPU."""
+    path = os.path.join(folder, "log.txt")
+    if not os.path.isfile(path):
+        return None
+    with open(path, errors="replace") as f:
+        return max((int(x) for x in re.findall(r"max_mem: (\d+)M", f.read())), default=None)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no NaN
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

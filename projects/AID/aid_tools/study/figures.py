@@ -1,0 +1,76 @@
+"""What a study found, as figures."""
+
+from collections import defaultdict
+from statistics import mean
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from .cells import BASELINES, Cells
+
+__all__ = ["draw_differences", "draw_strengths"]
+
+
+def draw_strengths(cells: Cells) -> Figure:
+    """AP against strength, a line for each rule of several strengths, bars over the range of the
+    seeds."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    shown = set()
+    for rule in sorted({rule for rule, _ in cells}):
+        strengths = sorted(strength for name, strength in cells if name == rule and strength > 0)
+        if len(strengths) < 2:
+            continue
+        shown.update(strengths)
+        values = [list(cells[rule, s].values("AP").values()) for s in strengths]
+        middle = [mean(v) for v in values]
+        low = [m - min(v) for m, v in zip(middle, values, strict=True)]
+        high = [max(v) - m for m, v in zip(middle, values, strict=True)]
+        axes.errorbar(strengths, middle, (low, high), marker="o", capsize=3, label=rule)
+    plain = cells.get(("plain_student", 0))
+    if plain is not None:
+        level = mean(plain.values("AP").values())
+        axes.axhline(level, color="black", linestyle="--", label="plain_student")
+    axes.set(xscale="log", xlabel="strength (DISTILLATION.WEIGHT)", ylabel="AP")
+    axes.set_xticks(sorted(shown), [f"{x:g}" for x in sorted(shown)])
+    axes.set_xticks([], minor=True)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def draw_differences(comparisons: list[dict]) -> Figure:
+    """Means, 95 % intervals and numbers of seeds of differences of AP: a panel for each baseline, a
+    row for each rule, regime and detector.
+
+    Args:
+        comparisons: of :func:`~aid_tools.study.cells.compare`, at least one, all of one metric.
+    """
+    names = [x for x in BASELINES if any(entry["against"] == x for entry in comparisons)]
+    panels = defaultdict(dict)
+    for x in comparisons:
+        row = (
+            f"{x['regime']}, {x['detector']}, {x['iterations']} iterations: "
+            f"{x['rule']}, strength {x['strength']:g}"
+        )
+        panels[x["against"]][row] = x
+    rows = sorted({row for panel in panels.values() for row in panel}, reverse=True)
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(6 + 3 * len(names), 1.2 + 0.3 * len(rows)), layout="constrained",
+        sharex=True, sharey=True, squeeze=False,
+    )  # fmt: skip
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.axvline(0, color="black", linewidth=0.8)
+        for row, x in panels[name].items():
+            low, high = x["ci95"]
+            color = "tab:green" if low > 0 else "tab:red" if high < 0 else "tab:gray"
+            error = [[x["mean"] - low], [high - x["mean"]]]
+            place = rows.index(row)
+            axis.errorbar(x["mean"], place, xerr=error, fmt="o", capsize=3, color=color)
+            axis.annotate(
+                f"{x['seeds']}", (x["mean"], place), (0, 4), textcoords="offset points",
+                ha="center", fontsize=7,
+            )  # fmt: skip
+        axis.set(title=f"against {name.replace('_', ' ')}", xlabel="difference of AP")
+        axis.set_yticks(range(len(rows)), rows)
+        axis.grid(alpha=0.3)
+    return figure

@@ -1,0 +1,224 @@
+"""From a study's YAML file to its jobs, each of which is one call of a script."""
+
+import itertools
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+
+import yaml
+
+from aid.utils.errors import AIDError
+
+__all__ = ["Job", "Scenes", "Study", "load_study"]
+
+SECTIONS = ("output", "scenes", "detectors", "regimes", "rules", "experiments")
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A rendered folder.
+
+    Attributes:
+        folder: as DETECTRON2_DATASETS, the folder that holds synthetic_kitti.
+        options: of datasets/make_synthetic_kitti.py.
+    """
+
+    folder: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A call of train_net.py.
+
+    Attributes:
+        folder: OUTPUT_DIR, which also identifies the job.
+        config: the config file.
+        scenes: the data that it trains and is tested on.
+        options: overrides of config keys.
+        needs: folders of jobs that must be done before.
+        constant_of: folder of the run whose mean weight this control takes for its constant.
+        labels: what the run is: set, regime, detector, iterations, rule, strength, seed; and
+            unweighted, the rule that imitates the same without weights.
+        register: Python files that are run before, in their order.
+    """
+
+    folder: str
+    config: str
+    scenes: Scenes
+    options: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    constant_of: str | None = None
+    labels: dict = field(default_factory=dict, compare=False)
+    register: tuple[str, ...] = ()
+
+    @property
+    def is_teacher(self) -> bool:
+        return "rule" not in self.labels
+
+    @property
+    def weighs_instances(self) -> bool:
+        """Whether the weights of this run are looked at: of one seed, where a rule chooses them."""
+        chosen = {"ConstantWeighting", "none"}.isdisjoint(self.options)
+        return self.keeps_weights and chosen and "TEACHER.WEIGHTS" in self.options
+
+    @property
+    def imitates_everywhere(self) -> bool:
+        """Whether it is plain distillation at a fixed weight: gradients tell how strong it is."""
+        options = dict(zip(self.options[::2], self.options[1::2], strict=True))
+        is_fixed = float(options.get("DISTILLATION.BALANCE", 1)) == 0
+        is_taught = is_fixed and "TEACHER.WEIGHTS" in options
+        return is_taught and "none" in options.values() and self.constant_of is None
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether the run's checkpoint stays to be measured: of one seed."""
+        return self.labels.get("seed") == 0
+
+
+@dataclass(frozen=True)
+class Study:
+    """All jobs of a study, teachers first where they are needed, none twice.
+
+    Attributes:
+        output: folder of everything.
+        jobs: in the order in which they should run.
+    """
+
+    output: str
+    jobs: list[Job]
+
+
+def load_study(path: str, only: Collection[str] = ()) -> Study:
+    """Read a study.
+
+    Args:
+        path: of the YAML file.
+        only: names of experiments; empty for all.
+
+    Raises:
+        AIDError: the file is missing or malformed, an experiment names what is not defined,
+            ``only`` names what is not there, or ``register`` does.
+    """
+    try:
+        with open(path, encoding="utf-8") as f:
+            content = yaml.safe_load(f)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise AIDError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    missing = [x for x in SECTIONS if not isinstance(content, dict) or x not in content]
+    if missing:
+        raise AIDError(f"{path} has no section {', '.join(missing)}")
+    register = _files_to_register(path, content.get("register", []))
+    jobs = {}
+    try:
+        experiments = dict(content["experiments"])
+        unknown = [name for name in only if name not in experiments]
+        if unknown:
+            raise AIDError(
+                f"{path} has no experiment {', '.join(unknown)}: choose from "
+                f"{', '.join(experiments)}"
+            )
+        for name, experiment in experiments.items():
+            if only and name not in only:
+                continue
+            for job in _Grid(content).jobs(experiment):
+                jobs.setdefault(job.folder, replace(job, register=register))
+    except KeyError as error:
+        raise AIDError(f"{path}: an experiment names {error}, which is not defined") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise AIDError(f"{path} is not laid out as a study: {error}") from error
+    return Study(content["output"], list(jobs.values()))
+
+
+def _files_to_register(path: str, named: object) -> tuple[str, ...]:
+    """The value of a study's key ``register``, one file or a list, as files that are there."""
+    files = [named] if isinstance(named, str) else named
+    if not isinstance(files, list) or not all(
+        isinstance(x, str) and os.path.isfile(x) for x in files
+    ):
+        raise AIDError(
+            f"{path}: register is {named!r}: name a Python file, or a list of them, as seen from "
+            "the current folder"
+        )
+    return tuple(files)
+
+
+class _Grid:
+    def __init__(self, content: dict):
+        self._content = content
+        self._output = content["output"]
+
+    def jobs(self, experiment: dict) -> Iterator[Job]:
+        axes = (experiment[x] for x in ("seeds", "detectors", "regimes", "strengths", "rules"))
+        # Seeds outermost: an interrupted study has all of its cells from fewer seeds.
+        for seed, detector, regime, strength, rule in itertools.product(*axes):
+            job = self._student(experiment, seed, detector, regime, strength, rule)
+            for folder in job.needs:
+                if folder == job.constant_of:
+                    other = self._content["rules"][rule]["constant_of"]
+                    yield from self._with_teacher(
+                        self._student(experiment, seed, detector, regime, strength, other)
+                    )
+            yield from self._with_teacher(job)
+
+    def _with_teacher(self, job: Job) -> Iterator[Job]:
+        teacher = self._teacher(job.labels["set"], job.labels["regime"], job.labels["detector"])
+        if teacher.folder in job.needs:
+            yield teacher
+        yield job
+
+    def _scenes(self, set_name: str, kind: str) -> Scenes:
+        scenes = self._content["scenes"]
+        options = {**scenes["options"], **scenes["kinds"][kind]}
+        options["seed"] = scenes["sets"][set_name] + options.pop("seed_offset", 0)
+        return Scenes(
+            os.path.join(self._output, "scenes", set_name, kind),
+            tuple(x for key, value in options.items() for x in (f"--{key}", *str(value).split())),
+        )
+
+    def _teacher(self, set_name: str, regime: str, detector: str) -> Job:
+        kind = self._content["regimes"][regime]["teacher"]
+        return Job(
+            os.path.join(self._output, "teachers", set_name, kind, detector),
+            self._content["detectors"][detector]["teacher"],
+            self._scenes(set_name, kind),
+            ("SEED", "1"),
+            labels={"set": set_name, "scenes": kind, "detector": detector},
+        )
+
+    def _student(
+        self, experiment: dict, seed: int, detector: str, regime: str, strength: float, rule: str
+    ) -> Job:
+        set_name, iterations = experiment["set"], experiment["iterations"]
+        keys = dict(self._content["rules"][rule])
+        constant_of = keys.pop("constant_of", None)
+        unweighted = keys.pop("unweighted", "plain_distillation")
+        is_plain = keys.pop("plain", False)
+        steps = round(iterations * keys.pop("stretch", 1))
+        if is_plain:
+            strength = 0  # without a teacher there is none: the runs of all strengths are one
+        options = {"SEED": seed, "SOLVER.MAX_ITER": steps, **keys}
+        labels = {"set": set_name, "regime": regime, "detector": detector, "rule": rule}
+        labels |= {"strength": strength, "seed": seed, "iterations": iterations}
+        labels["unweighted"] = unweighted
+        needs, other = [], None
+        if not is_plain:
+            teacher = self._teacher(set_name, regime, detector).folder
+            needs.append(teacher)
+            options["DISTILLATION.WEIGHT"] = float(strength)
+            options["TEACHER.WEIGHTS"] = f"{teacher}/model_final.pth"
+        if constant_of:
+            other = self._student(experiment, seed, detector, regime, strength, constant_of).folder
+            needs.append(other)
+        return Job(
+            os.path.join(
+                self._output, "runs", set_name, regime, detector, f"{rule}_{iterations}",
+                f"strength_{strength:g}", f"seed_{seed}",
+            ),
+            self._content["detectors"][detector]["plain" if is_plain else "student"],
+            self._scenes(set_name, self._content["regimes"][regime]["student"]),
+            tuple(str(x) for item in options.items() for x in item),
+            tuple(needs),
+            other,
+            labels,
+        )  # fmt: skip

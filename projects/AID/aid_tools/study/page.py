@@ -1,0 +1,218 @@
+"""Tables, figures and study.json of a study's finished runs."""
+
+import json
+import os
+from statistics import mean
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from aid.utils.errors import AIDError
+
+from .cells import BASELINES, EQUAL_TIME, Cells, Group, against, cells_of, compare
+from .figures import draw_differences, draw_strengths
+from .results import Difference
+from .rules_figure import draw_rules
+from .strengths import FACTORS, REPORT, Tuned, tune
+
+__all__ = ["write_study"]
+
+# Labels of a run that was measured after its end.
+MEASURED = ("set", "regime", "detector", "iterations", "rule")
+
+
+def write_study(
+    results: list[dict], weights: list[dict], gradients: list[dict], folder: str
+) -> None:
+    """Write study.json, tables.md and figures into ``folder``.
+
+    Args:
+        results: of all finished runs.
+        weights: of :func:`~aid_tools.study.separation.measure_weights`, for some of them.
+        gradients: of :func:`~aid_tools.study.gradients.measure_gradients`, for some of them.
+        folder: to write to.
+
+    Raises:
+        AIDError: there is no result, or the folder cannot be written.
+    """
+    groups = cells_of(results)
+    if not groups:
+        raise AIDError("no run of the study is done: call without --report first")
+    found = {
+        "comparisons": compare(results, BASELINES),
+        "equal_time": compare(results, EQUAL_TIME),
+        "strengths": [x.as_dict() for x in tune(results)],
+        "weights": weights,
+        "gradients": gradients,
+        "runs": [_as_run(x) for x in results],
+    }
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, "study.json"), "w") as f:
+            f.write(_as_json(found))
+        parts = ["# Every run of the study", _teachers(results)]
+        parts += _differences(found["comparisons"], folder)
+        parts += _strengths(tune(results))
+        parts += _weights(weights)
+        parts += _gradients(gradients)
+        for group, cells in sorted(groups.items()):
+            parts += _group(group, cells, folder)
+        _save(draw_rules(), folder, "rules.png")
+        with open(os.path.join(folder, "tables.md"), "w") as f:
+            f.write("\n\n".join(parts) + "\n")
+    except OSError as error:
+        raise AIDError(f"{folder} cannot be written: {error.strerror}") from error
+
+
+def _as_json(lists: dict[str, list[dict]]) -> str:
+    """An entry a line, so that a change of one shows as a change of one."""
+    lines = {name: ",\n".join(json.dumps(x) for x in entries) for name, entries in lists.items()}
+    return "{\n" + ",\n".join(f'"{k}": [\n{v}\n]' for k, v in lines.items()) + "\n}\n"
+
+
+def _as_run(result: dict) -> dict:
+    metrics = {k: v for k, v in result.items() if k.startswith("AP") or k == "conditions"}
+    return {**result["labels"], **metrics, "map_mean": result.get("map_mean")}
+
+
+def _save(figure: Figure, folder: str, name: str) -> str:
+    figure.savefig(os.path.join(folder, name), dpi=110)
+    plt.close(figure)
+    return name
+
+
+def _teachers(results: list[dict]) -> str:
+    rows = [
+        [*(x["labels"][k] for k in ("set", "scenes", "detector")), f"{x['AP']:.1f}"]
+        for x in results
+        if "rule" not in x["labels"]
+    ]
+    return "Teachers:\n\n" + tabulate(
+        rows, ["set", "trained on", "detector", "AP there"], tablefmt="github"
+    )
+
+
+def _differences(comparisons: list[dict], folder: str) -> list[str]:
+    """The figure of the scenes that are reported on, without the controls."""
+    shown = [
+        x
+        for x in comparisons
+        if (x["set"], x["metric"]) == (REPORT, "AP") and x["seeds"] > 2
+        and not x["rule"].endswith("_strength")
+    ]  # fmt: skip
+    if not shown:
+        return []
+    name = _save(draw_differences(shown), folder, "differences.png")
+    return [f"## Differences\n\n![means, 95 % intervals and numbers of seeds]({name})"]
+
+
+def _strengths(tuned: list[Tuned]) -> list[str]:
+    if not tuned:
+        return []
+    rows = []
+    for x in tuned:
+        row = [x.group.regime, x.group.detector, x.rule, f"{x.strength:g}"]
+        for factor in FACTORS:
+            change = _difference(x.fall(factor)) if factor != "best" else ""
+            row.append(_mean(x.ap(factor)) + (f" ({change})" if change else ""))
+        rows.append(row)
+    header = ["regime", "detector", "rule", "best strength", *(f"AP at {x}" for x in FACTORS)]
+    return [
+        "## Best and wrong strengths",
+        "The best strength was chosen on other scenes. In brackets the change against it, paired "
+        "by seed, with its 95 % interval.",
+        tabulate(rows, header, tablefmt="github", disable_numparse=True),
+    ]
+
+
+def _weights(weights: list[dict]) -> list[str]:
+    if not weights:
+        return []
+    flags = list(weights[0]["auc"])
+    rows = [
+        [
+            *(x["labels"][name] for name in MEASURED),
+            x["at"],
+            f"{x['mean']:.2f}",
+            *(
+                "" if x["auc"][flag] is None else f"{x['auc'][flag]:.2f}"
+                for flag in flags
+            ),
+            *(f"{value:+.2f}" for value in x["correlation"].values()),
+        ]
+        for x in weights
+    ]  # fmt: skip
+    header = [*MEASURED, "at", "mean w", *(f"AUC {flag}" for flag in flags)]
+    header += ["with visible", "with size"]
+    return [
+        "## Where the weights fall",
+        "Of seed 0. AUC: the chance that an instance of this kind weighs less than one that is "
+        "not; 0.5 tells nothing. The last two are Spearman's rank correlations of the weight with "
+        "the visible share and with the size. The order of the weights by rules that look at the "
+        "teacher alone is the same at the start of training as at its end.",
+        tabulate(rows, header, tablefmt="github", disable_numparse=True),
+    ]
+
+
+def _gradients(gradients: list[dict]) -> list[str]:
+    if not gradients:
+        return []
+    names = (*MEASURED, "strength")
+    rows = [
+        [
+            *(x["labels"][name] for name in names),
+            x["at"],
+            f"{x['ratio']:.1f}",
+            f"{x['cosine']:+.2f}",
+        ]
+        for x in gradients
+    ]
+    return [
+        "## How strong imitation is",
+        "Its gradient on the student's backbone beside that of the task: norm over norm, and the "
+        f"cosine between both. Seed 0, medians of {gradients[0]['batches']} batches.",
+        tabulate(rows, [*names, "at", "ratio", "cosine"], tablefmt="github", disable_numparse=True),
+    ]
+
+
+def _group(group: Group, cells: Cells, folder: str) -> list[str]:
+    title = f"{group.set}, {group.regime}, {group.detector}, {group.iterations} iterations"
+    parts = [f"## {title}", _table(cells)]
+    if len({strength for _, strength in cells}) > 2:
+        name = _save(draw_strengths(cells), folder, f"{'_'.join(map(str, group))}.png")
+        parts.append(f"![AP against strength]({name})")
+    return parts
+
+
+def _table(cells: Cells) -> str:
+    runs = [run for cell in cells.values() for run in cell.runs.values()]
+    classes = sorted({k for run in runs for k in run if k.startswith("AP-")})
+    conditions = sorted({condition for run in runs for condition in run["conditions"]})
+    shown = {"AP50": "AP50", **{f"AP {k.removeprefix('AP-')}": k for k in classes}}
+    shown |= {f"{name} {c}": f"{c} {name}" for c in conditions for name in ("AP", "AP50")}
+    header = ["rule", "strength", "mean w", "AP", "AP by seed", *shown]
+    header += [f"against {name}" for name in BASELINES]
+    rows = []
+    for (rule, strength), cell in sorted(cells.items()):
+        aps = cell.values("AP")
+        weights = [x["map_mean"] for x in cell.runs.values() if x["map_mean"] is not None]
+        row = [rule, f"{strength:g}", f"{mean(weights):.2f}" if weights else ""]
+        row += [_mean(aps), " ".join(f"{aps[seed]:.1f}" for seed in sorted(aps))]
+        row += [_mean(cell.values(metric)) for metric in shown.values()]
+        row += [_difference(against(cells, cell, name)) for name in BASELINES.values()]
+        rows.append(row)
+    return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+
+
+def _mean(values: dict[int, float]) -> str:
+    return f"{mean(values.values()):.1f}" if values else ""
+
+
+def _difference(found: Difference | None) -> str:
+    if found is None:
+        return ""
+    if found.seeds < 2:
+        return f"{found.mean:+.1f}"
+    half = found.interval[1] - found.mean
+    return f"{found.mean:+.1f} ± {half:.1f}"

@@ -1,0 +1,105 @@
+"""Runs the jobs of a study side by side, one thread each, and goes on where it stopped."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+
+from tqdm import tqdm
+
+from aid.utils.errors import AIDError
+
+from .grid import Job, Scenes, Study
+from .results import RESULTS, collect
+
+__all__ = ["is_done", "run_study"]
+
+POLL = 0.5  # seconds
+
+
+def run_study(study: Study, workers: int) -> list[Job]:
+    """Render what is missing, then run what is not done.
+
+    A job that fails is reported and left out, with those that need it; its log stays.
+
+    Args:
+        study: its jobs' scripts and configs are looked for from the current folder.
+        workers: number of jobs at a time.
+
+    Returns:
+        The jobs that failed.
+
+    Raises:
+        AIDError: the scenes cannot be rendered.
+    """
+    for scenes in dict.fromkeys(job.scenes for job in study.jobs):
+        _render(scenes, workers)
+    waiting = [job for job in study.jobs if not is_done(job)]
+    running: dict[Job, subprocess.Popen] = {}
+    failed: list[Job] = []
+    bar = tqdm(total=len(study.jobs), initial=len(study.jobs) - len(waiting), unit="run")
+    try:
+        with bar:
+            while waiting or running:
+                lost = {job.folder for job in failed}
+                for job in [x for x in waiting if lost.intersection(x.needs)]:
+                    waiting.remove(job)
+                    failed.append(job)
+                    bar.write(f"left out, as it needs what failed: {job.folder}")
+                for job in _ready(waiting, study.jobs)[: workers - len(running)]:
+                    waiting.remove(job)
+                    running[job] = _start(job)
+                time.sleep(POLL)
+                for job in [x for x, process in running.items() if process.poll() is not None]:
+                    if running.pop(job).returncode == 0:
+                        collect(job)
+                        bar.update()
+                    else:
+                        failed.append(job)
+                        bar.write(f"failed: {job.folder}: {_last_line(job)}")
+    finally:
+        for process in running.values():
+            process.terminate()
+    return failed
+
+
+def is_done(job: Job) -> bool:
+    """Whether the job's results were collected."""
+    return os.path.isfile(os.path.join(job.folder, RESULTS))
+
+
+def _ready(waiting: Iterable[Job], jobs: Iterable[Job]) -> list[Job]:
+    done = {job.folder for job in jobs if is_done(job)}
+    return [job for job in waiting if done.issuperset(job.needs)]
+
+
+def _render(scenes: Scenes, workers: int) -> None:
+    output = os.path.join(scenes.folder, "synthetic_kitti")
+    command = [sys.executable, "datasets/make_synthetic_kitti.py", "--output", output]
+    done = subprocess.run([*command, "--workers", str(workers), *scenes.options])
+    if done.returncode:
+        raise AIDError(f"{output} could not be rendered: see above")
+
+
+def _start(job: Job) -> subprocess.Popen:
+    options = list(job.options)
+    if job.constant_of is not None:
+        with open(os.path.join(job.constant_of, RESULTS)) as f:
+            options += ["AID.CONSTANT", str(json.load(f)["map_mean"])]
+    command = [sys.executable, "train_net.py", "--config-file", job.config, "--num-gpus", "0"]
+    command += [x for path in job.register for x in ("--register", path)]
+    command += ["--resume", *options, "VIS_PERIOD", "0", "OUTPUT_DIR", job.folder]
+    environment = {**os.environ, "DETECTRON2_DATASETS": job.scenes.folder}
+    # Several runs of one thread do more than one run of several.
+    environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    os.makedirs(job.folder, exist_ok=True)
+    with open(os.path.join(job.folder, "stdout.txt"), "w") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _last_line(job: Job) -> str:
+    with open(os.path.join(job.folder, "stdout.txt"), errors="replace") as f:
+        lines = f.read().split()
+    return " ".join(lines[-40:])

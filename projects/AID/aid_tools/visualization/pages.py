@@ -1,0 +1,200 @@
+"""All pages of a student and a dataset, in one folder."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import convert_image_to_rgb
+from torch import Tensor
+from tqdm import tqdm
+
+from aid.modeling.losses.attention import spatial_attention
+from aid.modeling.losses.functional import standardized
+from aid.utils.errors import AIDError
+
+from ..report.instances import load_sample
+from .collect import Seen, as_in_first_step, collect
+from .contact_sheet import Entry, draw_contact_sheet, entries_of, extremes
+from .load import build_student, load_trained
+from .page import Picture, draw_page
+
+__all__ = ["Pages"]
+
+
+class Pages:
+    """Draws what a student is taught on a dataset.
+
+    Attributes:
+        student: with its teachers; trained, once it has shown what it was before.
+        notes: what is left out of the pages, and why.
+    """
+
+    def __init__(self, cfg: CfgNode, dataset: str, weights: str = ""):
+        """
+        Args:
+            cfg: the student's config.
+            dataset: name of a registered one.
+            weights: a checkpoint of the student's run; empty for the student before training only.
+
+        Raises:
+            AIDError: see :func:`build_student`.
+        """
+        self.cfg = cfg
+        self.student = build_student(cfg)
+        self.notes: list[str] = []
+        self._names = MetadataCatalog.get(dataset).thing_classes
+        self._dataset = dataset
+        self._weights = weights
+
+    def write(self, shown: list[dict], judged: list[dict], count: int, output: str) -> list[str]:
+        """Write a page for each image, and the contact sheet.
+
+        Args:
+            shown: images that get a page.
+            judged: images whose instances are candidates for the contact sheet.
+            count: of instances at each end of the contact sheet; 0 for none.
+            output: folder.
+
+        Returns:
+            Paths of the files.
+
+        Raises:
+            AIDError: an image or the checkpoint cannot be read, or the folder not written.
+        """
+        try:
+            os.makedirs(output, exist_ok=True)
+        except OSError as error:
+            raise AIDError(f"--output {output} cannot be written: {error.strerror}") from error
+        with as_in_first_step(self.student.backbone):
+            before = [seen for _, seen in self._collect(shown, "Before training")]
+        trained = bool(self._weights)
+        has_adapters = trained and load_trained(self.student, self._weights)
+        self._take_notes(before[0], trained, has_adapters)
+        paths = []
+        bar = self._collect(shown, "Drawing pages")
+        for (sample, after), start, path in zip(bar, before, _paths(shown, output), strict=True):
+            if trained and not has_adapters:
+                after = [replace(seen, difference=None) for seen in after]
+            page = draw_page(self._picture(sample, start, after if trained else None))
+            page.save(path)
+            paths.append(path)
+        if count:
+            paths += self._write_contact_sheet(judged, count, output)
+        return paths
+
+    def _collect(self, records: list[dict], what: str) -> Iterator[tuple[dict, list[Seen]]]:
+        for record in tqdm(records, desc=what, unit="image"):
+            sample = self._load(record)
+            yield sample, collect(self.student, sample, self._attention)
+
+    def _attention(self, features: Tensor) -> Tensor:
+        """See :func:`collect`."""
+        keys = self.cfg.DISTILLATION
+        if keys.STANDARDIZE:
+            features = standardized(features, torch.ones_like(features[:, :1]))
+        return spatial_attention(features, keys.ATTENTION.TEMPERATURE, keys.RELATIVE_TEMPERATURE)
+
+    def _load(self, record: dict) -> dict:
+        try:
+            return load_sample(self.cfg, record)[0]
+        except OSError as error:
+            raise AIDError(
+                f"image {record['file_name']} cannot be read: {error}: replace the file, or take "
+                "it out of the dataset"
+            ) from error
+
+    def _rgb(self, sample: dict) -> np.ndarray:
+        return convert_image_to_rgb(sample["image"].permute(1, 2, 0), self.cfg.INPUT.FORMAT)
+
+    def _picture(self, sample: dict, before: list[Seen], after: list[Seen] | None) -> Picture:
+        instances = sample["instances"]
+        size = (
+            f"{instances.image_size[1]} x {instances.image_size[0]} pixels at the network's input"
+        )
+        return Picture(
+            title=f"{os.path.basename(sample['file_name'])} of {self._dataset}, {size}",
+            image=self._rgb(sample),
+            boxes=instances.gt_boxes.tensor,
+            classes=[self._names[i] for i in instances.gt_classes.tolist()],
+            teachers=self._teachers(),
+            granularity=self.cfg.AID.GRANULARITY,
+            before=before,
+            after=after,
+            notes=self.notes,
+        )
+
+    def _teachers(self) -> list[str]:
+        distillers = self.student.distillers
+        titles = []
+        for k, distiller in enumerate(distillers, start=1):
+            number = f" {k} of {len(distillers)}" if len(distillers) > 1 else ""
+            path = os.path.normpath(distiller.teacher.weights)
+            titles.append(f"Teacher{number}: {os.path.join(*path.split(os.sep)[-2:])}")
+        return titles
+
+    def _take_notes(self, first: list[Seen], trained: bool, has_adapters: bool) -> None:
+        if any(seen.difference is None for seen in first):
+            names = ", ".join(self.cfg.DISTILLATION.LOSSES)
+            self.notes.append(
+                f"Without feature differences: none of {names} asks for features equal to the "
+                "teacher's."
+            )
+        elif trained and not has_adapters:
+            self.notes.append(
+                f"Without the trained student's feature difference: {self._weights} has no "
+                "adapters; only checkpoints of a run that distils have them."
+            )
+        if not has_adapters and any(True for _ in self.student.weighting.buffers()):
+            self.notes.append(
+                f"{self.cfg.AID.WEIGHTING} goes by what it has seen in training, and has seen "
+                "nothing yet: its weights will be others (--weights names a checkpoint)."
+            )
+
+        if self.cfg.AID.NORMALIZE and self.student.weighting.requires_stats:
+            self.notes.append(
+                "AID.NORMALIZE divides maps by their mean over a batch, which is this image alone "
+                "here; the w of an object is not divided."
+            )
+
+    def _write_contact_sheet(self, records: list[dict], count: int, output: str) -> list[str]:
+        entries: list[list[Entry]] = [[] for _ in self.student.distillers]
+        for sample, seen in self._collect(records, "Looking for extremes"):
+            for found, by_teacher in zip(entries, seen, strict=True):
+                if by_teacher.losses is None:
+                    self.notes.append(
+                        "Without a contact sheet: AID.GRANULARITY none asks for no loss D."
+                    )
+                    return []
+                found += entries_of(by_teacher, sample, self._names)
+        sections = []
+        for title, found in zip(self._teachers(), entries, strict=True):
+            least, most = extremes(found, count)
+            of = f"{len(found)} objects in {len(records)} images"
+            sections.append((f"{title}: trusted least, of {of}", least))
+            sections.append((f"{title}: trusted most", most))
+        path = os.path.join(output, "contact_sheet.png")
+        shown = {entry.file_name for _, section in sections for entry in section}
+        images = {
+            record["file_name"]: self._rgb(self._load(record))
+            for record in records
+            if record["file_name"] in shown
+        }
+        title = f"Where teachers are trusted least and most on {self._dataset}"
+        draw_contact_sheet(sections, images, title).save(path)
+        return [path]
+
+
+def _paths(records: Iterable[dict], output: str) -> list[str]:
+    """A file for each image, by its name; numbered where names of several folders are the same."""
+    paths: dict[str, None] = {}
+    for record in records:
+        stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
+        path, number = os.path.join(output, f"{stem}.png"), 2
+        while path in paths:
+            path, number = os.path.join(output, f"{stem}_{number}.png"), number + 1
+        paths[path] = None
+    return list(paths)

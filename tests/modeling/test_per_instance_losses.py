@@ -1,0 +1,223 @@
+"""The teacher's loss per instance, against Detectron2's own losses and values known by hand."""
+
+import math
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from aid.modeling.families import per_instance_losses
+from aid.modeling.families.base import box_losses, mean_by
+from aid.modeling.teacher import Teacher
+from aid.utils.errors import AIDError
+
+KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
+PARTS = {kind: {"cls", "box", "rpn_cls", "rpn_box"} for kind in KINDS} | {
+    "retinanet": {"cls", "box"},
+    "gfl": {"cls", "box"},
+    "fcos": {"cls", "box", "ctr"},
+}
+
+
+def losses_of(model, batch, **options):
+    images = model.preprocess_image(batch)
+    features = model.backbone(images.tensor)
+    return per_instance_losses(model, images, features, [x["instances"] for x in batch], **options)
+
+
+def zero(*modules):
+    for module in modules:
+        for parameter in module.parameters():
+            nn.init.zeros_(parameter)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shapes_and_finiteness(kind, tiny_model, make_batch):
+    losses = losses_of(tiny_model(kind), make_batch((2, 0, 3)))
+    assert set(losses.components) == PARTS[kind]
+    for part in losses.components.values():
+        assert part.shape == (5,) and part.isfinite().all() and (part >= 0).all()
+    for part in losses.background.values():
+        assert part.shape == (3, 5) and part.isfinite().all() and (part >= 0).all()
+    assert torch.allclose(losses.level_share.sum(dim=1), torch.ones(5))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_without_instances(kind, tiny_model, make_batch):
+    losses = losses_of(tiny_model(kind), make_batch((0, 0)))
+    assert all(part.shape == (0,) for part in losses.components.values())
+    assert all(part.isfinite().all() for part in losses.background.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_the_background_instances_lose_nothing(kind, tiny_model, make_batch):
+    model, batch = tiny_model(kind), make_batch((2, 0, 3))
+    whole, spared = losses_of(model, batch), losses_of(model, batch, background=False)
+    for name, part in whole.components.items():
+        torch.testing.assert_close(spared.components[name], part)
+    assert torch.equal(spared.level_share, whole.level_share)
+    # That of an image without instances, which has nothing else, is kept.
+    for name, part in whole.background.items():
+        torch.testing.assert_close(spared.background[name][1], part[1])
+
+
+def test_without_the_background_rois_of_nobody_are_not_pooled(tiny_model, make_batch):
+    model, batch = tiny_model("faster_rcnn"), make_batch((2, 0, 3))
+    pooled = []
+    model.roi_heads.box_pooler.register_forward_pre_hook(
+        lambda module, inputs: pooled.append([len(boxes) for boxes in inputs[1]])
+    )
+    losses_of(model, batch)
+    losses_of(model, batch, background=False)
+    whole, spared = pooled
+    assert spared[1] == whole[1]  # background_index is there
+    assert 2 <= spared[0] < whole[0] and 3 <= spared[2] < whole[2]
+
+
+def test_known_values_of_an_ignorant_faster_rcnn(tiny_model, make_batch):
+    model = tiny_model("faster_rcnn")
+    zero(model.proposal_generator.rpn_head, model.roi_heads.box_predictor)
+    losses = losses_of(model, make_batch())
+    # A logit of 0 is a probability of 1/2 for an object, and of 1/4 for each of 3 classes and none.
+    torch.testing.assert_close(losses.components["rpn_cls"], torch.full((5,), math.log(2)))
+    torch.testing.assert_close(losses.components["cls"], torch.full((5,), math.log(4)))
+    torch.testing.assert_close(losses.background["rpn_cls"], torch.full((2, 5), math.log(2)))
+    # p6 has anchors but no RoIs.
+    assert (losses.background["cls"][:, 4] == 0).all()
+
+
+def test_known_values_of_an_ignorant_cascade(tiny_model, make_batch):
+    model = tiny_model("cascade_rcnn")
+    zero(model.roi_heads.box_predictor)
+    losses = losses_of(model, make_batch())
+    torch.testing.assert_close(losses.components["cls"], torch.full((5,), math.log(4)))
+
+
+def test_known_values_of_an_ignorant_retinanet(tiny_model, make_batch):
+    model = tiny_model("retinanet")
+    zero(model.head)
+    losses = losses_of(model, make_batch())
+    # Focal loss at p = 1/2, gamma 2, alpha 1/4: one positive class and two negative ones.
+    positive, negative = 0.25 * 0.25 * math.log(2), 0.75 * 0.25 * math.log(2)
+    torch.testing.assert_close(losses.components["cls"], torch.full((5,), positive + 2 * negative))
+    torch.testing.assert_close(losses.background["cls"], torch.full((2, 5), 3 * negative))
+
+
+def test_sum_over_anchors_is_the_loss_that_retinanet_trains_on(tiny_model, make_batch):
+    model, batch = tiny_model("retinanet"), make_batch((1,))
+    losses = losses_of(model, batch)
+    with EventStorage() as storage, torch.no_grad():
+        model.train()
+        for norm in model.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.eval()
+        trained_on = model(batch)
+    positives = storage.latest()["num_pos_anchors"][0]
+    assert positives > 0
+    torch.testing.assert_close(
+        losses.components["box"][0] * positives, trained_on["loss_box_reg"] * model.loss_normalizer
+    )
+
+
+def test_sum_over_samples_is_the_loss_that_faster_rcnn_trains_on(tiny_model, make_batch):
+    everything = ["MODEL.RPN.BATCH_SIZE_PER_IMAGE", 100000, "MODEL.RPN.POSITIVE_FRACTION", 1.0]
+    everything += ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 1000]
+    everything += ["MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0]
+    model, batch = tiny_model("faster_rcnn", everything), make_batch((1,))
+    # Proposals that differ from each other and overlap the instance only by chance.
+    losses = losses_of(model, batch)
+    with EventStorage() as storage, torch.no_grad():
+        model.train()
+        for norm in model.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.eval()
+        trained_on = model(batch)
+    log = {k: v[0] for k, v in storage.latest().items()}
+    anchors, rois = log["rpn/num_pos_anchors"], log["roi_head/num_fg_samples"]
+    assert anchors > 0 and rois > 0
+    torch.testing.assert_close(
+        losses.components["rpn_box"][0] * anchors, trained_on["loss_rpn_loc"] * 100000
+    )
+    num_rois = rois + log["roi_head/num_bg_samples"]
+    torch.testing.assert_close(
+        losses.components["box"][0] * rois, trained_on["loss_box_reg"] * num_rois
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_order_of_instances_does_not_matter(kind, tiny_model, make_batch):
+    model, batch = tiny_model(kind), make_batch((4,))
+    before = losses_of(model, batch)
+    order = torch.tensor([2, 0, 3, 1])
+    batch[0]["instances"] = batch[0]["instances"][order]
+    after = losses_of(model, batch)
+    for name, part in before.components.items():
+        torch.testing.assert_close(after.components[name], part[order])
+    torch.testing.assert_close(after.level_share, before.level_share[order])
+    for name, part in before.background.items():
+        torch.testing.assert_close(after.background[name], part)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_instances_on_one_spot_each_have_a_loss(kind, tiny_model, make_batch):
+    model, batch = tiny_model(kind), make_batch((1,))
+    instances = batch[0]["instances"]
+    batch[0]["instances"] = Instances.cat([instances] * 3)
+    batch[0]["instances"].gt_classes = torch.tensor([0, 1, 2])
+    losses = losses_of(model, batch)
+    assert (losses.components["cls"] > 0).all()
+    # The same box, three class labels: a detector cannot be equally right about all of them.
+    assert losses.components["cls"].unique().numel() == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_box_without_area_harms_no_other(kind, tiny_model, make_batch):
+    model, batch = tiny_model(kind), make_batch((2,))
+    alone = losses_of(model, batch)
+    flat = Instances((64, 96))
+    flat.gt_boxes, flat.gt_classes = Boxes(torch.tensor([[5.0, 5, 5, 9]])), torch.tensor([0])
+    batch[0]["instances"] = Instances.cat([batch[0]["instances"], flat])
+    together = losses_of(model, batch)
+    assert not sum(together.components.values())[2].isfinite()
+    assert sum(together.components.values())[:2].isfinite().all()
+    torch.testing.assert_close(
+        together.components["cls"][:2], alone.components["cls"], rtol=0.5, atol=0.5
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_neither_state_nor_random_numbers_change(kind, tiny_model, make_batch):
+    model, batch = tiny_model(kind), make_batch()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    attributes = set(vars(model))
+    random_state = torch.get_rng_state()
+    first = losses_of(model, batch)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert set(vars(model)) == attributes  # RetinaNet would keep its normaliser
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    second = losses_of(model, batch)
+    assert all(torch.equal(first.components[k], second.components[k]) for k in first.components)
+
+
+def test_a_net_without_instance_losses_is_refused():
+    with pytest.raises(AIDError, match="no instance loss is defined for a Linear.*RetinaNet"):
+        Teacher(nn.Linear(1, 1), cfg=None)
+
+
+def test_mean_by():
+    mean, count = mean_by(torch.tensor([0, 2, 0, 3]), torch.tensor([1.0, 5.0, 3.0, torch.nan]), 3)
+    assert mean.tolist() == [2, 0, 5] and count.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("loss", ["smooth_l1", "giou", "diou", "ciou"])
+def test_a_box_that_is_not_finite_harms_no_other(loss, tiny_model):
+    """Also where the loss that the teacher was trained with asserts that boxes are right."""
+    head = tiny_model("retinanet", ["MODEL.RETINANET.BBOX_REG_LOSS_TYPE", loss])
+    boxes = torch.tensor([[0.0, 0, 8, 8]]).expand(2, 4)
+    deltas = torch.tensor([[0.1, 0.2, 0.3, 0.4], [math.nan, 0, 0, 0]])
+    found = box_losses(head, boxes, deltas, boxes + 1)
+    assert not found[1].isfinite()
+    alone = box_losses(head, boxes[:1], deltas[:1], boxes[:1] + 1)
+    torch.testing.assert_close(found[:1], alone)

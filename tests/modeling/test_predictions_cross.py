@@ -1,0 +1,230 @@
+"""Cross-head predictions: the student's features through the end of the teacher's head."""
+
+from contextlib import ExitStack
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from aid.modeling.families import (
+    PredictionRequest,
+    check_predictions,
+    paired_predictions,
+    tap_branches,
+)
+from aid.modeling.families.cross_head import cross_predictions
+from aid.utils.errors import AIDError
+
+KINDS = ["retinanet", "gfl", "fcos"]
+KEYS = {"retinanet": "MODEL.RETINANET", "gfl": "MODEL.GFL", "fcos": "MODEL.FCOS"}
+BRANCHES = ("cls_subnet", "bbox_subnet")
+
+
+def loud(model):
+    """``model`` with a head whose features and predictions differ from cell to cell."""
+    for module in model.head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.3)
+        if isinstance(module, _BatchNorm):  # of one level
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return model
+
+
+@pytest.fixture
+def two(tiny_model):
+    """A function (kind, norm, numbers of convolutions) -> a teacher and a student."""
+
+    def make(kind, norm="", convs=(3, 3)):
+        key = KEYS[kind]
+        return [
+            loud(tiny_model(kind, [f"{key}.NUM_CONVS", n, f"{key}.NORM", norm], seed=seed))
+            for seed, n in enumerate(convs, 1)
+        ]
+
+    return make
+
+
+def features_of(batch, side, detector):
+    return [getattr(batch, side)[level] for level in detector.head_in_features]
+
+
+def tapped(student, features, *numbers):
+    """The student's branches by number, from one run of its head."""
+    with tap_branches(student.head, [*numbers, None]) as branches:
+        student.head(features)
+    return branches
+
+
+def see_with_branches(see, teacher, student, num_convs, num_instances=(2, 0, 3)):
+    batch = see(teacher, student, num_instances)
+    batch.student_branches = tapped(student, features_of(batch, "student", student), num_convs)
+    return batch
+
+
+def aligned(ours, theirs):
+    """Images and channels one by one."""
+    out = torch.empty_like(ours)
+    for image in range(len(ours)):
+        for c in range(ours.shape[1]):
+            x, y = ours[image, c], theirs[image, c]
+            ratio = ((y.var(correction=0) + 1e-6) / (x.var(correction=0) + 1e-6)).sqrt()
+            out[image, c] = (x - x.mean()) * ratio + y.mean()
+    return out
+
+
+def with_exchanged_features(teacher, theirs, student, ours, cuts):
+    """The teacher's own forward, in whose branches the student's features stand in at the cut."""
+    said = {branch: [] for branch in BRANCHES}
+
+    def keep(branch):
+        return lambda module, inputs: said[branch].append(inputs[0])
+
+    def exchange(branch):
+        return lambda module, inputs: aligned(said[branch].pop(0), inputs[0])
+
+    with ExitStack() as stack:
+        for branch in BRANCHES:
+            for head, cut, hook in (
+                (student.head, cuts[1], keep(branch)),
+                (teacher.head, cuts[0], exchange(branch)),
+            ):
+                module = getattr(head, branch)[cut]
+                stack.enter_context(module.register_forward_pre_hook(hook))
+        student.head(ours)
+        return teacher.head(theirs)
+
+
+# A convolution, its norm and its activation are 3 modules, or 2; the cut lies before an activation.
+@pytest.mark.parametrize(
+    "kind, norm, convs, num_convs, cuts",
+    [
+        ("retinanet", "", (3, 3), 3, (0, 0)),
+        ("retinanet", "", (3, 3), 1, (3, 3)),
+        ("retinanet", "BN", (3, 3), 1, (5, 5)),
+        ("retinanet", "BN", (3, 4), 2, (2, 5)),
+        ("gfl", "LN", (3, 3), 2, (2, 2)),
+        ("gfl", "", (3, 3), 0, (5, 5)),
+        ("fcos", "", (3, 3), 2, (1, 1)),
+    ],
+)
+@torch.no_grad()
+def test_what_the_teachers_head_says_with_the_students_features_in_it(
+    kind, norm, convs, num_convs, cuts, two, see
+):
+    teacher, student = two(kind, norm, convs)
+    if kind == "gfl":
+        nn.init.uniform_(teacher.head.scales, 0.5, 2)
+    batch = see(teacher, student)
+    theirs, ours = features_of(batch, "teacher", teacher), features_of(batch, "student", student)
+    expected = with_exchanged_features(teacher, theirs, student, ours, cuts)
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    branches = tapped(student, ours, num_convs)[num_convs]
+    found = cross_predictions(teacher, theirs, branches, num_convs)
+    for part, expected_part in zip(found, expected[:2], strict=True):
+        assert len(part) == len(expected_part) == 5
+        for x, y in zip(part, expected_part, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    again = cross_predictions(teacher, theirs, branches, num_convs)  # norms are at level 1 again
+    for part, same in zip(found, again, strict=True):
+        assert all(map(torch.equal, part, same))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_of_a_student_that_is_its_teacher(kind, two, see):
+    teacher, _ = two(kind)
+    batch = see_with_branches(see, teacher, teacher, 1)
+    found = paired_predictions(
+        teacher, teacher, PredictionRequest(min_score=0.5, cross_convs=1), batch
+    )
+    assert len(found.matched_gt) > 0
+    torch.testing.assert_close(found.cross.logits, found.teacher.logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.cross.boxes, found.teacher.boxes, rtol=1e-3, atol=1e-2)
+    assert found.cross.logits.requires_grad and not found.teacher.logits.requires_grad
+    if kind == "gfl":
+        torch.testing.assert_close(
+            found.cross.distributions, found.teacher.distributions, rtol=1e-3, atol=1e-3
+        )
+    assert (
+        paired_predictions(teacher, teacher, PredictionRequest(min_score=0.5), batch).cross is None
+    )
+
+
+def test_taps_are_gone_afterwards_and_hold_every_number_once(two, see):
+    teacher, student = two("retinanet")
+    features = features_of(see(teacher, student), "student", student)
+    branches = tapped(student, features, 0, 1, 3, 3)
+    assert sorted(branches) == [0, 1, 3]
+    assert all(len(x) == 5 for pair in branches.values() for x in pair)
+    for level, feature in enumerate(features):
+        assert branches[3][0][level] is branches[3][1][level] is feature
+        torch.testing.assert_close(branches[1][1][level], student.head.bbox_subnet[:3](feature))
+    assert not any(module._forward_pre_hooks for module in student.head.modules())
+
+
+@pytest.mark.parametrize("num_convs, learning", [(0, (0, 2, 4)), (1, (0, 2)), (2, (0,)), (3, ())])
+def test_the_students_convolutions_before_the_cut_learn(num_convs, learning, two, see):
+    teacher, student = two("retinanet")
+    teacher.requires_grad_(False)
+    batch = see_with_branches(see, teacher, student, num_convs)
+    theirs = features_of(batch, "teacher", teacher)
+    branches = batch.student_branches[num_convs]
+    for part in cross_predictions(teacher, theirs, branches, num_convs):
+        sum(x.square().mean() for x in part).backward(retain_graph=True)
+    weights = {k: p for k, p in student.head.named_parameters() if k.endswith("weight")}
+    found = {k for k, p in weights.items() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert found == {f"{branch}.{i}.weight" for branch in BRANCHES for i in learning}
+    assert student.backbone.fpn_lateral4.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_a_channel_that_is_not_finite_is_left_as_it_is(two, see):
+    """Gradients by way of the others stay finite."""
+    teacher, student = two("retinanet")
+    batch = see(teacher, student)
+    theirs = [x.clone() for x in features_of(batch, "teacher", teacher)]
+    ours = [x.detach().requires_grad_() for x in features_of(batch, "student", student)]
+    for x in theirs:
+        x[0, 1, 0, 0] = torch.inf
+    logits, deltas = cross_predictions(teacher, theirs, (ours, ours), 3)
+    for x, y in zip(logits, deltas, strict=True):
+        assert x.isfinite().all() and y.isfinite().all()
+    sum(x.square().sum() for x in (*logits, *deltas)).backward()
+    assert all(x.grad.isfinite().all() and x.grad.abs().sum() > 0 for x in ours)
+
+
+def test_channels_that_are_constant_have_finite_gradients(two, see):
+    teacher, student = two("fcos")
+    theirs = features_of(see(teacher, student), "teacher", teacher)
+    ours = [torch.ones_like(x).requires_grad_() for x in theirs]
+    logits, deltas = cross_predictions(teacher, theirs, (ours, ours), 3)
+    sum(x.square().sum() for x in (*logits, *deltas)).backward()
+    assert all(x.grad.isfinite().all() for x in ours)
+
+
+@pytest.mark.parametrize(
+    "teacher, student, opts, message",
+    [
+        ("faster_rcnn", "faster_rcnn", [], "needs a RetinaNet, GFL or FCOS .* teacher is a Gener"),
+        ("faster_rcnn", "gfl", [], "needs a RetinaNet, GFL or FCOS .* the teacher is a Gener"),
+        ("fcos", "faster_rcnn", [], "the student is a GeneralizedRCNN: leave the loss out"),
+        ("gfl", "fcos", [], "the teacher is a GFL, the student is a FCOS"),
+        ("gfl", "gfl", ["MODEL.FPN.OUT_CHANNELS", 4], "takes 8 channels, the student has 4: give"),
+    ],
+)
+def test_pairs_that_do_not_fit(teacher, student, opts, message, tiny_model):
+    teacher, student = tiny_model(teacher), tiny_model(student, opts)
+    with pytest.raises(AIDError, match=f"DISTILLATION.LOSSES: SomeLoss .*{message}") as error:
+        check_predictions(teacher, student, PredictionRequest(cross_convs=1), "SomeLoss")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("convs, whose", [((1, 3), "teacher"), ((3, 1), "student")])
+def test_more_convolutions_than_there_are(convs, whose, two):
+    teacher, student = two("gfl", "", convs)
+    check_predictions(teacher, student, PredictionRequest(cross_convs=1), "SomeLoss")
+    message = f"CROSS_KD.NUM_CONVS is 2: a branch of the {whose}'s head has 1 convolutions: ask"
+    with pytest.raises(AIDError, match=message):
+        check_predictions(teacher, student, PredictionRequest(cross_convs=2), "SomeLoss")
