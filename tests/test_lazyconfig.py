@@ -46,6 +46,7 @@ def lazy(teacher, stream, tmp_path):
     cfg = LazyConfig.load(LAZY)
     cfg.model.distillers[0].teacher.weights = teacher
     cfg.train.update(output_dir=str(tmp_path / "lazy"), max_iter=10)
+    cfg.lr_multiplier.warmup_length = 1 / 10
     cfg.dataloader.train = L(stream)()
     del cfg.dataloader["evaluator"]
     return cfg

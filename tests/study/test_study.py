@@ -21,7 +21,14 @@ CONTENT = {
             "mixed": {"conditions": "day=0.5 night=0.5", "train": 4, "seed_offset": 7},
         },
     },
-    "detectors": {"net": {"teacher": "t.yaml", "plain": "p.yaml", "student": "s.yaml"}},
+    "detectors": {
+        "net": {
+            "teacher": "t.yaml",
+            "teacher_iterations": 90,
+            "plain": "p.yaml",
+            "student": "s.yaml",
+        }
+    },
     "regimes": {"gap": {"teacher": "day", "student": "mixed"}},
     "rules": {
         "plain_student": {"plain": True},
@@ -99,6 +106,7 @@ def test_the_runs_of_a_grid(study):
     expected = "--train 4 --val 2 --conditions day=0.5 night=0.5 --seed 107"
     assert " ".join(aid.scenes.options) == expected
     assert jobs[1].is_teacher and not aid.is_teacher
+    assert jobs[1].options == ("SEED", "1", "SOLVER.MAX_ITER", "90")
 
 
 def test_one_experiment_of_several(study):

@@ -178,11 +178,13 @@ class _Grid:
 
     def _teacher(self, set_name: str, regime: str, detector: str) -> Job:
         kind = self._content["regimes"][regime]["teacher"]
+        configs = self._content["detectors"][detector]
+        length = ("SOLVER.MAX_ITER", str(configs["teacher_iterations"]))
         return Job(
             os.path.join(self._output, "teachers", set_name, kind, detector),
-            self._content["detectors"][detector]["teacher"],
+            configs["teacher"],
             self._scenes(set_name, kind),
-            ("SEED", "1"),
+            ("SEED", "1", *length),
             labels={"set": set_name, "scenes": kind, "detector": detector},
         )
 
