@@ -26,4 +26,4 @@ from .utils import renamed  # noqa: E402
 renamed.install()
 
 __all__ = ["add_aid_config", "checkpoint", "data", "modeling"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
