@@ -2,12 +2,12 @@
 """Train or evaluate a teacher, a plain student or a distilled student.
 
     python train_net.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml --num-gpus 4
-    python train_net.py --config-file ... --num-gpus 4 --dry-run      # what would it take?
+    python train_net.py --config-file ... --num-gpus 4 --dry-run      # estimate of time and memory
     python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
     torchrun --nproc-per-node 4 train_net.py --config-file ...
 
-A config whose MODEL.META_ARCHITECTURE is one of this project's distils; any other trains as plain
-Detectron2.
+If MODEL.META_ARCHITECTURE is one of this project, the model is trained with distillation, otherwise
+as by Detectron2.
 """
 
 import aid  # noqa: F401  (registers models, losses and datasets)
@@ -34,7 +34,7 @@ def main(args):
 
 
 def evaluate(cfg, resume):
-    model = build_model(cfg)  # the plain detector: no teacher
+    model = build_model(cfg)  # without building teachers
     last = SafeCheckpointer(model, cfg.OUTPUT_DIR)
     weights = last.get_checkpoint_file() if resume and last.has_checkpoint() else cfg.MODEL.WEIGHTS
     if not weights:

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Train or evaluate by a LazyConfig, Detectron2's configs in Python; its script, with a teacher.
+"""Train or evaluate with a LazyConfig; Detectron2's tools/lazyconfig_train_net.py with teachers.
 
     python tools/lazyconfig_train_net.py \
         --config-file configs/lazy/faster_rcnn_R18_from_R34_quickstart.py train.max_iter=100
     python tools/lazyconfig_train_net.py --config-file ... --eval-only \
         train.init_checkpoint=output/.../model_final.pth
 
-The config's `model` is a call of aid.modeling.distilled, or any detector. A LazyConfig is a
-program: run only those that you trust. What train_net.py checks before it trains, and data that go
-on where an interrupted run left them, are for YAML configs.
+The config's `model` is a call of aid.modeling.distilled, or any detector. A LazyConfig is a Python
+program: run trusted ones only. Unlike train_net.py, this script neither checks configs and datasets
+before training nor continues the stream of data when it resumes.
 """
 
 import logging
@@ -33,7 +33,7 @@ from aid.engine.accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from aid.engine.hooks import SeedStep, UpdateBalance
 from aid.engine.optimizer import pause_adapters
 from aid.modeling.inheritance import inherit
-from aid.utils.errors import AIDError, main_with_clear_errors
+from aid.utils.errors import AIDError, ignore_known_deprecations, main_with_clear_errors
 
 
 def do_test(cfg, model):
@@ -57,7 +57,7 @@ def do_train(cfg, resume):
     trainer = step(model, loader, optimizer)
     folder = cfg.train.output_dir
     checkpointer = StudentCheckpointer(model, folder, trainer=trainer)
-    every = [
+    trainer_hooks = [
         SeedStep(cfg.train.seed),
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
@@ -65,27 +65,28 @@ def do_train(cfg, resume):
     ]
     student = getattr(model, "module", model)
     if getattr(student, "balance", None) is not None:
-        every.insert(1, UpdateBalance(student.balance))
+        trainer_hooks.insert(1, UpdateBalance(student.balance))
     if comm.is_main_process():
-        every.insert(-1, hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
+        trainer_hooks.insert(-1, hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
         writers = default_writers(folder, cfg.train.max_iter)
-        every.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
-    trainer.register_hooks(every)
+        trainer_hooks.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
+    trainer.register_hooks(trainer_hooks)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
-    goes_on = resume and checkpointer.has_checkpoint()
-    if cfg.train.get("inherit", False) and not goes_on:
+    resumed = resume and checkpointer.has_checkpoint()
+    if cfg.train.get("inherit", False) and not resumed:
         inherit(student, student.teacher.detector)
-    trainer.train(trainer.iter + 1 if goes_on else 0, cfg.train.max_iter)
+    trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
 
 
 def main(args):
+    ignore_known_deprecations()  # in each process
     if not args.config_file.endswith(".py"):
         raise AIDError(f"{args.config_file} is no LazyConfig (.py): train_net.py takes YAML files")
     cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
     default_setup(cfg, args)
     if not args.eval_only:
         return do_train(cfg, args.resume)
-    # The student alone: no teacher.
+    # The student only, without building teachers.
     model = instantiate(cfg.model.get("student", cfg.model)).to(cfg.train.device)
     StrictCheckpointer(model, "train.init_checkpoint").load(cfg.train.init_checkpoint)
     return do_test(cfg, model.eval())

@@ -54,10 +54,10 @@ def test_a_teacher_worse_than_the_student_is_reported_with_both_losses(run_confi
 def test_a_teacher_that_is_not_finite_is_worse(caplog):
     hook = CompareTeacher(None, 1)
     with caplog.at_level(logging.WARNING):
-        hook._judge("TEACHER.CONFIG_FILE", torch.tensor([[1.0, 2.0, 9.0], [2.0, 3.0, torch.inf]]))
-        hook._judge("TEACHER.CONFIG_FILE", torch.zeros(2, 0))
+        hook._check("TEACHER.CONFIG_FILE", torch.tensor([[1.0, 2.0, 9.0], [2.0, 3.0, torch.inf]]))
+        hook._check("TEACHER.CONFIG_FILE", torch.zeros(2, 0))
         assert not caplog.records
-        hook._judge(
+        hook._check(
             "TEACHER.CONFIG_FILE", torch.tensor([[1.0, torch.nan, 9.0], [2.0, 3.0, torch.inf]])
         )
     assert "batches is nan, that of the student" in caplog.text and "yet, 2.5:" in caplog.text

@@ -1,16 +1,17 @@
 """Adaptive Instance Distillation (AID, arXiv 2201.11097) for Detectron2.
 
-Importing the package registers the meta-architectures, the distillation losses, the weighting rules
-and the datasets, so that ``import aid`` is all that a config needs.
+Importing the package registers the meta-architectures, distillation losses, weighting rules and
+datasets, which configs can name from then on. It sets no logger level, warning filter or other
+process-wide option.
 """
 
 import warnings
 
-from .utils.errors import ignore_known_deprecations
+from .utils.errors import filter_known_warnings
 
 try:
     with warnings.catch_warnings():
-        ignore_known_deprecations()
+        filter_known_warnings()
         import detectron2.engine
         import detectron2.model_zoo  # noqa: F401
 except ImportError as error:
@@ -19,7 +20,7 @@ except ImportError as error:
         f"({error}): run `python tools/install_detectron2.py` in the repository of aid."
     ) from None
 
-from . import checkpoint, data, modeling  # noqa: E402  (Detectron2 comes first)
+from . import checkpoint, data, modeling  # noqa: E402  (after the check for Detectron2)
 from .config import add_aid_config  # noqa: E402
 from .utils import renamed  # noqa: E402
 

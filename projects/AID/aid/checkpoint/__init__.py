@@ -1,4 +1,4 @@
-"""Checkpoints of students, and torchvision's ImageNet weights as a path (``torchvision://...``)."""
+"""Checkpointers, and torchvision's ImageNet weights by path (``torchvision://...``)."""
 
 from . import torchvision_weights
 from .plain_pickle import check_pickle

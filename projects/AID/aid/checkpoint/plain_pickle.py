@@ -1,7 +1,7 @@
-"""Pickles that hold arrays alone, told from those that do more.
+"""Check that a pickle contains plain arrays only.
 
-A pickle is a program: it names functions of Python's and calls them. Those of Detectron2's model
-zoo only put numbers into arrays, and arrays into dicts and lists.
+A pickle can call any Python function by name. The files in Detectron2's model zoo only build arrays
+of numbers, in dicts and lists.
 """
 
 import pickle
@@ -13,17 +13,18 @@ __all__ = ["check_pickle"]
 
 
 def check_pickle(path: str) -> None:
-    """Go through a pickle without calling what it names.
+    """Check that a pickle is safe to load, without calling the functions that it names.
 
-    What passes is safe to unpickle: nothing but arrays of plain numbers, strings, numbers and
-    containers is made. Functions that make arrays are called as stand-ins that look at their
-    arguments, since numpy trusts those: a wrong dtype would let numbers pass for pointers.
+    Safe are arrays of numbers, strings, numbers and containers. The functions that build arrays are
+    replaced by checks of their arguments, which NumPy trusts: with a wrong dtype it would read
+    numbers as pointers.
 
     Args:
         path: of the file.
 
     Raises:
-        UnpicklingError: the file names something else, or is no pickle; other errors likewise.
+        UnpicklingError: the file names other functions or classes.
+        Exception: of any kind, if the file is no valid pickle.
     """
     with open(path, "rb") as f:
         _Checker(f, encoding="latin1").load()
@@ -38,7 +39,7 @@ class _Checker(pickle.Unpickler):
 
 
 class _DType:
-    """In place of a ``numpy.dtype``."""
+    """Replacement of ``numpy.dtype``."""
 
     def __setstate__(self, state: tuple) -> None:
         _, _, *rest = state  # version and byte order
@@ -47,7 +48,7 @@ class _DType:
 
 
 class _Array:
-    """In place of a ``numpy.ndarray``."""
+    """Replacement of ``numpy.ndarray``."""
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, _, data = state
@@ -60,7 +61,7 @@ def _check_array(shape: tuple, dtype: object, data: object, kinds: tuple[type, .
         _refuse("numpy.ndarray.__setstate__")
 
 
-# Functions and no classes: a pickle can make an instance of a class without its __init__.
+# Functions instead of classes, whose __init__ a pickle could bypass.
 def _dtype(kind: str, align: bool, copy: bool) -> _DType:
     if not re.fullmatch(r"[biufc]\d{1,2}", kind):
         _refuse(f"numpy.dtype {kind}")
@@ -84,8 +85,8 @@ def _encode(text: str, codec: str) -> bytes:
     return text.encode(codec)
 
 
-def _refuse(what: str) -> NoReturn:
-    raise pickle.UnpicklingError(f"GLOBAL {what} is refused")  # in the words of torch
+def _refuse(name: str) -> NoReturn:
+    raise pickle.UnpicklingError(f"GLOBAL {name} is refused")  # "GLOBAL name" as in PyTorch
 
 
 NDARRAY = object()
@@ -95,6 +96,6 @@ KNOWN = {
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): OrderedDict,
 }
-for core in ("core", "_core"):  # before numpy 2, and since
+for core in ("core", "_core"):  # before and since NumPy 2
     KNOWN[f"numpy.{core}.multiarray", "_reconstruct"] = _reconstruct
     KNOWN[f"numpy.{core}.numeric", "_frombuffer"] = _from_buffer

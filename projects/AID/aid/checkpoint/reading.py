@@ -1,4 +1,4 @@
-"""Files of weights, read so that none of them can run code."""
+"""Safe loading of weight files: no file can run code."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ __all__ = ["SafeCheckpointer", "clear_load_errors", "load_file"]
 
 
 def load_file(path: str) -> dict:
-    """``torch.load`` onto the CPU, of tensors and plain values alone."""
+    """Load a file of PyTorch onto the CPU; only tensors and plain values are allowed."""
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -26,36 +26,36 @@ class _TensorsOnly(Checkpointer):
 
 
 class SafeCheckpointer(DetectionCheckpointer, _TensorsOnly):
-    """Detectron2's checkpointer, for files that hold weights and nothing that runs.
+    """Detectron2's checkpointer, restricted to files that cannot run code.
 
-    Files of torch are read with ``weights_only=True``, as Detectron2's own does not insist on; of
-    pickles, in which its model zoo comes, those that hold arrays alone.
+    Files of PyTorch are loaded with ``weights_only=True``, which Detectron2 does not ensure.
+    Pickles, the format of Detectron2's model zoo, may contain plain arrays only.
     """
 
     def _load_file(self, filename: str) -> dict:
         if filename.endswith(".pkl"):
             check_pickle(filename)
         elif filename.endswith(".pyth"):
-            load_file(filename)  # before Detectron2 reads it as torch's default will have it
+            load_file(filename)  # a check: Detectron2 then loads it with PyTorch's defaults
         return super()._load_file(filename)
 
 
 @contextmanager
 def clear_load_errors(key: str, path: str) -> Iterator[None]:
-    """Turn what a file that cannot be read raises into one line.
+    """Convert errors of loading a file to an AIDError.
 
     Args:
-        key: config key that named the file.
+        key: config key of the path.
         path: of the file.
 
     Raises:
-        AIDError: in place of those errors.
+        AIDError: the file cannot be read or is not safe.
     """
     try:
         yield
     except AIDError:
         raise
-    except Exception as error:  # unpickling what is no pickle raises anything
+    except Exception as error:  # an invalid pickle can raise any exception
         is_refused = isinstance(error, UnpicklingError) and re.search(r"GLOBAL (\S+)", str(error))
         if is_refused:
             raise AIDError(
@@ -63,7 +63,7 @@ def clear_load_errors(key: str, path: str) -> Iterator[None]:
                 "run code, so it was not read; docs/security.md says how to convert a file whose "
                 "source you trust"
             ) from error
-        # The first sentence: torch goes on with advice to read the file whatever it may do.
+        # First sentence only: PyTorch continues with advice to load the file unsafely.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0]
         raise AIDError(
             f"{key} {path} cannot be read ({reason}): the file may be missing, cut off, or of "

@@ -1,4 +1,4 @@
-"""Weights for inference, which fit or are refused."""
+"""Strict loading of weights, for inference."""
 
 from torch import nn
 
@@ -11,59 +11,59 @@ FROM_CONFIG = ("pixel_mean", "pixel_std")
 
 
 class StrictCheckpointer(SafeCheckpointer):
-    """Loads ``model`` alone, and takes no mismatch for an answer.
+    """Checkpointer that loads the model only, and raises an error if the weights do not match.
 
-    Detectron2 warns where weights do not fit, and goes on with random numbers: right for training
-    from a classifier's weights, wrong for a detector that is to be used as it is.
+    Detectron2 warns and continues with random values, which suits training from the weights of a
+    classifier, but not inference.
     """
 
     def __init__(self, model: nn.Module, key: str):
         """
         Args:
             model: the detector.
-            key: config key that names the file, for the messages.
+            key: config key of the path, for error messages.
         """
         super().__init__(model)
         self._key = key
 
     def load(self, path: str) -> dict:
-        """Load the file's weights into the model.
+        """Load a file into the model.
 
         Raises:
-            AIDError: the file cannot be read, or its keys or shapes differ from the model's.
+            AIDError: the file cannot be read, or its keys or shapes are not those of the model.
         """
         self._path = path
         with clear_load_errors(self._key, path):
             return super().load(path, checkpointables=[])
 
     def _log_incompatible_keys(self, incompatible) -> None:
-        said = mismatches(incompatible)
-        if said:
+        message = mismatches(incompatible)
+        if message:
             raise AIDError(
-                f"{self._key} {self._path} does not fit the detector of the config: {said}"
+                f"{self._key} {self._path} does not fit the detector of the config: {message}"
             )
 
 
 def mismatches(incompatible) -> str:
-    """What a file and a model do not share, in words; empty if they fit.
+    """Describe the mismatches of a file and a model; empty if there are none.
 
     Args:
-        incompatible: what fvcore's ``Checkpointer`` found when it loaded the one into the other.
+        incompatible: keys that fvcore's ``Checkpointer`` returns after loading.
     """
-    # Files of older Detectron2 hold what its newer versions take from the config.
+    # Files of older versions of Detectron2 have values that newer ones read from the config.
     unexpected = [k for k in incompatible.unexpected_keys if k not in FROM_CONFIG]
-    other_shape = {key for key, *_ in incompatible.incorrect_shapes}  # called missing, too
+    other_shape = {key for key, *_ in incompatible.incorrect_shapes}  # also in missing_keys
     problems = {
         "missing in the file": [k for k in incompatible.missing_keys if k not in other_shape],
         "unknown to the model": unexpected,
         "of another shape": [
-            f"{key} ({'x'.join(map(str, found))} in the file, {'x'.join(map(str, wanted))} "
+            f"{key} ({'x'.join(map(str, in_file))} in the file, {'x'.join(map(str, in_model))} "
             "in the model)"
-            for key, found, wanted in incompatible.incorrect_shapes
+            for key, in_file, in_model in incompatible.incorrect_shapes
         ],
     }
     return "; ".join(
-        f"{len(keys)} {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
-        for what, keys in problems.items()
+        f"{len(keys)} {problem}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+        for problem, keys in problems.items()
         if keys
     )

@@ -1,4 +1,4 @@
-"""Checkpoints in which the student stands by itself."""
+"""Checkpoints that keep the student separate from its distillation."""
 
 import os
 
@@ -16,12 +16,12 @@ PREFIX = "distillation."
 
 
 class StudentCheckpointer(SafeCheckpointer):
-    """Keeps the student and the adapters of its distillation apart.
+    """Checkpointer that saves the student and the modules of its distillation separately.
 
-    ``model`` in a saved file has exactly the keys of the plain Detectron2 detector, so that plain
-    Detectron2 loads the file; the adapters are under ``distillation``. Models without adapters are
-    saved as Detectron2 does it. Whenever the process dies, or the disk is full, every checkpoint in
-    the folder is whole, and ``last_checkpoint`` names one of them.
+    "model" in a file has exactly the keys of the plain detector, so that Detectron2 alone can load
+    it; adapters and other modules of the distillation are under "distillation". Other models are
+    saved as by Detectron2. If the process is killed or the disk is full, all checkpoints in the
+    folder are complete, and ``last_checkpoint`` names one of them.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", **kwargs):
@@ -30,10 +30,10 @@ class StudentCheckpointer(SafeCheckpointer):
             self.add_checkpointable("distillation", self.model.distillation)
 
     def save(self, name: str, **kwargs) -> None:
-        """Write ``name``.pth into the save folder; see fvcore's ``Checkpointer.save``.
+        """Save ``name``.pth to the save folder; see fvcore's ``Checkpointer.save``.
 
         Raises:
-            AIDError: there is no room, or the folder may not be written.
+            AIDError: the disk is full, or the folder cannot be written.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -49,7 +49,7 @@ class StudentCheckpointer(SafeCheckpointer):
             self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Name the checkpoint from which a run is resumed."""
+        """Write the name of the checkpoint to resume from to ``last_checkpoint``."""
         with whole_file(os.path.join(self.save_dir, "last_checkpoint")) as f:
             f.write(last_filename_basename.encode())
 
@@ -57,8 +57,8 @@ class StudentCheckpointer(SafeCheckpointer):
         """Load a checkpoint; see fvcore's ``Checkpointer.load``.
 
         Raises:
-            AIDError: the file cannot be read, has nothing of this detector, or is to be resumed
-                from but is of another detector, or holds no adapters for this student.
+            AIDError: the file cannot be read or has no weights of this detector; on resume also if
+                any weights do not match or the adapters are missing.
         """
         resumed = path and (checkpointables is None or "distillation" in checkpointables)
         self._resumes_from = path if resumed else None
@@ -74,24 +74,24 @@ class StudentCheckpointer(SafeCheckpointer):
     def _load_model(self, checkpoint: dict):
         self._adapters_loaded = "distillation" in checkpoint
         incompatible = super()._load_model(checkpoint)
-        wanted = {k for k, _ in self.model.named_parameters() if not k.startswith(PREFIX)}
+        own_keys = {k for k, _ in self.model.named_parameters() if not k.startswith(PREFIX)}
         other_shape = {key for key, *_ in incompatible.incorrect_shapes}
-        if wanted <= other_shape.union(incompatible.missing_keys):
+        if own_keys <= other_shape.union(incompatible.missing_keys):
             raise AIDError(
                 "MODEL.WEIGHTS: none of the weights in the file belongs to this detector; choose "
                 "another file, or an empty MODEL.WEIGHTS for random weights"
             )
-        # The adapters are loaded from their own key, or start afresh under new weights.
+        # Adapters are loaded from the key "distillation", or initialized with new weights.
         incompatible.missing_keys[:] = [
             key for key in incompatible.missing_keys if not key.startswith(PREFIX)
         ]
         return incompatible
 
     def _log_incompatible_keys(self, incompatible) -> None:
-        # Detectron2 goes on with random numbers for what does not fit.
-        if self._resumes_from and (said := mismatches(incompatible)):
+        # Detectron2 would continue with random values for mismatched weights.
+        if self._resumes_from and (message := mismatches(incompatible)):
             raise AIDError(
-                f"--resume: {self._resumes_from} is a checkpoint of another detector ({said}): "
+                f"--resume: {self._resumes_from} is a checkpoint of another detector ({message}): "
                 "choose another OUTPUT_DIR, or the config of that run"
             )
         super()._log_incompatible_keys(incompatible)

@@ -1,9 +1,9 @@
-"""torchvision's ImageNet classifiers as backbone weights: ``torchvision://resnet18``.
+"""ImageNet weights of torchvision for backbones, by paths like ``torchvision://resnet18``.
 
-A scheme of Detectron2's ``PathManager``, so that MODEL.WEIGHTS takes it. The nets want RGB images
-scaled by ImageNet's mean and standard deviation, and have their stride in the 3x3 convolution:
-INPUT.FORMAT "RGB", MODEL.PIXEL_MEAN and PIXEL_STD, and MODEL.RESNETS.STRIDE_IN_1X1 False, as in
-``configs/backbones``.
+Detectron2's ``PathManager`` handles these paths, e.g. in MODEL.WEIGHTS. The networks require RGB
+images standardized by ImageNet's mean and standard deviation, and have the stride in the 3x3
+convolution: INPUT.FORMAT "RGB", MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1
+False, as in ``configs/backbones``.
 """
 
 import os
@@ -25,7 +25,7 @@ from ..utils.errors import AIDError
 __all__ = ["TorchvisionHandler", "to_detectron2"]
 
 PREFIX = "torchvision://"
-# IMAGENET1K_V1: the weights that detection papers start from.
+# IMAGENET1K_V1: the initialization in most detection papers.
 WEIGHTS = {
     "resnet18": ResNet18_Weights.IMAGENET1K_V1,
     "resnet34": ResNet34_Weights.IMAGENET1K_V1,
@@ -35,11 +35,10 @@ WEIGHTS = {
 
 
 def to_detectron2(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the parameters of a torchvision ResNet to those of Detectron2's.
+    """Convert the parameter names of a torchvision ResNet to those of Detectron2.
 
-    torchvision's ``layer1`` to ``layer4`` are ``res2`` to ``res5``, a block's ``bn1`` is the norm
-    of its ``conv1``, ``downsample`` is the ``shortcut``. The classifier and the counters of batch
-    norm, which no detector has, are left out.
+    ``layer1`` to ``layer4`` become ``res2`` to ``res5``, ``bn1`` the norm of ``conv1``, and
+    ``downsample`` the ``shortcut``. The classifier and ``num_batches_tracked`` are dropped.
     """
     return {
         _rename(key): value
@@ -56,16 +55,16 @@ def _rename(key: str) -> str:
 
 
 class TorchvisionHandler(PathHandler):
-    """Downloads ``torchvision://NAME`` once, and serves the converted copy from the cache."""
+    """Path handler that downloads and converts ``torchvision://NAME`` once, then uses the cache."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [PREFIX]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
-        """Local file of the converted weights.
+        """Return the path of the converted weights.
 
         Raises:
-            AIDError: an unknown name, or no connection.
+            AIDError: the name is unknown, or the download failed.
         """
         name = path.removeprefix(PREFIX)
         if name not in WEIGHTS:
@@ -74,7 +73,7 @@ class TorchvisionHandler(PathHandler):
         if force or not os.path.isfile(local):
             state_dict = to_detectron2(_download(path, name))
             os.makedirs(os.path.dirname(local), exist_ok=True)
-            part = f"{local}.{os.getpid()}.tmp"  # several processes may start at the same time
+            part = f"{local}.{os.getpid()}.tmp"  # processes may download concurrently
             torch.save({"model": state_dict, "matching_heuristics": True}, part)
             os.replace(part, local)
         return local
@@ -93,7 +92,7 @@ def _download(path: str, name: str) -> dict[str, Tensor]:
     weights = WEIGHTS[name]
     try:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:  # urllib's errors are OSErrors; a bad hash is not
+    except (OSError, RuntimeError) as error:  # RuntimeError: hash mismatch
         raise AIDError(
             f"{path} cannot be downloaded from {weights.url} ({error}): connect to the network, "
             f"or put the file into {os.path.join(torch.hub.get_dir(), 'checkpoints')}, or set "

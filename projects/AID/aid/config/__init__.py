@@ -1,4 +1,4 @@
-"""Config keys of the project, and how its config files are read."""
+"""Config keys of the project, and the loading of its config files."""
 
 from .files import get_value, load_config
 from .keys import add_aid_config

@@ -1,4 +1,4 @@
-"""How config files are read."""
+"""Loading of config files."""
 
 import os
 
@@ -11,17 +11,17 @@ from .keys import add_aid_config
 
 __all__ = ["get_value", "load_config"]
 
-# Keys that hold paths of teachers' config files.
+# Keys of the section TEACHER that are paths of config files.
 TEACHER_CONFIG_KEYS = ("CONFIG_FILE", "MORE_CONFIG_FILES")
 
 
 class _Reader(CN):
-    """Reads a file and its bases; a teacher's relative path belongs to the one that names it."""
+    """Config node that resolves teachers' paths relative to the file or base that sets them."""
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict:
         try:
-            loaded = super().load_yaml_with_base(filename, allow_unsafe)  # calls this for bases
+            loaded = super().load_yaml_with_base(filename, allow_unsafe)  # recurses into bases
         except (AttributeError, TypeError):
             loaded = None
         if not isinstance(loaded, dict):
@@ -29,25 +29,27 @@ class _Reader(CN):
         teacher = loaded.get("TEACHER")
         for key in TEACHER_CONFIG_KEYS:
             if isinstance(teacher, dict) and key in teacher:
-                # As the merge decodes it: "('a.yaml',)" is a tuple to YACS.
+                # Decoded as in the later merge: YACS reads the string "('a.yaml',)" as a tuple.
                 teacher[key] = _all_beside(filename, cls._decode_cfg_value(teacher[key]))
         return loaded
 
 
 def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = False) -> CN:
-    """Read a config file with the project's keys.
+    """Load a config file that may use the project's keys.
 
-    The YAML is read without object construction, unless told otherwise: a config is data.
-    TEACHER.CONFIG_FILE and MORE_CONFIG_FILES, where they are paths relative to the file that names
-    them, become absolute, so that the result can be dumped anywhere.
+    Paths in TEACHER.CONFIG_FILE and TEACHER.MORE_CONFIG_FILES that are relative to the file that
+    sets them become absolute, so that the dumped config is valid in any folder.
 
     Args:
         config_file: path of the YAML file.
         opts: ``KEY VALUE`` pairs that override the file, as on the command line.
-        allow_unsafe: let YAML tags construct objects; for files that come with Detectron2 only.
+        allow_unsafe: let YAML tags construct objects; only for files that come with Detectron2.
+
+    Returns:
+        The config, not frozen.
 
     Raises:
-        AIDError: the file is missing or malformed, or a key or value does not fit.
+        AIDError: the file is missing or malformed, a key is unknown, or a value has a wrong type.
     """
     cfg = get_cfg()
     add_aid_config(cfg)
@@ -64,9 +66,9 @@ def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = 
         raise AIDError(f"{config_file}: {_one_line(error)}") from error
     except RecursionError as error:
         raise AIDError(f"{config_file}: its _BASE_ leads back to itself") from error
-    for key, found in read.get("TEACHER", {}).items():
+    for key, value in read.get("TEACHER", {}).items():
         if key in TEACHER_CONFIG_KEYS:
-            cfg.TEACHER[key] = found
+            cfg.TEACHER[key] = value
     try:
         cfg.merge_from_list(list(opts))
     except (AssertionError, KeyError, TypeError, ValueError) as error:
@@ -77,7 +79,7 @@ def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = 
 
 
 def get_value(cfg: CN, key: str) -> object:
-    """Value of a dotted key, such as "MODEL.FPN.OUT_CHANNELS"."""
+    """Get the value of a dotted key, such as "MODEL.FPN.OUT_CHANNELS"."""
     value = cfg
     for name in key.split("."):
         value = value[name]
@@ -85,20 +87,20 @@ def get_value(cfg: CN, key: str) -> object:
 
 
 def _all_beside(config_file: str, paths: object) -> object:
-    """:func:`_beside` of a path, or of each in a list; anything else as it is."""
+    """Apply :func:`_beside` to a path or to each path in a list; return other values unchanged."""
     if isinstance(paths, list | tuple):
         return [_all_beside(config_file, path) for path in paths]
     return _beside(config_file, paths) if isinstance(paths, str) else paths
 
 
 def _beside(config_file: str, path: str) -> str:
-    """``path``, made absolute if it is a file relative to the folder of ``config_file``."""
-    found = os.path.join(os.path.dirname(os.path.abspath(config_file)), path)
-    return os.path.normpath(found) if path and os.path.isfile(found) else path
+    """Make ``path`` absolute if it is a file relative to the folder of ``config_file``."""
+    joined = os.path.join(os.path.dirname(os.path.abspath(config_file)), path)
+    return os.path.normpath(joined) if path and os.path.isfile(joined) else path
 
 
 def _one_line(error: Exception) -> str:
-    said = " ".join(str(error).split()).strip("'\"")
-    if "<class 'float'> vs. <class 'int'>" in said:
-        said += "; write a whole number as 1.0"
-    return said
+    message = " ".join(str(error).split()).strip("'\"")
+    if "<class 'float'> vs. <class 'int'>" in message:
+        message += "; write a whole number as 1.0"
+    return message

@@ -1,4 +1,4 @@
-"""Every config key of the project: its default, its unit, and where the default comes from."""
+"""Config keys of the project, with their defaults."""
 
 from detectron2.config import CfgNode as CN
 
@@ -6,7 +6,7 @@ __all__ = ["add_aid_config"]
 
 
 def add_aid_config(cfg: CN) -> None:
-    """Add the keys of distillation, with their defaults, to a Detectron2 config (in place)."""
+    """Add the project's keys, with their defaults, to a Detectron2 config (in place)."""
     _add_teacher(cfg)
     _add_distillation(cfg)
     _add_feature_losses(cfg)
@@ -18,244 +18,266 @@ def add_aid_config(cfg: CN) -> None:
 
 
 def _add_teacher(cfg: CN) -> None:
-    """The teachers."""
-    # The teacher. Its config file: an absolute path, a path relative to the config file that names
-    # it, or a name in Detectron2's model zoo. Its weights: any path that Detectron2 can read.
+    """Add the keys of the teachers."""
     cfg.TEACHER = CN()
+    # Config file of the teacher: an absolute path, a path relative to the config file that sets
+    # this key, or a name in Detectron2's model zoo.
     cfg.TEACHER.CONFIG_FILE = ""
+    # Weights of the teacher: any path that Detectron2 can read.
     cfg.TEACHER.WEIGHTS = ""
-    # Further teachers, in lists of one length; what was said above holds for each entry.
+    # Further teachers, as two lists of the same length. Each entry is like the two keys above.
     cfg.TEACHER.MORE_CONFIG_FILES = []
     cfg.TEACHER.MORE_WEIGHTS = []
-    # Start from the first teacher's FPN and heads where names and shapes agree, whatever
-    # MODEL.WEIGHTS has for them, as FGD and MGD do. The log says what was taken.
+    # Initialize the student's FPN and heads from those of the first teacher where names and shapes
+    # match, as FGD and MGD do. Takes precedence over MODEL.WEIGHTS; the log lists the parameters.
     cfg.TEACHER.INHERIT = False
-    # Evaluate the teachers on DATASETS.TEST before the student's first iteration.
+    # Evaluate the teachers on DATASETS.TEST before the first iteration of the student.
     cfg.TEACHER.EVAL_FIRST = False
-    # Batches of each process, at the start of a run, on which the losses of teacher and student are
-    # compared: if a teacher's is larger, there is a warning. 0 for none.
+    # Number of batches per process, at the start of a run, on which the losses of teachers and
+    # student are compared. A warning follows if a teacher's loss is larger. 0 disables it.
     cfg.TEACHER.COMPARE_BATCHES = 4
 
 
 def _add_distillation(cfg: CN) -> None:
-    """Distillation losses, their strength and their schedule."""
+    """Add the keys that all distillation losses share."""
     cfg.DISTILLATION = CN()
-    # Names in DISTILLATION_LOSS_REGISTRY; their losses are added up. The paper's are
-    # AttentionGuidedLoss and NonLocalLoss: configs/AID/Paper.
+    # Names of the distillation losses in DISTILLATION_LOSS_REGISTRY; the total is their sum. The
+    # AID paper uses AttentionGuidedLoss and NonLocalLoss, see configs/AID/Paper.
     cfg.DISTILLATION.LOSSES = ["PKDLoss"]
-    # lambda of the paper: multiplies every distillation loss.
+    # Factor on all distillation losses; lambda in the AID paper.
     cfg.DISTILLATION.WEIGHT = 1.0
-    # Norm of the gradient of imitation over that of the detector's own losses, at the feature maps
-    # that are imitated: the distillation losses get a further factor that holds this ratio times
-    # WEIGHT, so that their own weights matter to each other alone. 0: no such factor, as in the
-    # papers. Default: the best of 3, 10 and 30 on rendered scenes, docs/results/recipe.md.
+    # Target ratio of gradient norms at the imitated feature maps: distillation losses / detector's
+    # own losses. A factor on the distillation losses holds the ratio at BALANCE * WEIGHT, so that
+    # the weights of the single losses only set their proportions. 0 disables the factor, as in the
+    # papers. Default: the best of 3, 10 and 30 on rendered scenes, see docs/results/recipe.md.
     cfg.DISTILLATION.BALANCE = 10.0
-    # When WEIGHT acts, in iterations counted from 0: from START_ITER until before END_ITER (0: it
-    # never ends); at other times the teachers are not run. It rises for WARMUP_ITERS; then DECAY,
-    # "none", "linear" or "cosine", takes it to 0 at END_ITER, or at SOLVER.MAX_ITER where END_ITER
-    # is 0. Defaults: the paper's, always in full.
+    # Schedule of WEIGHT. Defaults: constant, as in the AID paper.
     cfg.DISTILLATION.SCHEDULE = CN()
+    # First iteration that imitates, counted from 0. The teachers do not run before it.
     cfg.DISTILLATION.SCHEDULE.START_ITER = 0
+    # First iteration that does not imitate any more. 0: imitation never ends.
     cfg.DISTILLATION.SCHEDULE.END_ITER = 0
+    # Number of iterations of the linear warm-up from START_ITER on.
     cfg.DISTILLATION.SCHEDULE.WARMUP_ITERS = 0
+    # Decay to 0 from the end of the warm-up to END_ITER, or to SOLVER.MAX_ITER if END_ITER is 0.
+    # Options: "none", "linear", "cosine".
     cfg.DISTILLATION.SCHEDULE.DECAY = "none"
-    # FPN levels to imitate, e.g. ["p3", "p4"]; every teacher must have them. Empty: all levels that
-    # a teacher and the student share.
+    # FPN levels to imitate, e.g. ["p3", "p4"]; all teachers must have them. Empty: all levels that
+    # the student shares with a teacher.
     cfg.DISTILLATION.LEVELS = []
-    # "sum": norms over all elements of a level, as in AID's released code: the weights below then
-    # depend on image size and channels. "rms": norms divided by the root of the number of elements,
-    # FGD's and MGD's sums by that number. The other losses are free of either, and do not read it.
+    # Scale of the attention-guided, non-local, FGD and MGD losses. Options:
+    # "sum": norms over all elements of a level, as in AID's released code. Suitable loss weights
+    # then depend on image size and number of channels.
+    # "rms": norms divided by the square root of the number of elements; the sums of FGD and MGD
+    # divided by the number.
     cfg.DISTILLATION.SCALE = "sum"
-    # Standardise the features of both sides, per image and channel over the positions, before they
-    # are compared. False: the form of the papers. Read by the attention-guided, non-local, FGD, MGD
-    # and FitNet losses; PKD always does.
+    # Standardize the features of teacher and student, per image and channel over the positions,
+    # before they are compared. Applies to the attention-guided, non-local, FGD, MGD and FitNet
+    # losses; PKD always standardizes. False: as in the papers.
     cfg.DISTILLATION.STANDARDIZE = True
-    # Trainable adapters on the student's features also where both sides have as many channels, as
-    # in the authors' code of the attention-guided and non-local losses. False: only where they
-    # differ. Read by all losses on features.
+    # Use trainable adapters on the student's features even if teacher and student have equal
+    # numbers of channels, as in the authors' code of the attention-guided and non-local losses.
+    # Applies to all feature losses. False: only if the numbers differ.
     cfg.DISTILLATION.ADAPT_EQUAL_WIDTHS = False
-    # Temperatures of attention (attention-guided and FGD losses) in units of the map's mean
-    # magnitude. False: absolute, as in the papers.
+    # Measure the temperatures of attention (attention-guided and FGD losses) in units of the mean
+    # magnitude of the feature map. False: absolute temperatures, as in the papers.
     cfg.DISTILLATION.RELATIVE_TEMPERATURE = True
 
 
 def _add_feature_losses(cfg: CN) -> None:
-    """Losses on features."""
-    # Attention-guided distillation (Zhang & Ma, ICLR 2021). Defaults: the two-stage setting in
-    # AID's released code; its single-stage one is TEMPERATURE 0.1, 5.6e-4, 2.4e-2, 2.4e-2.
+    """Add the keys of the losses on features."""
+    # AttentionGuidedLoss (Zhang & Ma, ICLR 2021). Defaults: AID's released code for two-stage
+    # detectors; for single-stage detectors it has 0.1, 5.6e-4, 2.4e-2 and 2.4e-2.
     cfg.DISTILLATION.ATTENTION = CN()
-    cfg.DISTILLATION.ATTENTION.TEMPERATURE = 0.5
-    cfg.DISTILLATION.ATTENTION.FEATURE_WEIGHT = 4e-5
-    cfg.DISTILLATION.ATTENTION.CHANNEL_WEIGHT = 8e-3
-    cfg.DISTILLATION.ATTENTION.SPATIAL_WEIGHT = 8e-3
+    cfg.DISTILLATION.ATTENTION.TEMPERATURE = 0.5  # of the softmax in both attentions
+    cfg.DISTILLATION.ATTENTION.FEATURE_WEIGHT = 4e-5  # of the loss on features
+    cfg.DISTILLATION.ATTENTION.CHANNEL_WEIGHT = 8e-3  # of the loss on channel attention
+    cfg.DISTILLATION.ATTENTION.SPATIAL_WEIGHT = 8e-3  # of the loss on spatial attention
 
-    # Non-local distillation (same paper). Single-stage: WEIGHT 4.9e-4.
     cfg.DISTILLATION.NON_LOCAL = CN()
+    # Weight of NonLocalLoss (Zhang & Ma, ICLR 2021). Default: AID's released code for two-stage
+    # detectors; for single-stage detectors it has 4.9e-4.
     cfg.DISTILLATION.NON_LOCAL.WEIGHT = 4e-5
-    # Max-pooling of keys and values, finest level first; the last entry serves all further levels.
+    # Kernel sizes of the max-pooling of keys and values in NonLocalLoss, finest level first; the
+    # last one also applies to all further levels.
     cfg.DISTILLATION.NON_LOCAL.SUBSAMPLE = [8, 4, 2, 2, 2]
-    # Train a non-local block on the teacher's features, too, as in the authors' code. False: its
-    # features themselves are the target.
+    # Train a non-local block on the teacher's features, too, as in the authors' code. False: the
+    # target is the teacher's features themselves.
     cfg.DISTILLATION.NON_LOCAL.TRAIN_TEACHER = False
 
-    # FGDLoss (Yang et al., CVPR 2022). Defaults: the authors' configs of Faster R-CNN; of RetinaNet
-    # 1e-3, 5e-4, 5e-4, 5e-6; of FCOS TEMPERATURE 0.8 and 1.6e-3, 8e-4, 8e-4, 8e-6.
+    # FGDLoss (Yang et al., CVPR 2022). Defaults: the authors' configs for Faster R-CNN. Their
+    # RetinaNet has weights 1e-3, 5e-4, 5e-4 and 5e-6, their FCOS temperature 0.8 and weights
+    # 1.6e-3, 8e-4, 8e-4 and 8e-6.
     cfg.DISTILLATION.FGD = CN()
-    cfg.DISTILLATION.FGD.TEMPERATURE = 0.5
-    cfg.DISTILLATION.FGD.FOREGROUND_WEIGHT = 5e-5  # alpha of the paper
-    cfg.DISTILLATION.FGD.BACKGROUND_WEIGHT = 2.5e-5  # beta
-    cfg.DISTILLATION.FGD.ATTENTION_WEIGHT = 5e-5  # gamma
-    cfg.DISTILLATION.FGD.GLOBAL_WEIGHT = 5e-7  # lambda
+    cfg.DISTILLATION.FGD.TEMPERATURE = 0.5  # of the softmax in both attentions
+    cfg.DISTILLATION.FGD.FOREGROUND_WEIGHT = 5e-5  # alpha in the paper
+    cfg.DISTILLATION.FGD.BACKGROUND_WEIGHT = 2.5e-5  # beta in the paper
+    cfg.DISTILLATION.FGD.ATTENTION_WEIGHT = 5e-5  # gamma in the paper
+    cfg.DISTILLATION.FGD.GLOBAL_WEIGHT = 5e-7  # lambda in the paper
 
-    # PKDLoss (Cao et al., NeurIPS 2022). Default: Faster R-CNN in MMRazor, where the authors' code
-    # is; RetinaNet there 10.0.
     cfg.DISTILLATION.PKD = CN()
+    # Weight of PKDLoss (Cao et al., NeurIPS 2022). Default: the authors' code in MMRazor for Faster
+    # R-CNN; for RetinaNet it has 10.0.
     cfg.DISTILLATION.PKD.WEIGHT = 6.0
 
-    # CWDLoss (Shu et al., ICCV 2021). Defaults: Faster R-CNN and RetinaNet in MMRazor; WEIGHT 5.0
-    # for RetinaNet in the detection code that the authors refer to.
+    # CWDLoss (Shu et al., ICCV 2021). Defaults: MMRazor for Faster R-CNN and RetinaNet. The
+    # detection code that the authors refer to has weight 5.0 for RetinaNet.
     cfg.DISTILLATION.CWD = CN()
-    cfg.DISTILLATION.CWD.TEMPERATURE = 1.0
+    cfg.DISTILLATION.CWD.TEMPERATURE = 1.0  # of the softmax over positions
     cfg.DISTILLATION.CWD.WEIGHT = 10.0
 
-    # MGDLoss (Yang et al., ECCV 2022). Defaults: the authors' configs of Faster R-CNN; of RetinaNet
-    # 2e-5 and 0.65.
+    # MGDLoss (Yang et al., ECCV 2022). Defaults: the authors' configs for Faster R-CNN; for
+    # RetinaNet they have 2e-5 and 0.65.
     cfg.DISTILLATION.MGD = CN()
-    cfg.DISTILLATION.MGD.WEIGHT = 5e-7  # alpha of the paper
-    cfg.DISTILLATION.MGD.MASKED_SHARE = 0.45  # lambda: of the positions of the student's features
+    cfg.DISTILLATION.MGD.WEIGHT = 5e-7  # alpha in the paper
+    cfg.DISTILLATION.MGD.MASKED_SHARE = 0.45  # of the student's positions; lambda in the paper
 
-    # FitNetLoss (Romero et al., ICLR 2015). The authors, who trained by it alone, have no weight.
     cfg.DISTILLATION.FITNET = CN()
+    # Weight of FitNetLoss (Romero et al., ICLR 2015), which has none in the paper.
     cfg.DISTILLATION.FITNET.WEIGHT = 1.0
 
 
 def _add_response_losses(cfg: CN) -> None:
-    """Losses on answers."""
-    # ResponseLoss: the teacher's classes as soft targets (Hinton et al., arXiv 1503.02531), and its
-    # boxes. BoxResponseLoss: its classes of the ground-truth boxes, for two-stage detectors alone.
+    """Add the keys of the losses on predictions."""
+    # ResponseLoss imitates the teacher's classes (Hinton et al., arXiv 1503.02531) and boxes.
+    # BoxResponseLoss imitates its classes of the ground-truth boxes; two-stage detectors only.
     cfg.DISTILLATION.RESPONSE = CN()
-    cfg.DISTILLATION.RESPONSE.TEMPERATURE = 1.0
-    # Of BoxResponseLoss.
-    cfg.DISTILLATION.RESPONSE.WEIGHT = 1.0
-    # Of the two terms of ResponseLoss.
-    cfg.DISTILLATION.RESPONSE.CLS_WEIGHT = 1.0
-    cfg.DISTILLATION.RESPONSE.BOX_WEIGHT = 1.0
-    # Two-stage teachers: their best proposals in each image, beside the ground-truth boxes.
+    cfg.DISTILLATION.RESPONSE.TEMPERATURE = 1.0  # of both losses
+    cfg.DISTILLATION.RESPONSE.WEIGHT = 1.0  # of BoxResponseLoss
+    cfg.DISTILLATION.RESPONSE.CLS_WEIGHT = 1.0  # of the classes in ResponseLoss
+    cfg.DISTILLATION.RESPONSE.BOX_WEIGHT = 1.0  # of the boxes in ResponseLoss
+    # Number of the teacher's top-scoring proposals per image that ResponseLoss compares, in
+    # addition to the ground-truth boxes. Two-stage detectors only.
     cfg.DISTILLATION.RESPONSE.NUM_ROIS = 64
-    # Dense teachers: where no instance is, they are imitated if the score of a class is above this.
-    # Default: Detectron2's SCORE_THRESH_TEST, from which on a score can become a detection. An
-    # FCOS's is class score times centerness. Of CrossKDLoss likewise.
+    # Class score above which background samples are imitated, in ResponseLoss and CrossKDLoss of
+    # dense detectors. The score of an FCOS is class score times centerness. Default: Detectron2's
+    # SCORE_THRESH_TEST, the least score of a detection.
     cfg.DISTILLATION.RESPONSE.MIN_SCORE = 0.05
 
-    # LocalisationLoss: distributions of box edges, from GFL to GFL. Defaults: LD's code in
-    # mmdetection (arXiv 2102.12252), whose sum over positives is a mean here.
+    # LocalisationLoss (LD, arXiv 2102.12252): distributions of box edges, for GFL. Defaults: LD's
+    # code in MMDetection, which sums over positives; the loss is their mean here.
     cfg.DISTILLATION.LOCALISATION = CN()
-    cfg.DISTILLATION.LOCALISATION.TEMPERATURE = 10.0
+    cfg.DISTILLATION.LOCALISATION.TEMPERATURE = 10.0  # of the softmax over a distribution
     cfg.DISTILLATION.LOCALISATION.WEIGHT = 0.25
 
-    # CrossKDLoss (Wang et al., CVPR 2024, arXiv 2306.11369), of dense detectors. Defaults: the
-    # authors' configs of RetinaNet, whose sums over anchors are means here.
     cfg.DISTILLATION.CROSS_KD = CN()
-    # Convolutions at the end of each branch of the teacher's head that the student's features go
-    # through before its predictors. The authors' FCOS 2, of 4 that there are in all families.
+    # Number of convolutions at the end of each branch of the teacher's head that CrossKDLoss (Wang
+    # et al., CVPR 2024, arXiv 2306.11369) applies to the student's features, besides the
+    # predictors. The heads have 4. Default: the authors' config for RetinaNet; for FCOS it is 2.
     cfg.DISTILLATION.CROSS_KD.NUM_CONVS = 1
-    # Of the two terms. The authors' GFL 1 and 4, FCOS 0.4 and 0.75.
+    # Weights of CrossKDLoss for classes and boxes. Defaults: the authors' config for RetinaNet,
+    # which sums over anchors; the loss is their mean here. For GFL 1.0 and 4.0, FCOS 0.4 and 0.75.
     cfg.DISTILLATION.CROSS_KD.CLS_WEIGHT = 1.0
     cfg.DISTILLATION.CROSS_KD.BOX_WEIGHT = 1.0
 
 
 def _add_weighting(cfg: CN) -> None:
-    """Weights of imitation."""
+    """Add the keys of the imitation weights."""
     cfg.AID = CN()
-    # Name in WEIGHTING_REGISTRY: how the teacher's loss D becomes the weight of imitation. More are
-    # under study, behind --register studies/rules.py.
+    # Weighting rule, which maps the teacher's per-instance loss D to the imitation weight w: a name
+    # in WEIGHTING_REGISTRY. `--register studies/rules.py` adds experimental rules.
     cfg.AID.WEIGHTING = "ExponentialWeighting"
-    # w = exp(-ALPHA * D); 0.1 in the paper. 0.0 is plain distillation.
+    # Decay of the weight in ExponentialWeighting, w = exp(-ALPHA * D), and RelativeWeighting,
+    # w = exp(-ALPHA * D / mean D). 0.0 is plain distillation. Default: the AID paper.
     cfg.AID.ALPHA = 0.1
-    # Where one weight holds: "instance" (inside a ground-truth box), "level" (image and FPN level,
-    # the paper's scale-wise form), "image", or "none" (plain distillation, D is not computed).
+    # Region that one weight covers. Options: "instance" (a ground-truth box), "level" (an FPN level
+    # of an image; scale-wise in the AID paper), "image", "none" (plain distillation without D).
     cfg.AID.GRANULARITY = "instance"
-    # The rest of the map under "instance": "mean" (the image's mean instance weight), "loss" (from
-    # the teacher's loss on the background) or "one". Images without instances use "loss".
+    # Weight of the background if GRANULARITY is "instance". Options: "mean" (mean weight of the
+    # image's instances), "loss" (from the teacher's loss on the background), "one". Images without
+    # instances use "loss".
     cfg.AID.BACKGROUND = "mean"
-    # ConstantWeighting: the weight.
+    # Weight in ConstantWeighting.
     cfg.AID.CONSTANT = 1.0
-    # ClassWeighting: names of the classes that are not to be learned from this teacher.
+    # Names of the classes that ClassWeighting excludes from imitation.
     cfg.AID.DISTRUSTED_CLASSES = []
-    # RelativeWeighting: momentum of the running mean of D, per iteration.
+    # Momentum per iteration of the running mean of D in RelativeWeighting.
     cfg.AID.MOMENTUM = 0.99
-    # Divide each level's map by its mean over the batch: weights then move imitation from place to
-    # place and leave its overall strength alone.
+    # Divide the weight map of each level by its mean over the batch: weights then redistribute
+    # imitation without changing its overall strength.
     cfg.AID.NORMALIZE = False
-    # D = sum of these coefficients times the parts of the teacher's loss on an instance, so that
-    # each part has an alpha of its own. A dense teacher has CLS and BOX only, FCOS also CTR.
+    # Coefficients of the components of the per-instance loss: D is their weighted sum, which
+    # amounts to an ALPHA for each component.
     cfg.AID.COEFFICIENTS = CN()
-    cfg.AID.COEFFICIENTS.CLS = 1.0
-    cfg.AID.COEFFICIENTS.BOX = 1.0
-    cfg.AID.COEFFICIENTS.RPN_CLS = 1.0
-    cfg.AID.COEFFICIENTS.RPN_BOX = 1.0
-    cfg.AID.COEFFICIENTS.CTR = 1.0  # centerness
+    cfg.AID.COEFFICIENTS.CLS = 1.0  # classification
+    cfg.AID.COEFFICIENTS.BOX = 1.0  # box regression
+    cfg.AID.COEFFICIENTS.RPN_CLS = 1.0  # objectness; two-stage teachers only
+    cfg.AID.COEFFICIENTS.RPN_BOX = 1.0  # proposals; two-stage teachers only
+    cfg.AID.COEFFICIENTS.CTR = 1.0  # centerness; FCOS only
 
 
 def _add_fcos(cfg: CN) -> None:
-    """FCOS."""
-    # FCOS (arXiv 1904.01355). Defaults: Detectron2's own, which it keeps for LazyConfig.
+    """Add the keys of FCOS, which Detectron2 configures by LazyConfig only."""
     cfg.MODEL.FCOS = CN()
+    # Number of foreground classes. FCOS is arXiv 1904.01355; unless noted, the defaults of its keys
+    # are those of Detectron2, which has them for LazyConfig.
     cfg.MODEL.FCOS.NUM_CLASSES = 80
+    # FPN levels that the head reads.
     cfg.MODEL.FCOS.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
-    # Convolutions of each of the head's two branches, and their norm as in the paper; "" for none.
+    # Number of convolutions in each of the two branches of the head.
     cfg.MODEL.FCOS.NUM_CONVS = 4
+    # Normalization of these convolutions. Options: "" (none), "GN" or another that Detectron2 has.
     cfg.MODEL.FCOS.NORM = "GN"
-    # Probability of every class at the start, as in RetinaNet.
+    # Initial probability of every class, as in RetinaNet.
     cfg.MODEL.FCOS.PRIOR_PROB = 0.01
-    # Distance from a point to each side of its box at the start, in strides. At 0, which Detectron2
-    # has, boxes are all but empty, where IoU has no gradient: small heads may stay there for good.
+    # Initial distance from a point to each side of its box, in strides. Boxes are almost empty at
+    # 0, Detectron2's value, where IoU has no gradient; small heads may not recover from it.
     cfg.MODEL.FCOS.PRIOR_DISTANCE = 0.0
-    # A point may belong to a box whose center is nearer than this, in strides (arXiv 2006.09214).
+    # Radius of center sampling (arXiv 2006.09214), in strides: only points closer to the center of
+    # a box are assigned to it.
     cfg.MODEL.FCOS.CENTER_SAMPLING_RADIUS = 1.5
-    # Of the focal loss, as RetinaNet's.
+    # Parameters of the focal loss, as in RetinaNet.
     cfg.MODEL.FCOS.FOCAL_LOSS_ALPHA = 0.25
     cfg.MODEL.FCOS.FOCAL_LOSS_GAMMA = 2.0
-    # Of the root of class score times centerness, hence 0.2 where RetinaNet has 0.05.
+    # Least score of a detection. A score is the square root of class score times centerness, hence
+    # 0.2 in place of RetinaNet's 0.05.
     cfg.MODEL.FCOS.SCORE_THRESH_TEST = 0.2
-    # Per level, before suppression at this IoU.
+    # Number of top-scoring candidates per level before NMS.
     cfg.MODEL.FCOS.TOPK_CANDIDATES_TEST = 1000
+    # IoU threshold of NMS.
     cfg.MODEL.FCOS.NMS_THRESH_TEST = 0.6
 
 
 def _add_gfl(cfg: CN) -> None:
-    """GFL."""
-    # GFL. Where nothing else is said, the authors' settings (arXiv 2006.04388 and its code).
+    """Add the keys of GFL."""
     cfg.MODEL.GFL = CN()
-    cfg.MODEL.GFL.NUM_CLASSES = 80  # COCO's
+    # Number of foreground classes. GFL is arXiv 2006.04388; unless noted, the defaults of its keys
+    # are the authors' settings.
+    cfg.MODEL.GFL.NUM_CLASSES = 80
+    # FPN levels that the head reads.
     cfg.MODEL.GFL.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
-    # Convolutions of each branch, and their norm: "", "GN" or another that Detectron2 knows.
+    # Number of convolutions in each of the two branches of the head.
     cfg.MODEL.GFL.NUM_CONVS = 4
+    # Normalization of these convolutions. Options: "" (none), "GN" or another that Detectron2 has.
     cfg.MODEL.GFL.NORM = "GN"
-    # Largest distance of a cell from a side of its box, and side of the anchor from which
-    # assignment starts; both in cells.
+    # Largest distance from a cell to a side of its box, in cells.
     cfg.MODEL.GFL.REG_MAX = 16
+    # Side of the anchors that assign cells to instances, in cells.
     cfg.MODEL.GFL.ANCHOR_SCALE = 8.0
-    # Candidates per level and instance, of ATSS (arXiv 1912.02424).
+    # Number of candidates per level and instance in the assignment, ATSS (arXiv 1912.02424).
     cfg.MODEL.GFL.TOPK = 9
-    # Exponent of the quality focal loss, whose own weight is 1, and weights of the boxes' losses.
+    # Exponent of the quality focal loss, whose weight is 1.
     cfg.MODEL.GFL.QUALITY_BETA = 2.0
+    # Weight of the GIoU loss.
     cfg.MODEL.GFL.GIOU_WEIGHT = 2.0
+    # Weight of the distribution focal loss.
     cfg.MODEL.GFL.DISTRIBUTION_WEIGHT = 0.25
-    # All scores at the start of a training, as RetinaNet's.
+    # Initial probability of every class, as in RetinaNet.
     cfg.MODEL.GFL.PRIOR_PROB = 0.01
-    # At test: the least score, candidates per level, and the IoU at which a detection suppresses
-    # another one of its class.
+    # Least score of a detection.
     cfg.MODEL.GFL.SCORE_THRESH_TEST = 0.05
+    # Number of top-scoring candidates per level before NMS.
     cfg.MODEL.GFL.TOPK_CANDIDATES_TEST = 1000
+    # IoU threshold of NMS.
     cfg.MODEL.GFL.NMS_THRESH_TEST = 0.6
 
 
 def _add_solver(cfg: CN) -> None:
-    """The solver: what Detectron2 has no keys for."""
-    # "SGD" as in Detectron2, or "AdamW", with which small nets learn from scratch in a few hundred
-    # iterations. The other SOLVER keys apply to both.
+    """Add the keys of the solver that Detectron2 lacks."""
+    # Options: "SGD", as in Detectron2; "AdamW", with which small networks learn from scratch in a
+    # few hundred iterations. The other SOLVER keys apply to both.
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Micro-batches of an iteration, whose gradients are averaged: IMS_PER_BATCH images are divided
-    # by it and by the number of processes, and take as much less memory.
+    # Number of micro-batches per iteration, whose gradients are averaged. A process handles
+    # IMS_PER_BATCH / ACCUMULATION_STEPS / number of processes images at a time, which determines
+    # the memory.
     cfg.SOLVER.ACCUMULATION_STEPS = 1

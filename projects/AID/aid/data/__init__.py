@@ -1,4 +1,4 @@
-"""Datasets, and the training stream. Importing registers the project's datasets."""
+"""Datasets and data loaders. Importing the package registers the project's datasets."""
 
 from . import builtin
 from .build import build_test_loader, build_train_loader

@@ -1,8 +1,8 @@
-"""Detectron2's loaders; that of training made resumable.
+"""Data loaders of Detectron2; the training loader is resumable.
 
-Detectron2 restarts its sampler and its workers' random numbers at a resume. Here batch number i is
-the same whether the run was interrupted or not, and whatever the number of workers: each sample's
-augmentation is seeded by its place in the stream, and a resumed stream skips what was consumed.
+Detectron2 restarts its sampler and its workers' random numbers when a run is resumed. Here batch i
+depends neither on interruptions nor on the number of workers: the augmentation of a sample is
+seeded by its position in the stream, and a resumed stream skips the consumed samples.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from detectron2.data import (
     MapDataset,
     build_detection_test_loader,
 )
-from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
+from detectron2.data.build import trivial_batch_collator
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
@@ -23,34 +23,33 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..checkpoint import check_pickle, clear_load_errors
+from ..utils.d2 import train_loader_from_config
 from ..utils.errors import AIDError
 from .seeding import seeded
 
 __all__ = ["build_test_loader", "build_train_loader", "micro_batch_size"]
 
-# Keeps the random numbers of samples apart from those of iterations, see engine/hooks.py.
+# Suffix of seeds that separates samples from iterations, which SeedStep seeds (engine/hooks.py).
 SAMPLES = 1
 
 
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
-    """The loader that Detectron2 builds from ``cfg``, starting at iteration ``start_iter``.
-
-    Sampler, mapper and grouping by aspect ratio are those that the config names.
+    """Build the training loader, with the sampler, mapper and grouping of Detectron2.
 
     Args:
         cfg: a config with SEED >= 0.
-        start_iter: number of iterations whose batches were consumed before.
+        start_iter: iteration to start at; the batches of earlier iterations are skipped.
 
     Returns:
-        Endless micro-batches, of which an iteration takes SOLVER.ACCUMULATION_STEPS.
+        Infinite loader of micro-batches, SOLVER.ACCUMULATION_STEPS for each iteration.
 
     Raises:
-        AIDError: the batch cannot be divided among processes and micro-batches, or a file of
-            proposals could run code.
+        AIDError: the batch is not divisible by processes and micro-batches, or a proposal file is
+            not safe to unpickle.
     """
     _check_proposals(cfg, "PROPOSAL_FILES_TRAIN")
-    with seeded(cfg.SEED):  # for the seed that the sampler draws
-        parts = _train_loader_from_config(cfg)
+    with seeded(cfg.SEED):  # the sampler draws a seed
+        parts = train_loader_from_config(cfg)
     dicts = parts["dataset"]
     grouping = parts["aspect_ratio_grouping"]
     batches = _Batches(
@@ -65,15 +64,15 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
         batch_sampler=batches,
         num_workers=parts["num_workers"],
         collate_fn=trivial_batch_collator,
-        generator=torch.Generator(),  # of its own: a loader draws a seed for its workers
+        generator=torch.Generator(),  # the workers' seed does not advance the global generator
     )
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """The loader that Detectron2 builds to test on ``dataset_name``.
+    """Build Detectron2's test loader of ``dataset_name``.
 
     Raises:
-        AIDError: a file of proposals could run code.
+        AIDError: a proposal file is not safe to unpickle.
     """
     _check_proposals(cfg, "PROPOSAL_FILES_TEST")
     mapper = _NamesFile(DatasetMapper(cfg, is_train=False))
@@ -81,17 +80,17 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
 
 
 def _check_proposals(cfg: CfgNode, key: str) -> None:
-    """Look through the pickles of precomputed proposals, which Detectron2 reads without a look."""
+    """Check the pickles of precomputed proposals, which Detectron2 reads unchecked."""
     for path in cfg.DATASETS[key] if cfg.MODEL.LOAD_PROPOSALS else ():
         with clear_load_errors(f"DATASETS.{key}", path):
             check_pickle(PathManager.get_local_path(path))
 
 
 def micro_batch_size(cfg: CfgNode) -> int:
-    """Images that go through the model at once, in one process.
+    """Compute the number of images per forward pass of one process.
 
     Raises:
-        AIDError: the batch cannot be divided among processes and micro-batches.
+        AIDError: the batch is not divisible by processes and micro-batches.
     """
     images, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION_STEPS
     if steps < 1:
@@ -106,9 +105,9 @@ def micro_batch_size(cfg: CfgNode) -> int:
 
 
 class _NamesFile:
-    """A mapper whose error names a damaged image, and what to do.
+    """Mapper wrapper that raises an AIDError with the file name of a damaged image.
 
-    Images are checked by their headers at first, so that a damaged one is met here.
+    Earlier checks read the headers of images only.
     """
 
     def __init__(self, mapper: Callable[[dict], dict | None]):
@@ -117,7 +116,7 @@ class _NamesFile:
     def __call__(self, record: dict) -> dict | None:
         try:
             return self._mapper(record)
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow's, and the mapper's own
+        except (OSError, SyntaxError, ValueError) as error:  # of Pillow and of the mapper
             if isinstance(error, SizeMismatchError) or not _is_readable(record["file_name"]):
                 raise AIDError(
                     f"image {record['file_name']} cannot be used: {error}: replace the file, or "
@@ -136,7 +135,7 @@ def _is_readable(file_name: str) -> bool:
 
 
 class _Batches(Sampler):
-    """Endless batches of (place in the stream, index), each of one orientation."""
+    """Infinite batches of (position in the stream, index), each of one orientation."""
 
     def __init__(self, sampler: Sampler, landscape: list[bool], batch_size: int, consumed: int):
         self._sampler = sampler
@@ -147,9 +146,9 @@ class _Batches(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         buckets = {True: [], False: []}
         num_batches = 0
-        for place, index in enumerate(self._sampler):
+        for position, index in enumerate(self._sampler):
             bucket = buckets[self._landscape[index]]
-            bucket.append((place, index))
+            bucket.append((position, index))
             if len(bucket) == self._batch_size:
                 if num_batches >= self._consumed:
                     yield list(bucket)
@@ -158,13 +157,13 @@ class _Batches(Sampler):
 
 
 class _SeededDataset(Dataset):
-    """Maps a sample under random numbers of its own."""
+    """Dataset that seeds the mapping of each sample by the sample's position in the stream."""
 
     def __init__(self, dataset: Dataset, *key: int):
         self._dataset = dataset
         self._key = key
 
-    def __getitem__(self, place_and_index: tuple[int, int]) -> dict:
-        place, index = place_and_index
-        with seeded(*self._key, place, SAMPLES):
+    def __getitem__(self, position_and_index: tuple[int, int]) -> dict:
+        position, index = position_and_index
+        with seeded(*self._key, position, SAMPLES):
             return self._dataset[index]

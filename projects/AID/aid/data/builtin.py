@@ -1,4 +1,4 @@
-"""The datasets that a config can name without more: registered when the package is imported."""
+"""Built-in datasets, registered on import."""
 
 import os
 
@@ -15,12 +15,12 @@ _HOW_TO_GET = {
 
 
 def datasets_root() -> str:
-    """The folder below which datasets are looked for: $DETECTRON2_DATASETS, or "datasets"."""
+    """Root folder of all datasets: $DETECTRON2_DATASETS, by default "datasets"."""
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 
 def register_all(root: str) -> None:
-    """Register KITTI, the rendered scenes and COCO traffic below ``root``."""
+    """Register KITTI, synthetic KITTI (rendered scenes) and COCO traffic below ``root``."""
     for prefix, how_to_get in _HOW_TO_GET.items():
         for split in ("train", "val", "trainval"):
             register_kitti(f"{prefix}_{split}", os.path.join(root, prefix), split, how_to_get)

@@ -1,6 +1,7 @@
-"""Data in COCO's instance format, checked before Detectron2 reads it.
+"""Datasets in COCO's instance format, validated before Detectron2 reads them.
 
-Detectron2's own loader lets a repeated image id replace an image, and drops boxes of negative size.
+Detectron2's loader silently replaces an image whose id is repeated, and drops boxes of negative
+size.
 """
 
 import json
@@ -16,7 +17,7 @@ from ..utils.errors import AIDError
 
 __all__ = ["load_coco", "read_coco", "register_coco"]
 
-# What Detectron2 and COCO's metric need.
+# Fields that Detectron2 and COCO's metric require, with their types.
 FIELDS = {
     "categories": {"id": int, "name": str},
     "images": {"id": int, "file_name": str, "height": int, "width": int},
@@ -32,11 +33,11 @@ FIELDS = {
 
 
 def read_coco(path: str, how_to_get: str) -> dict:
-    """Read a file of instance annotations, and check it.
+    """Read and validate a file of instance annotations.
 
     Args:
-        path: of the json file.
-        how_to_get: what to do if the file is not there or damaged, for the error message.
+        path: of the JSON file.
+        how_to_get: instruction in the error message if the file is missing or damaged.
 
     Raises:
         AIDError: the file is missing, cannot be read, or is not in COCO's format.
@@ -109,7 +110,7 @@ def _unique(key: str, field: str, entries: list[dict]) -> set:
 
 
 def _is_inside(path: str) -> bool:
-    """Whether a path leads no higher than where it starts; links are not looked at."""
+    """Whether a relative path stays below its start; symbolic links are not resolved."""
     first = os.path.normpath(path).split(os.sep)[0]
     return not os.path.isabs(path) and first not in ("..", ".") and "\0" not in path
 
@@ -118,40 +119,41 @@ def _is_box(bbox: list, image_width: int, image_height: int) -> bool:
     if len(bbox) != 4 or not all(isinstance(n, (int, float)) and math.isfinite(n) for n in bbox):
         return False
     x, y, width, height = bbox
-    # Without area is not refused: COCO 2017 itself has such a box, and training leaves it out.
+    # Boxes without area are valid: COCO 2017 has one, and training drops it.
     in_image = x < image_width and y < image_height and x + width >= 0 and y + height >= 0
     return min(width, height) >= 0 and in_image
 
 
 def load_coco(name: str, json_file: str, image_root: str, how_to_get: str) -> list[dict]:
-    """Load a dataset in Detectron2's standard format; boxes are x, y, width, height in pixels.
+    """Load a dataset in Detectron2's standard format; boxes are XYWH in pixels.
 
     Args:
-        name: of the dataset in Detectron2's catalogs, whose metadata get the classes.
-        json_file: instance annotations in COCO's format.
-        image_root: folder of the images that it names.
-        how_to_get: what to do if the data are not there, for the error message.
+        name: of the dataset in Detectron2's catalogs; its metadata receive the classes.
+        json_file: path of the instance annotations in COCO's format.
+        image_root: folder of the images.
+        how_to_get: instruction in the error message if data are missing.
 
     Raises:
-        AIDError: see :func:`read_coco`; an image is missing; other classes than were registered.
+        AIDError: see :func:`read_coco`; an image is missing, or the classes differ from the
+            registered ones.
     """
     coco = read_coco(json_file, how_to_get)
     if not os.path.isdir(image_root):
         raise AIDError(f"image folder {image_root} does not exist: {how_to_get}")
-    gone = [
+    missing = [
         x["file_name"]
         for x in coco["images"]
         if not os.path.isfile(os.path.join(image_root, x["file_name"]))
     ]
-    if gone:
+    if missing:
         raise AIDError(
-            f"{image_root}: {len(gone)} of {len(coco['images'])} images in {json_file} are not "
-            f"there, first {gone[0]}: {how_to_get}"
+            f"{image_root}: {len(missing)} of {len(coco['images'])} images in {json_file} are not "
+            f"there, first {missing[0]}: {how_to_get}"
         )
-    found = [x["name"] for x in sorted(coco["categories"], key=lambda x: x["id"])]
-    registered = MetadataCatalog.get(name).get("thing_classes", found)
-    if found != registered:
-        raise AIDError(f"{json_file} has the categories {found}, registered are {registered}")
+    names = [x["name"] for x in sorted(coco["categories"], key=lambda x: x["id"])]
+    registered = MetadataCatalog.get(name).get("thing_classes", names)
+    if names != registered:
+        raise AIDError(f"{json_file} has the categories {names}, registered are {registered}")
     try:
         return load_coco_json(json_file, image_root, name)
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -169,12 +171,12 @@ def register_coco(
     how_to_get: str = "check the path",
     classes: Sequence[str] | None = None,
 ) -> None:
-    """Register a dataset under ``name``. No file is looked at before the dataset is used.
+    """Register a dataset under ``name``. Its files are read on first use only.
 
     Args:
         name: in Detectron2's catalogs.
         json_file, image_root, how_to_get: see :func:`load_coco`.
-        classes: names in the order of their ids, where they are known beforehand.
+        classes: names in the order of their ids; None to read them from ``json_file``.
     """
     DatasetCatalog.register(name, lambda: load_coco(name, json_file, image_root, how_to_get))
     metadata = MetadataCatalog.get(name)

@@ -1,9 +1,11 @@
-"""COCO traffic: the images of COCO 2017 with traffic on them, and 13 of COCO's 80 categories.
+"""COCO traffic: the images of COCO 2017 that show traffic, and 13 of the 80 categories.
 
-The subset of AID's paper (arXiv 2201.11097). Below a root folder, in COCO's own layout::
+This is the subset in the AID paper (arXiv 2201.11097).
+
+Layout of the root folder, as of COCO itself::
 
     train2017/000000000009.jpg
-    annotations/instances_traffic_train2017.json    by datasets/prepare_coco_traffic.py
+    annotations/instances_traffic_train2017.json    written by datasets/prepare_coco_traffic.py
 """
 
 import os
@@ -12,7 +14,7 @@ from .coco import register_coco
 
 __all__ = ["CLASSES", "SPLITS", "annotation_file", "register_coco_traffic"]
 
-# In the order of their category ids, which count from 1 in the file and from 0 in Detectron2.
+# In the order of their category ids, which start at 1 in the file and at 0 in Detectron2.
 CLASSES = (
     "person",
     "bicycle",
@@ -32,16 +34,16 @@ SPLITS = ("train", "val")
 
 
 def annotation_file(root: str, split: str) -> str:
-    """Path of the subset's annotations for a split ("train" or "val") below COCO's folder."""
+    """Path of the annotations of a split ("train" or "val") below COCO's root folder."""
     return os.path.join(root, "annotations", f"instances_traffic_{split}2017.json")
 
 
 def register_coco_traffic(name: str, root: str, split: str) -> None:
-    """Register a split under ``name``. No file is looked at before the dataset is used.
+    """Register a split under ``name``. Its files are read on first use only.
 
     Args:
         name: in Detectron2's catalogs.
-        root: COCO's folder, the one that holds ``train2017`` and ``annotations``.
+        root: COCO's folder, which contains ``train2017`` and ``annotations``.
         split: "train" or "val".
     """
     register_coco(

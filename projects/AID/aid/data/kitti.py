@@ -1,11 +1,11 @@
 """KITTI's 2D object detection data (Geiger et al., CVPR 2012) in Detectron2's dataset format.
 
-Below a root folder, in KITTI's own layout::
+Layout of the root folder, as of KITTI itself::
 
     training/image_2/000000.png
     training/label_2/000000.txt    see kitti_labels.py
     ImageSets/train.txt            one image name per line, without extension
-    testing/image_2/000000.png     only to be submitted to the benchmark
+    testing/image_2/000000.png     without public labels; for submissions to the benchmark
 """
 
 import os
@@ -31,15 +31,15 @@ __all__ = [
 def load_kitti(root: str, split: str, how_to_get: str) -> list[dict]:
     """Load one split in Detectron2's standard format.
 
-    Objects of other types are kept as ``iscrowd`` regions of the classes that they resemble: COCO's
-    metric then counts detections there neither as right nor as wrong, and training skips them. Each
-    annotation keeps KITTI's ``truncated`` and ``occluded``, and as ``label_index`` the number of
-    its line in the label file, from 0.
+    Objects of other types become ``iscrowd`` regions of the classes that they resemble, see
+    :data:`~aid.data.kitti_labels.IGNORED_AS`: COCO's metric ignores detections there, and training
+    skips them. Annotations have additional keys: KITTI's ``truncated`` and ``occluded``, and
+    ``label_index``, the line in the label file, counted from 0.
 
     Args:
         root: a folder in KITTI's layout.
         split: name of a file in ``root``/ImageSets, without extension.
-        how_to_get: what to do if the data are not there, for the error message.
+        how_to_get: instruction in the error message if data are missing.
 
     Raises:
         AIDError: a folder, the split, an image or a label is missing or malformed.
@@ -65,17 +65,17 @@ def _read_split(root: str, split: str) -> list[str]:
 
 
 def read_names(path: str) -> list[str]:
-    """Read a list of image names, one a line.
+    """Read a list of image names, one per line.
 
     Raises:
-        AIDError: the file cannot be read or is empty, a name is listed twice or is no name.
+        AIDError: the file cannot be read or is empty, or a name is invalid or listed twice.
     """
     try:
         with open(path, encoding="utf-8-sig") as f:
             lines = [line.strip() for line in f]
     except (OSError, UnicodeDecodeError) as error:
         raise AIDError(f"{path} cannot be read as a list of image names: {error}") from error
-    names = {}  # in their order, with the number of their line
+    names = {}  # {name: line number}, in the order of the file
     for number, name in enumerate(lines, start=1):
         if name in names:
             raise AIDError(
@@ -93,10 +93,10 @@ def read_names(path: str) -> list[str]:
 
 
 def read_size(file_name: str) -> tuple[int, int]:
-    """Width and height of an image, from its header alone.
+    """Read width and height of an image from its header.
 
     Raises:
-        AIDError: there is no such image, or its header cannot be read.
+        AIDError: the image does not exist, or its header cannot be read.
     """
     try:
         with Image.open(file_name) as image:
@@ -106,18 +106,18 @@ def read_size(file_name: str) -> tuple[int, int]:
             f"image {file_name} does not exist, but is listed: complete the images, or draw the "
             "split anew with datasets/prepare_kitti.py"
         ) from None
-    # Pillow's errors over damaged headers, and over impossible sizes.
+    # Errors of Pillow for damaged headers and impossible sizes.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise AIDError(f"image {file_name} cannot be read: {error}") from error
 
 
 def load_image(training: str, name: str, image_id: int) -> dict:
-    """One image of :func:`load_kitti`, without its pixels.
+    """Load the record of one image in :func:`load_kitti`.
 
     Args:
-        training: the folder that holds image_2 and label_2.
+        training: folder that contains image_2 and label_2.
         name: of the image, without extension.
-        image_id: to give to it.
+        image_id: of the record.
 
     Raises:
         AIDError: the image or its label is missing or malformed.
@@ -152,14 +152,14 @@ def _record(file_name: str, image_id: int, width: int, height: int) -> dict:
 
 
 def load_kitti_test(root: str, how_to_get: str) -> list[dict]:
-    """Load the images of KITTI's test set, which has no public labels, in Detectron2's format.
+    """Load KITTI's test set, which has no public labels, in Detectron2's standard format.
 
     Args:
         root: a folder in KITTI's layout.
-        how_to_get: what to do if the data are not there, for the error message.
+        how_to_get: instruction in the error message if data are missing.
 
     Raises:
-        AIDError: there is no image, or one cannot be read.
+        AIDError: there are no images, or one cannot be read.
     """
     folder = os.path.join(root, "testing", "image_2")
     if not os.path.isdir(folder):
@@ -171,7 +171,7 @@ def load_kitti_test(root: str, how_to_get: str) -> list[dict]:
 
 
 def register_kitti(name: str, root: str, split: str, how_to_get: str) -> None:
-    """Register a split under ``name``. No file is looked at before the dataset is used.
+    """Register a split under ``name``. Its files are read on first use only.
 
     Args:
         name: in Detectron2's catalogs.
@@ -187,7 +187,7 @@ def register_kitti(name: str, root: str, split: str, how_to_get: str) -> None:
 
 
 def register_kitti_test(name: str, root: str, how_to_get: str) -> None:
-    """Register the test images under ``name``, for result files to be submitted.
+    """Register the test set under ``name``, to write result files for submission.
 
     Args:
         name: in Detectron2's catalogs.

@@ -1,8 +1,8 @@
-"""KITTI's text files: labels, and detections in the same format.
+"""Reading and writing of KITTI's label and result files.
 
-One object per line, with the fields of KITTI's object development kit: type, truncation, occlusion,
-alpha, the box x1 y1 x2 y2 in pixels, then size, location and rotation in space; results have the
-score as a sixteenth.
+A line is an object, with the fields of KITTI's object development kit: type, truncation, occlusion,
+alpha, the box x1 y1 x2 y2 in pixels, then size, location and rotation in 3D. Results have the score
+as field 16.
 """
 
 import math
@@ -12,9 +12,9 @@ from ..utils.errors import AIDError
 
 __all__ = ["CLASSES", "IGNORED_AS", "KITTIObject", "parse_label_file", "write_result_file"]
 
-# The classes of the benchmark, in the order of their category ids.
+# Classes of the benchmark, in the order of their category ids.
 CLASSES = ("Car", "Pedestrian", "Cyclist")
-# The other types that KITTI labels, and for which classes they are neither right nor wrong.
+# {other type in the labels: classes whose detections on it are ignored}.
 IGNORED_AS = {
     "Van": ("Car",),
     "Person_sitting": ("Pedestrian",),
@@ -29,16 +29,16 @@ _NUM_FIELDS = 15
 
 @dataclass(frozen=True)
 class KITTIObject:
-    """One line of a label or result file.
+    """Object in a label or result file.
 
     Attributes:
         type: one of :data:`CLASSES` or of the keys of :data:`IGNORED_AS`.
-        truncated: share of the object outside the image, 0 to 1; -1 where it is not known.
-        occluded: 0 fully visible, 1 partly, 2 largely occluded, 3 unknown; -1 where not labelled.
-            Both mean nothing in a result.
-        bbox: x1, y1, x2, y2 in pixels, from 0.
-        score: of a detection; None in ground truth.
-        line: number of the line in its file, from 0.
+        truncated: share of the object outside of the image, 0 to 1; -1 if unknown, as in results.
+        occluded: 0 fully visible, 1 partly occluded, 2 largely occluded, 3 unknown; -1 if not
+            labeled, as in results.
+        bbox: x1, y1, x2, y2 in pixels, counted from 0.
+        score: of a detection; None for ground truth.
+        line: in the file, counted from 0.
     """
 
     type: str
@@ -50,14 +50,14 @@ class KITTIObject:
 
 
 def parse_label_file(path: str, with_score: bool = False) -> list[KITTIObject]:
-    """Read a file of KITTI labels, or of results.
+    """Parse a label or result file.
 
     Args:
-        path: of the text file. Upper and lower case of a type are the same, as in KITTI's own kit.
-        with_score: the lines have a sixteenth field, the score.
+        path: of the text file. Types are case-insensitive, as in KITTI's development kit.
+        with_score: whether the lines have a score as field 16.
 
     Raises:
-        AIDError: the file cannot be read, or a line is malformed; the message names both.
+        AIDError: the file cannot be read, or a line is malformed.
     """
     try:
         with open(path, encoding="utf-8") as f:
@@ -110,17 +110,17 @@ def _parse_number(field: str, position: int) -> float:
         number = float(field)
     except ValueError:
         number = math.nan
-    # Python reads 1_000 and digits of other scripts as numbers, KITTI's kit does not.
+    # Python accepts 1_000 and digits of other scripts, KITTI's development kit does not.
     if not math.isfinite(number) or "_" in field or not field.isascii():
         raise ValueError(f"field {position} is {field!r}, not a finite number")
     return number
 
 
 def write_result_file(path: str, objects: list[KITTIObject]) -> None:
-    """Write detections in KITTI's format, 16 fields, with the kit's values for what is unknown.
+    """Write detections to a result file, in full precision.
 
-    Unknown are truncation and occlusion (-1), alpha and rotation (-10), size (-1) and location
-    (-1000). Numbers are written in full, so that the files are worth exactly what the objects are.
+    Unknown fields have the values of KITTI's development kit: truncation, occlusion and size -1,
+    alpha and rotation -10, location -1000.
     """
     with open(path, "w", encoding="utf-8") as f:
         for x in objects:

@@ -1,4 +1,4 @@
-"""Whether a dataset has the masks that a detector like Mask R-CNN needs."""
+"""Check of the masks in a dataset for detectors like Mask R-CNN."""
 
 from importlib.util import find_spec
 
@@ -10,22 +10,22 @@ __all__ = ["check_masks"]
 
 
 def check_masks(cfg: CfgNode, key: str, name: str, records: list[dict]) -> None:
-    """Check the masks of a dataset, which Detectron2 first looks at when it needs them.
+    """Check that a dataset has usable masks, before Detectron2 reads the first one.
 
     Args:
-        cfg: with MODEL.MASK_ON.
+        cfg: a config with MODEL.MASK_ON True.
         key: "TRAIN" or "TEST".
         name: of the dataset.
         records: of the dataset, in Detectron2's standard format.
 
     Raises:
-        AIDError: a label has no mask, or one that training cannot read or cut.
+        AIDError: a label has no mask, or a mask whose format training cannot read or crop.
     """
     labels = [
         (record, label)
         for record in records
         for label in record.get("annotations", ())
-        # Training leaves crowds out, COCO's metric does not.
+        # Training skips crowds, COCO's metric does not.
         if key == "TEST" or not label.get("iscrowd", 0)
     ]
     where = f"DATASETS.{key}: {name}"

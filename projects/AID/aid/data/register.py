@@ -1,4 +1,4 @@
-"""Datasets, losses, rules and detectors of the user's own, registered in a file of theirs."""
+"""Registration of user-defined datasets, losses, rules and detectors from a Python file."""
 
 import functools
 import os
@@ -10,10 +10,10 @@ __all__ = ["register_from_file"]
 
 
 def register_from_file(path: str) -> None:
-    """Run a Python file that registers datasets and the like, unless this process has done so.
+    """Run a Python file that registers datasets, losses etc., once per process.
 
     Raises:
-        AIDError: there is no such file.
+        AIDError: the file does not exist.
     """
     if not os.path.isfile(path):
         raise AIDError(
@@ -22,7 +22,7 @@ def register_from_file(path: str) -> None:
     _run(os.path.realpath(path))
 
 
-# Registries refuse a name that they have already.
+# Cached: registering a name twice is an error.
 @functools.cache
 def _run(path: str) -> None:
     runpy.run_path(path)

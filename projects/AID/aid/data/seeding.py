@@ -1,4 +1,4 @@
-"""Random numbers that depend on where they are drawn, not on what was drawn before."""
+"""Seeding of random numbers by position (sample, iteration) instead of by history."""
 
 import random
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ __all__ = ["seed_all", "seeded"]
 
 
 def seed_all(*key: int) -> None:
-    """Seed Python's, numpy's and torch's generators from a key of non-negative numbers."""
+    """Seed the generators of Python, NumPy and PyTorch from a key of non-negative integers."""
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
@@ -20,7 +20,7 @@ def seed_all(*key: int) -> None:
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Seed Python's, numpy's and torch's CPU generators inside, leave them as they were."""
+    """Seed the CPU generators of Python, NumPy and PyTorch, and restore their states at the end."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         seed_all(*key)

@@ -1,4 +1,4 @@
-"""The trainer, its hooks, and the setup of a run."""
+"""Trainer, hooks, launch and setup of a run."""
 
 from .arguments import argument_parser
 from .dry_run import dry_run

@@ -1,4 +1,4 @@
-"""Iterations over several micro-batches, for batches that do not fit into memory at once."""
+"""Gradient accumulation over micro-batches, for batches that do not fit into memory."""
 
 import time
 from collections.abc import Iterator
@@ -16,26 +16,27 @@ __all__ = ["AccumulatingAMPTrainer", "AccumulatingTrainer"]
 
 
 class AccumulatingTrainer(SimpleTrainer):
-    """One optimizer step with the mean of the gradients of several micro-batches.
+    """Trainer whose optimizer step uses the mean gradient of several micro-batches.
 
-    The logged losses are means too. What the model itself logs is that of the last micro-batch.
+    The logged losses are means over the micro-batches. Scalars that the model logs itself are those
+    of the last micro-batch.
     """
 
     def __init__(self, model, data_loader, optimizer, steps: int = 1, **kwargs):
         """
         Args:
-            model, data_loader, optimizer: see :class:`SimpleTrainer`; the loader's batches are the
+            model, data_loader, optimizer: see :class:`SimpleTrainer`; the loader yields
                 micro-batches.
-            steps: number of micro-batches in an iteration; with 1 it is Detectron2's trainer.
+            steps: number of micro-batches per iteration; 1 is Detectron2's trainer.
         """
         super().__init__(model, data_loader, optimizer, **kwargs)
         self.steps = steps
 
     def run_step(self) -> None:
-        """An iteration; see :class:`SimpleTrainer`.
+        """Run one iteration.
 
         Raises:
-            AIDError, FloatingPointError: this process's losses are not finite, see
+            AIDError, FloatingPointError: losses of this process are not finite, see
                 :func:`~aid.engine.finite.check_finite`.
         """
         assert self.model.training, "the model was changed to eval mode"
@@ -45,7 +46,7 @@ class AccumulatingTrainer(SimpleTrainer):
             start = time.perf_counter()
             data = next(self._data_loader_iter)
             data_time += time.perf_counter() - start
-            with nullcontext() if step == self.steps - 1 else self._not_yet_the_last():
+            with nullcontext() if step == self.steps - 1 else self._before_last_step():
                 with naming_images(data):
                     terms = self._forward(data)
                 self._backward(sum(terms.values()) / self.steps)
@@ -59,8 +60,8 @@ class AccumulatingTrainer(SimpleTrainer):
         self._update()
 
     @contextmanager
-    def _not_yet_the_last(self) -> Iterator[None]:
-        """Gradients stay in this process, and of what the model logs nothing is kept."""
+    def _before_last_step(self) -> Iterator[None]:
+        """Disable the synchronization of gradients, and discard what the model logs."""
         distributed = isinstance(self.model, DistributedDataParallel)
         with EventStorage(self.iter), self.model.no_sync() if distributed else nullcontext():
             yield
@@ -76,7 +77,7 @@ class AccumulatingTrainer(SimpleTrainer):
 
 
 class AccumulatingAMPTrainer(AccumulatingTrainer, AMPTrainer):
-    """The same in mixed precision, with one scale of the gradients for an iteration."""
+    """AccumulatingTrainer with mixed precision; the gradient scale is constant in an iteration."""
 
     def __init__(self, model, data_loader, optimizer, steps: int = 1):
         """

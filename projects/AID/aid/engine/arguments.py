@@ -1,4 +1,4 @@
-"""The command line of a training."""
+"""Command line of train_net.py."""
 
 import argparse
 
@@ -11,17 +11,17 @@ DESCRIPTION = (
 )
 EXAMPLES = """
 examples:
-  A student with its teacher on 4 GPUs; --resume goes on where a run was interrupted, if it was:
+  A student with its teacher on 4 GPUs; --resume continues an interrupted run, if there is one:
     %(prog)s --config-file configs/AID/faster_rcnn_R18_from_R101.yaml --num-gpus 4 --resume
 
-  What would that take, and does everything fit?
+  Estimate the time and memory of that run:
     %(prog)s --config-file configs/AID/faster_rcnn_R18_from_R101.yaml --num-gpus 4 --dry-run
 
   On the CPU, with other values for two keys:
     %(prog)s --config-file configs/Quickstart/faster_rcnn_R18_FPN.yaml --num-gpus 0 \\
         SOLVER.MAX_ITER 400 OUTPUT_DIR output/longer
 
-  Evaluate a checkpoint; the plain student's config does, no teacher is needed:
+  Evaluate a checkpoint; this needs no teacher, so the plain student's config will do:
     %(prog)s --config-file configs/KITTI/faster_rcnn_R18_FPN.yaml --eval-only \\
         MODEL.WEIGHTS output/AID/faster_rcnn_R18_from_R101/model_final.pth
 
@@ -29,7 +29,7 @@ examples:
     %(prog)s --config-file FILE --num-gpus 4 --num-machines 2 --machine-rank 0 \\
         --dist-url tcp://first:29500
 
-  Under torchrun, which says itself how many processes there are:
+  With torchrun, which sets the number of processes:
     torchrun --nproc-per-node 4 %(prog)s --config-file FILE
 
 All keys: docs/configs.md. Several machines and Slurm: docs/cluster.md.
@@ -37,9 +37,10 @@ All keys: docs/configs.md. Several machines and Slurm: docs/cluster.md.
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """A parser with Detectron2's options and this project's, in groups.
+    """Create a parser with the options of Detectron2 and of this project.
 
-    ``num_gpus`` is None unless given, for 1; ``dist_url`` "auto", for a free port of this machine.
+    ``num_gpus`` is None by default, which stands for 1; ``dist_url`` is "auto", which stands for a
+    free port of this machine.
     """
     parser = argparse.ArgumentParser(
         usage="%(prog)s --config-file FILE [options] [KEY VALUE ...]",
@@ -48,29 +49,29 @@ def argument_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument_group("what to run").add_argument
-    add("--config-file", default="", metavar="FILE", help="the config, of those under configs/")
+    add("--config-file", default="", metavar="FILE", help="config file, such as those in configs/")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="override keys of the config")
     add(
         "--register",
         action="append",
         default=[],
         metavar="FILE",
-        help="Python file that registers your own datasets, losses or rules, run first; may be "
-        "given several times",
+        help="Python file that registers your own datasets, losses or rules; may be given several "
+        "times",
     )
 
     add = parser.add_argument_group("how").add_argument
     add(
         "--resume",
         action="store_true",
-        help="go on from the last checkpoint in OUTPUT_DIR, if there is one",
+        help="continue from the last checkpoint in OUTPUT_DIR, if there is one",
     )
     add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, without a teacher")
     add(
         "--dry-run",
         action="store_true",
-        help="build everything, train for two iterations and evaluate four images; say what the "
-        "whole run will take, and leave OUTPUT_DIR as it is",
+        help="train for two iterations, evaluate four images and print the time, memory and disk "
+        "space of the whole run, without changing OUTPUT_DIR",
     )
 
     add = parser.add_argument_group("processes").add_argument
@@ -78,28 +79,34 @@ def argument_parser() -> argparse.ArgumentParser:
         "--num-gpus",
         type=int,
         metavar="N",
-        help="GPUs of each machine, one process on each; default 1; 0 for the CPU",
+        help="GPUs per machine, one process each; default 1; 0 for the CPU",
     )
-    add("--num-processes", type=int, metavar="N", help="processes of each machine on the CPU")
-    add("--num-machines", type=int, default=1, metavar="N", help="default %(default)s")
+    add("--num-processes", type=int, metavar="N", help="processes per machine on the CPU")
+    add(
+        "--num-machines",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of machines; default %(default)s",
+    )
     add(
         "--machine-rank",
         type=int,
         default=0,
         metavar="N",
-        help="which of them this is, counted from 0",
+        help="index of this machine, counted from 0",
     )
     add(
         "--dist-url",
         default="auto",
         metavar="URL",
-        help="tcp://HOST:PORT where several machines meet: a free port of the first",
+        help="tcp://HOST:PORT with a free port of the first machine; for several machines",
     )
     add(
         "--timeout",
         type=float,
         default=DEFAULT_TIMEOUT.total_seconds() / 60,
         metavar="MINUTES",
-        help="how long a process waits for the others before it gives up; default %(default)g",
+        help="longest time that a process waits for the others; default %(default)g",
     )
     return parser

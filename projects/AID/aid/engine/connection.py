@@ -1,4 +1,4 @@
-"""What a process says when it loses the others of its run."""
+"""Clear errors for lost connections between the processes of a run."""
 
 import re
 from collections.abc import Iterator
@@ -11,23 +11,23 @@ from ..utils.errors import AIDError
 
 __all__ = ["clear_connection_errors", "is_lost_connection", "not_joined"]
 
-# Gloo has no class of errors of its own, and begins its messages with the file they come from.
+# Gloo has no exception class of its own; its messages start with the path of the source file.
 GLOO = re.compile(r"/gloo/.*(peer|connect|timed out)", re.IGNORECASE)
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether processes could not talk to each other: one has ended, hangs or cannot be reached."""
-    if isinstance(error, dist.DistError):  # of NCCL, and of the store where processes meet
+    """Whether an error means that another process has ended, hangs or cannot be reached."""
+    if isinstance(error, dist.DistError):  # of NCCL, and of the store for rendezvous
         return True
     return isinstance(error, RuntimeError) and GLOO.search(str(error)) is not None
 
 
 @contextmanager
 def clear_connection_errors() -> Iterator[None]:
-    """Turn the errors of a process that was left alone into one line.
+    """Convert errors of lost connections to an AIDError.
 
     Raises:
-        AIDError: in place of those errors.
+        AIDError: the connection to other processes was lost or could not be established.
     """
     try:
         yield
@@ -44,7 +44,7 @@ def clear_connection_errors() -> Iterator[None]:
 
 
 def not_joined(message: str) -> AIDError:
-    """The error of a run whose processes do not meet, by what torch says of it."""
+    """Create the error of a failed rendezvous from the message of PyTorch."""
     return AIDError(
         f"the processes of the run did not find each other ({_reason(message)}): start all of "
         "them, with the same address and port of the first machine, within --timeout"
@@ -52,5 +52,5 @@ def not_joined(message: str) -> AIDError:
 
 
 def _reason(message: str) -> str:
-    """Without places in torch's source, and general advice after it."""
+    """First sentence of a message of PyTorch, without source locations."""
     return re.sub(r"\[[^\]\s]+\] ", "", message).splitlines()[0].split(". ")[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""A short try of a run: whether everything fits, and what the whole of it will take."""
+"""Dry run: a short trial of a run that estimates its time, memory and disk space."""
 
 import math
 import os
@@ -30,48 +30,48 @@ from .trainer import AIDTrainer
 
 __all__ = ["dry_run"]
 
-# The first one also starts what later ones find running: it is the second that is counted with.
+# The first iteration includes start-up costs; the estimate uses the second.
 ITERATIONS = 2
-# Of each test set, that each process evaluates.
+# Number of images of each test set that a process evaluates.
 IMAGES = 4
 
 
 def dry_run(args: Namespace) -> None:
-    """Build a run, try each of its parts for a moment, and print what it will take.
+    """Build a run, try each of its stages, and print an estimate of the whole run.
 
-    All processes of the run take part. OUTPUT_DIR is only read, and not even made: a temporary
-    folder of each process stands in for it.
+    Called in all processes of the run. OUTPUT_DIR is neither created nor changed: each process
+    writes to a temporary folder instead.
 
     Args:
         args: of :func:`~aid.engine.argument_parser`.
 
     Raises:
-        AIDError: whatever would stop the run, now or in its first iterations.
+        AIDError: the run would fail in its set-up or first iterations.
     """
     if args.eval_only:
         raise AIDError("--dry-run tries a training: leave out --eval-only")
     check_config_file(args.config_file)
     output = load_config(args.config_file, args.opts).OUTPUT_DIR
-    place = existing_parent(output)
-    if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
-        raise AIDError(f"OUTPUT_DIR {output} cannot be written: {place} is no folder that can")
+    parent = existing_parent(output)
+    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
+        raise AIDError(f"OUTPUT_DIR {output} cannot be written: {parent} is no writable folder")
     with tempfile.TemporaryDirectory(prefix="aid_dry_run_") as folder:
         resumed = _stand_in(folder, output) if args.resume else ""
         opts = [*args.opts, "OUTPUT_DIR", folder]
         try:
             trial = _Trial(setup(Namespace(**{**vars(args), "opts": opts})))
             trial.resume_or_load(args.resume)
-            found = trial.try_out()
+            measured = trial.try_out()
         except AIDError as error:
             raise AIDError(str(error).replace(folder, output)) from error
-        everyones = comm.gather(found)
+        all_measured = comm.gather(measured)
         if comm.is_main_process():
             checkpoint = os.path.join(output, resumed) if resumed else ""
-            print(summarize(trial.cfg, everyones, output, checkpoint), flush=True)
+            print(summarize(trial.cfg, all_measured, output, checkpoint), flush=True)
 
 
 def _stand_in(folder: str, output: str) -> str:
-    """Give ``folder`` what a resumed run finds in ``output``, and return its checkpoint's name."""
+    """Link the last checkpoint of ``output`` into ``folder``; return its name, or "" if none."""
     last = os.path.join(output, "last_checkpoint")
     if not os.path.isfile(last):
         return ""
@@ -85,7 +85,7 @@ def _stand_in(folder: str, output: str) -> str:
 
 
 class _Trial(AIDTrainer):
-    """A trainer that stops after a moment, and writes no more than one checkpoint."""
+    """Trainer that runs a few iterations and writes a single checkpoint."""
 
     def build_hooks(self) -> list[HookBase]:
         self.clock = _Clock()
@@ -95,36 +95,36 @@ class _Trial(AIDTrainer):
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "hooks"})
 
     def try_out(self) -> Found:
-        """Train, evaluate, write and read, as the run will."""
-        found = Found(self.start_iter, self.clock.steps)
+        """Measure iterations, evaluation and a checkpoint of the run."""
+        measured = Found(self.start_iter, self.clock.steps)
         if self.start_iter < self.max_iter:
-            self.evaluations = found.teachers
+            self.evaluations = measured.teachers
             if self.cfg.TEACHER.EVAL_FIRST and self.start_iter == 0:
                 self.test_teachers()
-            # Where imitation starts late, with it: neither its time nor its memory may surprise.
+            # If imitation starts late, the trial starts there, to include its time and memory.
             schedule = getattr(self.checkpointer.model, "schedule", None)
             first = max(self.start_iter, schedule.start if schedule else 0)
             with self.clear_errors():
                 TrainerBase.train(self, first, first + ITERATIONS)
-        self.evaluations = found.student
+        self.evaluations = measured.student
         self.test(self.cfg, self.model)
-        found.memory = _peak_memory()
+        measured.memory = _peak_memory()
         if comm.is_main_process():
-            found.checkpoint = self._try_checkpoint()
-        return found
+            measured.checkpoint = self._try_checkpoint()
+        return measured
 
     def test(self, cfg: CfgNode, model: nn.Module) -> dict:
-        """Evaluate a few images of each test set, and note what all of them would take."""
+        """Evaluate a few images of each test set, and record the time for all of them."""
         for name in cfg.DATASETS.TEST:
             loader = self.build_test_loader(cfg, name)
             few = _FewImages(loader)
             start = time.perf_counter()
             inference_on_dataset(model, few, self.build_evaluator(cfg, name))
-            besides = time.perf_counter() - start - sum(few.seconds)
+            once = time.perf_counter() - start - sum(few.seconds)
             images = math.ceil(len(loader.dataset) / comm.get_world_size())
-            each = median(few.seconds[1:] or few.seconds or [0.0])  # the first one warms up
-            self.evaluations.append(Evaluation(name, images, each, besides))
-        return {}  # of a few images they say nothing
+            each = median(few.seconds[1:] or few.seconds or [0.0])  # the first one is a warm-up
+            self.evaluations.append(Evaluation(name, images, each, once))
+        return {}  # results on a few images mean nothing
 
     def _try_checkpoint(self) -> tuple[int, float, float]:
         path = os.path.join(self.cfg.OUTPUT_DIR, "dry_run.pth")
@@ -140,7 +140,7 @@ class _Trial(AIDTrainer):
 
 
 class _FewImages:
-    """The first images of a test set, for each process as many, and how long each one takes."""
+    """Loader of the first images of a test set, equally many per process, that times each one."""
 
     def __init__(self, loader: DataLoader):
         number = min(IMAGES * comm.get_world_size(), len(loader.dataset))
@@ -160,7 +160,7 @@ class _FewImages:
 
 
 class _Clock(HookBase):
-    """Takes the time and the memory of each iteration."""
+    """Hook that measures the time (s) and peak memory (MiB) of each iteration."""
 
     def __init__(self):
         self.steps = []
@@ -181,5 +181,5 @@ def _now() -> float:
 def _peak_memory() -> float:
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, others KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -1,4 +1,4 @@
-"""What a whole run will take, by what a few of its steps took."""
+"""Estimate of the time, memory and disk space of a run, from measurements of a few steps."""
 
 import math
 import os
@@ -13,12 +13,13 @@ __all__ = ["Evaluation", "Found", "existing_parent", "summarize"]
 
 @dataclass
 class Evaluation:
-    """What evaluating a test set takes.
+    """Duration of the evaluation of a test set.
 
     Attributes:
-        dataset: its name.
-        images: that one process would evaluate.
-        per_image, besides: seconds of each, and of what is done once.
+        dataset: name of the test set.
+        images: number of images for one process.
+        per_image: seconds per image.
+        besides: seconds for the rest, such as the metric.
     """
 
     dataset: str
@@ -33,15 +34,16 @@ class Evaluation:
 
 @dataclass
 class Found:
-    """What one process measured.
+    """Measurements of one process.
+
+    Peak memory is the memory allocated by PyTorch on a GPU, or the resident memory on the CPU.
 
     Attributes:
-        start: the iteration at which the run would begin.
-        steps: seconds of each iteration that was tried, and MiB at most until its end: on a GPU
-            those that torch allocated, on the CPU the resident memory.
-        teachers, student: their evaluations.
-        memory: MiB at most until the end of these.
-        checkpoint: bytes, seconds to write them, seconds to read them; of the main process alone.
+        start: iteration at which the run starts.
+        steps: (seconds, peak memory in MiB) of each iteration.
+        teachers, student: evaluations on each test set.
+        memory: peak memory in MiB, including the evaluations.
+        checkpoint: (bytes, seconds to write, seconds to read); main process only.
     """
 
     start: int
@@ -53,7 +55,7 @@ class Found:
 
 
 def existing_parent(folder: str) -> str:
-    """The folder itself, or the nearest one above it that exists."""
+    """Return the folder itself if it exists, else its nearest existing parent."""
     folder = os.path.abspath(folder)
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
@@ -61,16 +63,16 @@ def existing_parent(folder: str) -> str:
 
 
 def summarize(cfg: CfgNode, everyones: list[Found], output: str, resumed: str) -> str:
-    """What was found, and what follows for the whole run.
+    """Format the measurements and the estimate for the whole run as a table.
 
-    The slowest process counts, and the fullest; of the iterations the last, since the first has to
-    start things.
+    Uses the maximum over the processes. The time per iteration is that of the last one, since the
+    first includes start-up costs.
 
     Args:
         cfg: of the run, for this number of processes.
-        everyones: what each process measured, the main one first.
-        output: the real OUTPUT_DIR.
-        resumed: the checkpoint from which the run would go on, or "".
+        everyones: measurements of each process, the main process first.
+        output: OUTPUT_DIR of the run.
+        resumed: path of the checkpoint to resume from, or "".
     """
     main, last = everyones[0], cfg.SOLVER.MAX_ITER
     left = max(0, last - main.start)
@@ -78,7 +80,7 @@ def summarize(cfg: CfgNode, everyones: list[Found], output: str, resumed: str) -
     step = max((x.steps[-1][0] for x in everyones if x.steps), default=0.0)
     test = max(sum(e.seconds for e in x.student) for x in everyones)
     first_test = max(sum(e.seconds for e in x.teachers) for x in everyones)
-    # Detectron2 evaluates at the end whatever the period, and keeps the last weights twice.
+    # Detectron2 always evaluates at the end, and saves the final weights twice.
     num_tests = _multiples(main.start, last - 1, cfg.TEST.EVAL_PERIOD) + 1
     num_checkpoints = _multiples(main.start, last, cfg.SOLVER.CHECKPOINT_PERIOD) + bool(left)
     parts = {
@@ -96,17 +98,17 @@ def summarize(cfg: CfgNode, everyones: list[Found], output: str, resumed: str) -
     for k in range(len(main.steps)):
         seconds, memory = (max(x.steps[k][i] for x in everyones) for i in (0, 1))
         lines[f"step {k + 1}"] = f"{_span(seconds)}, {memory:.0f} MiB {kind} at most"
-    for who in ("teachers", "student"):
-        of_all = zip(*(getattr(x, who) for x in everyones), strict=True)
-        if slowest := [_slowest(x) for x in of_all]:
-            lines[f"test of {who}"] = "; ".join(slowest)
-    fullest = max(x.memory for x in everyones)
-    lines["memory"] = f"{fullest:.0f} MiB {kind} at most, tests included"
-    wanted = num_checkpoints * size
+    for model in ("teachers", "student"):
+        by_dataset = zip(*(getattr(x, model) for x in everyones), strict=True)
+        if slowest := [_slowest(x) for x in by_dataset]:
+            lines[f"test of {model}"] = "; ".join(slowest)
+    peak = max(x.memory for x in everyones)
+    lines["memory"] = f"{peak:.0f} MiB {kind} at most, tests included"
+    required = num_checkpoints * size
     lines["checkpoint"] = (
         f"{size / 2**20:.1f} MiB, written in {_span(write)}, read in {_span(read)}; all of them "
-        f"{wanted / 2**30:.2f} GiB, of {free / 2**30:.2f} GiB that are free"
-    ) + (": TOO LITTLE" if wanted > free else "")
+        f"{required / 2**30:.2f} GiB, of {free / 2**30:.2f} GiB that are free"
+    ) + (": TOO LITTLE" if required > free else "")
     lines["estimate"] = ", ".join(f"{k} {_span(v)}" for k, v in parts.items() if v)
     end = datetime.now() + timedelta(seconds=total)
     lines["in all"] = f"{_span(total)}; started now it ends at {end:%Y-%m-%d %H:%M}"
@@ -116,7 +118,7 @@ def summarize(cfg: CfgNode, everyones: list[Found], output: str, resumed: str) -
 
 
 def _slowest(evaluations: tuple[Evaluation, ...]) -> str:
-    """The evaluation of a test set by the process that takes longest."""
+    """Describe the evaluation of a test set in the slowest process."""
     e = max(evaluations, key=lambda x: x.seconds)
     return (
         f"{_span(e.seconds)} on {e.dataset}, {e.images} images of {_span(e.per_image)} and "
@@ -125,7 +127,7 @@ def _slowest(evaluations: tuple[Evaluation, ...]) -> str:
 
 
 def _multiples(start: int, end: int, period: int) -> int:
-    """How many numbers above ``start``, up to ``end``, ``period`` divides."""
+    """Count the multiples of ``period`` in (``start``, ``end``]."""
     return max(0, end // period - start // period) if period > 0 else 0
 
 
@@ -134,7 +136,7 @@ def _several(number: int, what: str, plural: str = "s") -> str:
 
 
 def _span(seconds: float) -> str:
-    """A time, in the two largest of its units."""
+    """Format a duration in its two largest units."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))

@@ -1,4 +1,4 @@
-"""Losses that are no numbers, and the images that they come from."""
+"""Checks for non-finite losses, with the names of the images that cause them."""
 
 import math
 from collections.abc import Iterator
@@ -13,24 +13,26 @@ __all__ = ["check_finite", "naming_images"]
 
 
 def check_finite(terms: dict[str, Tensor], batch: list[dict]) -> None:
-    """Check the losses of a batch, in the process that has them.
+    """Check that the losses of a batch are finite.
 
     Args:
         terms: {name: scalar}.
-        batch: the standard input of a Detectron2 model, from which they come.
+        batch: standard input of a Detectron2 model.
 
     Raises:
-        AIDError: an image of the batch, or the teacher on it, is not finite.
-        FloatingPointError: the student is not; the message names losses and image files.
+        AIDError: an image or only a distillation loss is not finite.
+        FloatingPointError: a loss of the student is not finite; the message names losses and image
+            files.
     """
-    # Together: every number that is read from a GPU waits for it.
+    # One transfer for all losses: each one waits for the GPU.
     values = torch.stack([x.detach().float() for x in terms.values()]).tolist()
-    said = {k: f"{k} is {v}" for k, v in zip(terms, values, strict=True) if not math.isfinite(v)}
-    if not said:
+    pairs = zip(terms, values, strict=True)
+    non_finite = {name: f"{name} is {x}" for name, x in pairs if not math.isfinite(x)}
+    if not non_finite:
         return
     _check_images(batch)
-    reason = f"{', '.join(said.values())} on images {_files(batch)}"
-    if all(name.startswith("loss_distill") for name in said):
+    reason = f"{', '.join(non_finite.values())} on images {_files(batch)}"
+    if all(name.startswith("loss_distill") for name in non_finite):
         raise AIDError(
             f"{reason}, where the student's own losses are finite: evaluate the teacher, whose "
             "features may not be (TEACHER.EVAL_FIRST), turn SOLVER.AMP.ENABLED off if it is on, or "
@@ -41,18 +43,21 @@ def check_finite(terms: dict[str, Tensor], batch: list[dict]) -> None:
 
 @contextmanager
 def naming_images(batch: list[dict]) -> Iterator[None]:
-    """Name the image files where Detectron2 or torch finds that a batch cannot be trained on.
+    """Add the image files to errors of Detectron2 and PyTorch in a training step.
+
+    Args:
+        batch: standard input of a Detectron2 model.
 
     Raises:
-        AIDError: an image is not finite, or so small that batch norm has a single value.
+        AIDError: an image is not finite, or too small for batch normalization.
         FloatingPointError: predictions are not finite.
     """
     try:
         yield
     except FloatingPointError as error:
         _check_images(batch)
-        said = str(error).rstrip(".")
-        raise FloatingPointError(f"{said}, on images {_files(batch)}") from error
+        message = str(error).rstrip(".")
+        raise FloatingPointError(f"{message}, on images {_files(batch)}") from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -66,7 +71,8 @@ def _check_images(batch: list[dict]) -> None:
     broken = [x for x in batch if not x["image"].isfinite().all()]
     if broken:
         raise AIDError(
-            f"image {_files(broken)} holds NaN or infinity: replace the file, or mend what reads it"
+            f"image {_files(broken)} holds NaN or infinity: replace the file, or fix the code that "
+            "reads it"
         )
 
 

@@ -16,18 +16,18 @@ __all__ = ["CollectFigures", "CompareTeacher", "DropPictures", "SeedStep", "Upda
 
 
 class CompareTeacher(HookBase):
-    """Warns of a teacher that is worse than its student on the first batches of a run.
+    """Hook that warns if a teacher has a larger loss than its student on the first batches.
 
-    Unless the student was trained before, such a teacher is broken. It is seen by the losses of
-    :func:`~aid.modeling.comparison.compare`, before the student trains on a batch, and changes
-    nothing of that; whether imitation has started is of no account.
+    Such a teacher is broken, unless the student was trained before. The losses are those of
+    :func:`~aid.modeling.teacher_check.compare`, before the student is trained on the batch. The
+    comparison has no effect on training, and ignores DISTILLATION.SCHEDULE.
     """
 
     def __init__(self, student: nn.Module, num_batches: int):
         """
         Args:
             student: with its teachers.
-            num_batches: that this process looks at; with micro-batches, of these.
+            num_batches: number of batches, or micro-batches, of this process to compare on.
         """
         self._student = student
         self._left = num_batches
@@ -37,38 +37,43 @@ class CompareTeacher(HookBase):
         teachers = [distiller.teacher for distiller in self._student.distillers]
         self._teachers = [x for x in teachers if are_comparable(self._student, x.detector)]
         if self._teachers and self.trainer.start_iter == 0 and self._left > 0:
-            self._handle = self._student.register_forward_pre_hook(self._look)
+            self._handle = self._student.register_forward_pre_hook(self._compare)
 
-    def _look(self, student: nn.Module, inputs: tuple) -> None:
+    def _compare(self, student: nn.Module, inputs: tuple) -> None:
         if not student.training:  # it is evaluated
             return
         self._losses.append(torch.stack(compare(student, self._teachers, *inputs)))
         self._left -= 1
         if self._left == 0:
             self._handle.remove()
-            *theirs, ours = torch.cat(self._losses, dim=1)
-            for teacher, losses in zip(self._teachers, theirs, strict=True):
-                self._judge(teacher.name, torch.stack([losses, ours]))
+            *teacher_losses, student_losses = torch.cat(self._losses, dim=1)
+            for teacher, losses in zip(self._teachers, teacher_losses, strict=True):
+                self._check(teacher.name, torch.stack([losses, student_losses]))
 
-    def _judge(self, name: str, losses: torch.Tensor) -> None:
-        """Warn by the losses (2, G) of the teacher of this name and the student."""
-        losses = losses[:, losses[1].isfinite()]  # a box without area has none
-        theirs, ours = losses.mean(dim=1).tolist()
-        if losses.numel() and not theirs <= ours:
+    def _check(self, name: str, losses: torch.Tensor) -> None:
+        """Warn if the mean loss of a teacher exceeds that of the student.
+
+        Args:
+            name: of the teacher's config file.
+            losses: (2, G), per-instance losses of teacher and student.
+        """
+        losses = losses[:, losses[1].isfinite()]  # boxes without area have no finite loss
+        teacher_loss, student_loss = losses.mean(dim=1).tolist()
+        if losses.numel() and not teacher_loss <= student_loss:
             logging.getLogger(__name__).warning(
                 "The teacher's loss on the first batches is %.3g, that of the student, which has "
                 "not learned from it yet, %.3g: unless MODEL.WEIGHTS were trained on these data, "
                 "the teacher seems broken; check TEACHER.WEIGHTS, the order of its classes, and "
                 "INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD in %s; TEACHER.EVAL_FIRST "
                 "evaluates it",
-                theirs,
-                ours,
+                teacher_loss,
+                student_loss,
                 name,
             )
 
 
 class UpdateBalance(HookBase):
-    """Has a student take in the gradients that were measured in a step, ahead of checkpoints."""
+    """Hook that updates the balance with the gradients of a step, before checkpoints are saved."""
 
     def __init__(self, balance: Balance):
         self._balance = balance
@@ -78,16 +83,16 @@ class UpdateBalance(HookBase):
 
 
 class CollectFigures(HookBase):
-    """Frees what the pictures of a step were drawn with.
+    """Hook that frees Matplotlib's figures after the images of a step have been drawn.
 
-    Matplotlib's figures are reference cycles. Python looks for these the more rarely the more
-    objects there are, in a training once in a thousand iterations and more, and they pile up.
+    Figures are in reference cycles, which Python collects less often the more objects there are: in
+    training less than once in 1000 iterations, so that figures would accumulate.
     """
 
     def __init__(self, period: int):
         """
         Args:
-            period: iterations from picture to picture, at least 1.
+            period: iterations between images, at least 1.
         """
         self._period = period
 
@@ -97,10 +102,10 @@ class CollectFigures(HookBase):
 
 
 class DropPictures(HookBase):
-    """Drops the pictures of a step in processes that write no log.
+    """Hook that drops the images of a step in processes that write no log.
 
-    Detectron2 has every process draw them and keeps them until they are written, which only the
-    main process does: with VIS_PERIOD on, the others would need more and more memory.
+    With VIS_PERIOD, Detectron2 draws images in every process, but writes and frees them in the main
+    process only; in the others they would accumulate.
     """
 
     def after_step(self) -> None:
@@ -108,16 +113,17 @@ class DropPictures(HookBase):
 
 
 class SeedStep(HookBase):
-    """Seeds every iteration by its number.
+    """Hook that seeds every iteration by run, process and iteration number.
 
-    Detectron2 samples anchors and RoIs at random and saves no random state. With this hook an
-    interrupted run goes on exactly as if nothing had happened, on every process.
+    Detectron2 samples anchors and RoIs at random and saves no random state. With this hook the
+    random numbers of a resumed run are those of an uninterrupted one, in every process. This alone
+    does not make resuming exact, see :class:`~aid.engine.trainer.AIDTrainer`.
     """
 
     def __init__(self, seed: int):
         """
         Args:
-            seed: of the run, not negative.
+            seed: of the run, 0 or more.
         """
         self._seed = seed
 

@@ -1,4 +1,4 @@
-"""Starts the processes of a run, or joins those that torchrun started."""
+"""Launch of the processes of a run, by Detectron2 or torchrun."""
 
 import logging
 import os
@@ -19,22 +19,22 @@ from .connection import clear_connection_errors, not_joined
 
 __all__ = ["launch"]
 
-# What torchrun tells a process of its place.
+# Environment variables that torchrun sets.
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def launch(main: Callable[[Namespace], object], args: Namespace) -> None:
     """Run ``main(args)`` in every process of the run, on NCCL with GPUs and on gloo without.
 
-    Processes are started by Detectron2; one that torchrun started joins the others.
+    Starts the processes by Detectron2, unless torchrun has started them.
 
     Args:
-        main: a function at the top level of a module. On the CPU it sees ``num_gpus`` 0.
+        main: function at the top level of a module. On the CPU its ``args.num_gpus`` is 0.
         args: of :func:`argument_parser`.
 
     Raises:
-        AIDError: options that contradict each other or the machine, a process that failed with an
-            error that a user can mend, or one that ended without a word.
+        AIDError: the options do not fit each other or the machine, a process raised an AIDError, or
+            a process was killed.
     """
     if args.timeout <= 0:
         raise AIDError(f"--timeout is {args.timeout:g}: give a number of minutes above 0")
@@ -47,11 +47,11 @@ def launch(main: Callable[[Namespace], object], args: Namespace) -> None:
 
 
 def _run(main: Callable[[Namespace], object], args: Namespace) -> None:
-    """What a process does once it has joined."""
+    """Run ``main`` in a process that has joined the group."""
     ignore_known_deprecations()
     with clear_connection_errors():
-        # On GPUs Detectron2 gathers over gloo, by connections that it makes when it first needs
-        # them. Made now, they tell a process at once when another one ends, even in its set-up.
+        # On GPUs Detectron2 gathers by gloo, and connects on first use. Connected now, a process
+        # notices immediately if another one ends, even during set-up.
         comm.all_gather(None)
         main(args)
         if dist.is_initialized():
@@ -90,13 +90,13 @@ def _start(main: Callable[[Namespace], object], args: Namespace) -> None:
     _check_options(args)
     if args.num_processes is not None:
         args.num_gpus = 0
-        # Detectron2 takes gloo where a process sees no GPU.
+        # Detectron2 chooses gloo if no GPU is visible.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         threads = len(os.sched_getaffinity(0)) // args.num_processes
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
     elif args.num_gpus is None:
         args.num_gpus = 1
-    # The line below says that the other processes were stopped.
+    # Hides torch's log of the terminated processes, which the error below reports.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     try:
         detectron2.engine.launch(
@@ -109,7 +109,7 @@ def _start(main: Callable[[Namespace], object], args: Namespace) -> None:
             timeout=timedelta(minutes=args.timeout),
         )
     except ProcessRaisedException as error:
-        _tell(str(error).strip())
+        _raise_as_here(str(error).strip())
     except ProcessExitedException as error:
         how = error.signal_name or f"exit code {error.exit_code}"
         raise AIDError(
@@ -151,23 +151,23 @@ def _check_options(args: Namespace) -> None:
         _check_gpus(f"--num-gpus {gpus}", gpus)
 
 
-def _check_gpus(what: str, wanted: int) -> None:
-    found = torch.cuda.device_count()
-    if wanted > found:
+def _check_gpus(option: str, number: int) -> None:
+    available = torch.cuda.device_count()
+    if number > available:
         raise AIDError(
-            f"{what}: torch finds {found} GPUs here; --num-gpus 0 runs on the CPU, in several "
-            "processes with --num-processes or torchrun"
+            f"{option}: torch finds {available} GPUs here; --num-gpus 0 runs on the CPU, in "
+            "several processes with --num-processes or torchrun"
         )
 
 
-def _tell(traceback: str) -> None:
-    """Say what a process raised: a line for what a user can mend, else its traceback."""
+def _raise_as_here(traceback: str) -> None:
+    """Raise the AIDError that a process raised; print the traceback of other errors and exit."""
     kind, _, message = traceback.splitlines()[-1].partition(": ")
     if kind == f"{AIDError.__module__}.{AIDError.__qualname__}":
         raise AIDError(message)
     if kind.startswith("torch.distributed.Dist"):  # while Detectron2 joined the processes
         raise not_joined(message)
-    if kind == BrokenPipeError.__name__:  # which the entry point knows
+    if kind == BrokenPipeError.__name__:  # which main_with_clear_errors handles
         raise BrokenPipeError
     print(traceback, file=sys.stderr)
     sys.exit(1)

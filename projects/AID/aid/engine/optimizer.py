@@ -1,4 +1,4 @@
-"""The optimizer by config."""
+"""Optimizers, and the exclusion of adapters while imitation pauses."""
 
 from collections.abc import Callable, Iterable
 
@@ -16,7 +16,7 @@ __all__ = ["build_optimizer", "clipped", "pass_over", "pause_adapters"]
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SOLVER.OPTIMIZER over the parameter groups, and with the clipping, of Detectron2.
+    """Build SOLVER.OPTIMIZER with Detectron2's parameter groups and gradient clipping.
 
     Raises:
         AIDError: SOLVER.OPTIMIZER is neither SGD nor AdamW.
@@ -40,10 +40,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 def clipped(
     optimizer: type[torch.optim.Optimizer], clip_type: str = "norm", clip_value: float = 1.0
 ) -> type[torch.optim.Optimizer]:
-    """An optimizer's class with Detectron2's clipping, for a LazyConfig.
+    """Create an optimizer class with Detectron2's gradient clipping, for LazyConfig.
 
     Args:
-        optimizer: the class.
+        optimizer: class without clipping.
         clip_type, clip_value: see SOLVER.CLIP_GRADIENTS.
     """
     cfg = get_cfg()
@@ -54,7 +54,7 @@ def clipped(
 
 
 def pause_adapters(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Let ``optimizer`` pass over a student's adapters while its imitation pauses."""
+    """Exclude a student's adapters from the steps of ``optimizer`` while imitation pauses."""
     if isinstance(model, DistillationMixin):
         adapters = model.distillation.parameters()
         pass_over(optimizer, adapters, lambda: model.distillation_factor == 0)
@@ -65,29 +65,29 @@ def pass_over(
     parameters: Iterable[nn.Parameter],
     when: Callable[[], bool],
 ) -> None:
-    """Let an optimizer know nothing of some parameters in certain steps.
+    """Exclude parameters from certain steps of an optimizer.
 
-    A gradient of 0, which DDP may ask for, does not keep weight decay and momentum from moving
-    them; gradients of None would, but clipping by value refuses them.
+    Zero gradients, which DDP requires, would not prevent updates by weight decay and momentum.
+    Gradients of None would, but Detectron2's clipping by value cannot handle them.
 
     Args:
-        optimizer: whose steps, and whose memory of the parameters, this is about.
-        parameters: to leave as they are.
-        when: asked before each step.
+        optimizer: neither changes the parameters nor their state in these steps.
+        parameters: to exclude.
+        when: called before each step; returns whether to exclude them.
     """
-    ids, taken = {id(p) for p in parameters}, []
+    ids, complete = {id(p) for p in parameters}, []
 
-    # Where torch hooks a class and its base these run twice in a step, one pair inside the other.
-    def take(*_) -> None:
-        if not taken and when():
+    # PyTorch calls the hooks twice, nested, in a step of a class whose base has a step, too.
+    def exclude(*_) -> None:
+        if not complete and when():
             for group in optimizer.param_groups:
-                taken.append(group["params"])
+                complete.append(group["params"])
                 group["params"] = [p for p in group["params"] if id(p) not in ids]
 
-    def put_back(*_) -> None:
-        for group, all_of_them in zip(optimizer.param_groups, taken, strict=False):
-            group["params"] = all_of_them
-        taken.clear()
+    def restore(*_) -> None:
+        for group, parameters_of_group in zip(optimizer.param_groups, complete, strict=False):
+            group["params"] = parameters_of_group
+        complete.clear()
 
-    optimizer.register_step_pre_hook(take)
-    optimizer.register_step_post_hook(put_back)
+    optimizer.register_step_pre_hook(exclude)
+    optimizer.register_step_post_hook(restore)

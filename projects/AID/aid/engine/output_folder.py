@@ -1,4 +1,4 @@
-"""The output folder of a run: what lies there is looked at before anything is written."""
+"""Output folder of a run: checks before anything is written, logs and results."""
 
 import json
 import logging
@@ -21,7 +21,8 @@ from ..utils.files import clear_write_errors, remove_parts, whole_file
 
 __all__ = ["check_output_folder", "flat_keys", "start_records", "write_results"]
 
-# What the weights and the optimizer of a checkpoint belong to.
+# Keys that must not change when a run is resumed: they determine the weights and the optimizer in
+# its checkpoints. Names with a dot at the end stand for sections.
 DISTILLATION = (
     "DISTILLATION.LOSSES",
     "DISTILLATION.LEVELS",
@@ -31,28 +32,30 @@ DISTILLATION = (
 )
 MORE_TEACHERS = "the length of TEACHER.MORE_CONFIG_FILES"
 STATE = ("MODEL.", "SOLVER.OPTIMIZER", *DISTILLATION, MORE_TEACHERS)
-# Of these, what may change between a run and its resumption, as may keys of tests.
-PASSING = ("MODEL.DEVICE", "MODEL.WEIGHTS")
+# Exceptions, in addition to keys that end in _TEST.
+MAY_CHANGE = ("MODEL.DEVICE", "MODEL.WEIGHTS")
 
 
 def check_output_folder(cfg: CfgNode, resume: bool) -> None:
-    """Make the folder, and look whether this run may write there. Nothing in it is changed.
+    """Create the output folder if missing, and check that this run may write to it.
+
+    Files in the folder are not changed.
 
     Args:
-        cfg: of a training.
-        resume: whether the run goes on from a checkpoint, if one is there.
+        cfg: of the run.
+        resume: whether the run continues from the checkpoint in the folder, if there is one.
 
     Raises:
-        AIDError: the folder cannot be written, or the run to go on with has another model.
+        AIDError: the folder cannot be written, or the run to resume has another model.
     """
     folder = cfg.OUTPUT_DIR
     try:
         os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # whose rights are told by trying alone
+        with tempfile.TemporaryFile(dir=folder):  # permissions alone are not reliable
             pass
     except OSError as error:
         raise AIDError(f"OUTPUT_DIR {folder} cannot be written: {error.strerror}") from error
-    # The main process alone: to the others its new config.yaml may look like the old one.
+    # Main process only: the others may read the config.yaml that it is about to write.
     if comm.is_main_process() and resume and _has_checkpoint(folder):
         changed = _changed_keys(cfg)
         if changed:
@@ -64,13 +67,13 @@ def check_output_folder(cfg: CfgNode, resume: bool) -> None:
 
 
 def start_records(cfg: CfgNode, args: Namespace) -> None:
-    """Start the log, write config.yaml, seed the process.
+    """Set up logging, write config.yaml, and seed the process.
 
-    In place of Detectron2's ``default_setup``, which empties config.yaml before it writes it: a
-    process that dies then, or a full disk, would take the seed of the run with it.
+    Replaces Detectron2's ``default_setup``, which truncates config.yaml before writing: if the
+    process is killed then, or the disk is full, the seed of the run is lost.
 
     Args:
-        cfg: its OUTPUT_DIR exists.
+        cfg: of the run; its OUTPUT_DIR exists.
         args: of the command line.
 
     Raises:
@@ -87,7 +90,7 @@ def start_records(cfg: CfgNode, args: Namespace) -> None:
         logger.info("Running with full config:\n%s", cfg.dump())
         if comm.is_main_process():
             if not args.eval_only:
-                _tidy(folder, args.resume)
+                _clean_up(folder, args.resume)
             with whole_file(os.path.join(folder, "config.yaml")) as f:
                 f.write(cfg.dump().encode())
     seed_all_rng(cfg.SEED + rank)
@@ -96,10 +99,10 @@ def start_records(cfg: CfgNode, args: Namespace) -> None:
 
 
 def write_results(folder: str, results: dict) -> None:
-    """Write what an evaluation outside of the training found to ``folder``'s metrics.json.
+    """Write the results of an evaluation outside of the training loop to metrics.json.
 
     Args:
-        folder: it exists.
+        folder: existing folder of the file.
         results: of :meth:`DefaultTrainer.test`.
     """
     with whole_file(os.path.join(folder, "metrics.json")) as f:
@@ -112,35 +115,38 @@ def _has_checkpoint(folder: str) -> bool:
 
 
 def _changed_keys(cfg: CfgNode) -> list[str]:
-    """Keys that differ from the folder's config.yaml and do not go with its checkpoints.
+    """List keys whose values are incompatible with the folder's checkpoints.
 
-    The architecture, from which other differences follow, comes first.
+    The architecture comes first, as other differences follow from it.
+
+    Returns:
+        Descriptions of the differences from the folder's config.yaml.
     """
     path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    if not os.path.isfile(path):  # the weights are looked at when they are loaded
+    if not os.path.isfile(path):  # the weights are checked when they are loaded
         return []
-    # Dumped, so that lists and tuples are the same.
+    # Dumped, so that lists and tuples compare equal.
     before, now = (_state(x) for x in (load_config(path), cfg))
     keys = sorted(before.keys() | now.keys(), key=lambda x: (x != "MODEL.META_ARCHITECTURE", x))
     return [
         f"{key} is {before.get(key)} there, {now.get(key)} here"
         for key in keys
-        if key.startswith(STATE) and key not in PASSING and not key.endswith("_TEST")
+        if key.startswith(STATE) and key not in MAY_CHANGE and not key.endswith("_TEST")
         if before.get(key) != now.get(key)
     ]
 
 
 def _state(cfg: CfgNode) -> dict[str, object]:
-    """Keys and values, with the number of further teachers, of whom each has adapters.
+    """Flatten a config, and add the number of further teachers, each of which has adapters.
 
-    Their files may have moved, as the first one's may.
+    The paths of the teachers may change.
     """
     state = flat_keys(yaml.safe_load(cfg.dump()))
     return {**state, MORE_TEACHERS: len(cfg.TEACHER.MORE_CONFIG_FILES)}
 
 
 def flat_keys(node: dict, prefix: str = "") -> dict[str, object]:
-    """Nested keys and their values, as {"SOLVER.MAX_ITER": 90000}."""
+    """Flatten nested keys, as in {"SOLVER.MAX_ITER": 90000}."""
     flat = {}
     for key, value in node.items():
         nested = isinstance(value, dict)
@@ -148,8 +154,8 @@ def flat_keys(node: dict, prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _tidy(folder: str, resume: bool) -> None:
-    """Remove what killed runs left unfinished, and say whose checkpoints will be overwritten."""
+def _clean_up(folder: str, resume: bool) -> None:
+    """Remove incomplete files of killed runs; warn if checkpoints will be overwritten."""
     remove_parts(folder, "*.pth", "last_checkpoint", "config.yaml")
     _end_line(os.path.join(folder, "metrics.json"))
     earlier = sorted(name for name in os.listdir(folder) if name.endswith(".pth"))
@@ -164,7 +170,7 @@ def _tidy(folder: str, resume: bool) -> None:
 
 
 def _end_line(path: str) -> None:
-    """Drop the line that a process began and did not end: the next would be written behind it."""
+    """Remove an incomplete last line, so that the next line is not appended to it."""
     if os.path.isfile(path):
         with open(path, "rb+") as f:
             f.truncate(f.read().rfind(b"\n") + 1)

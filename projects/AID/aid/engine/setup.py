@@ -1,4 +1,4 @@
-"""From command-line arguments to a frozen config and a working output folder."""
+"""Setup of a run: config, early checks, output folder, logging."""
 
 import argparse
 import os
@@ -14,26 +14,28 @@ from ..data.register import register_from_file
 from ..evaluation import check_evaluator
 from ..modeling.families import num_classes_key
 from ..utils.errors import AIDError
+from ..utils.malloc import keep_freed_memory
 from .output_folder import check_output_folder, start_records
 
 __all__ = ["check_config_file", "check_dataset", "setup"]
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Build the config, check what can be checked early, and start logging.
+    """Build and check the config, and set up this process for the run.
+
+    Starts logging, seeds the process, and sets cuDNN's benchmark mode and, for training on the CPU,
+    the memory allocator (:mod:`aid.utils.malloc`).
 
     Args:
         args: of :func:`~aid.engine.argument_parser`.
 
     Returns:
-        The frozen config. Its SEED is never negative: one that was drawn is written to the output
-        folder's config.yaml, from where a resumed run takes it.
+        The frozen config, with SEED >= 0. A SEED that was drawn is written to config.yaml in the
+        output folder, from which a resumed run reads it.
 
     Raises:
-        AIDError: see :func:`load_config`; a dataset that is unknown, cannot be loaded, or has
-            another number of classes than the model, or no masks for one that predicts them; a
-            device that is not there; an output folder that cannot be written, or that holds
-            another run than the one to resume.
+        AIDError: see :func:`load_config` and :func:`check_dataset`; the device does not exist, or
+            the output folder cannot be written or has a run of another model.
     """
     for path in args.register:
         register_from_file(path)
@@ -66,21 +68,23 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(cfg, resume=args.resume)
     cfg.freeze()
-    # What an evaluation writes goes beside its detections: config.yaml is for a later --resume.
+    # An evaluation must not overwrite the config.yaml of the training, which --resume reads.
     records = cfg.clone()
     if args.eval_only:
         records.defrost()
         records.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
     check_output_folder(records, resume=args.resume and not args.eval_only)
     start_records(records, args)
+    if cfg.MODEL.DEVICE == "cpu" and not args.eval_only:
+        keep_freed_memory()
     return cfg
 
 
 def check_config_file(path: str) -> None:
-    """Check that there is one, of the kind that :func:`load_config` reads.
+    """Check that a config file is given and is not a LazyConfig.
 
     Raises:
-        AIDError: there is none, or it is a LazyConfig.
+        AIDError: the path is empty or ends in .py.
     """
     if not path:
         raise AIDError("--config-file is missing: choose one under configs/")
@@ -89,17 +93,17 @@ def check_config_file(path: str) -> None:
 
 
 def check_dataset(cfg: CfgNode, key: str, name: str) -> None:
-    """Load a dataset once, so that what is wrong with it is said now and not hours later.
+    """Load a dataset and check that it fits the config, to report errors before training starts.
 
     Args:
-        cfg: that names it.
+        cfg: of the run.
         key: "TRAIN" or "TEST".
-        name: of the dataset.
+        name: of the dataset, in DATASETS.TRAIN or DATASETS.TEST.
 
     Raises:
-        AIDError: it is unknown, cannot be loaded, has another number of classes than the model, no
-            masks for one that predicts them, nothing to train on, or images that cannot be told
-            apart.
+        AIDError: the dataset is unknown or cannot be loaded, its number of classes is not that of
+            the model, it lacks masks for a model with masks, a training set has no objects, or a
+            test set has no evaluator or no unique image ids.
     """
     if name not in DatasetCatalog.list():
         known = ", ".join(n for n in DatasetCatalog.list() if "kitti" in n or "traffic" in n)
@@ -157,6 +161,6 @@ def _draw_seed(cfg: CfgNode, resume: bool) -> int:
     if resume and comm.is_main_process() and os.path.isfile(previous):
         seed = load_config(previous).SEED
     drawn = comm.shared_random_seed()
-    # The main process decides: the others may see no such file, or one that is being written.
-    found = comm.all_gather(seed)[0]
-    return drawn if found is None else found
+    # The main process decides: others may see no file, or an incomplete one.
+    previous_seed = comm.all_gather(seed)[0]
+    return drawn if previous_seed is None else previous_seed

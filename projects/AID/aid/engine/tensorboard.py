@@ -1,4 +1,4 @@
-"""TensorBoard's view of a run, in groups; metrics.json keeps Detectron2's names."""
+"""TensorBoard writer that groups scalars; metrics.json has Detectron2's names."""
 
 from functools import cached_property
 
@@ -7,11 +7,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["GroupingTensorboardWriter", "grouped"]
 
-# What evaluators call the tasks that they measure, as in "bbox/AP".
+# Task names of the evaluators, as in "bbox/AP".
 TASKS = {"bbox", "segm", "kitti"}
 TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
 WHOLE = {"total_loss", "lr", "[metric]grad_scaler"}
-# Charts of several curves each, for TensorBoard's tab "Custom scalars"; names are patterns.
+# Charts with several curves, for TensorBoard's tab "Custom scalars"; scalars are given as patterns.
 LAYOUT = {
     "run": {
         "losses of the student": ["Multiline", ["student/loss_.*"]],
@@ -23,11 +23,11 @@ LAYOUT = {
 
 
 def grouped(name: str) -> str:
-    """What TensorBoard calls a scalar of the log.
+    """Map the log name of a scalar to its name in TensorBoard.
 
-    TensorBoard makes a group of what has the same beginning up to the first slash. ``aid/`` names
-    are groups already; the others are the student's, imitation's (``distillation/``), the run's as
-    a whole (``training/``), times, and results on test sets (``evaluation/``).
+    TensorBoard groups scalars by the part before the first slash. The groups are ``aid/``, whose
+    names are unchanged, ``student/``, ``distillation/``, ``training/`` (the run as a whole),
+    ``time/`` and ``evaluation/`` (results on test sets).
     """
     if name.startswith("aid/"):
         return name
@@ -37,12 +37,12 @@ def grouped(name: str) -> str:
         return f"time/{name}"
     if name in WHOLE:
         return f"training/{name}"
-    # With several test sets, the set's name comes before the task's.
+    # With several test sets, the name of the set precedes the task.
     return f"{'student' if TASKS.isdisjoint(name.split('/')[:-1]) else 'evaluation'}/{name}"
 
 
 class GroupingTensorboardWriter(TensorboardXWriter):
-    """Detectron2's writer, with scalars in groups and charts of several in one."""
+    """Detectron2's TensorBoard writer with grouped scalars and charts of several curves."""
 
     @cached_property
     def _writer(self) -> SummaryWriter:

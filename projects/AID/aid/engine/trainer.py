@@ -1,4 +1,4 @@
-"""DefaultTrainer for students, teachers and plain baselines alike."""
+"""Trainer for students, teachers and plain detectors."""
 
 import logging
 import os
@@ -23,7 +23,6 @@ from ..modeling.inheritance import inherit
 from ..modeling.meta_arch import DistillationMixin
 from ..utils.errors import AIDError
 from ..utils.files import cannot_write, clear_write_errors
-from ..utils.malloc import keep_freed_memory
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection
 from .hooks import CollectFigures, CompareTeacher, DropPictures, SeedStep, UpdateBalance
@@ -35,31 +34,36 @@ __all__ = ["AIDTrainer"]
 
 
 class AIDTrainer(DefaultTrainer):
-    """Detectron2's trainer, with a teacher where the config asks for one.
+    """DefaultTrainer with distillation, if the config's architecture is one of this project's.
 
-    Differences from :class:`DefaultTrainer`: a model that can distil gets its teacher; checkpoints
-    keep the student by itself; a resumed run sees the data and random numbers of one that was never
-    interrupted, and ends bit for bit alike on the CPU; the optimizer is chosen by SOLVER.OPTIMIZER;
-    evaluation is by COCO's or KITTI's metric.
+    Differences from :class:`DefaultTrainer`: the distillation of a student is built; checkpoints
+    have the plain student under "model"; SOLVER.OPTIMIZER sets the optimizer; evaluation uses the
+    metric of COCO or KITTI.
+
+    A resumed run continues with the data and random numbers of an uninterrupted one. On the CPU its
+    weights are bit-identical to it, with one exception: RetinaNet and FCOS in several processes.
+    Each process has its own running ``loss_normalizer``, but a checkpoint has only that of rank 0,
+    which is given to every rank on resume.
+
+    The constructor sets no process-wide options except logging, as :class:`DefaultTrainer` does;
+    :func:`~aid.engine.setup` sets those of a run.
     """
 
     def __init__(self, cfg: CfgNode):
         """
         Args:
-            cfg: with SEED >= 0.
+            cfg: a config with SEED >= 0, as :func:`~aid.engine.setup` returns it.
 
         Raises:
-            AIDError: what the config asks for cannot be built.
+            AIDError: model, loader or optimizer cannot be built.
         """
-        # Not DefaultTrainer's own, which hands DDP a GPU in any case, and keeps its checkpointer
-        # and its trainer of a step to itself. The parts come in its order.
+        # Replaces DefaultTrainer.__init__, in which the device of DDP, the checkpointer and the
+        # class of the inner trainer are fixed. Same order of construction.
         super(DefaultTrainer, self).__init__()
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        micro_batch_size(cfg)  # an error now if there is none
-        if cfg.MODEL.DEVICE == "cpu":
-            keep_freed_memory()
+        micro_batch_size(cfg)  # fail before the model is built
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
@@ -90,18 +94,18 @@ class AIDTrainer(DefaultTrainer):
         return [*writers, GroupingTensorboardWriter(self.cfg.OUTPUT_DIR)]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load or resume, like :class:`DefaultTrainer`; the data go on where they stopped.
+        """Load weights or resume, see :class:`DefaultTrainer`, and continue the stream of data.
 
-        A student that starts inherits its teacher's FPN and heads if TEACHER.INHERIT is on.
+        A fresh student inherits its teacher's FPN and heads if TEACHER.INHERIT is True.
 
         Raises:
-            AIDError: the processes do not find the same checkpoint, or there is nothing to inherit.
+            AIDError: the processes find different checkpoints, or there is nothing to inherit.
         """
         if resume:
             path = self.checkpointer.get_checkpoint_file()
-            found = comm.all_gather(os.path.basename(path))
-            if len(set(found)) > 1:
-                names = sorted({name or "none" for name in found})
+            checkpoints = comm.all_gather(os.path.basename(path))
+            if len(set(checkpoints)) > 1:
+                names = sorted({name or "none" for name in checkpoints})
                 raise AIDError(
                     f"--resume: processes find different checkpoints in {self.cfg.OUTPUT_DIR} "
                     f"({', '.join(names)}): let all machines share this folder, or copy it"
@@ -115,19 +119,22 @@ class AIDTrainer(DefaultTrainer):
             self.data_loader = build_train_loader(self.cfg, self.start_iter)
 
     def run_step(self) -> None:
-        # TorchScript (focal loss) optimises after a process's first calls and rounds
-        # differently then. On the CPU, where the rest repeats bit for bit, it must not.
+        # TorchScript (focal loss) optimizes after the first calls in a process, which changes the
+        # rounding. On the CPU, where resuming is exact otherwise, it must not.
         optimize = _unwrap(self.model).device.type != "cpu"
         with torch.jit.optimized_execution(optimize):
             super().run_step()
 
     def train(self):
-        """Train, after the teachers were evaluated if TEACHER.EVAL_FIRST; then evaluate.
+        """Evaluate the teachers if TEACHER.EVAL_FIRST, train, and evaluate the student.
 
-        A finished run that is resumed is evaluated again.
+        A finished run that is resumed is only evaluated.
+
+        Returns:
+            See :meth:`DefaultTrainer.train`.
 
         Raises:
-            AIDError: the loss became NaN or infinite, or OUTPUT_DIR cannot be written any more.
+            AIDError: a loss is NaN or infinite, or OUTPUT_DIR cannot be written.
         """
         if self.start_iter >= self.max_iter:
             logging.getLogger(__name__).warning(
@@ -143,7 +150,7 @@ class AIDTrainer(DefaultTrainer):
 
     @contextmanager
     def clear_errors(self) -> Iterator[None]:
-        """Turn what may end a training and a user can mend into one line.
+        """Convert errors of diverged losses and a full disk to an AIDError.
 
         Raises:
             AIDError: see :meth:`train`.
@@ -154,19 +161,24 @@ class AIDTrainer(DefaultTrainer):
                 yield
         except FloatingPointError as error:
             reason = " ".join(str(error).split())
-            half = "turn SOLVER.AMP.ENABLED off, " if self.cfg.SOLVER.AMP.ENABLED else ""
+            amp = "turn SOLVER.AMP.ENABLED off, " if self.cfg.SOLVER.AMP.ENABLED else ""
             raise AIDError(
                 f"training diverged at iteration {self.iter}: {reason}; lower SOLVER.BASE_LR or "
-                f"DISTILLATION.WEIGHT, {half}turn on SOLVER.CLIP_GRADIENTS.ENABLED, and check the "
+                f"DISTILLATION.WEIGHT, {amp}turn on SOLVER.CLIP_GRADIENTS.ENABLED, and check the "
                 f"last losses in {os.path.join(folder, 'metrics.json')}"
             ) from error
 
     def test_teachers(self) -> list[dict]:
         """Evaluate the teachers on the student's test sets, each with its own preprocessing.
 
+        Writes the results to ``teacher/metrics.json``, those of further teachers to
+        ``teacher_1/metrics.json`` etc.
+
         Returns:
-            The results of each, as of :meth:`test`; they are also in ``teacher/metrics.json``, of
-            further teachers in ``teacher_1/``.
+            Results of each teacher, see :meth:`test`.
+
+        Raises:
+            AIDError: the model has no teacher.
         """
         student = _unwrap(self.model)
         if not isinstance(student, DistillationMixin):
@@ -189,7 +201,8 @@ class AIDTrainer(DefaultTrainer):
 
     def state_dict(self) -> dict:
         state = super().state_dict()
-        # The running normaliser of dense detectors is no buffer, so that no state dict holds it.
+        # The running normalizer of RetinaNet and FCOS is no buffer, and differs between processes:
+        # a checkpoint has that of rank 0.
         normalizer = getattr(_unwrap(self.model), "loss_normalizer", None)
         return state if normalizer is None else {**state, "loss_normalizer": normalizer}
 
@@ -221,10 +234,10 @@ class AIDTrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> dict:
-        """As :class:`DefaultTrainer`; of several processes all have the main process's buffers.
+        """Evaluate a model, see :meth:`DefaultTrainer.test`, with the main process's buffers.
 
-        BatchNorm keeps running statistics of its own in each of them, and a checkpoint those of the
-        main process: what is measured is what is saved.
+        BatchNorm has separate running statistics in each process, and a checkpoint has those of the
+        main process. Broadcasting them ensures that the saved model is the evaluated one.
         """
         if comm.get_world_size() > 1:
             for buffer in _unwrap(model).buffers():
@@ -239,10 +252,10 @@ class AIDTrainer(DefaultTrainer):
 
 @contextmanager
 def _without_known_tracebacks(folder: str) -> Iterator[None]:
-    """Keep Detectron2's training loop from logging the traceback of what is said in a line.
+    """Suppress Detectron2's log of tracebacks for errors that are reported in one line.
 
     Args:
-        folder: the output folder.
+        folder: output folder of the run.
     """
     logger = logging.getLogger("detectron2.engine.train_loop")
 
@@ -259,7 +272,7 @@ def _without_known_tracebacks(folder: str) -> Iterator[None]:
 
 
 def _distribute(model: nn.Module) -> nn.Module:
-    """The model in DDP if there are other processes."""
+    """Wrap the model in DDP if there are several processes."""
     on_cpu = model.device.type == "cpu"
     synchronized = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     if on_cpu and synchronized and comm.get_world_size() > 1:

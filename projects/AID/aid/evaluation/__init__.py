@@ -1,4 +1,4 @@
-"""Evaluators, chosen by evaluator_type in a dataset's metadata."""
+"""Evaluators for COCO's and KITTI's metrics."""
 
 from .build import build_evaluator, check_evaluator
 from .kitti_evaluation import KITTIEvaluator

@@ -1,4 +1,4 @@
-"""Which evaluator a dataset gets."""
+"""Choice of a dataset's evaluator by ``evaluator_type`` in its metadata."""
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
@@ -9,28 +9,34 @@ from .kitti_evaluation import KITTIEvaluator
 
 __all__ = ["build_evaluator", "check_evaluator"]
 
-# By evaluator_type in a dataset's metadata: (dataset name, output folder) -> evaluator.
+# {evaluator_type: function (dataset name, output folder) -> evaluator}
 EVALUATORS = {
     "coco": build_coco_evaluator,
     "kitti": KITTIEvaluator,
-    # Registered without naming a metric, as in Detectron2's tutorial.
+    # Datasets registered without evaluator_type, as in Detectron2's tutorial.
     None: build_coco_evaluator,
 }
 
 
 def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
-    """Build the evaluator that the dataset's metadata ask for.
+    """Build the evaluator of a dataset.
+
+    Args:
+        dataset_name: in Detectron2's catalogs.
+        output_dir: folder for detections.
 
     Raises:
-        AIDError: they ask for a metric that is not here.
+        AIDError: see :func:`check_evaluator`.
     """
     check_evaluator(dataset_name)
     return EVALUATORS[_evaluator_type(dataset_name)](dataset_name, output_dir)
 
 
 def check_evaluator(dataset_name: str) -> None:
-    """Raises:
-    AIDError: the dataset's metadata ask for a metric that is not here, or lack what it needs.
+    """Check that a dataset's evaluator is available.
+
+    Raises:
+        AIDError: the evaluator_type is unknown, or the metadata lack what it requires.
     """
     kind = _evaluator_type(dataset_name)
     if kind not in EVALUATORS:

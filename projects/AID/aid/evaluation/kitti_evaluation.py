@@ -18,27 +18,26 @@ __all__ = ["KITTIEvaluator"]
 
 
 class KITTIEvaluator(DatasetEvaluator):
-    """KITTI's official AP beside COCO's, and the files that KITTI's server takes.
+    """Evaluator for KITTI's official AP and COCO's AP, which also writes KITTI's result files.
 
-    For a dataset without labels, as KITTI's test set, it writes the files and measures nothing.
+    For a dataset without labels, such as KITTI's test set, it only writes the files.
     """
 
     def __init__(self, dataset_name: str, output_dir: str):
         """
         Args:
-            dataset_name: registered by :func:`aid.data.kitti.register_kitti`, whose metadata name
-                the folder of the labels.
-            output_dir: result files go to ``output_dir``/kitti_results/``dataset_name``.
+            dataset_name: dataset registered by :func:`aid.data.kitti.register_kitti`.
+            output_dir: result files are written to ``output_dir``/kitti_results/``dataset_name``.
         """
         metadata = MetadataCatalog.get(dataset_name)
         self._labels = metadata.kitti_labels
         self._classes = metadata.thing_classes
         self._folder = os.path.join(output_dir, "kitti_results", dataset_name)
         self._coco = build_coco_evaluator(dataset_name, output_dir) if self._labels else None
-        self._found: dict[str, list[KITTIObject]] = {}
+        self._detections: dict[str, list[KITTIObject]] = {}
 
     def reset(self) -> None:
-        self._found = {}
+        self._detections = {}
         if self._coco:
             self._coco.reset()
 
@@ -46,33 +45,33 @@ class KITTIEvaluator(DatasetEvaluator):
         """
         Args:
             inputs: of the model, with "file_name".
-            outputs: of the model, with "instances" in pixels of the image on disk.
+            outputs: of the model, with "instances" in pixels of the original image.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             name = os.path.splitext(os.path.basename(sample["file_name"]))[0]
-            self._found[name] = kitti_objects(output["instances"].to("cpu"), self._classes)
+            self._detections[name] = kitti_objects(output["instances"].to("cpu"), self._classes)
         if self._coco:
             self._coco.process(inputs, outputs)
 
     def evaluate(self) -> OrderedDict | None:
         """
         Returns:
-            On the main process: COCO's results, and under "kitti" for each class and difficulty
-            "AP_R40-Car-easy" and "AP_R11-Car-easy" in percent, "objects-Car-easy", which counts
-            what there is to find, and the figure of the AID paper, "mAP50": COCO's AP at IoU 0.5
-            over all classes.
+            In the main process: COCO's results, and under "kitti" for each class and difficulty
+            "AP_R40-Car-easy" and "AP_R11-Car-easy" in percent and "objects-Car-easy", the number of
+            ground-truth objects; also "mAP50" as in the AID paper, COCO's AP at IoU 0.5 over all
+            classes. None in other processes.
         """
         results = self._coco.evaluate() if self._coco else OrderedDict()
-        gathered = comm.gather(self._found)
+        gathered = comm.gather(self._detections)
         if not comm.is_main_process():
             return None
-        found = {name: objects for part in gathered for name, objects in part.items()}
-        self._write(found)
+        detections = {name: objects for part in gathered for name, objects in part.items()}
+        self._write(detections)
         if not self._labels:
             return results
         images = (
             (parse_label_file(os.path.join(self._labels, f"{name}.txt")), objects)
-            for name, objects in found.items()
+            for name, objects in detections.items()
         )
         precision = kitti_average_precision(images)
         logging.getLogger(__name__).info("KITTI's official metric:\n%s", format_table(precision))
@@ -83,22 +82,22 @@ class KITTIEvaluator(DatasetEvaluator):
                 results["kitti"] |= {f"AP_R40-{key}": x.r40, f"AP_R11-{key}": x.r11}
                 results["kitti"][f"objects-{key}"] = x.num_valid
         if "bbox" in results:
-            # Detectron2 has no number where nothing was found, here it is 0.
-            results["kitti"]["mAP50"] = results["bbox"]["AP50"] if any(found.values()) else 0.0
+            # Without any detection Detectron2 reports NaN; the AP is 0.
+            results["kitti"]["mAP50"] = results["bbox"]["AP50"] if any(detections.values()) else 0.0
         return results
 
-    def _write(self, found: dict[str, list[KITTIObject]]) -> None:
+    def _write(self, detections: dict[str, list[KITTIObject]]) -> None:
         try:
             os.makedirs(self._folder, exist_ok=True)
             for stale in os.listdir(self._folder):
                 if stale.endswith(".txt"):
                     os.remove(os.path.join(self._folder, stale))
-            for name, objects in found.items():
+            for name, objects in detections.items():
                 write_result_file(os.path.join(self._folder, f"{name}.txt"), objects)
         except OSError as error:
             raise AIDError(f"result files cannot be written to {self._folder}: {error}") from error
         logging.getLogger(__name__).info(
             "Result files of %d images: %s; KITTI's server takes them zipped without folder",
-            len(found),
+            len(detections),
             self._folder,
         )

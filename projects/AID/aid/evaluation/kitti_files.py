@@ -1,4 +1,4 @@
-"""Detections as KITTI's text files, their official metric, and how it is shown."""
+"""KITTI's official metric on text files, and its formatting."""
 
 import os
 
@@ -16,16 +16,16 @@ Results = dict[str, dict[str, AveragePrecision]]
 
 
 def evaluate_folders(labels: str, results: str) -> Results:
-    """The metric of text files, as KITTI's development kit computes it.
+    """Evaluate result files by KITTI's official metric.
 
-    Images without a result file are left out; an empty result file says that nothing was found.
+    Images without a result file are skipped; an empty result file means no detections.
 
     Args:
         labels: folder of label files, such as training/label_2.
         results: folder of result files with the same names.
 
     Raises:
-        AIDError: a folder is missing or has no file, a result belongs to no label, a line is
+        AIDError: a folder is missing or empty, a result file has no label file, or a line is
             malformed.
     """
     names = {}
@@ -35,10 +35,10 @@ def evaluate_folders(labels: str, results: str) -> Results:
         names[folder] = sorted(x for x in os.listdir(folder) if x.endswith(".txt"))
         if not names[folder]:
             raise AIDError(f"folder {folder} holds no .txt file: expected KITTI's 000000.txt, ...")
-    alone = sorted(set(names[results]) - set(names[labels]))
-    if alone:
+    extra = sorted(set(names[results]) - set(names[labels]))
+    if extra:
         raise AIDError(
-            f"{os.path.join(results, alone[0])} has no label file in {labels} ({len(alone)} such "
+            f"{os.path.join(results, extra[0])} has no label file in {labels} ({len(extra)} such "
             "results): results and labels must be of the same images"
         )
     return kitti_average_precision(
@@ -50,17 +50,17 @@ def evaluate_folders(labels: str, results: str) -> Results:
     )
 
 
-def kitti_objects(found: Instances, classes: list[str]) -> list[KITTIObject]:
-    """Detections as the lines of a result file.
+def kitti_objects(detections: Instances, classes: list[str]) -> list[KITTIObject]:
+    """Convert detections to the objects of a result file.
 
     Args:
-        found: on one image, in its pixels, on the CPU.
+        detections: of one image, in its pixels, on the CPU.
         classes: names of the classes.
     """
     rows = zip(
-        found.pred_classes.tolist(),
-        found.pred_boxes.tensor.tolist(),
-        found.scores.tolist(),
+        detections.pred_classes.tolist(),
+        detections.pred_boxes.tensor.tolist(),
+        detections.scores.tolist(),
         strict=True,
     )
     return [
@@ -70,7 +70,7 @@ def kitti_objects(found: Instances, classes: list[str]) -> list[KITTIObject]:
 
 
 def as_dict(precision: Results) -> dict[str, dict[str, dict[str, float]]]:
-    """{class: {"AP_R40": {difficulty: percent}, "AP_R11": ...}}, unrounded."""
+    """Convert to {class: {"AP_R40": {difficulty: percent}, "AP_R11": ...}}, unrounded."""
     return {
         name: {
             "AP_R40": {difficulty: x.r40 for difficulty, x in by_difficulty.items()},
@@ -81,12 +81,12 @@ def as_dict(precision: Results) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def format_table(precision: Results) -> str:
-    """A table for people, with a note where an AP cannot reach 100."""
+    """Format as a Markdown table, with a note if an AP cannot reach 100."""
     rows, num_valid = [], {}
     for name, by_difficulty in precision.items():
-        found = [by_difficulty[difficulty] for difficulty in DIFFICULTIES]
+        aps = [by_difficulty[difficulty] for difficulty in DIFFICULTIES]
         rows.append(
-            [name, *(x.r40 for x in found), *(x.r11 for x in found), *(x.num_valid for x in found)]
+            [name, *(x.r40 for x in aps), *(x.r11 for x in aps), *(x.num_valid for x in aps)]
         )
         num_valid |= {f"{name} {d}": by_difficulty[d].num_valid for d in DIFFICULTIES}
     header = [
@@ -100,10 +100,10 @@ def format_table(precision: Results) -> str:
 
 
 def note_on_few_objects(num_valid: dict[str, int]) -> str:
-    """A sentence on the cases, by name, in which no detector can reach 100; empty if there is none.
+    """Describe the cases in which even a perfect detector has an AP below 100; "" if none.
 
     Args:
-        num_valid: objects that count.
+        num_valid: {case: number of ground-truth objects}.
     """
     few = [f"{name}: {n}" for name, n in num_valid.items() if n < NUM_POSITIONS]
     if not few:

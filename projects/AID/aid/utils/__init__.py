@@ -1,1 +1,1 @@
-"""Errors, files, drawing, memory, and Detectron2's private names."""
+"""Utilities: errors, files, drawing, memory, and access to Detectron2's private names."""

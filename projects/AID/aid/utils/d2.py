@@ -1,14 +1,20 @@
-"""Every use of Detectron2's private names, which may change without notice."""
+"""Access to Detectron2's private names outside of subclasses, all in one place.
+
+They may change without notice; ``tests/utils/test_d2.py`` lists those of the whole project.
+"""
 
 from detectron2.data.build import _train_loader_from_config as train_loader_from_config
+from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 __all__ = [
+    "coco_annotations",
     "decode_multi_level_predictions",
     "match_fcos_points",
+    "set_coco_tasks",
     "train_loader_from_config",
     "transpose_dense_predictions",
 ]
@@ -17,15 +23,25 @@ __all__ = [
 def transpose_dense_predictions(
     detector: DenseDetector, predictions: tuple[list[Tensor], ...], dims: list[int]
 ) -> list[list[Tensor]]:
-    """Output of a dense head as (N, H * W * A, dim) instead of (N, A * dim, H, W), by level."""
+    """Reshape the output of a dense head, per level, (N, A * dim, H, W) to (N, H * W * A, dim)."""
     return detector._transpose_dense_predictions(predictions, dims)
 
 
 def match_fcos_points(detector: FCOS, boxes: Boxes, points: list[Boxes]) -> Tensor:
-    """Quality (G, R) of each point for each box; 0 where FCOS does not assign it."""
+    """Compute the match quality (G, R) of boxes and points; 0 for pairs that FCOS excludes."""
     return detector._match_anchors(boxes, points)
 
 
 def decode_multi_level_predictions(detector: DenseDetector, *args) -> Instances:
-    """Detections above a score, the best of each level, before non-maximum suppression."""
+    """Decode the top-scoring predictions of each level, before non-maximum suppression."""
     return detector._decode_multi_level_predictions(*args)
+
+
+def coco_annotations(evaluator: COCOEvaluator) -> list[dict]:
+    """Ground-truth annotations, in COCO's format, that an evaluator has loaded."""
+    return evaluator._coco_api.dataset.get("annotations", [])
+
+
+def set_coco_tasks(evaluator: COCOEvaluator, tasks: tuple[str, ...]) -> None:
+    """Set the tasks to evaluate, of "bbox", "segm" and "keypoints"."""
+    evaluator._tasks = tasks

@@ -1,4 +1,7 @@
-"""Boxes and weights drawn into the pixels of an image."""
+"""Drawing of boxes and imitation weights on images.
+
+Shape letters: G ground-truth instances, H and W height and width, H_l and W_l of an FPN level.
+"""
 
 import cv2
 import numpy as np
@@ -8,14 +11,14 @@ from torch import Tensor
 
 __all__ = ["COLORMAP", "draw_boxes", "draw_weights", "enlarge", "weight_image"]
 
-# Perceptually even, dark where the teacher is not believed, yellow where it is.
+# Perceptually uniform; dark for a weight of 0, yellow for 1.
 COLORMAP = colormaps["viridis"]
-# Pictures narrower than this are enlarged, so that labels can be read.
+# Narrower images are enlarged, so that labels are legible.
 MIN_WIDTH = 960
 
 
 def enlarge(image: np.ndarray) -> tuple[np.ndarray, int]:
-    """Enlarge a small image (H, W, 3) by a whole factor, returned beside the new image."""
+    """Enlarge a small image (H, W, 3) by an integer factor; return the image and the factor."""
     factor = max(1, -(-MIN_WIDTH // image.shape[1]))
     return image.repeat(factor, axis=0).repeat(factor, axis=1), factor
 
@@ -23,13 +26,16 @@ def enlarge(image: np.ndarray) -> tuple[np.ndarray, int]:
 def draw_boxes(
     image: np.ndarray, boxes: np.ndarray, colors: list[tuple[int, int, int]], labels: list[str]
 ) -> np.ndarray:
-    """Draw labelled boxes on a copy of an image.
+    """Draw labeled boxes on a copy of an image.
 
     Args:
         image: (H, W, 3), uint8.
         boxes: (G, 4), XYXY in pixels.
-        colors: G colours, 0 to 255, in the image's channel order.
+        colors: G colors, 0 to 255, in the image's channel order.
         labels: G texts.
+
+    Returns:
+        (H, W, 3), uint8.
     """
     image = np.ascontiguousarray(image).copy()
     font, size, thickness = cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1
@@ -46,13 +52,13 @@ def draw_boxes(
 
 
 def draw_weights(image: np.ndarray, boxes: Tensor, weights: Tensor, losses: Tensor) -> np.ndarray:
-    """Boxes coloured by weight and labelled with weight and the teacher's loss D.
+    """Draw boxes colored by weight and labeled with the weight and the per-instance loss D.
 
     Args:
-        image: (H, W, 3), RGB, uint8; enlarged if it is small.
+        image: (H, W, 3), RGB, uint8; a small one is enlarged.
         boxes: (G, 4), XYXY in pixels of ``image``.
-        weights: (G,), in [0, 1].
-        losses: (G,).
+        weights: (G,), imitation weights in [0, 1].
+        losses: (G,), D of the teacher.
 
     Returns:
         (H', W', 3), RGB, uint8.
@@ -72,17 +78,17 @@ def weight_image(
     weight_map: Tensor,
     stride: int,
 ) -> np.ndarray:
-    """A training image with its boxes by weight, above the weight map of one level.
+    """Draw a training image with its weighted boxes above the weight map of one FPN level.
 
     Args:
-        sample: one of the model's ``batched_inputs``.
-        input_format: channel order of its image.
+        sample: one element of the model's ``batched_inputs``.
+        input_format: channel order of the image.
         weights, losses: (G,), of the image's instances.
-        weight_map: (H_l, W_l), which may reach beyond the image by the batch's padding.
+        weight_map: (H_l, W_l), including the padding of the batch.
         stride: of the map, in pixels.
 
     Returns:
-        (3, 2 * H, W), RGB, uint8, as ``EventStorage.put_image`` takes it.
+        (3, 2 * H, W), RGB, uint8, for ``EventStorage.put_image``; a small image is enlarged.
     """
     image = convert_image_to_rgb(sample["image"].permute(1, 2, 0), input_format)
     boxes = draw_weights(image, sample["instances"].gt_boxes.tensor, weights, losses)

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and how entry points show them."""
+"""User errors, and their display by the command-line entry points."""
 
 import functools
 import logging
@@ -7,19 +7,23 @@ import sys
 import warnings
 from collections.abc import Callable
 
-__all__ = ["AIDError", "ignore_known_deprecations", "main_with_clear_errors"]
+__all__ = [
+    "AIDError",
+    "filter_known_warnings",
+    "ignore_known_deprecations",
+    "main_with_clear_errors",
+]
 
 
 class AIDError(Exception):
-    """Bad input. The message is one line: what is wrong, where, and what to do about it."""
+    """Invalid input or environment. The message is one line: what is wrong, where, what to do."""
 
 
 def main_with_clear_errors(main: Callable) -> Callable:
-    """Decorate an entry point so that an :class:`AIDError` ends it in one line on stderr.
+    """Decorate an entry point so that an :class:`AIDError` ends it with one line on stderr.
 
-    The process exits with code 2, as argparse does for bad arguments. Every other exception keeps
-    its traceback: it is a bug, and the traceback is what its report needs. Deprecations about which
-    a user can do nothing are not shown.
+    The exit code is then 2, as argparse's for invalid arguments. Other exceptions are bugs and keep
+    their traceback. Known deprecation warnings are hidden, see :func:`ignore_known_deprecations`.
     """
 
     @functools.wraps(main)
@@ -30,12 +34,14 @@ def main_with_clear_errors(main: Callable) -> Callable:
             sys.stdout.flush()
             return result
         except BrokenPipeError:
-            # Whoever reads the output, such as head, has seen enough; nor is it told at exit.
+            # The reader of stdout, such as head, has exited. Without the redirection, Python would
+            # report the broken pipe once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except AIDError as error:
             line = _one_line(error)
-        # Only now the frames of what failed are gone, and progress bars with them.
+        # Printed outside of the except clause: the frames that failed are released by now, and
+        # their progress bars closed.
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
 
@@ -43,12 +49,21 @@ def main_with_clear_errors(main: Callable) -> Callable:
 
 
 def _one_line(error: AIDError) -> str:
-    # From a worker process of a data loader the message comes with the traceback before it.
+    # An error in a data loader's worker process has the worker's traceback before the message.
     return " ".join(str(error).rsplit("AIDError: ", 1)[-1].split())
 
 
 def ignore_known_deprecations() -> None:
-    """Filter the warnings that Detectron2 and fvcore give rise to on every run."""
+    """Hide the deprecations in Detectron2 and fvcore for the rest of this process.
+
+    Sets warning filters and the level of a torch logger; for entry points only.
+    """
+    filter_known_warnings()
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+
+
+def filter_known_warnings() -> None:
+    """Filter the warnings that Detectron2 and fvcore cause in every run."""
     for message in (
         "pkg_resources is deprecated",
         "`torch.jit.script` is deprecated",
@@ -56,4 +71,3 @@ def ignore_known_deprecations() -> None:
         "`broadcast_buffers` is deprecated",
     ):
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what is said of a folder that takes none."""
+"""Atomic file writes, and clear errors for folders that cannot be written."""
 
 import errno
 import os
@@ -18,22 +18,22 @@ __all__ = [
     "whole_file",
 ]
 
-# Ends the name of a file that is not complete.
+# Suffix of an incomplete file.
 PART = ".tmp"
-# What only a write raises.
+# Errors that only a write raises.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-# What a folder without rights raises, or one that is gone; files elsewhere raise it too.
+# Errors of a folder without permissions or that was removed; reading other files raises them too.
 NO_RIGHT = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
 
 
 @contextmanager
 def whole_file(path: str) -> Iterator[BinaryIO]:
-    """A file to write that gets its name when it is complete.
+    """Open a file that replaces ``path`` only when it is written completely.
 
-    Whenever the process dies, ``path`` is what it was before, or complete. For that alone the new
-    name would do; the content is also forced to the disk first, so that a machine that dies does
-    not keep the name and lose the content. A write that fails leaves nothing behind, a process that
-    is killed leaves ``path.tmp``, see :func:`remove_parts`.
+    If the process is killed at any time, ``path`` is either unchanged or complete. The content is
+    synchronized to disk before the file is renamed, which extends this to a crash of the machine.
+    A failed write leaves nothing behind; a killed process leaves ``path.tmp``, see
+    :func:`remove_parts`.
     """
     part = path + PART
     try:
@@ -49,11 +49,11 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
 
 
 def remove_parts(folder: str, *names: str) -> None:
-    """Remove what processes left that were killed in a :func:`whole_file`.
+    """Remove the incomplete files of processes that were killed in :func:`whole_file`.
 
     Args:
-        folder: where to look.
-        names: of the files that are written there, as patterns.
+        folder: that contains them.
+        names: glob patterns of the complete files' names.
     """
     for name in names:
         for part in Path(folder).glob(name + PART):
@@ -62,19 +62,19 @@ def remove_parts(folder: str, *names: str) -> None:
 
 @contextmanager
 def clear_write_errors(folder: str) -> Iterator[None]:
-    """Turn what a full disk or a folder that may not be written raises into one line.
+    """Convert errors of a full disk or a folder without write permission to an AIDError.
 
     Args:
         folder: OUTPUT_DIR of the run.
 
     Raises:
-        AIDError: in place of those errors.
+        AIDError: the folder cannot be written.
     """
     try:
         yield
     except AIDError:
         raise
-    except Exception as error:  # torch.save has one of its own for a full disk
+    except Exception as error:  # torch.save raises a RuntimeError if the disk is full
         cause = cannot_write(error, folder)
         if cause is None:
             raise
@@ -86,10 +86,10 @@ def clear_write_errors(folder: str) -> Iterator[None]:
 
 @contextmanager
 def output_folder(folder: str) -> Iterator[None]:
-    """Make the folder that a tool's ``--output`` names; while it is written to, say what fails.
+    """Create the folder of a tool's ``--output``, and convert write errors to an AIDError.
 
     Raises:
-        AIDError: it cannot be made, or not be written.
+        AIDError: the folder cannot be created or written.
     """
     try:
         os.makedirs(folder, exist_ok=True)
@@ -105,19 +105,22 @@ def output_folder(folder: str) -> Iterator[None]:
 
 
 def cannot_write(error: BaseException | None, folder: str) -> OSError | None:
-    """The error behind ``error`` by which ``folder`` cannot be written, if there is one.
+    """Find the error in the chain of ``error`` that shows that ``folder`` cannot be written.
 
-    Of errors that were being handled when another one came, only a lack of room counts:
-    ``torch.save`` raises an error of its own over that of the file.
+    Of implicitly chained errors (``__context__``) only those of a full or read-only disk count:
+    ``torch.save`` replaces such an error by one of its own.
+
+    Returns:
+        The error, or None.
     """
     inside = os.path.abspath(folder) + os.sep
-    kinds = (*NO_ROOM, *NO_RIGHT)
+    codes = (*NO_ROOM, *NO_RIGHT)
     while error is not None:
-        if isinstance(error, OSError) and error.errno in kinds:
+        if isinstance(error, OSError) and error.errno in codes:
             named = isinstance(error.filename, str) and os.path.abspath(error.filename)
             if named.startswith(inside) if named else error.errno in NO_ROOM:
                 return error
         if error.__cause__ is None:
-            kinds = NO_ROOM
+            codes = NO_ROOM
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None

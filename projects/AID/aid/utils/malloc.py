@@ -1,7 +1,7 @@
-"""What the C library does with freed memory, where that is glibc.
+"""Options of glibc's allocator for freed memory; no effect with other C libraries.
 
-It hands large blocks back to the kernel at once and takes them anew page by page, each of which is
-zeroed first. A training step makes and frees maps of 60 MB by the hundred.
+By default glibc returns large blocks to the kernel when they are freed, and a new block has its
+pages zeroed one by one. A training step allocates and frees hundreds of feature maps of 60 MB.
 """
 
 import ctypes
@@ -9,21 +9,21 @@ import sys
 
 __all__ = ["keep_freed_memory", "return_freed_memory"]
 
-# Of malloc.h.
+# Constants of malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 IS_GLIBC = hasattr(LIBC, "mallopt")
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees, for its next step. Holds until it ends."""
+    """Keep freed memory in this process for reuse, until the process ends."""
     if IS_GLIBC:
         LIBC.mallopt(M_MMAP_MAX, 0)
         LIBC.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def return_freed_memory() -> None:
-    """Let this process hand back what it has freed, and every larger block as it is freed."""
+    """Return freed memory to the kernel, now and whenever a block above 64 KiB is freed."""
     if IS_GLIBC:
         LIBC.mallopt(M_MMAP_THRESHOLD, 1 << 16)
         LIBC.malloc_trim(0)

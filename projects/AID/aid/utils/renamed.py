@@ -1,4 +1,4 @@
-"""Import paths and names of version 0.1, kept for files that were written for it."""
+"""Aliases of the import paths and names of version 0.1, for files written for that version."""
 
 import sys
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class _OldModule(ModuleType):
 
 
 def _with_pairs(losses_per_instance: Callable) -> Callable:
-    """``losses_per_instance`` for a function of losses that returns a pair instead of a dict."""
+    """Adapt ``losses_per_instance`` to a loss function that returns a pair instead of a dict."""
 
     def wrapper(losses: Callable, *args, **kwargs):
         return losses_per_instance(
@@ -43,20 +43,20 @@ def _with_pairs(losses_per_instance: Callable) -> Callable:
 
 
 def install() -> None:
-    """Make the old modules importable."""
+    """Add the old modules to ``sys.modules``."""
     for name in MODULES:
         sys.modules.setdefault(name, _OldModule(name))
 
 
 def refuse_renamed(cls: type, names: dict[str, str]) -> None:
-    """Refuse a subclass that defines what has another name now, and would be ignored.
+    """Check that a subclass defines no method by its old name, under which it is never called.
 
     Args:
-        cls: a user's class.
+        cls: class defined by the user.
         names: {old name: new name}.
 
     Raises:
-        AIDError: it does.
+        AIDError: the class defines an old name.
     """
     old = [name for name in names if name in vars(cls)]
     if old:
