@@ -260,7 +260,7 @@ def test_the_report_says_what_was_measured(report):
     assert (
         text.splitlines()[2] == found["outcome"][0] and f"(`{STUDENT}`) has " in found["outcome"][0]
     )
-    for part in ("teacher", "AID by instance", "One seed of a short run proves nothing"):
+    for part in ("teacher", "AID by instance", "repeat the runs with other seeds"):
         assert part in text
     official = text.split("KITTI's official metric")[1].split("##")[0]
     objects = loaded[0].metrics[-1]["kitti/objects-Car-easy"]
@@ -272,7 +272,7 @@ def test_the_report_says_what_was_measured(report):
     html = (folder / "report.html").read_text()
     assert html.count('src="data:image/png;base64,') == 4 and "KITTI&#x27;s official" in html
     for page in (text, html):
-        said = page.split("What is missing")[-1]
+        said = page.split("Missing from this report")[-1]
         assert "Left out: output/foo is no run." in said
         assert f"Precision over recall of {STUDENT}: folder " in said
 
@@ -283,7 +283,7 @@ def test_a_teacher_that_is_gone_leaves_the_rest_of_the_report(report):
     (folder / "instances.png").unlink()
     write_report(loaded, str(folder), num_images=1, num_train=1, threshold=0.1)
     text = (folder / "report.md").read_text()
-    assert f"What the teacher of {STUDENT} makes of the labels: " in text and "gone.pth" in text
+    assert f"Teacher's loss on the labels, for {STUDENT}: " in text and "gone.pth" in text
     assert "](instances.png)" not in text and "](detections.png)" in text
 
 
@@ -313,20 +313,20 @@ def test_what_an_interrupted_run_did_twice_counts_once(runs, tmp_path):
 
 
 def test_a_folder_that_is_no_finished_run(runs, tmp_path):
-    with pytest.raises(AIDError, match="config.yaml does not exist: .* is no finished run"):
+    with pytest.raises(AIDError, match="config.yaml does not exist: .* is not a finished run"):
         load_run(str(tmp_path))
     for name in ("config.yaml", "model_final.pth"):
         shutil.copy(os.path.join(runs[0][PLAIN], name), tmp_path)
     text = (tmp_path / "config.yaml").read_text()
     (tmp_path / "metrics.json").write_text('{"iteration": 0}\n')
     (tmp_path / "config.yaml").write_text(text.replace("synthetic_kitti_val", "fleet_val"))
-    with pytest.raises(AIDError, match="config.yaml: dataset 'fleet_val' is not registered here"):
+    with pytest.raises(AIDError, match="config.yaml: dataset 'fleet_val' is not registered: add"):
         load_run(str(tmp_path))
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(AIDError, match="holds no evaluation: run train_net.py .* --resume"):
+    with pytest.raises(AIDError, match="contains no evaluation: run train_net.py .* --resume"):
         load_run(str(tmp_path))
     (tmp_path / "metrics.json").write_text("{\n")
-    with pytest.raises(AIDError, match="is not one JSON object a line"):
+    with pytest.raises(AIDError, match="is not one JSON object per line"):
         load_run(str(tmp_path))
 
 

@@ -1,22 +1,30 @@
 #!/usr/bin/env python3
-"""Measure what a step of distillation costs, beside what it cannot cost less than.
+"""Measure time and memory of a distillation step, and its lower bound in plain Detectron2.
 
     python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml
-    python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml \
+    python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml \\
         --device cuda --amp --batch 8 --size 544x1826 --repeat 50 --json output/benchmark.json
-    python tools/benchmark.py --config-file configs/Quickstart/faster_rcnn_R18_from_R34.yaml \
+    python tools/benchmark.py --config-file configs/Quickstart/faster_rcnn_R18_from_R34.yaml \\
         --size 96x320 --sweep --figure output/sweep.png AID.BACKGROUND one
 
-Neither data nor weights are needed: images, boxes and weights are random. docs/performance.md says
-what the numbers mean.
+Images, boxes and weights are random, so no data and no checkpoints are needed. See
+docs/performance.md for the meaning of the numbers.
 """
 
-import argparse
 import json
 import os
+from argparse import ArgumentParser
 
 import aid  # noqa: F401  (registers models, losses and rules)
 from aid.utils.errors import AIDError, main_with_clear_errors
+from aid_tools.arguments import (
+    add_config_file,
+    add_device,
+    add_json,
+    add_overrides,
+    add_register,
+    make_parser,
+)
 from aid_tools.benchmark import Settings, measure, measure_sweep, parse_size
 from aid_tools.benchmark.figure import check_format, draw_sweeps
 from aid_tools.benchmark.page import results_page, sweep_page
@@ -25,10 +33,10 @@ from aid_tools.report.figures import save
 
 @main_with_clear_errors
 def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     if args.figure:
         if not args.sweep:
-            raise AIDError("--figure draws what --sweep measures: add --sweep")
+            raise AIDError("--figure needs the results of --sweep: add --sweep")
         check_format(args.figure)
     for path in filter(None, (args.json, args.figure)):
         _check_writable(path)
@@ -44,63 +52,74 @@ def main(argv: list[str] | None = None) -> None:
     if args.sweep:
         sweeps = measure_sweep(settings, **rounds)
         print(sweep_page(sweeps, settings))
-        found = {"sweeps": [sweep.as_dict() for sweep in sweeps]}
+        content = {"sweeps": [sweep.as_dict() for sweep in sweeps]}
         if args.figure:
             save(draw_sweeps(sweeps), args.figure)
     else:
         results = measure(settings, memory=not args.no_memory, **rounds)
         print(results_page(results, settings))
-        found = results.as_dict()
+        content = results.as_dict()
     if args.json:
         with open(args.json, "w") as f:
-            json.dump({**found, "setup": settings.as_dict()}, f, indent=1)
+            json.dump({**content, "setup": settings.as_dict()}, f, indent=1)
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def build_parser() -> ArgumentParser:
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add_config_file(parser, "config of a student with a teacher")
+    add(
+        "--size",
+        default="370x1242",
+        metavar="HxW",
+        help="height and width of the images (default: %(default)s)",
     )
-    add = made.add_argument
-    add("--config-file", required=True, metavar="FILE", help="of a student that distils")
-    add("--size", default="370x1242", metavar="HxW", help="of the images (default: %(default)s)")
-    add("--batch", type=int, default=2, metavar="N", help="images a step (default: %(default)s)")
+    add("--batch", type=int, default=2, metavar="N", help="images per step (default: %(default)s)")
     add(
         "--instances",
         type=int,
         default=10,
         metavar="N",
-        help="ground-truth boxes an image (default: %(default)s)",
+        help="ground truth boxes per image (default: %(default)s)",
     )
-    add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
-    add("--amp", action="store_true", help="half precision, on a GPU")
-    add("--threads", type=int, metavar="N", help="on the CPU (default: torch's choice)")
-    add("--seed", type=int, default=0, help="(default: %(default)s)")
-    add("--register", metavar="FILE", help="Python file that registers losses, rules, detectors")
+    add_device(parser, "cpu")
+    add("--amp", action="store_true", help="use half precision; needs a GPU")
+    add("--threads", type=int, metavar="N", help="number of CPU threads (default: torch's choice)")
+    add("--seed", type=int, default=0, metavar="N", help="random seed (default: %(default)s)")
+    add_register(parser, "losses, rules or detectors")
     add(
         "--repeat",
         type=int,
         default=10,
         metavar="N",
-        help="rounds, at least 3, after one of warm-up (default: %(default)s)",
+        help="number of rounds after the warm-up, at least 3 (default: %(default)s)",
     )
-    add("--seconds", type=float, help="fewer rounds, but 3, if they would take longer than this")
-    add("--no-memory", action="store_true", help="leave the memory unmeasured")
-    add("--sweep", action="store_true", help="grow the image, the batch, the number of instances")
-    add("--json", metavar="FILE", help="write the numbers there")
-    add("--figure", metavar="FILE", help="draw the sweep there")
-    add("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that override the config")
-    return made
+    add(
+        "--seconds",
+        type=float,
+        help="time limit, which reduces the number of rounds to at least 3 (default: no limit)",
+    )
+    add("--no-memory", action="store_true", help="do not measure memory")
+    add(
+        "--sweep",
+        action="store_true",
+        help="vary image size, batch size and number of instances instead",
+    )
+    add_json(parser)
+    add("--figure", metavar="FILE", help="draw the results of --sweep to this file")
+    add_overrides(parser)
+    return parser
 
 
 def _check_writable(path: str) -> None:
-    """Say before the measurement, not after it, that its result has no place."""
+    """Check before the measurement that its results can be written."""
     folder = os.path.dirname(path) or "."
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise AIDError(f"{path} cannot be written: {error.strerror}") from error
     if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        raise AIDError(f"{path} cannot be written: it is a folder, or protected")
+        raise AIDError(f"{path} cannot be written: it is a folder or write-protected")
 
 
 if __name__ == "__main__":

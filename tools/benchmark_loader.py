@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Measure how many images a second the training loader gives, by its number of workers.
+"""Measure the throughput of the training loader for several numbers of workers.
 
     python tools/benchmark_loader.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml
 
-Reads DATASETS.TRAIN with the config's augmentation; needs no weights. docs/performance.md says at
-which number of GPUs a loader becomes the limit.
+The loader reads DATASETS.TRAIN with the config's augmentation; no checkpoints are needed. See
+docs/performance.md for the number of GPUs at which a loader becomes the bottleneck.
 """
 
-import argparse
 import json
 import os
+from argparse import ArgumentParser
 
 from tabulate import tabulate
 
@@ -18,49 +18,60 @@ from aid.config import load_config
 from aid.data.register import register_from_file
 from aid.engine.setup import check_dataset
 from aid.utils.errors import main_with_clear_errors
+from aid_tools.arguments import (
+    add_config_file,
+    add_json,
+    add_overrides,
+    add_register,
+    make_parser,
+)
 from aid_tools.benchmark.loader import measure_loader
 
 
 @main_with_clear_errors
 def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     if args.register:
         register_from_file(args.register)
     cfg = load_config(args.config_file, args.opts)
     cfg.SEED = max(cfg.SEED, 0)
     for name in cfg.DATASETS.TRAIN:
         check_dataset(cfg, "TRAIN", name)
-    found = measure_loader(cfg, args.workers, args.batches)
-    rows = [[n, rate, rate / max(1, n)] for n, rate in found.items()]
+    rates = measure_loader(cfg, args.workers, args.batches)
+    rows = [[n, rate, rate / max(1, n)] for n, rate in rates.items()]
     print(
-        f"{', '.join(cfg.DATASETS.TRAIN)} as {args.config_file} reads it; "
+        f"{', '.join(cfg.DATASETS.TRAIN)} with {args.config_file}; "
         f"{args.batches} batches of {cfg.SOLVER.IMS_PER_BATCH}; {os.cpu_count()} cores"
     )
-    print(tabulate(rows, ["workers", "images / s", "a worker"], floatfmt=".1f"))
+    print(tabulate(rows, ["workers", "images / s", "per worker"], floatfmt=".1f"))
     if args.json:
         with open(args.json, "w") as f:
-            json.dump({"images_per_second": found, "cores": os.cpu_count()}, f, indent=1)
+            json.dump({"images_per_second": rates, "cores": os.cpu_count()}, f, indent=1)
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = made.add_argument
-    add("--config-file", required=True, metavar="FILE", help="of a training")
+def build_parser() -> ArgumentParser:
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add_config_file(parser, "config of a training")
     add(
         "--workers",
         type=int,
         nargs="+",
         default=[0, 1, 2, 4],
         metavar="N",
-        help="numbers of loader processes (default: %(default)s)",
+        help="numbers of loader processes to measure (default: 0 1 2 4)",
     )
-    add("--batches", type=int, default=50, metavar="N", help="that count (default: %(default)s)")
-    add("--register", metavar="FILE", help="Python file that registers your own datasets")
-    add("--json", metavar="FILE", help="write the numbers there")
-    add("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that override the config")
-    return made
+    add(
+        "--batches",
+        type=int,
+        default=50,
+        metavar="N",
+        help="number of timed batches (default: %(default)s)",
+    )
+    add_register(parser)
+    add_json(parser)
+    add_overrides(parser)
+    return parser
 
 
 if __name__ == "__main__":

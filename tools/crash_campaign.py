@@ -14,6 +14,7 @@ import os
 import sys
 
 from aid.utils.errors import main_with_clear_errors
+from aid_tools.arguments import add_output, make_parser
 from aid_tools.reliability import run_campaign
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -21,23 +22,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 @main_with_clear_errors
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--kills", type=int, default=20, metavar="N", help="in all (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        nargs="+",
-        default=[0, 2],
-        metavar="N",
-        help="numbers of loader workers to kill with (default: 0 2)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
-    parser.add_argument("--output", default="output/reliability", help="default: %(default)s")
-    args = parser.parse_args(argv)
+    args = build_parser().parse_args(argv)
     workers = tuple(dict.fromkeys(args.workers))
     result = run_campaign(ROOT, args.output, args.kills, workers, args.seed)
     if result["failure"]:
@@ -47,6 +32,35 @@ def main(argv: list[str] | None = None) -> None:
         f"checkpoint unreadable or lost, all {result['compared_checkpoints']} bit for bit those of "
         f"the uninterrupted run ({os.path.join(args.output, 'crash_campaign.json')})"
     )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add(
+        "--kills",
+        type=int,
+        default=20,
+        metavar="N",
+        help="total number of kills (default: %(default)s)",
+    )
+    add(
+        "--workers",
+        type=int,
+        nargs="+",
+        default=[0, 2],
+        metavar="N",
+        help="numbers of loader workers, each with a training of its own (default: 0 2)",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="random seed of the times of the kills (default: %(default)s)",
+    )
+    add_output(parser, "output folder", "output/reliability")
+    return parser
 
 
 if __name__ == "__main__":

@@ -12,17 +12,12 @@ import json
 
 from aid.evaluation import as_dict, evaluate_folders, format_table
 from aid.utils.errors import AIDError, main_with_clear_errors
+from aid_tools.arguments import add_json, make_parser
 
 
 @main_with_clear_errors
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--labels", required=True, help="folder of label files")
-    parser.add_argument("--results", required=True, help="folder of result files, names as labels")
-    parser.add_argument("--json", help="write the figures to this file too")
-    args = parser.parse_args(argv)
+    args = build_parser().parse_args(argv)
     precision = evaluate_folders(args.labels, args.results)
     print(format_table(precision))
     if args.json:
@@ -31,6 +26,20 @@ def main(argv: list[str] | None = None) -> None:
                 json.dump(as_dict(precision), f, indent=1)
         except OSError as error:
             raise AIDError(f"--json {args.json} cannot be written: {error.strerror}") from error
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("--labels", required=True, metavar="FOLDER", help="folder of the label files")
+    add(
+        "--results",
+        required=True,
+        metavar="FOLDER",
+        help="folder of the result files, named as the label files",
+    )
+    add_json(parser)
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Export a trained detector to TorchScript and ONNX, compare it, and measure what each form costs.
 
-    python tools/export_model.py --config-file output/.../config.yaml \
+    python tools/export_model.py --config-file output/.../config.yaml \\
         --weights output/.../model_final.pth --output output/export
 
 Each file is run on images of the config's test set, or on those of --images, and refused if it does
@@ -30,6 +30,14 @@ from aid.engine.setup import check_dataset
 from aid.modeling.teacher import build_teacher, num_teachers
 from aid.utils.errors import AIDError, main_with_clear_errors
 from aid.utils.files import output_folder
+from aid_tools.arguments import (
+    add_config_file,
+    add_output,
+    add_overrides_option,
+    add_register,
+    add_weights,
+    make_parser,
+)
 from aid_tools.export import (
     FILES,
     OUTPUTS,
@@ -37,7 +45,7 @@ from aid_tools.export import (
     TOLERANCE,
     Row,
     check_packages,
-    compare,
+    compare_detections,
     export,
     latencies,
     load_exported,
@@ -57,7 +65,7 @@ from aid_tools.prediction import (
 
 @main_with_clear_errors
 def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     if min(args.num_images, args.repeat, args.threads) < 1:
         raise AIDError("--num-images, --repeat and --threads must be at least 1")
     check_packages(args.format)
@@ -99,7 +107,7 @@ def _export(
     export(detector, kind, images[0], path)
     run = load_exported(path, kind, args.threads)
     try:
-        difference = compare(run, detector, images, path)
+        difference = compare_detections(run, detector, images, path)
     except AIDError:
         os.remove(path)  # so that it is not taken for one that was found good
         raise
@@ -154,53 +162,51 @@ def _feeding(cfg: CfgNode) -> dict:
     }
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = made.add_argument
-    add("--config-file", required=True, metavar="FILE", help="or a name in the model zoo")
-    add("--weights", metavar="FILE", help="a checkpoint (default: MODEL.WEIGHTS of the config)")
-    add("--output", required=True, metavar="FOLDER", help="of the files")
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add_config_file(parser, "config file, or a name in Detectron2's model zoo")
+    add_weights(parser, "checkpoint of the detector (default: MODEL.WEIGHTS of the config)")
+    add_output(parser, "folder of the exported files")
     add(
         "--format",
         nargs="+",
         choices=FILES,
         default=["trace", "onnx"],
-        help="TorchScript by tracing or by scripting, or ONNX (default: trace onnx)",
+        help="formats to export: TorchScript by tracing or by scripting, or ONNX (default: trace "
+        "onnx)",
     )
-    add("--images", nargs="+", metavar="INPUT", help="to compare on, instead of the test set")
+    add(
+        "--images",
+        nargs="+",
+        metavar="INPUT",
+        help="images for the comparison (default: those of the test set)",
+    )
     add(
         "--num-images",
         type=int,
         default=8,
         metavar="N",
-        help="to compare on, at most (default: %(default)s)",
+        help="maximum number of images for the comparison (default: %(default)s)",
     )
-    add("--no-teacher", action="store_true", help="leave a student's teacher out of the table")
+    add("--no-teacher", action="store_true", help="do not measure the teachers of a student")
     add(
         "--repeat",
         type=int,
         default=50,
         metavar="N",
-        help="runs of which the median is taken (default: %(default)s)",
+        help="number of timed runs, of which the median is reported (default: %(default)s)",
     )
     add(
         "--threads",
         type=int,
         default=torch.get_num_threads(),
         metavar="N",
-        help="(default: torch's choice, %(default)s here)",
+        help="number of CPU threads (default: torch's choice, %(default)s on this machine)",
     )
-    add("--register", metavar="FILE", help="Python file that registers your own datasets")
-    add(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="at the end: pairs that override the config",
-    )
-    return made
+    add_register(parser)
+    add_overrides_option(parser)
+    return parser
 
 
 if __name__ == "__main__":

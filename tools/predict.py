@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Detect objects in images and videos with a trained detector, and draw what is found.
 
-    python tools/predict.py --config-file output/.../config.yaml \
+    python tools/predict.py --config-file output/.../config.yaml \\
         --weights output/.../model_final.pth --output output/predictions PHOTOS CLIP.mp4
-    python tools/predict.py --config-file COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml \
+    python tools/predict.py --config-file COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml \\
         --weights model_final_280758.pkl --output output/predictions 'drives/**/*.png'
 
 Inputs are images, videos, folders of both, and patterns. Writes pictures/ with a drawn picture of
@@ -25,6 +25,15 @@ import aid  # noqa: F401  (registers models and datasets)
 from aid.data import register_from_file
 from aid.utils.errors import AIDError, main_with_clear_errors
 from aid.utils.files import output_folder
+from aid_tools.arguments import (
+    add_config_file,
+    add_device,
+    add_output,
+    add_overrides_option,
+    add_register,
+    add_weights,
+    make_parser,
+)
 from aid_tools.prediction import (
     COCOWriter,
     KITTIWriter,
@@ -42,7 +51,7 @@ from aid_tools.prediction import (
 
 @main_with_clear_errors
 def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     if args.batch_size < 1:
         raise AIDError("--batch-size must be at least 1")
     if args.register:
@@ -100,48 +109,40 @@ def _run(
     return num_frames, len(skipped)
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = made.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help="image, video, folder or pattern")
-    add("--config-file", required=True, metavar="FILE", help="or a name in the model zoo")
-    add("--weights", metavar="FILE", help="a checkpoint (default: MODEL.WEIGHTS of the config)")
-    add("--output", required=True, metavar="FOLDER", help="new or empty")
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="image, video, folder or glob pattern")
+    add_config_file(parser, "config file, or a name in Detectron2's model zoo")
+    add_weights(parser, "checkpoint of the detector (default: MODEL.WEIGHTS of the config)")
+    add_output(parser, "output folder, which must be new or empty")
     add(
         "--format",
         nargs="+",
         choices=("kitti", "coco"),
         default=["coco"],
-        help="of the detections (default: coco)",
+        help="file formats of the detections (default: coco)",
     )
     add(
         "--score-threshold",
         type=float,
         default=0.4,
         metavar="SCORE",
-        help="least score that is written or drawn; 0 for what an evaluation sees "
-        "(default: %(default)s)",
+        help="minimum score of the detections to write and draw; 0 keeps all detections of an "
+        "evaluation (default: %(default)s)",
     )
-    add("--no-pictures", action="store_true", help="write the detections alone")
+    add("--no-pictures", action="store_true", help="write the detections only, draw no pictures")
     add(
         "--batch-size",
         type=int,
         default=1,
         metavar="N",
-        help="images that go through the detector at once (default: %(default)s)",
+        help="number of images per forward pass (default: %(default)s)",
     )
-    add("--device", help="cpu, cuda or cuda:N (default: the config's, or the CPU)")
-    add("--register", metavar="FILE", help="Python file that registers your own datasets")
-    add(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="at the end: pairs that override the config",
-    )
-    return made
+    add_device(parser, shown="MODEL.DEVICE of the config, or the CPU without a GPU")
+    add_register(parser)
+    add_overrides_option(parser)
+    return parser
 
 
 if __name__ == "__main__":

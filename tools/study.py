@@ -1,19 +1,29 @@
 #!/usr/bin/env python3
-"""Run a grid of trainings from one YAML file; what is done already is not done again.
+"""Run a grid of trainings that a YAML file defines; finished runs are not repeated.
 
-python tools/study.py studies/weighting.yaml
-python tools/study.py studies/weighting.yaml --only reduced        one of its experiments
-python tools/study.py studies/weighting.yaml --list                what is done and what is not
-python tools/study.py studies/weighting.yaml --report docs/results  tables of what is done
+    python tools/study.py studies/weighting.yaml
+
+Run only some of its experiments:
+
+    python tools/study.py studies/weighting.yaml --only reduced
+
+List finished and unfinished runs:
+
+    python tools/study.py studies/weighting.yaml --list
+
+Write tables and figures of the finished runs:
+
+    python tools/study.py studies/weighting.yaml --report docs/results
 """
 
-import argparse
 import os
+from argparse import ArgumentParser
 from collections.abc import Callable
 
 from tqdm import tqdm
 
 from aid.utils.errors import AIDError, main_with_clear_errors
+from aid_tools.arguments import make_parser
 from aid_tools.study import (
     Job,
     jobs_to_measure,
@@ -27,31 +37,15 @@ from aid_tools.study import (
 )
 from aid_tools.study.runner import is_done
 
-# Training images on which weights are measured.
+# Number of training images for the measurement of weights.
 NUM_IMAGES = 100
-# Batches on which gradients are.
+# Number of training batches for the measurement of gradients.
 NUM_BATCHES = 5
 
 
 @main_with_clear_errors
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("study", metavar="FILE", help="the study's YAML file")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count(),
-        metavar="N",
-        help="runs at a time, of one thread each (default: %(default)s)",
-    )
-    parser.add_argument("--list", action="store_true", help="list the runs, and start none")
-    parser.add_argument("--report", metavar="FOLDER", help="write tables there, and start none")
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", help="these experiments of the study"
-    )
-    args = parser.parse_args(argv)
+    args = build_parser().parse_args(argv)
     if args.workers < 1:
         raise AIDError("--workers must be at least 1")
     study = load_study(args.study, args.only)
@@ -71,12 +65,39 @@ def main(argv: list[str] | None = None) -> None:
     if failed:
         raise AIDError(
             f"{len(failed)} of {len(study.jobs)} runs failed, first {failed[0].folder}: see its "
-            "stdout.txt, and call again"
+            "stdout.txt, and run the study again"
         )
 
 
-def _measure(what: str, jobs: list[Job], measure: Callable, amount: int) -> list[dict]:
-    return [x for job in tqdm(jobs, desc=what) for x in measure(job, amount)]
+def _measure(title: str, jobs: list[Job], measure: Callable, amount: int) -> list[dict]:
+    return [x for job in tqdm(jobs, desc=title) for x in measure(job, amount)]
+
+
+def build_parser() -> ArgumentParser:
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("study", metavar="FILE", help="YAML file of the study")
+    add(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="number of parallel runs, of one thread each (default: number of cores)",
+    )
+    add("--list", action="store_true", help="list the runs without starting any")
+    add(
+        "--report",
+        metavar="FOLDER",
+        help="write tables and figures to this folder without starting any run",
+    )
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names of the experiments to run (default: all)",
+    )
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Show on images what a student is taught: where it imitates its teacher, how much, and why.
 
-    python tools/visualize.py --config-file configs/Quickstart/faster_rcnn_R18_from_R34.yaml \
-        --weights output/quickstart/faster_rcnn_R18_from_R34/model_final.pth \
+    python tools/visualize.py --config-file configs/Quickstart/faster_rcnn_R18_from_R34.yaml \\
+        --weights output/quickstart/faster_rcnn_R18_from_R34/model_final.pth \\
         --num-gpus 0 --output output/pictures --contact-sheet 8
 
 Writes a page for each image: the ground truth with the teacher's loss on each object, and, level by
@@ -18,13 +18,22 @@ import aid  # noqa: F401  (registers models, losses, rules and datasets)
 from aid.config import load_config
 from aid.data.register import register_from_file
 from aid.utils.errors import AIDError, main_with_clear_errors
+from aid_tools.arguments import (
+    add_config_file,
+    add_num_gpus,
+    add_output,
+    add_overrides,
+    add_register,
+    add_weights,
+    make_parser,
+)
 from aid_tools.visualization.load import choose_images, load_records
 from aid_tools.visualization.pages import Pages
 
 
 @main_with_clear_errors
 def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     if args.contact_sheet < 0:
         raise AIDError(f"--contact-sheet {args.contact_sheet}: give a number from 0")
     if args.register:
@@ -49,32 +58,35 @@ def main(argv: list[str] | None = None) -> None:
         print(note)
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add_config_file(parser, "config of a student with a teacher")
+    add_weights(parser, "checkpoint of the student's run (default: before training)", "")
+    add_output(parser, "folder of the pictures")
+    add(
+        "--dataset",
+        metavar="NAME",
+        help="name of a registered dataset (default: the first of DATASETS.TEST)",
     )
-    add = made.add_argument
-    add("--config-file", required=True, metavar="FILE", help="of a student that distils")
-    add("--weights", default="", metavar="FILE", help="checkpoint of the student's run")
-    add("--output", required=True, metavar="FOLDER", help="of the pictures")
-    add("--dataset", metavar="NAME", help="that is registered (default: DATASETS.TEST's first)")
     add(
         "--images",
         default="6",
         metavar="N|NAME,NAME",
-        help="how many, evenly spaced, or names of image files (default: %(default)s)",
+        help="number of evenly spaced images, or names of image files (default: %(default)s)",
     )
     add(
         "--contact-sheet",
         type=int,
         default=0,
         metavar="N",
-        help="also a sheet of the N objects that each teacher is trusted on least, and most",
+        help="also draw a sheet of the N objects with the smallest and the largest weights of each "
+        "teacher (default: no sheet)",
     )
-    add("--num-gpus", type=int, choices=(0, 1), default=1, help="0 is the CPU (default: 1)")
-    add("--register", metavar="FILE", help="Python file that registers your own datasets")
-    add("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that override the config")
-    return made
+    add_num_gpus(parser, 1, (0, 1))
+    add_register(parser)
+    add_overrides(parser)
+    return parser
 
 
 if __name__ == "__main__":

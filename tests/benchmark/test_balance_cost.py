@@ -1,4 +1,4 @@
-"""What the benchmark says of DISTILLATION.BALANCE: which step measures, and its share."""
+"""Cost of DISTILLATION.BALANCE in the benchmark: the measuring step and its share."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""tools/benchmark.py and what it is made of. No test looks at how long anything took."""
+"""tools/benchmark.py and its modules. No test checks absolute times."""
 
 import json
 from collections import Counter
@@ -50,7 +50,7 @@ def config_file(tiny_config, tmp_path):
     return write
 
 
-# --- the tool
+# --- command line
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools, for masks
@@ -140,13 +140,16 @@ def test_sweep(config_file, benchmark, tmp_path, monkeypatch):
         (["--device", "abacus"], "--device: 'abacus' is not one of cpu, cuda, cuda:N"),
         (["--device", "cuda:99"], "--device cuda:99: torch finds"),
         (["--amp"], "--amp needs a GPU"),
-        (["--figure", "f.png"], "--figure draws what --sweep measures"),
-        (["--sweep", "--figure", "f.word"], "f.word: its ending is none of"),
+        (["--figure", "f.png"], "--figure needs the results of --sweep"),
+        (["--sweep", "--figure", "f.word"], "f.word: choose one of the file extensions"),
         (["--json", "/dev/null/f.json"], "/dev/null/f.json cannot be written"),
         (["AID.ALFA", "1"], "AID.ALFA"),
-        (["AID.WEIGHTING", "ConstantWeighting"], "does not ask for the teacher's losses"),
+        (["AID.WEIGHTING", "ConstantWeighting"], "does not use the teacher's losses"),
         (["TEACHER.CONFIG_FILE", ""], "TEACHER.CONFIG_FILE is empty"),
-        (["TEACHER.MORE_CONFIG_FILES", "['t.yaml']"], "names further teachers, but the floor is"),
+        (
+            ["TEACHER.MORE_CONFIG_FILES", "['t.yaml']"],
+            "names further teachers, but only one can be",
+        ),
         (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "GeneralizedRCNN has no teacher"),
         (["MODEL.META_ARCHITECTURE", "Nothing"], "Nothing has no teacher"),
     ],
@@ -158,13 +161,13 @@ def test_mistakes_end_in_one_line(argv, wanted, config_file, benchmark):
 
 
 def test_images_too_small_to_train_on(config_file, benchmark):
-    # PredictionBatch norm of the head on the last level, of one cell.
+    # Batch norm of the head fails on the last level, which has a single cell.
     path = config_file("retinanet", ["MODEL.RETINANET.NORM", "BN"])
     line = benchmark("--config-file", path, "--size", "32x32", "--batch", "1")
     assert line.startswith("error: the student cannot train on 1 images of 32x32")
 
 
-# --- what is measured
+# --- inputs, networks and timing
 
 
 def test_random_batch(config_file):
@@ -249,7 +252,7 @@ def test_memory_is_what_the_case_holds(config_file, tmp_path):
     assert 0 < peaks["teacher"] < 64 * 2**20
 
 
-# --- what it comes to
+# --- results
 
 
 def test_known_ratios():

@@ -1,4 +1,4 @@
-"""A loss on predictions is measured forward and backward, although it reads no feature."""
+"""Benchmark of losses on predictions, forward and backward."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from aid_tools.benchmark.nets import Nets
         ("fcos", "CrossKDLoss", 2),
     ],
 )
-def test_gradients_reach_the_answers(
+def test_gradients_reach_the_predictions(
     kind, loss, parts, student_config, make_batch, monkeypatch, storage
 ):
     cfg = student_config(kind, opts=["DISTILLATION.LOSSES", [loss]])
@@ -24,7 +24,7 @@ def test_gradients_reach_the_answers(
     cases = make_cases(Nets(cfg, False, batch[:1]), batch)
     found, original = [], torch.autograd.grad
     monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: found.extend(original(*a, **k)))
-    for _ in range(2):  # what is kept serves every round
+    for _ in range(2):  # the recorded inputs serve every round
         found.clear()
         cases[loss]()
         gradients = [x for x in found if x is not None]

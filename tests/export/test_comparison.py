@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from aid.utils.errors import AIDError
-from aid_tools.export import Row, compare, latencies, table
+from aid_tools.export import Row, compare_detections, latencies, table
 from aid_tools.export.comparison import Difference
 
 IMAGE = torch.zeros(3, 40, 60)
@@ -23,7 +23,9 @@ def detector(batch, number=3):
 
 
 def difference(boxes=BOXES, scores=SCORES, classes=CLASSES):
-    return compare(lambda image: (boxes, scores, classes), detector, [IMAGE], "model.onnx")
+    return compare_detections(
+        lambda image: (boxes, scores, classes), detector, [IMAGE], "model.onnx"
+    )
 
 
 def test_what_is_the_same():
@@ -46,7 +48,10 @@ def test_the_same_box_twice_is_told_apart_by_score():
 
     order = [2, 0, 1]
     outputs = boxes[order], torch.tensor([0.4, 0.9, 0.5]), CLASSES[order]
-    assert compare(lambda image: outputs, twice, [IMAGE], "x").largest == {"boxes": 0, "scores": 0}
+    assert compare_detections(lambda image: outputs, twice, [IMAGE], "x").largest == {
+        "boxes": 0,
+        "scores": 0,
+    }
 
 
 def test_the_largest_difference_is_given():
@@ -75,7 +80,7 @@ def test_what_differs_is_refused(changed, message):
 
 def test_finding_nothing_proves_nothing():
     with pytest.raises(AIDError, match="finds nothing"):
-        compare(
+        compare_detections(
             lambda image: (BOXES[:0], SCORES[:0], CLASSES[:0]),
             lambda batch: detector(batch, 0),
             [IMAGE],
@@ -90,7 +95,7 @@ def test_every_image_is_seen_in_two_sizes():
         seen.append(tuple(image.shape))
         return BOXES, SCORES, CLASSES
 
-    compare(run, detector, [IMAGE, IMAGE[:, :20]], "model.onnx")
+    compare_detections(run, detector, [IMAGE, IMAGE[:, :20]], "model.onnx")
     assert seen == [(3, 40, 60), (3, 30, 45), (3, 20, 60), (3, 15, 45)]
 
 

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from aid.utils.errors import AIDError
-from aid_tools.export import FILES, OUTPUTS, check_packages, compare, export, load_exported
+from aid_tools.export import (
+    FILES,
+    OUTPUTS,
+    check_packages,
+    compare_detections,
+    export,
+    load_exported,
+)
 from aid_tools.export.comparison import SCALES
 
 KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
@@ -44,7 +51,7 @@ def test_a_file_finds_what_its_detector_finds(kind, fmt, detector, tmp_path):
     run = exported(model, fmt, tmp_path / FILES[fmt])
     # Other sizes than that of the export, upright, and none of the backbone's strides.
     images = [noise(64, 96, seed=1), noise(128, 80), noise(65, 99)]
-    difference = compare(run, model, images, fmt)
+    difference = compare_detections(run, model, images, fmt)
     assert difference.detections > 10 * len(images) * len(SCALES) / 2
     assert difference.largest["boxes"] <= (1e-3 if fmt == "onnx" else 0)
     assert difference.largest["scores"] <= (1e-5 if fmt == "onnx" else 0)

@@ -1,4 +1,4 @@
-"""What the report says, and where, of findings that nothing measured."""
+"""Content of the report for given measurements."""
 
 import math
 
@@ -7,7 +7,7 @@ from detectron2.data import MetadataCatalog
 
 from aid.config import load_config
 from aid_tools.report.content import Findings, describe
-from aid_tools.report.parts import Heading, Picture, Table, Text
+from aid_tools.report.parts import Heading, ReportFigure, Table, Text
 from aid_tools.report.runs import Run
 
 MEDIANS = {"instances": 3, "teacher_loss": 1.0, "weight": 0.9, "mean_weight": 0.9}
@@ -52,30 +52,30 @@ def test_what_came_out_comes_first_and_tables_are_narrow(parts):
 
 
 @pytest.mark.parametrize(
-    "groups, said",
+    "groups, expected",
     [
-        (["Car", "Cyclist"], "on instances of scenes, by class."),
+        (["Car", "Cyclist"], "on instances of scenes, grouped by class."),
         (
             ["Car", "mostly hidden", "tiny"],
-            "An instance is in the first group that fits: most of it is hidden; it is tiny at the "
-            "net's input; else its class.",
+            "Each instance is in the first group that applies: the object is mostly hidden; the "
+            "object is tiny in the network's input; otherwise its class.",
         ),
         (
             ["Car", "wrong class", "jittered box", "mostly hidden", "tiny"],
-            "fits: its label was given the wrong class; its box was jittered; most of it is "
-            "hidden; it is tiny at the net's input; else its class.",
+            "applies: the label has the wrong class; the box is jittered; the object is mostly "
+            "hidden; the object is tiny in the network's input; otherwise its class.",
         ),
     ],
 )
-def test_wrong_labels_are_spoken_of_where_there_are_any(groups, said, parts):
+def test_wrong_labels_are_mentioned_only_if_there_are_any(groups, expected, parts):
     found = parts(groups)
     texts = [x.text for x in found if isinstance(x, Text)]
-    assert texts[-1].endswith(said)
-    whole = " ".join([*texts, *(x.caption for x in found if isinstance(x, Picture))])
+    assert texts[-1].endswith(expected)
+    whole = " ".join([*texts, *(x.caption for x in found if isinstance(x, ReportFigure))])
     assert ("wrong" in whole) == ("wrong class" in groups)
     assert "The last column shows the labels" in whole
 
 
 def test_a_report_without_weights_says_nothing_of_them(parts):
-    captions = [x.caption for x in parts() if isinstance(x, Picture)]
+    captions = [x.caption for x in parts() if isinstance(x, ReportFigure)]
     assert "The last column" not in captions[-1]

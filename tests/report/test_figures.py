@@ -1,4 +1,4 @@
-"""What is drawn: which curves, in which panel."""
+"""Figures of the report: curves in each panel."""
 
 import matplotlib.pyplot as plt
 import numpy as np

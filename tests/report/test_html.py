@@ -1,4 +1,4 @@
-"""The page by itself: what it refers to, what it holds, who can read it."""
+"""HTML page of the report: references, content and accessibility."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing is loaded from anywhere, pictures show, tables sort."""
+"""HTML page of the report in a browser: no external resources, figures, sortable tables."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The teacher's view of labels, and the groups they fall into."""
+"""Teacher's losses on labels, and groups of labels."""
 
 import pytest
 import torch

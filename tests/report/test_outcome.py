@@ -1,4 +1,4 @@
-"""The report's first sentences, on runs that no training made."""
+"""Summary sentences of the report, for artificial runs."""
 
 import math
 
@@ -41,7 +41,7 @@ def make(tiny_config):
     return make
 
 
-def said(*runs) -> list[str]:
+def summary(*runs) -> list[str]:
     return outcome(*(list(column) for column in zip(*runs, strict=True)))
 
 
@@ -63,85 +63,88 @@ def plain(make):
 def test_teacher_plain_and_distilled(teacher, plain, student):
     expected = [
         "The student distilled from the teacher (`R18_from_R34`) has 24.5 AP, the plain student "
-        "16.3, the teacher 29.9: distillation gains 8.2 AP at equal iterations, 60 % of the way to "
-        "the teacher, for 36 ms an image where the teacher takes 55 ms."
+        "16.3, the teacher 29.9: distillation gains 8.2 AP at equal iterations, 60 % of the gap to "
+        "the teacher; inference takes 36 ms per image (teacher: 55 ms)."
     ]
-    assert said(teacher, plain, student) == expected
-    assert said(student, teacher, plain) == expected
+    assert summary(teacher, plain, student) == expected
+    assert summary(student, teacher, plain) == expected
 
 
 def test_differences_are_those_of_the_numbers_that_are_shown(make, teacher):
-    found = said(make("R18", 16.34), make("s", 24.46, teacher="R34"), teacher)
+    found = summary(make("R18", 16.34), make("s", 24.46, teacher="R34"), teacher)
     assert "has 24.5 AP, the plain student 16.3" in found[0] and "gains 8.2 AP" in found[0]
-    found = said(make("R18", 16.34), make("s", 16.26, teacher="R34"))
+    found = summary(make("R18", 16.34), make("s", 16.26, teacher="R34"))
     assert "distillation changes nothing at equal iterations" in found[0]
 
 
 def test_without_the_teacher(plain, student):
-    assert said(plain, student) == [
+    assert summary(plain, student) == [
         "The distilled student (`R18_from_R34`) has 24.5 AP, the plain student 16.3: distillation "
-        "gains 8.2 AP at equal iterations, for 36 ms an image."
+        "gains 8.2 AP at equal iterations; inference takes 36 ms per image."
     ]
 
 
 def test_without_a_plain_student(teacher, student, make):
     first = (
-        "The student distilled from the teacher (`R18_from_R34`) has 24.5 AP, the teacher 29.9, "
-        "for 36 ms an image where the teacher takes 55 ms."
+        "The student distilled from the teacher (`R18_from_R34`) has 24.5 AP, the teacher 29.9; "
+        "inference takes 36 ms per image (teacher: 55 ms)."
     )
     second = (
-        "What distillation gains is not known: no plain student of the same net and data is among "
-        "the runs."
+        "The gain of distillation is unknown: the runs include no plain student with the same "
+        "network and data."
     )
-    assert said(teacher, student) == [first, second]
+    assert summary(teacher, student) == [first, second]
     other = make("R18_elsewhere", 40.0, opts=["DATASETS.TRAIN", ("other",)])
-    assert said(teacher, other, student) == [first, second]
-    alone = "The distilled student (`R18_from_R34`) has 24.5 AP, for 36 ms an image."
-    assert said(student) == [alone, second]
+    assert summary(teacher, other, student) == [first, second]
+    alone = "The distilled student (`R18_from_R34`) has 24.5 AP; inference takes 36 ms per image."
+    assert summary(student) == [alone, second]
 
 
 def test_without_a_distilled_student(teacher, plain):
-    assert said(teacher, plain) == [
-        "The best of 2 runs (`R34`), none of them distilled, has 29.9 AP, for 55 ms an image."
+    assert summary(teacher, plain) == [
+        "The best of 2 runs (`R34`), none of them distilled, has 29.9 AP; inference takes 55 ms "
+        "per image."
     ]
-    assert said(plain) == ["`R18` has 16.3 AP, for 36 ms an image; no teacher taught it."]
+    assert summary(plain) == [
+        "`R18`, trained without a teacher, has 16.3 AP; inference takes 36 ms per image."
+    ]
 
 
 def test_the_best_of_several_students_against_its_own_plain_one(make, teacher, student, plain):
     worse = make("R18_from_R34_none", 20.0, teacher="R34")
     wide = make("R50_from_R18", 22.0, R50, teacher="elsewhere")
     wide_plain = make("R50", 28.0, R50)
-    (found,) = said(teacher, plain, worse, student, wide, wide_plain)
+    (found,) = summary(teacher, plain, worse, student, wide, wide_plain)
     assert found.startswith(
         "The best of 3 distilled students (`R18_from_R34`) has 24.5 AP, the plain student 16.3, "
         "the teacher 29.9: distillation gains 8.2 AP"
     )
     wide = make("R50_from_R18", 29.0, R50, teacher="elsewhere")
-    (found,) = said(teacher, plain, worse, student, wide, wide_plain)
+    (found,) = summary(teacher, plain, worse, student, wide, wide_plain)
     assert found.startswith(
         "The best of 3 distilled students (`R50_from_R18`) has 29.0 AP, the plain student 28.0: "
-        "distillation gains 1.0 AP at equal iterations, for 88 ms an image."
+        "distillation gains 1.0 AP at equal iterations; inference takes 88 ms per image."
     )
 
 
 def test_the_best_is_found_by_more_than_is_shown(make, plain):
-    (found,) = said(plain, make("a", 24.41, teacher="x"), make("b", 24.44, teacher="x"))
+    (found,) = summary(plain, make("a", 24.41, teacher="x"), make("b", 24.44, teacher="x"))
     assert found.startswith("The best of 2 distilled students (`b`) has 24.4 AP, ")
 
 
 def test_where_several_could_be_meant_they_are_named(make, teacher, student, plain):
     other_seed = make("R18_seed_9", 18.0, opts=["SEED", 9])
     wide_teacher, small = make("R50", 31.0, R50), make("R18_from_R50", 20.0, teacher="R50")
-    (found,) = said(teacher, plain, other_seed, student, wide_teacher, small)
+    (found,) = summary(teacher, plain, other_seed, student, wide_teacher, small)
     assert "the plain student (`R18`) 16.3, the teacher (`R34`) 29.9: " in found
 
 
 def test_a_student_that_is_worse_than_the_plain_one(make, teacher, plain):
-    (found,) = said(teacher, plain, make("s", 15.5, teacher="R34"))
+    (found,) = summary(teacher, plain, make("s", 15.5, teacher="R34"))
     assert found == (
         "The student distilled from the teacher (`s`) has 15.5 AP, the plain student 16.3, the "
-        "teacher 29.9: distillation loses 0.8 AP at equal iterations, for 36 ms an image where the "
-        "teacher takes 55 ms."
+        "teacher 29.9: distillation loses 0.8 AP at equal iterations; inference takes 36 ms per "
+        "image (teacher: 55 ms)."
     )
 
 
@@ -149,93 +152,95 @@ def test_a_student_that_is_worse_than_the_plain_one(make, teacher, plain):
 def test_no_share_of_a_gap_that_is_none(ap, make, plain):
     """A teacher that is worse than its student, or hardly better than the plain one."""
     student = make("s", 24.5 if ap != 16.9 else 16.8, teacher="R34")
-    (found,) = said(make("R34", ap, R34), plain, student)
+    (found,) = summary(make("R34", ap, R34), plain, student)
     assert f"the teacher {ap}: distillation gains" in found and "%" not in found
 
 
 def test_several_teachers_have_no_gap_and_no_time(make, teacher, plain):
     keys = ["TEACHER.MORE_CONFIG_FILES", ["x.yaml"], "TEACHER.MORE_WEIGHTS"]
     student = make("s", 24.5, teacher="R34", opts=[*keys, ["R50/model_final.pth"]])
-    expected = ": distillation gains 8.2 AP at equal iterations, for 36 ms an image."
-    (found,) = said(teacher, make("R50", 27.0, R50), plain, student)
+    expected = ": distillation gains 8.2 AP at equal iterations; inference takes 36 ms per image."
+    (found,) = summary(teacher, make("R50", 27.0, R50), plain, student)
     assert f"has 24.5 AP, the plain student 16.3, the teachers 29.9 and 27.0{expected}" in found
-    (found,) = said(teacher, plain, student)
+    (found,) = summary(teacher, plain, student)
     assert f"has 24.5 AP, the plain student 16.3, one of its teachers 29.9{expected}" in found
 
 
 def test_time_that_was_not_measured(make, teacher, plain, student):
     untimed = [(run, Cost(cost.parameters, 1.0, NAN)) for run, cost in (teacher, plain, student)]
-    (found,) = said(*untimed)
-    assert found.endswith("at equal iterations, 60 % of the way to the teacher.")
-    (found,) = said(untimed[0], plain, student)
-    assert found.endswith("60 % of the way to the teacher, for 36 ms an image.")
+    (found,) = summary(*untimed)
+    assert found.endswith("at equal iterations, 60 % of the gap to the teacher.")
+    (found,) = summary(untimed[0], plain, student)
+    assert found.endswith("60 % of the gap to the teacher; inference takes 36 ms per image.")
 
 
 def test_a_plain_student_that_trained_as_long(make, teacher, plain, student):
     """The distilled one took 200 x 0.3 s."""
-    first = said(teacher, plain, student)
+    first = summary(teacher, plain, student)
     longer = make("R18_longer", 21.0, steps=340, step=0.19)
-    assert said(teacher, plain, longer, student) == [
+    assert summary(teacher, plain, longer, student) == [
         *first,
-        "At equal time (1.1 and 1.0 min) the plain student `R18_longer`, with 340 iterations in "
-        "place of 200, has 21.0 AP: there distillation gains 3.5 AP.",
+        "At equal training time (1.1 and 1.0 min) the plain student `R18_longer`, with 340 "
+        "iterations instead of 200, has 21.0 AP: distillation gains 3.5 AP.",
     ]
     better = make("R18_longer", 25.3, steps=340, step=0.19)
-    assert said(teacher, better, plain, student)[1].endswith("there distillation loses 0.8 AP.")
+    assert summary(teacher, better, plain, student)[1].endswith(": distillation loses 0.8 AP.")
     same = make("R18_longer", 24.5, steps=340, step=0.19)
-    assert said(teacher, same, plain, student)[1].endswith("there distillation changes nothing.")
+    assert summary(teacher, same, plain, student)[1].endswith(": distillation changes nothing.")
 
 
 @pytest.mark.parametrize(
     "step, equal", [(0.3 / 1.7 * 1.14, True), (0.3 / 1.7 / 1.14, True), (0.3 / 1.7 * 1.16, False)]
 )
 def test_equal_times_lie_within_15_percent(step, equal, make, plain, student):
-    found = said(plain, student, make("longer", 21.0, steps=340, step=step))[1]
-    assert found.startswith("At equal time") == equal
+    found = summary(plain, student, make("longer", 21.0, steps=340, step=step))[1]
+    assert found.startswith("At equal training time") == equal
 
 
 def test_a_plain_student_that_trained_for_another_time(make, teacher, plain, student):
-    first = said(teacher, plain, student)
+    first = summary(teacher, plain, student)
     longer = make("R18_longer", 21.0, steps=400, step=0.2)
-    assert said(teacher, plain, longer, student) == [
+    assert summary(teacher, plain, longer, student) == [
         *first,
-        "With 400 iterations in place of 200, and 1.33 times the training time, the plain "
+        "With 400 iterations instead of 200 and 1.33 times the training time, the plain "
         "student `R18_longer` has 21.0 AP, 3.5 less than the distilled one.",
     ]
     longer = make("R18_longer", 26.0, steps=240, step=0.2)
-    assert said(teacher, plain, longer, student)[1].endswith(
+    assert summary(teacher, plain, longer, student)[1].endswith(
         "0.80 times the training time, the plain student `R18_longer` has 26.0 AP, 1.5 more than "
         "the distilled one."
     )
     untimed = make("R18_longer", 24.5, steps=340, step=None)
-    assert said(teacher, plain, untimed, student) == [
+    assert summary(teacher, plain, untimed, student) == [
         *first,
-        "With 340 iterations in place of 200 the plain student `R18_longer` has 24.5 AP, as many "
-        "as the distilled one; how long that took was not measured.",
+        "With 340 iterations instead of 200, the plain student `R18_longer` has 24.5 AP, as much "
+        "as the distilled one; its training time was not measured.",
     ]
 
 
 def test_no_plain_student_at_equal_iterations(make, teacher, student):
-    found = said(teacher, student, make("R18_longer", 21.0, steps=340, step=0.19))
+    found = summary(teacher, student, make("R18_longer", 21.0, steps=340, step=0.19))
     assert found[0].startswith(
-        "The student distilled from the teacher (`R18_from_R34`) has 24.5 AP, the teacher 29.9, for"
+        "The student distilled from the teacher (`R18_from_R34`) has 24.5 AP, the teacher 29.9; inf"
     )
-    assert found[1].startswith("At equal time (1.1 and 1.0 min) the plain student `R18_longer`, ")
+    assert found[1].startswith(
+        "At equal training time (1.1 and 1.0 min) the plain student `R18_longer`, "
+    )
     assert len(found) == 2
     keys = ["SOLVER.IMS_PER_BATCH", 8]
-    found = said(teacher, student, make("R18_batch", 21.0, step=0.9, opts=keys))
-    assert found[1].startswith("With 200 iterations of 8 images in place of 200 of 16, and 3.00 ")
+    found = summary(teacher, student, make("R18_batch", 21.0, step=0.9, opts=keys))
+    assert found[1].startswith("With 200 iterations of 8 images instead of 200 of 16 and 3.00 ")
 
 
 def test_what_else_two_runs_differ_in_is_said(make, teacher, student):
     keys = ["SOLVER.BASE_LR", 0.5, "MODEL.WEIGHTS", "x.pkl", "INPUT.MIN_SIZE_TEST", 80]
-    assert said(teacher, student, make("R18", 16.3, opts=keys))[1:] == [
+    assert summary(teacher, student, make("R18", 16.3, opts=keys))[1:] == [
         "`R18` differs from `R18_from_R34` in more than the teacher: `INPUT.MIN_SIZE_TEST`, "
         "`MODEL.WEIGHTS`, `SOLVER.BASE_LR`."
     ]
     keys += ["SOLVER.MOMENTUM", 0.5, "SOLVER.GAMMA", 0.5]
     longer = make("R18_longer", 21.0, steps=340, step=0.19, opts=["SOLVER.STEPS", (9,), *keys])
-    assert said(teacher, student, longer)[2] == (
+    assert summary(teacher, student, longer)[2] == (
         "`R18_longer` differs from `R18_from_R34` in more than the teacher: `INPUT.MIN_SIZE_TEST`, "
         "`MODEL.WEIGHTS`, `SOLVER.BASE_LR` and 2 more keys."
     )
@@ -247,8 +252,8 @@ def test_kittis_metric_is_said_too(make):
         make("R18", 16.3, kitti=(70.0, 30.0, 0.0)),
         make("s", 24.5, teacher="R34", kitti=(70.0, 27.0, 0.0)),
     ]
-    found = said(*runs)
-    assert found[0].endswith("where the teacher takes 55 ms.") and "gains 8.2 AP" in found[0]
+    found = summary(*runs)
+    assert found[0].endswith("per image (teacher: 55 ms).") and "gains 8.2 AP" in found[0]
     assert found[1:] == [
         "By KITTI's official metric, moderate, mean of 2 classes, `s` has 48.5 AP, the "
         "plain student 50.0, the teacher 65.0: distillation loses 1.5 AP at equal iterations."
@@ -261,16 +266,18 @@ def test_kittis_metric_in_place_of_cocos(make):
         make("R18", None, kitti=(70.0, 30.0)),
         make("s", None, teacher="R34", kitti=(76.0, 27.0)),
     ]
-    assert said(*runs) == [
+    assert summary(*runs) == [
         "By KITTI's official metric, moderate, mean of 2 classes, the student distilled from the "
         "teacher (`s`) has 51.5 AP, the plain student 50.0, the teacher 65.0: distillation gains "
-        "1.5 AP at equal iterations, 10 % of the way to the teacher, for 36 ms an image where the "
-        "teacher takes 55 ms."
+        "1.5 AP at equal iterations, 10 % of the gap to the teacher; inference takes 36 ms per "
+        "image (teacher: 55 ms)."
     ]
 
 
 def test_a_run_that_found_nothing_has_no_ap(make, teacher, student):
     """COCO's metric has no number then, where a precision of 0 is meant."""
-    assert "has 24.5 AP, the plain student 0.0, " in said(teacher, make("R18", NAN), student)[0]
-    (found,) = said(make("R18", NAN, kitti=(0.0,)), make("s", NAN, teacher="R34", kitti=(0.0,)))
-    assert found == "No run has an AP: none found anything on val, or it holds no objects."
+    assert "has 24.5 AP, the plain student 0.0, " in summary(teacher, make("R18", NAN), student)[0]
+    (found,) = summary(make("R18", NAN, kitti=(0.0,)), make("s", NAN, teacher="R34", kitti=(0.0,)))
+    assert found == (
+        "No run has an AP: no run detected anything on val, or it contains no objects."
+    )

@@ -1,4 +1,4 @@
-"""Curves from saved detections: the area under them is the AP that was reported."""
+"""Precision-recall curves from saved detections, whose area is the reported AP."""
 
 import json
 import os
@@ -109,10 +109,12 @@ def test_what_is_not_there_or_of_another_evaluation_is_said(evaluate, kitti_data
     run = evaluate(kitti_dataset)
     key = "kitti/AP_R40-Car-easy"
     older = Run(run.folder, run.cfg, [{**run.metrics[0], key: run.metrics[0][key] - 1}])
-    with pytest.raises(AIDError, match="inference is not of the last evaluation .*AP_R40-Car-easy"):
+    with pytest.raises(
+        AIDError, match="inference does not belong to the last evaluation .*AP_R40-Car"
+    ):
         read_curves(older, "kitti")
     older = Run(run.folder, run.cfg, [{**run.metrics[0], "bbox/AP50": 0.0}])
-    with pytest.raises(AIDError, match="not of the last evaluation .*--resume"):
+    with pytest.raises(AIDError, match="not belong to the last evaluation .*--resume"):
         read_curves(older, "bbox")
     results = os.path.join(run.folder, "inference/coco_instances_results.json")
     for content in (

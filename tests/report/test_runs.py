@@ -1,4 +1,4 @@
-"""What is read back from a run's folder, and what runs are to each other."""
+"""Reading of runs, their roles, and the choice of runs to compare."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The model zoo's page, filled from output folders that no training made."""
+"""Model zoo page, updated from artificial output folders."""
 
 import json
 import os
@@ -142,14 +142,18 @@ def test_a_run_elsewhere_is_told_its_config_and_its_plain_student(zoo, run):
     zoo.add(folder, config, run(PLAIN, 12.0, folder="others"))
     zoo.fill()
     assert cells_of(zoo, STUDENT)[1] == "12.0"
-    with pytest.raises(AIDError, match="--config .*: MODEL_ZOO.md has no table of its folder"):
+    with pytest.raises(
+        AIDError, match="--config .*is not a file, or MODEL_ZOO.md has no table for"
+    ):
         zoo.add(folder, str(zoo.root / "configs/Base-GFL.yaml"))
 
 
 def test_what_is_no_run_of_a_student(zoo, run, tmp_path):
-    with pytest.raises(AIDError, match="config.yaml does not exist: .* is no finished run"):
+    with pytest.raises(AIDError, match="config.yaml does not exist: .* is not a finished run"):
         zoo.add(str(tmp_path))
-    with pytest.raises(AIDError, match="is a run without a teacher: its AP stands in the rows"):
+    with pytest.raises(
+        AIDError, match="is a run without a teacher: give the folders of its students"
+    ):
         zoo.add(run(PLAIN, 15.0))
     (tmp_path / "MODEL_ZOO.md").write_text("# Zoo\n")
     with pytest.raises(AIDError, match="has no table between"):
@@ -159,7 +163,9 @@ def test_what_is_no_run_of_a_student(zoo, run, tmp_path):
 def test_one_folder_at_a_time_has_a_config_of_its_own(load_script, capsys):
     with pytest.raises(SystemExit):
         load_script("tools/model_zoo.py").main(["a", "b", "--plain", "c"])
-    assert capsys.readouterr().err.startswith("error: --config and --plain belong to one folder")
+    assert capsys.readouterr().err.startswith(
+        "error: --config and --plain apply to a single folder"
+    )
 
 
 def test_the_page_is_what_its_records_say(repository, zoo):

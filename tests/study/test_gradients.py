@@ -1,4 +1,4 @@
-"""How strong imitation is beside the task."""
+"""Gradients of distillation and task losses."""
 
 import pytest
 import torch
@@ -30,5 +30,5 @@ def test_norms_and_the_angle_between():
         (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])),
         (torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 0.0])),
     ]
-    found = list(compare_gradients(Student(), batches))
-    assert found == [pytest.approx(x) for x in [(2, 0.8), (6, 0), (2, -1)]]
+    result = list(compare_gradients(Student(), batches))
+    assert result == [pytest.approx(x) for x in [(2, 0.8), (6, 0), (2, -1)]]

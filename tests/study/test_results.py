@@ -1,4 +1,4 @@
-"""What is made of a study's runs: comparisons, best strengths, the page."""
+"""Evaluation of a study's runs: comparisons, best strengths and tables."""
 
 import json
 import math
@@ -6,7 +6,14 @@ import math
 import pytest
 
 from aid.utils.errors import AIDError
-from aid_tools.study import BASELINES, EQUAL_TIME, compare, paired_difference, tune, write_study
+from aid_tools.study import (
+    BASELINES,
+    EQUAL_TIME,
+    compare_rules,
+    paired_difference,
+    tune,
+    write_study,
+)
 
 
 def test_a_paired_difference():
@@ -40,7 +47,7 @@ RESULTS = [
 def test_comparisons_are_paired_and_of_one_strength():
     found = {
         (x["rule"], x["strength"], x["against"]): (x["seeds"], x["mean"])
-        for x in compare(RESULTS, BASELINES)
+        for x in compare_rules(RESULTS, BASELINES)
         if x["metric"] == "AP"
     }
     assert found["aid", 2, "plain_distillation"] == (3, 3.0)  # 2, 3 and 4
@@ -49,7 +56,7 @@ def test_comparisons_are_paired_and_of_one_strength():
     assert ("aid", 4, "equal_strength") not in found
     assert ("plain_student", 0, "plain_student") not in found
     (entry,) = (
-        x for x in compare(RESULTS, BASELINES)
+        x for x in compare_rules(RESULTS, BASELINES)
         if (x["rule"], x["strength"], x["metric"]) == ("aid", 2, "AP50")
         and x["against"] == "plain_distillation"
     )  # fmt: skip
@@ -61,7 +68,7 @@ def test_the_control_of_a_rule_of_mean_weight_1_is_plain_distillation():
     normalized = [{**result("normalized", 2, seed, 14.0), "map_mean": 1.0} for seed in (0, 1)]
     found = {
         x["rule"]: x["mean"]
-        for x in compare([*RESULTS, *normalized], BASELINES)
+        for x in compare_rules([*RESULTS, *normalized], BASELINES)
         if (x["against"], x["metric"], x["strength"]) == ("equal_strength", "AP", 2)
     }
     assert found == {"normalized": 3.0, "aid": 1.0}
@@ -97,7 +104,7 @@ def test_a_rule_is_compared_with_the_same_imitation_without_weights():
         for rule, ap, mean in runs
         for seed in (0, 1)
     ]
-    found = {(x["rule"], x["against"]): x["mean"] for x in compare(results, BASELINES)}
+    found = {(x["rule"], x["against"]): x["mean"] for x in compare_rules(results, BASELINES)}
     assert found["answers_aid", "plain_distillation"] == 2.0  # of AP50, the last
     assert found["answers_aid", "equal_strength"] == 1.0
     assert found["answers_normalized", "equal_strength"] == 6.0
@@ -109,7 +116,7 @@ def test_a_comparison_at_equal_time():
         *(result("aid", 2, seed, 20.0 + seed) for seed in (0, 1)),
         *(result("plain_student_equal_time", 0, seed, 12.0) for seed in (0, 1)),
     ]
-    (entry,) = (x for x in compare(results, EQUAL_TIME) if x["metric"] == "AP")
+    (entry,) = (x for x in compare_rules(results, EQUAL_TIME) if x["metric"] == "AP")
     assert (entry["rule"], entry["against"], entry["mean"]) == ("aid", "plain_student", 8.5)
 
 
@@ -139,5 +146,5 @@ def test_the_page_lists_every_run(tmp_path):
         "aid": 4,
         "plain_distillation": 4,
     }
-    with pytest.raises(AIDError, match="no run of the study is done"):
+    with pytest.raises(AIDError, match="no run of the study is finished"):
         write_study([], [], [], str(tmp_path))

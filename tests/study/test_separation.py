@@ -1,4 +1,4 @@
-"""Whether weights tell right from wrong."""
+"""Separation of wrong from correct instances by their weights."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Studies: which runs there are, and in which order they run."""
+"""Jobs of a study and their order of execution."""
 
 import json
 import subprocess
@@ -126,9 +126,9 @@ def test_one_experiment_of_several(study):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"rules": {}}, "names 'plain_student', which is not defined"),
-        ({"regimes": {"gap": {"student": "day"}}}, "names 'teacher', which is not defined"),
-        ({"experiments": 3}, "is not laid out as a study"),
+        ({"rules": {}}, "uses 'plain_student', which is not defined"),
+        ({"regimes": {"gap": {"student": "day"}}}, "uses 'teacher', which is not defined"),
+        ({"experiments": 3}, "does not have the structure of a study"),
     ],
 )
 def test_a_study_that_makes_no_sense(study, changes, message):
@@ -139,7 +139,7 @@ def test_a_study_that_makes_no_sense(study, changes, message):
 @pytest.mark.parametrize("named", ["gone.py", ["a.py", "gone.py"], 3, [3], {"a.py": 1}, None, "."])
 def test_a_study_registers_files_that_are_there(study, named, tmp_path):
     (tmp_path / "a.py").write_text("")
-    with pytest.raises(AIDError, match="study.yaml: register is .*: name a Python file, or a list"):
+    with pytest.raises(AIDError, match="study.yaml: register is .*: give a Python file or a list"):
         study(register=named)
 
 
@@ -197,7 +197,7 @@ def fake_runs(monkeypatch):
     monkeypatch.setattr(runner_module, "_render", lambda *args: None)
     monkeypatch.setattr(runner_module, "_start", start)
     monkeypatch.setattr(runner_module, "_last_line", lambda job: "its last words")
-    monkeypatch.setattr(runner_module, "collect", collect)
+    monkeypatch.setattr(runner_module, "collect_results", collect)
     return started, bad
 
 

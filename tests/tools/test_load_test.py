@@ -1,4 +1,4 @@
-"""The load test: what it counts, what it calls growth, and a run of it."""
+"""tools/load_test.py: counting of resources, detection of growth, and a run."""
 
 import json
 import subprocess
@@ -110,7 +110,7 @@ def test_only_the_iterations_in_between_are_judged():
 
 @pytest.fixture
 def load_test(load_script, tiny_config, tmp_path, monkeypatch, capsys):
-    """A function (MiB, files, environment) -> (exit code, what is said) of runs that leak it."""
+    """A function (MiB, files, environment) -> (exit code, output) of a run that leaks so much."""
     tool = load_script("tools/load_test.py")
     (tmp_path / "training.py").write_text(TRAINING)
     monkeypatch.setattr(tool, "SCRIPT", str(tmp_path / "training.py"))
@@ -123,31 +123,31 @@ def load_test(load_script, tiny_config, tmp_path, monkeypatch, capsys):
         arguments += ["--from-iteration", "5", "--interval", "0.02"]
         with pytest.raises(SystemExit) as exit:
             tool.main([*arguments, *options])
-        said = capsys.readouterr()
-        return exit.value.code, said.out + said.err
+        output = capsys.readouterr()
+        return exit.value.code, output.out + output.err
 
     return call
 
 
 def test_a_run_is_told_from_one_that_leaks(load_test, tmp_path):
-    code, said = load_test(0, 0)
-    assert code == 0 and "memory: flat, " in said and "descriptors: flat, " in said
-    code, said = load_test(1, 0)
-    assert code == 1 and "memory: GROWS, " in said and "descriptors: flat, " in said
+    code, output = load_test(0, 0)
+    assert code == 0 and "memory: flat, " in output and "descriptors: flat, " in output
+    code, output = load_test(1, 0)
+    assert code == 1 and "memory: GROWS, " in output and "descriptors: flat, " in output
     content = json.loads((tmp_path / "out/load_test.json").read_text())
     assert content["found"]["memory"]["rate"] == pytest.approx(1000, rel=0.3)
     samples = content["samples"]
     assert len(samples["memory"]) == len(samples["iteration"]) > 10
     assert max(samples["iteration"]) == 39 and samples["processes"][-1] == 1
     assert (tmp_path / "out/load_test.png").stat().st_size > 10_000
-    code, said = load_test(0, 1)
-    assert code == 1 and "memory: flat, " in said and "descriptors: GROWS, " in said
+    code, output = load_test(0, 1)
+    assert code == 1 and "memory: flat, " in output and "descriptors: GROWS, " in output
 
 
 def test_what_cannot_be_tested(load_test, monkeypatch):
     assert "must be below SOLVER.MAX_ITER 40" in load_test(0, 0, "--from-iteration", "40")[1]
-    assert "are too few to judge by" in load_test(0, 0, "--from-iteration", "39")[1]
+    assert "are too few to measure growth" in load_test(0, 0, "--from-iteration", "39")[1]
     monkeypatch.setenv("FAIL", "1")
-    code, said = load_test(0, 0)
-    assert code == 2 and "error: the training failed, see " in said
-    assert said.endswith("stdout.txt: the loss is gone\n")
+    code, output = load_test(0, 0)
+    assert code == 2 and "error: the training failed, see " in output
+    assert output.endswith("stdout.txt: the loss is gone\n")

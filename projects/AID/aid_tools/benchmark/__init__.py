@@ -1,4 +1,4 @@
-"""What a step of distillation costs, beside what it cannot cost less than."""
+"""Benchmark of a distillation step against its lower bound in plain Detectron2."""
 
 from .inputs import random_batch
 from .measure import measure, measure_sweep

@@ -1,7 +1,7 @@
-"""The things that are measured, each as a function without arguments that does it once.
+"""Measured cases: functions without arguments that run a training step or a part of it once.
 
-A step is measured whole, and so are its parts, on inputs kept from a step: what a part costs is not
-a difference of two noisy times.
+Parts of a step run on inputs recorded from a step, so that their cost is measured directly and not
+as the difference of two noisy times.
 """
 
 from collections.abc import Callable
@@ -50,36 +50,36 @@ WEIGHTING = "weighting"
 PLAIN_DISTILLATION = "plain_distillation"
 BALANCE = "balance"
 AID = "aid_instance"
-# Names of the steps with AID, and their AID.GRANULARITY; the first one is the method's default.
+# {step with AID: its AID.GRANULARITY}; the first one is the default of the method.
 AID_STEPS = {AID: "instance", "aid_level": "level", "aid_image": "image"}
 STEPS = {PLAIN_DISTILLATION: "none", **AID_STEPS}
-# Enough for the memory's floors, and for what is compared to them.
+# Cases whose memory is measured: those of the memory floors, and the steps compared with them.
 MEMORY_CASES = (STUDENT, TEACHER, TEACHER_HEADS, PLAIN_DISTILLATION, AID)
 
 
 def balance_cases(cfg: CfgNode) -> tuple[str, ...]:
-    """Name of the step that measures gradients, if DISTILLATION.BALANCE has any step do so."""
+    """Name of the step that measures gradients; empty if DISTILLATION.BALANCE is off."""
     return (BALANCE,) if cfg.DISTILLATION.BALANCE > 0 else ()
 
 
 def make_cases(
     nets: Nets, batch: list[dict], steps: tuple[str, ...] | None = None
 ) -> dict[str, Case]:
-    """All cases, in the order in which a step does them.
+    """Make all cases, in their order within a step.
 
     Args:
         nets: students and teacher.
-        batch: the input of all cases.
-        steps: which of the distillation steps; None for all.
+        batch: input of all cases.
+        steps: names of the distillation steps; None for all.
 
     Returns:
-        {name: case}; the parts that are distillation losses have the names of DISTILLATION.LOSSES.
+        {name: case}; distillation losses have their names in DISTILLATION.LOSSES.
 
     Raises:
         AIDError: the student cannot train on images of this size.
     """
     if steps is None:
-        # Next to each other, since their difference is small.
+        # Adjacent, so that their small difference is measured under the same conditions.
         steps = (PLAIN_DISTILLATION, *balance_cases(nets.cfg), *AID_STEPS)
     whole = (STUDENT, TEACHER, TEACHER_HEADS, INSTANCE_LOSSES)
     replays = _replays(nets, batch)
@@ -88,14 +88,14 @@ def make_cases(
 
 
 def make_case(name: str, nets: Nets, batch: list[dict]) -> Case:
-    """One case that is no part of the distillation losses; builds the nets that it needs."""
+    """Make a case other than a distillation loss, and build the networks that it needs."""
     if name == STUDENT:
         return partial(nets.plain.step, batch)
     if name in STEPS:
         return _step(nets, batch, _weighting(nets, STEPS[name]))
     if name == BALANCE:
         return _measuring(nets, make_case(PLAIN_DISTILLATION, nets, batch))
-    teacher = nets.teacher  # built now, not during the first run
+    teacher = nets.teacher  # build it before the first run
     if name == TEACHER:
         return partial(_view, nets, batch)
     view = _view(nets, batch)
@@ -125,7 +125,7 @@ def _step(nets: Nets, batch: list[dict], weighting: Weighting) -> Case:
 
 
 def _measuring(nets: Nets, step: Case) -> Case:
-    """A step at an iteration at which the gradients are measured for DISTILLATION.BALANCE."""
+    """Make a step at an iteration that measures the gradients for DISTILLATION.BALANCE."""
     balance = nets.distilled.model.balance
 
     def measuring() -> None:
@@ -137,7 +137,7 @@ def _measuring(nets: Nets, step: Case) -> Case:
 
 
 def _view(nets: Nets, batch: list[dict]) -> TeacherView:
-    """The teacher's backbone as plain Detectron2 runs it."""
+    """Run the teacher's backbone as plain Detectron2 does."""
     detector = nets.teacher.detector
     with torch.no_grad(), nets.autocast():
         images = detector.preprocess_image(batch)
@@ -153,21 +153,21 @@ def _under(nets: Nets, run: Case) -> Case:
 
 
 def _replays(nets: Nets, batch: list[dict]) -> dict[str, Case]:
-    """The weighting, and each distillation loss forward and backward, on the inputs of a step."""
+    """Make cases of the weighting and of each distillation loss, forward and backward."""
     model = nets.distilled.model
     distiller = model.distillers[0]
     weighting = distiller.weighting = _weighting(nets, AID_STEPS[AID])
     losses = distiller.losses
-    kept = {}
+    recorded = {}
 
-    def keep(module: nn.Module, inputs: tuple) -> None:
-        kept[module] = inputs
+    def record(module: nn.Module, inputs: tuple) -> None:
+        recorded[module] = inputs
 
-    hooks = [x.register_forward_pre_hook(keep) for x in (weighting, *losses.values())]
+    hooks = [x.register_forward_pre_hook(record) for x in (weighting, *losses.values())]
     try:
         with nets.autocast():
             model(batch)
-    except ValueError as error:  # of batch norm on a map of one cell
+    except ValueError as error:  # by batch norm, for a feature map with a single cell
         height, width = batch[0]["image"].shape[-2:]
         raise AIDError(
             f"the student cannot train on {len(batch)} images of {height}x{width} ({error}): "
@@ -175,9 +175,9 @@ def _replays(nets: Nets, batch: list[dict]) -> dict[str, Case]:
         ) from error
     for hook in hooks:
         hook.remove()
-    cases = {WEIGHTING: _under(nets, partial(weighting, *kept[weighting]))}
+    cases = {WEIGHTING: _under(nets, partial(weighting, *recorded[weighting]))}
     for name, loss in losses.items():
-        cases[name] = _loss(loss, *kept[loss])
+        cases[name] = _loss(loss, *recorded[loss])
     return cases
 
 
@@ -193,11 +193,11 @@ def _loss(
     if context.predictions:
         predictions = {}
         for side in ("student", "cross"):
-            if answer := getattr(context.predictions, side):
-                said = {k: x for k, x in vars(answer).items() if x is not None}
-                said = {k: x.detach().requires_grad_() for k, x in said.items()}
-                predictions[side] = Predictions(**said)
-                inputs += said.values()
+            if recorded := getattr(context.predictions, side):
+                tensors = {k: x for k, x in vars(recorded).items() if x is not None}
+                tensors = {k: x.detach().requires_grad_() for k, x in tensors.items()}
+                predictions[side] = Predictions(**tensors)
+                inputs += tensors.values()
         context = replace(context, predictions=replace(context.predictions, **predictions))
 
     def forward_and_backward() -> None:

@@ -1,4 +1,4 @@
-"""The figure of a sweep."""
+"""Figure of a sweep."""
 
 import os
 
@@ -17,17 +17,20 @@ plt.switch_backend("Agg")  # no display is needed
 
 
 def check_format(path: str) -> None:
-    """
+    """Check the file format of a figure.
+
     Raises:
-        AIDError: the path's ending is of no format that matplotlib writes.
+        AIDError: matplotlib does not support the file extension.
     """
-    known = FigureCanvasBase.get_supported_filetypes()
-    if os.path.splitext(path)[1].removeprefix(".") not in known:
-        raise AIDError(f"--figure {path}: its ending is none of {', '.join(sorted(known))}")
+    supported = FigureCanvasBase.get_supported_filetypes()
+    if os.path.splitext(path)[1].removeprefix(".") not in supported:
+        raise AIDError(
+            f"--figure {path}: choose one of the file extensions {', '.join(sorted(supported))}"
+        )
 
 
 def draw_sweeps(sweeps: list[Sweep]) -> Figure:
-    """Seconds of every case against what grows, a panel for each quantity."""
+    """Draw the time of every case over the varied quantity, one panel per sweep."""
     figure, axes = plt.subplots(1, len(sweeps), figsize=(15, 4.5), layout="constrained")
     for axis, sweep in zip(axes, sweeps, strict=True):
         order = sorted(range(len(sweep.values)), key=sweep.values.__getitem__)
@@ -38,7 +41,7 @@ def draw_sweeps(sweeps: list[Sweep]) -> Figure:
                 marker="o",
                 label=TITLES.get(name, name),
             )
-        # What grows in proportion has slope 1; there is no logarithm of no instance.
+        # Proportional growth has slope 1; "symlog", since the number of instances may be 0.
         axis.set_xscale("symlog", linthresh=1)
         axis.set_xticks(sweep.values, [f"{x:g}" for x in sweep.values], minor=False)
         axis.set_xticks([], minor=True)

@@ -1,4 +1,4 @@
-"""Does a run need more and more? Judged by its samples, and drawn."""
+"""Growth of a quantity, such as memory, during a run: estimate and figure."""
 
 import math
 from collections.abc import Sequence
@@ -15,20 +15,21 @@ __all__ = ["Growth", "draw_growth", "measure_growth", "place_in_time", "slope"]
 plt.switch_backend("Agg")  # no display is needed
 
 MIN_SAMPLES = 10
-# The line goes through so many samples at most: it looks at all pairs of them.
+# Maximum number of samples for the slope, whose cost is quadratic.
 MAX_SAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Growth:
-    """How a quantity went on in a run.
+    """Growth of a quantity during a run.
 
     Attributes:
-        rate: of the line through the judged samples, per 1000 iterations.
-        low, high: interval of 95 % of the rate, for samples that do not hang on each other.
-        limit: highest rate of a quantity that does not grow.
-        last: median of the last tenth of the judged samples.
-        samples: number of them.
+        rate: slope of the line through the samples, per 1000 iterations.
+        low: lower end of the 95 % confidence interval of the rate, assuming independent samples.
+        high: upper end of that interval.
+        limit: maximum rate that does not count as growth.
+        last: median of the last tenth of the samples.
+        samples: number of samples.
     """
 
     rate: float
@@ -40,25 +41,27 @@ class Growth:
 
     @property
     def is_flat(self) -> bool:
+        """Whether the rate is within the limit with 95 % confidence."""
         return self.high <= self.limit
 
     @property
     def is_growing(self) -> bool:
-        """Whether it grows beyond doubt: a run may be too short to tell."""
+        """Whether the rate is above the limit with 95 % confidence; a short run may be neither."""
         return self.low > self.limit
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    """Theil and Sen's slope: the median of the slopes of all pairs of points.
+    """Theil-Sen slope: the median of the slopes of all pairs of points.
 
-    What a line of least squares would follow, it does not: peaks, as when a checkpoint is written,
-    in up to 29 % of the points.
+    Unlike least squares, it is robust against peaks, such as while a checkpoint is written, in up
+    to 29 % of the points.
 
     Args:
-        x, y: (N,), N at least 2, x not constant.
+        x: (N,), not constant, N at least 2.
+        y: (N,).
 
     Returns:
-        The slope, and the ends of its interval of 95 % (Sen, JASA 1968).
+        The slope, and the ends of its 95 % confidence interval (Sen, JASA 1968).
     """
     step = -(-len(x) // MAX_SAMPLES)
     x, y = x[::step], y[::step]
@@ -72,35 +75,39 @@ def slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
 
 
 def place_in_time(seconds: Sequence[float], logged: Sequence[int]) -> np.ndarray:
-    """The iteration at every sample, (N,), in between those that a run logs.
+    """Interpolate the iteration of every sample between the logged iterations.
 
     Args:
-        seconds: (N,), of the samples.
-        logged: (N,), the last iteration that the run had logged by then.
+        seconds: (N,), times of the samples.
+        logged: (N,), last logged iteration at each sample.
+
+    Returns:
+        (N,), iterations.
     """
-    seen, first = np.unique(logged, return_index=True)
-    return np.interp(seconds, np.asarray(seconds)[first], seen)
+    iterations, first = np.unique(logged, return_index=True)
+    return np.interp(seconds, np.asarray(seconds)[first], iterations)
 
 
 def measure_growth(
     iterations: np.ndarray, values: np.ndarray, start: int, end: int, limit: float
 ) -> Growth:
-    """Judge a quantity by its samples from iteration ``start`` to before ``end``.
+    """Estimate the growth of a quantity from its samples in iterations [start, end).
 
     Args:
-        iterations, values: (N,), of the samples.
-        start: what comes before is warming up.
-        end: what comes after is no training.
-        limit: highest rate per 1000 iterations of a quantity that does not grow.
+        iterations: (N,), iterations of the samples.
+        values: (N,), the samples.
+        start: first iteration after the warm-up.
+        end: end of the training iterations.
+        limit: maximum rate per 1000 iterations that does not count as growth.
 
     Raises:
-        AIDError: too few samples to judge by.
+        AIDError: too few samples.
     """
     counts = (iterations >= start) & (iterations < end)
     if counts.sum() < MIN_SAMPLES:
         raise AIDError(
-            f"{counts.sum()} samples between iteration {start} and {end} are too few to judge by: "
-            "raise SOLVER.MAX_ITER, or lower --from-iteration or --interval"
+            f"{counts.sum()} samples between iteration {start} and {end} are too few to measure "
+            "growth: raise SOLVER.MAX_ITER, or lower --from-iteration or --interval"
         )
     iterations, values = iterations[counts], values[counts]
     rate, low, high = (1000 * value for value in slope(iterations, values))
@@ -117,17 +124,17 @@ def measure_growth(
 def draw_growth(
     iterations: np.ndarray, panels: dict[str, tuple[np.ndarray, Growth]], start: int
 ) -> Figure:
-    """Samples against iterations, a panel for each quantity.
+    """Draw the samples over the iterations, one panel per quantity.
 
     Args:
-        iterations: (N,), of the samples.
-        panels: {title: (values (N,), what was found of them)}.
-        start: first iteration that was judged.
+        iterations: (N,), iterations of the samples.
+        panels: {title: (values (N,), their growth)}.
+        start: first iteration of the measurement.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4), layout="constrained")
     for axis, (title, (values, growth)) in zip(np.atleast_1d(axes), panels.items(), strict=True):
         axis.plot(iterations, values, ".", markersize=2)
-        axis.axvline(start, color="gray", linestyle=":", label=f"judged from iteration {start}")
+        axis.axvline(start, color="gray", linestyle=":", label=f"measured from iteration {start}")
         axis.set(xlabel="iteration", ylabel=title, ylim=(0, 1.1 * values.max()))
         interval = f"{growth.low:+.2f} to {growth.high:+.2f}"
         axis.set_title(

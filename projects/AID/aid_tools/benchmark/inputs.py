@@ -16,27 +16,26 @@ SMALLEST_SIDE = 16.0  # pixels
 
 
 def random_batch(settings: Settings, cfg: CfgNode) -> list[dict]:
-    """Noise, with boxes anywhere in it.
+    """Generate noise images with randomly placed boxes.
 
-    The sides of the boxes are spread evenly in their logarithm, from 16 pixels to half of the
-    image's shorter side, so that every level of the FPN gets some. Where the student has a mask
-    head, a mask is the whole box.
+    Box sides are log-uniform between 16 pixels and half of the image's shorter side, so that every
+    FPN level has instances. If the student has a mask head, each mask covers its whole box.
 
     Args:
         settings: size, batch, number of instances and seed.
         cfg: the student's config.
 
     Returns:
-        The standard input of a Detectron2 model, on the CPU.
+        Standard input of a Detectron2 model, on the CPU.
 
     Raises:
-        AIDError: a meta-architecture whose number of classes is not known from the config.
+        AIDError: the config key for the number of classes is unknown for the meta-architecture.
     """
     key = num_classes_key(cfg)
     if key is None:
         raise AIDError(
-            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is of no family that the "
-            "benchmark knows: choose a student of configs/AID or configs/Quickstart"
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is not supported by the "
+            "benchmark: choose a student of configs/AID or configs/Quickstart"
         )
     num_classes = get_value(cfg, key)
     generator = torch.Generator().manual_seed(settings.seed)

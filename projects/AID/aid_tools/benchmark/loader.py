@@ -1,4 +1,4 @@
-"""How many images a second the training loader gives."""
+"""Throughput of the training loader."""
 
 import time
 from itertools import islice
@@ -13,27 +13,27 @@ __all__ = ["measure_loader"]
 
 
 def measure_loader(cfg: CfgNode, workers: list[int], num_batches: int) -> dict[int, float]:
-    """Images per second of reading, decoding, augmenting and collating, without any training.
+    """Measure images per second of reading, decoding, augmenting and collating, without training.
 
-    The first batches do not count: workers start, and each gives its first ones from a standstill.
+    The first batches are excluded, since workers start and fill their queues then.
 
     Args:
         cfg: a training config with SEED >= 0.
-        workers: numbers of loader processes to try; 0 loads in this process.
-        num_batches: that count, of SOLVER.IMS_PER_BATCH images.
+        workers: numbers of loader processes to measure; 0 loads in this process.
+        num_batches: number of timed batches of SOLVER.IMS_PER_BATCH images.
 
     Returns:
-        {number of workers: images per second}
+        {number of workers: images per second}.
 
     Raises:
-        AIDError: no batch to count, a negative number of workers, or an image that cannot be read.
+        AIDError: no batch to time, a negative number of workers, or an unreadable image.
     """
     if num_batches < 1:
         raise AIDError(f"--batches: {num_batches} is below 1")
     if min(workers) < 0:
         raise AIDError(f"--workers: {min(workers)} is negative")
     cfg = cfg.clone()
-    found = {}
+    rates = {}
     for number in workers:
         cfg.DATALOADER.NUM_WORKERS = number
         loader = build_train_loader(cfg)
@@ -45,5 +45,5 @@ def measure_loader(cfg: CfgNode, workers: list[int], num_batches: int) -> dict[i
         for _ in tqdm(islice(batches, num_batches), f"{number} workers", num_batches, False):
             pass
         seconds = time.perf_counter() - start
-        found[number] = num_batches * cfg.SOLVER.IMS_PER_BATCH / seconds
-    return found
+        rates[number] = num_batches * cfg.SOLVER.IMS_PER_BATCH / seconds
+    return rates

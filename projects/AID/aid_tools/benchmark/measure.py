@@ -1,4 +1,4 @@
-"""From settings to results: the nets, the times, the memory."""
+"""Measurement of time and memory of all cases."""
 
 import gc
 import os
@@ -27,20 +27,21 @@ __all__ = ["measure", "measure_sweep"]
 def measure(
     settings: Settings, *, repeat: int, seconds: float | None = None, memory: bool = True
 ) -> Results:
-    """Time all cases side by side in this process, then take the memory of each in its own.
+    """Time all cases in this process, then measure the memory of each in a process of its own.
 
     Args:
-        settings: what to measure.
-        repeat, seconds: rounds; see :func:`~aid_tools.benchmark.timing.time_rounds`.
-        memory: whether to measure it, where it can be had.
+        settings: settings of the measurement.
+        repeat: see :func:`~aid_tools.benchmark.timing.time_rounds`.
+        seconds: see :func:`~aid_tools.benchmark.timing.time_rounds`.
+        memory: whether to measure memory, if this system supports it.
 
     Raises:
-        AIDError: settings, rounds or config are not usable.
+        AIDError: settings, rounds or config are invalid.
     """
     _check_rounds(repeat, seconds)
     with _random_teacher(settings) as (cfg, batch):
         rounds, losses, teacher_bytes = _time(cfg, settings, batch, repeat, seconds)
-        # The processes that measure memory need what this one no longer does.
+        # Free memory for the processes that measure memory.
         gc.collect()
         torch.cuda.empty_cache()
         peaks = {}
@@ -52,7 +53,7 @@ def measure(
 
 
 def measure_sweep(settings: Settings, *, repeat: int, seconds: float | None = None) -> list[Sweep]:
-    """See :func:`~aid_tools.benchmark.sweep.measure_sweeps`; errors as :func:`measure`."""
+    """Run :func:`~aid_tools.benchmark.sweep.measure_sweeps`; raises as :func:`measure`."""
     _check_rounds(repeat, seconds)
     with _random_teacher(settings) as (cfg, batch):
         nets = Nets(cfg, settings.amp, batch[:1])
@@ -62,7 +63,7 @@ def measure_sweep(settings: Settings, *, repeat: int, seconds: float | None = No
 def _time(
     cfg: CfgNode, settings: Settings, batch: list[dict], repeat: int, seconds: float | None
 ) -> tuple[list[dict[str, float]], tuple[str, ...], int]:
-    """Rounds, names of the distillation losses, bytes of the teacher's weights."""
+    """Return rounds, names of the distillation losses and bytes of the teacher's weights."""
     nets = Nets(cfg, settings.amp, batch[:1])
     cases = make_cases(nets, batch)
     rounds = time_rounds(cases, nets.device, seed=settings.seed, repeat=repeat, seconds=seconds)
@@ -72,7 +73,7 @@ def _time(
 
 @contextmanager
 def _random_teacher(settings: Settings) -> Iterator[tuple[CfgNode, list[dict]]]:
-    """The student's config, with a teacher's file for as long as it is needed, and its input."""
+    """Yield the student's config, with a temporary file of the teacher's weights, and its input."""
     cfg = settings.apply()
     batch = random_batch(settings, cfg)
     with TemporaryDirectory() as folder:
@@ -85,7 +86,7 @@ def _random_teacher(settings: Settings) -> Iterator[tuple[CfgNode, list[dict]]]:
                 yield cfg, batch
         except torch.OutOfMemoryError as error:
             raise AIDError(
-                "the GPU's memory does not suffice: choose a smaller --size or --batch"
+                "the GPU is out of memory: choose a smaller --size or --batch"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of a case, in a process of its own."""
+"""Peak memory of a case, measured in a separate process."""
 
 import gc
 import os
@@ -24,42 +24,45 @@ STATUS, CLEAR = "/proc/self/status", "/proc/self/clear_refs"
 
 
 def can_measure(device: torch.device) -> bool:
-    """Whether peak memory can be had: on a GPU, and on the CPU where Linux counts it."""
+    """Whether peak memory can be measured: on a GPU, and on the CPU under Linux."""
     return device.type == "cuda" or os.access(CLEAR, os.W_OK)
 
 
 def measure_memory(
     settings: Settings, teacher_weights: str, names: tuple[str, ...]
 ) -> dict[str, int]:
-    """Peak memory of each case, in bytes: weights, gradients, optimizer state and activations.
+    """Measure the peak memory of each case: weights, gradients, optimizer state and activations.
 
-    On a GPU it is what torch allocated there, on the CPU the resident memory. In either case the
-    highest during the run, whatever it took to prepare it, less what stays when batch and process
-    are all that is left: neither Python nor the libraries count.
+    On a GPU this is the memory allocated by torch, on the CPU the resident memory. It is the
+    maximum during the run of the case, without its preparation, minus the memory that remains after
+    the networks are freed; so Python and libraries are excluded.
 
     Args:
-        settings: of the measurement.
+        settings: settings of the measurement.
         teacher_weights: file of :func:`~aid_tools.benchmark.nets.write_teacher_weights`.
-        names: of cases.
+        names: names of the cases.
+
+    Returns:
+        {case: bytes}.
 
     Raises:
-        AIDError: a process failed, as where memory does not suffice.
+        AIDError: a process failed, for example by lack of memory.
     """
-    # A fresh process: a forked one begins with the memory, and the threads, of this one.
+    # Spawned, since a forked process would inherit memory and threads of this one.
     context = get_context("spawn")
     peaks = {}
     for name in tqdm(names, unit="case", desc="Memory"):
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_send, args=(settings, teacher_weights, name, theirs))
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_send, args=(settings, teacher_weights, name, sender))
         process.start()
-        theirs.close()
+        sender.close()
         try:
-            peaks[name] = ours.recv()
+            peaks[name] = receiver.recv()
         except EOFError:
             process.join()
             raise AIDError(
                 f"the process that measured the memory of {name} ended with code "
-                f"{process.exitcode}: see above, or choose a smaller --size or --batch"
+                f"{process.exitcode}: see the error above, or choose a smaller --size or --batch"
             ) from None
         process.join()
     return peaks
@@ -67,7 +70,7 @@ def measure_memory(
 
 @main_with_clear_errors
 def _send(settings: Settings, teacher_weights: str, name: str, pipe: Connection) -> None:
-    # What is freed must not count, nor hang on the order of the calls.
+    # Freed memory must not be counted, nor depend on the order of the calls.
     return_freed_memory()
     cfg = settings.apply()
     cfg.TEACHER.WEIGHTS = teacher_weights
@@ -89,12 +92,12 @@ def _peak(name: str, nets: Nets, batch: list[dict], seed: int) -> int:
         run_once(case, nets.device, seed)
         return torch.cuda.max_memory_allocated(nets.device)
     with open(CLEAR, "w") as f:
-        f.write("5")  # VmHWM starts anew
+        f.write("5")  # reset VmHWM
     run_once(case, nets.device, seed)
     return _resident("VmHWM")
 
 
 def _resident(key: str) -> int:
-    """VmRSS (now) or VmHWM (the highest) of this process, in bytes."""
+    """VmRSS (current) or VmHWM (peak) of this process, in bytes."""
     with open(STATUS) as f:
         return 1024 * int(re.search(rf"^{key}:\s+(\d+) kB", f.read(), re.MULTILINE)[1])

@@ -1,4 +1,4 @@
-"""The nets that are measured, with random weights, and their training step."""
+"""Measured networks with random weights, and their training step."""
 
 import math
 from contextlib import AbstractContextManager
@@ -20,14 +20,14 @@ __all__ = ["Nets", "Trainee", "num_bytes", "write_teacher_weights"]
 
 @dataclass
 class Trainee:
-    """A detector with its optimizer, whose state is there before the first step."""
+    """Detector with its optimizer, whose state is allocated before the first step."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     amp: bool
 
     def __post_init__(self):
-        # From a scale of 1 no gradient overflows, so that no step is left out.
+        # With an initial scale of 1 no gradient overflows, so that no step is skipped.
         self._scaler = torch.amp.GradScaler(
             self.model.device.type, init_scale=1.0, enabled=self.amp
         )
@@ -38,7 +38,7 @@ class Trainee:
         self.optimizer.zero_grad()
 
     def step(self, batch: list[dict]) -> None:
-        """One step of Detectron2's training loop: forward, backward, optimizer."""
+        """Run one step of Detectron2's training loop: forward, backward, optimizer."""
         with torch.autocast(self.model.device.type, enabled=self.amp):
             total = sum(self.model(batch).values())
         self.optimizer.zero_grad()
@@ -48,17 +48,17 @@ class Trainee:
 
 
 class Nets:
-    """Plain student, distilled student and teacher, each built when it is first asked for.
+    """Plain student, distilled student and teacher, each built on first access.
 
-    A process that measures memory request for those of one case only.
+    A process that measures memory thus builds only the networks of its case.
     """
 
     def __init__(self, cfg: CfgNode, amp: bool, sample: list[dict]):
         """
         Args:
-            cfg: of the student; TEACHER.WEIGHTS of :func:`write_teacher_weights`.
-            amp: half precision.
-            sample: images from which frozen norms take their statistics.
+            cfg: the student's config; TEACHER.WEIGHTS is a file of :func:`write_teacher_weights`.
+            amp: whether to use half precision.
+            sample: images for the statistics of the norm layers.
         """
         self.cfg = cfg
         self.amp = amp
@@ -67,7 +67,7 @@ class Nets:
 
     @cached_property
     def plain(self) -> Trainee:
-        """The student as plain Detectron2 builds and trains it."""
+        """Student as built and trained by plain Detectron2."""
         cfg = self.cfg.clone()
         cfg.MODEL.META_ARCHITECTURE = plain_architecture(cfg.MODEL.META_ARCHITECTURE)
         model = random_detector(cfg, self._sample).train()
@@ -75,12 +75,12 @@ class Nets:
 
     @cached_property
     def distilled(self) -> Trainee:
-        """The distilled student: the plain one with its teacher."""
+        """Student with its teacher."""
         model = random_detector(self.cfg, self._sample).train()
         model.build_distillation(self.cfg)
-        model.distillers[0].teacher = self.teacher  # one will do for all cases
+        model.distillers[0].teacher = self.teacher  # shared by all cases
         if model.balance is not None:
-            # As if measured once, since a factor of 0 is none of a run: the losses' own weights.
+            # As after one measurement, with a factor of 1: the initial factor of 0 is not typical.
             model.balance.num_measured.fill_(1)
             model.balance.log_quotient.fill_(-math.log(model.balance.ratio))
         return Trainee(model, build_optimizer(self.cfg, model), self.amp)
@@ -90,17 +90,17 @@ class Nets:
         return build_teacher(self.cfg)
 
     def autocast(self) -> AbstractContextManager:
-        """The autocast context of a forward pass in training."""
+        """Autocast context of a forward pass in training."""
         return torch.autocast(self.device.type, enabled=self.amp)
 
 
 def write_teacher_weights(cfg: CfgNode, sample: list[dict], path: str) -> None:
-    """Save random weights that fit TEACHER.CONFIG_FILE, as :func:`build_teacher` reads them.
+    """Save random weights for the detector of TEACHER.CONFIG_FILE.
 
     Args:
         cfg: the student's config.
-        sample: images from which the norms take their statistics.
-        path: of the file.
+        sample: images for the statistics of the norm layers.
+        path: path of the checkpoint to write.
     """
     teacher_cfg = load_teacher_config(cfg.TEACHER.CONFIG_FILE)
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
@@ -110,17 +110,21 @@ def write_teacher_weights(cfg: CfgNode, sample: list[dict], path: str) -> None:
 
 
 def num_bytes(module: nn.Module) -> int:
-    """Memory of the parameters and buffers."""
+    """Memory of parameters and buffers, in bytes."""
     return sum(x.numel() * x.element_size() for x in (*module.parameters(), *module.buffers()))
 
 
 def random_detector(cfg: CfgNode, sample: list[dict]) -> nn.Module:
-    """A detector whose features are of the size of a trained one's.
+    """Build a random detector with features of the magnitude of a trained one.
 
-    Norms that do not normalise by the batch start as the identity and count on trained weights:
-    with random ones activations double from block to block, overflow in half precision, and move
-    all proposals out of the image, so that there would be less to do than in training. Here they
-    take the statistics of the sample.
+    Norm layers of the backbone take the statistics of the sample. Frozen batch norm starts as the
+    identity, with which activations of random weights double from block to block, overflow in half
+    precision and move all proposals out of the image, so that a step would have less work than in
+    training.
+
+    Args:
+        cfg: config of the detector.
+        sample: images for the statistics.
     """
     torch.manual_seed(cfg.SEED)
     detector = build_model(cfg)

@@ -1,4 +1,6 @@
-"""Results as tables for the screen."""
+"""Results as text tables."""
+
+from collections.abc import Callable
 
 from tabulate import tabulate
 
@@ -22,13 +24,13 @@ __all__ = ["results_page", "sweep_page"]
 
 TITLES = {
     STUDENT: "plain student's step",
-    TEACHER: "teacher: backbone, FPN",
-    TEACHER_HEADS: "teacher: heads alone",
-    INSTANCE_LOSSES: "teacher: instance losses, heads included",
+    TEACHER: "teacher: backbone and FPN",
+    TEACHER_HEADS: "teacher: heads only",
+    INSTANCE_LOSSES: "teacher: per-instance losses, with heads",
     WEIGHTING: "weighting",
     "plain_distillation_floor": "floor of plain distillation",
     PLAIN_DISTILLATION: "plain distillation's step",
-    BALANCE: "the same, measuring gradients",
+    BALANCE: "plain distillation's step, measuring gradients",
     "aid_floor": "floor of AID",
     **{name: f"AID's step, by {granularity}" for name, granularity in AID_STEPS.items()},
 }
@@ -37,17 +39,17 @@ RATIOS = {
     "aid_to_floor": "AID / its floor",
     "aid_level_to_floor": "AID by level / floor of AID",
     "aid_image_to_floor": "AID by image / floor of AID",
-    "balance_overhead": f"DISTILLATION.BALANCE: added to a step by every {PERIOD}th measuring",
+    "balance_overhead": f"overhead of DISTILLATION.BALANCE, measuring at every {PERIOD}th step",
     "aid_to_plain_distillation": "AID / plain distillation",
-    "instance_losses_to_teacher": "instance losses / teacher's backbone and FPN",
-    "instance_losses_to_heads": "instance losses / teacher's heads",
-    "memory_overhead": "AID's memory beyond student's + teacher's",
-    "memory_overhead_to_weights": "AID's memory beyond student's + teacher's weights",
+    "instance_losses_to_teacher": "per-instance losses / teacher's backbone and FPN",
+    "instance_losses_to_heads": "per-instance losses / teacher's heads",
+    "memory_overhead": "AID's memory above student's + teacher's",
+    "memory_overhead_to_weights": "AID's memory above student's + teacher's weights",
 }
 
 
 def results_page(results: Results, settings: Settings) -> str:
-    """Cases, ratios and shares of one measurement."""
+    """Format cases, ratios and shares of one measurement."""
     seconds = results.seconds()
     rows = []
     for name in sorted(seconds, key=_order(results)):
@@ -76,7 +78,7 @@ def results_page(results: Results, settings: Settings) -> str:
             tabulate(ratios, ["ratio", ""], disable_numparse=True, colalign=("left", "right")),
             tabulate(
                 shares,
-                ["share of what AID adds to a plain step", ""],
+                ["share of the time that AID adds to a plain step", ""],
                 disable_numparse=True,
                 colalign=("left", "right"),
             ),
@@ -85,7 +87,7 @@ def results_page(results: Results, settings: Settings) -> str:
 
 
 def sweep_page(sweeps: list[Sweep], settings: Settings) -> str:
-    """One table for each quantity that grows."""
+    """Format one table per sweep."""
     tables = [_setting(settings)]
     for sweep in sweeps:
         names = list(sweep.seconds)
@@ -114,8 +116,8 @@ def _title(name: str) -> str:
     return TITLES.get(name, name)
 
 
-def _order(results: Results):
-    """Parts first, then the steps, each after its floor."""
+def _order(results: Results) -> Callable[[str], int]:
+    """Sort key of case names: components first, then the steps, each after its floor."""
     parts = [STUDENT, TEACHER, TEACHER_HEADS, INSTANCE_LOSSES, WEIGHTING, *results.losses]
     order = [*parts, *(name for name in TITLES if name not in parts)]
     return order.index

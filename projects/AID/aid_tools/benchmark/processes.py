@@ -1,4 +1,4 @@
-"""What a process and those that it started hold, as Linux counts it."""
+"""Memory and open files of a process and its descendants, from Linux's /proc."""
 
 import os
 import re
@@ -12,13 +12,13 @@ MEMORY = "/proc/{}/smaps_rollup"
 
 @dataclass(frozen=True)
 class Usage:
-    """Of a process and all its descendants, at one moment.
+    """Resources of a process and all its descendants at one moment.
 
     Attributes:
-        memory: resident memory in MiB. A page that several of them share counts once, and those of
-            files (libraries) not at all: other processes that come and go share them.
+        memory: resident memory in MiB. A page shared by several of the processes counts once.
+            File-backed pages (libraries) do not count, since unrelated processes share them, too.
         descriptors: number of open file descriptors.
-        processes: how many they are.
+        processes: number of processes.
     """
 
     memory: float
@@ -27,17 +27,17 @@ class Usage:
 
 
 def can_count() -> bool:
-    """Whether this system says what :func:`usage` request for: Linux 5.4 and later."""
+    """Whether :func:`usage` works on this system: Linux 5.4 and later."""
     with suppress(OSError), open(MEMORY.format("self")) as f:
         return "Pss_Anon:" in f.read()
     return False
 
 
 def usage(pid: int) -> Usage:
-    """Look at a process of this user; all is 0 once it has ended."""
+    """Measure the resources of a process of this user; all values are 0 after its end."""
     memory = descriptors = processes = 0
     for member in _family(pid):
-        with suppress(OSError):  # it ends meanwhile
+        with suppress(OSError):  # the process has ended meanwhile
             with open(MEMORY.format(member)) as f:
                 kib = re.findall(r"^Pss_(?:Anon|Shmem):\s+(\d+) kB", f.read(), re.MULTILINE)
             descriptors += len(os.listdir(f"/proc/{member}/fd"))
@@ -52,7 +52,7 @@ def _family(pid: int) -> list[int]:
         with suppress(OSError), open(f"/proc/{name}/stat") as f:
             parent = int(f.read().rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(name))
-    found = [pid]
-    for member in found:  # which grows on the way
-        found += children.get(member, [])
-    return found
+    family = [pid]
+    for member in family:  # the list grows during the iteration
+        family += children.get(member, [])
+    return family

@@ -1,12 +1,12 @@
-"""What the times and the memory come to: floors, ratios and shares.
+"""Results of a measurement: floors, ratios and shares.
 
-The floor of a step is what no implementation can do without:
+The floor of a step is the work that every implementation needs, measured in plain Detectron2:
 
     plain distillation   a plain student's step + the teacher's backbone and FPN, without gradient
     AID                  that + the teacher's heads: RPN, proposals and box heads, or a dense head
 
-all in plain Detectron2's code. What is above the floor is this project's: matching and instance
-losses, weighting, distillation losses forward and backward, and their adapters' optimizer.
+The time above the floor is spent by this project: matching and per-instance losses, weighting,
+distillation losses forward and backward, and the optimizer of their adapters.
 """
 
 from collections.abc import Callable
@@ -29,34 +29,35 @@ from .cases import (
 
 __all__ = ["TEACHER_WEIGHTS", "Results"]
 
-# In Results.memory beside the names of cases.
+# Key of Results.memory, in addition to the names of cases.
 TEACHER_WEIGHTS = "teacher_weights"
 Round = dict[str, float]
 
 
 def plain_floor(x: Round) -> float:
-    """Seconds of a round that plain distillation cannot do without."""
+    """Floor of plain distillation in a round, in seconds."""
     return x[STUDENT] + x[TEACHER]
 
 
 def aid_floor(x: Round) -> float:
-    """Seconds of a round that AID cannot do without."""
+    """Floor of AID in a round, in seconds."""
     return plain_floor(x) + x[TEACHER_HEADS]
 
 
 def balance_overhead(x: Round) -> float:
-    """Share of a step that measuring in every PERIOD-th step adds to it in a long run."""
+    """Relative time added to an average step by measuring gradients at every PERIOD-th step."""
     return (x[BALANCE] / x[PLAIN_DISTILLATION] - 1) / PERIOD
 
 
 @dataclass
 class Results:
-    """
+    """Results of one measurement.
+
     Attributes:
-        rounds: for every round the seconds of each case.
+        rounds: for every round, the seconds of each case.
         losses: names of the cases that are distillation losses.
-        memory: peak memory of cases, and the teacher's weights, in bytes; empty where it was not
-            measured.
+        memory: peak memory of cases and size of the teacher's weights, in bytes; empty if memory
+            was not measured.
         batch: images per step.
     """
 
@@ -66,30 +67,30 @@ class Results:
     batch: int
 
     def median(self, value: Callable[[Round], float]) -> float:
-        """Median over the rounds of what each round gives: a slow spell hits all of its cases."""
+        """Median of a value over the rounds; a slow phase of the machine affects a whole round."""
         return median(value(x) for x in self.rounds)
 
     def seconds(self) -> dict[str, float]:
-        """Median of each case, and of the two floors."""
-        found = {name: self.median(lambda x, name=name: x[name]) for name in self.rounds[0]}
-        return found | {
+        """Median seconds of each case and of the two floors."""
+        seconds = {name: self.median(lambda x, name=name: x[name]) for name in self.rounds[0]}
+        return seconds | {
             "plain_distillation_floor": self.median(plain_floor),
             "aid_floor": self.median(aid_floor),
         }
 
     def ratios(self) -> dict[str, float | None]:
-        """Medians of the ratios within a round; memory as the part beyond a floor."""
-        found = {
+        """Medians of the ratios within a round, and overheads of memory above its floors."""
+        ratios = {
             "plain_distillation_to_floor": self.median(
                 lambda x: x[PLAIN_DISTILLATION] / plain_floor(x)
             ),
             "aid_to_floor": self.median(lambda x: x[AID] / aid_floor(x)),
         }
         for name in list(AID_STEPS)[1:]:
-            found[f"{name}_to_floor"] = self.median(lambda x, n=name: x[n] / aid_floor(x))
+            ratios[f"{name}_to_floor"] = self.median(lambda x, n=name: x[n] / aid_floor(x))
         if BALANCE in self.rounds[0]:
-            found["balance_overhead"] = self.median(balance_overhead)
-        return found | {
+            ratios["balance_overhead"] = self.median(balance_overhead)
+        return ratios | {
             "aid_to_plain_distillation": self.median(lambda x: x[AID] / x[PLAIN_DISTILLATION]),
             "instance_losses_to_teacher": self.median(lambda x: x[INSTANCE_LOSSES] / x[TEACHER]),
             "instance_losses_to_heads": self.median(
@@ -99,11 +100,12 @@ class Results:
         }
 
     def _overheads(self) -> dict[str, float | None]:
-        """By how much the peak of AID's step exceeds two floors, between which the true one lies.
+        """Relative overhead of the peak memory of AID's step above two floors.
 
-        The high one adds the peaks of the student's step and of the teacher's forward, with its
-        heads, which need not come together; a step may well stay below it. The low one adds the
-        teacher's weights to the student's peak, as if its forward took no memory.
+        The true floor is between them. The high floor is the sum of the peaks of the student's step
+        and of the teacher's forward pass with its heads; these peaks need not coincide, so a step
+        may need less. The low floor is the student's peak plus the teacher's weights, without
+        memory for the teacher's forward pass.
         """
         if not self.memory:
             return {"memory_overhead": None, "memory_overhead_to_weights": None}
@@ -115,17 +117,17 @@ class Results:
         }
 
     def shares(self) -> dict[str, float]:
-        """Parts of what AID adds to a plain step; they add up to about 1 with "rest"."""
+        """Shares of the time that AID adds to a plain step; with "rest" they sum to about 1."""
         parts = (TEACHER, INSTANCE_LOSSES, WEIGHTING, *self.losses)
 
         def share(names: tuple[str, ...]) -> Callable[[Round], float]:
             return lambda x: sum(x[name] for name in names) / (x[AID] - x[STUDENT])
 
-        found = {name: self.median(share((name,))) for name in parts}
-        return found | {"rest": 1 - self.median(share(parts))}
+        shares = {name: self.median(share((name,))) for name in parts}
+        return shares | {"rest": 1 - self.median(share(parts))}
 
     def as_dict(self) -> dict:
-        """For the JSON file: seconds, bytes, numbers."""
+        """Content of the JSON file; times in seconds, memory in bytes."""
         return {
             "ratios": self.ratios(),
             "seconds": self.seconds(),

@@ -1,4 +1,4 @@
-"""What a measurement is of: config, size of the input, device."""
+"""Settings of a measurement: config, size of the input and device."""
 
 from dataclasses import asdict, dataclass
 
@@ -17,17 +17,19 @@ __all__ = ["Settings", "parse_size"]
 
 @dataclass(frozen=True)
 class Settings:
-    """
+    """Settings of a measurement.
+
     Attributes:
-        config_file: of a student that distils.
-        opts: ``KEY VALUE`` pairs that override it.
-        height, width: of the images, in pixels; the nets pad them as they do in training.
+        config_file: config of a student with a teacher.
+        opts: overrides of config keys, KEY VALUE in turn.
+        height: height of the images in pixels; the networks pad them as in training.
+        width: width of the images in pixels.
         batch: images per step.
-        instances: ground-truth boxes per image.
+        instances: ground truth boxes per image.
         device: "cpu", "cuda" or "cuda:N".
-        amp: half precision, as SOLVER.AMP.
-        threads: of torch on the CPU; None leaves its own choice.
-        seed: of images, boxes and weights.
+        amp: whether to use half precision, as with SOLVER.AMP.
+        threads: number of CPU threads of torch; None for torch's default.
+        seed: seed of images, boxes and weights.
         register: Python file that registers losses, rules or detectors.
     """
 
@@ -62,23 +64,23 @@ class Settings:
             raise AIDError(f"--device: {self.device!r} is not one of cpu, cuda, cuda:N")
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise AIDError(
-                f"--device {self.device}: torch finds {torch.cuda.device_count()} GPUs here; "
-                "--device cpu measures without one"
+                f"--device {self.device}: torch finds {torch.cuda.device_count()} GPUs: choose "
+                "another device, such as cpu"
             )
         if self.amp and device.type == "cpu":
             raise AIDError("--amp needs a GPU, as SOLVER.AMP does: add --device cuda")
 
     def apply(self) -> CfgNode:
-        """Set torch's threads, run the registering file, and read the config.
+        """Set torch's threads, run the file to register, and load the config.
 
         Returns:
-            The student's config on this device, changed in what belongs to measuring: no pictures
-            are drawn, imitation acts in full, and a learning rate of 0 lets every round do the same
-            work at the same cost.
+            The student's config for this device, with changes for measuring: no visualization, no
+            schedule of the distillation weight, and a learning rate of 0, so that every round does
+            the same work.
 
         Raises:
-            AIDError: see :func:`load_config`; or the config is not of a student that distils by
-                the teacher's losses.
+            AIDError: see :func:`load_config`; or the config is not that of a student whose
+                weighting uses one teacher's losses.
         """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -93,17 +95,17 @@ class Settings:
                 "student's config, such as configs/AID/faster_rcnn_R18_from_R101.yaml"
             )
         if not cfg.TEACHER.CONFIG_FILE:
-            raise AIDError(f"{self.config_file}: TEACHER.CONFIG_FILE is empty: name the teacher's")
+            raise AIDError(f"{self.config_file}: TEACHER.CONFIG_FILE is empty: set it")
         if cfg.TEACHER.MORE_CONFIG_FILES:
             raise AIDError(
-                f"{self.config_file}: TEACHER.MORE_CONFIG_FILES names further teachers, but the "
-                "floor is that of one: add TEACHER.MORE_CONFIG_FILES [] TEACHER.MORE_WEIGHTS []"
+                f"{self.config_file}: TEACHER.MORE_CONFIG_FILES names further teachers, but only "
+                "one can be measured: add TEACHER.MORE_CONFIG_FILES [] TEACHER.MORE_WEIGHTS []"
             )
         cfg.AID.GRANULARITY = "instance"
         if not build_weighting(cfg).requires_stats:
             raise AIDError(
-                f"AID.WEIGHTING {cfg.AID.WEIGHTING} does not ask for the teacher's losses, so that "
-                "there is no AID step to measure: choose another rule"
+                f"AID.WEIGHTING {cfg.AID.WEIGHTING} does not use the teacher's losses, so there is "
+                "no AID step to measure: choose another rule"
             )
         cfg.MODEL.DEVICE = self.device
         cfg.VIS_PERIOD = 0
@@ -115,7 +117,7 @@ class Settings:
         return cfg
 
     def as_dict(self) -> dict:
-        """For the JSON file: the settings, and what they ran on."""
+        """Content of the JSON file: the settings, and versions and device of the measurement."""
         is_gpu = torch.device(self.device).type == "cuda"
         return {
             **asdict(self),
@@ -126,10 +128,10 @@ class Settings:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Height and width out of "370x1242".
+    """Parse height and width from a text such as "370x1242".
 
     Raises:
-        AIDError: another form.
+        AIDError: the text has another form.
     """
     try:
         height, width = (int(side) for side in text.lower().split("x"))

@@ -1,4 +1,4 @@
-"""How the cost grows with the image, the batch and the number of instances."""
+"""Cost over image size, batch size and number of instances."""
 
 from dataclasses import asdict, dataclass, replace
 from statistics import median
@@ -14,7 +14,7 @@ from .timing import time_rounds
 
 __all__ = ["Sweep", "measure_sweeps"]
 
-# Sides of the image, in parts of the given ones.
+# Factors of the image's sides.
 SCALES = (0.5, 0.75, 1.0, 1.5)
 BATCHES = (1, 2, 4)
 INSTANCES = (0, 10, 100, 500)
@@ -23,13 +23,14 @@ AID = next(iter(AID_STEPS))
 
 @dataclass
 class Sweep:
-    """
+    """Measurement over the values of one quantity.
+
     Attributes:
-        title: what grows.
-        labels: its values, as text.
-        values: its values, as numbers: cells of all levels of an image, images, or instances.
-        seconds: {case: median of each value}.
-        aid_to_floor: of each value the median ratio.
+        title: name of the quantity.
+        labels: its values as text.
+        values: its values as numbers: cells of all levels of an image, images, or instances.
+        seconds: {case: median seconds at each value}.
+        aid_to_floor: median ratio of AID's step to its floor, at each value.
     """
 
     title: str
@@ -45,15 +46,18 @@ class Sweep:
 def measure_sweeps(
     settings: Settings, nets: Nets, *, repeat: int, seconds: float | None
 ) -> list[Sweep]:
-    """Vary one quantity at a time around the settings; all cases of all values take turns.
+    """Vary image size, batch size and number of instances, one at a time.
+
+    The cases of all values are interleaved.
 
     Args:
-        settings: the values of what does not vary.
+        settings: values of the quantities that do not vary.
         nets: students and teacher.
-        repeat, seconds: see :func:`~aid_tools.benchmark.timing.time_rounds`.
+        repeat: see :func:`~aid_tools.benchmark.timing.time_rounds`.
+        seconds: see :func:`~aid_tools.benchmark.timing.time_rounds`.
 
     Returns:
-        One for the image's size, one for the batch, one for the number of instances.
+        Sweeps of image size, batch size and number of instances.
     """
     axes = {
         "image": [
@@ -95,22 +99,19 @@ def measure_sweeps(
     ]
 
 
-def _sweep(title: str, labels: list[str], values: list, found: list[list[dict]]) -> Sweep:
-    """
-    Args:
-        found: for each value, for each round, the seconds of each case.
-    """
+def _sweep(title: str, labels: list[str], values: list, times: list[list[dict]]) -> Sweep:
+    """Make a sweep from ``times``: for each value and each round, the seconds of each case."""
     return Sweep(
         title,
         labels,
         values,
-        {name: [median(x[name] for x in rounds) for rounds in found] for name in found[0][0]},
-        [median(x[AID] / aid_floor(x) for x in rounds) for rounds in found],
+        {name: [median(x[name] for x in rounds) for rounds in times] for name in times[0][0]},
+        [median(x[AID] / aid_floor(x) for x in rounds) for rounds in times],
     )
 
 
 def count_cells(nets: Nets, batch: list[dict]) -> int:
-    """Positions of one image on all levels that are imitated."""
+    """Number of cells of one image on all imitated levels."""
     model = nets.distilled.model
     with torch.no_grad():
         height, width = model.preprocess_image(batch).tensor.shape[-2:]

@@ -1,4 +1,4 @@
-"""Seconds of several cases, taken in turn."""
+"""Interleaved timing of several cases."""
 
 import time
 from collections.abc import Hashable, Iterator
@@ -15,9 +15,9 @@ from .cases import Case
 __all__ = ["MIN_ROUNDS", "ORDINARY", "as_in_training", "run_once", "time_rounds"]
 
 MIN_ROUNDS = 3
-# Rounds that do not count; a GPU needs more to find its algorithms and its clock.
+# Untimed rounds; a GPU needs more of them to select its algorithms and raise its clock.
 WARM_UP = {"cpu": 1, "cuda": 3}
-# An iteration of which nothing is logged, and in which no gradient is measured.
+# An iteration at which nothing is logged and no gradient is measured.
 ORDINARY = PERIOD + 1
 
 
@@ -29,21 +29,21 @@ def time_rounds(
     repeat: int,
     seconds: float | None = None,
 ) -> list[dict[Hashable, float]]:
-    """Run all cases in turn, round after round, after warming up; within :func:`as_in_training`.
+    """Time all cases in every round, after a warm-up; call within :func:`as_in_training`.
 
-    In turn, since a machine that is slow for a while is then slow for all cases: what is compared
-    should be taken from the same round.
+    Cases are interleaved, so that a slow phase of the machine affects all of them: compare times
+    of the same round.
 
     Args:
         cases: {name: case}.
-        device: that they run on, for which every time waits.
-        seed: of the random numbers of every run, so that all rounds do the same work.
-        repeat: number of rounds, at most.
-        seconds: as many rounds as fit beside the warm-up, by its time, and at least 3; None for
-            all.
+        device: device of the cases, which is synchronized for each time.
+        seed: random seed of every run, so that all rounds do the same work.
+        repeat: maximum number of rounds.
+        seconds: limit of the total time, which reduces the number of rounds to at least 3; None for
+            no limit.
 
     Returns:
-        For every round the seconds of each case.
+        For every round, the seconds of each case.
     """
     warm_up = WARM_UP[device.type]
     with tqdm(total=len(cases) * (warm_up + repeat), unit="run", desc="Timing") as bar:
@@ -58,15 +58,15 @@ def time_rounds(
 
 
 def _round(cases: dict, device: torch.device, seed: int, bar: tqdm) -> dict[Hashable, float]:
-    found = {}
+    seconds = {}
     for name, case in cases.items():
-        found[name] = run_once(case, device, seed)
+        seconds[name] = run_once(case, device, seed)
         bar.update()
-    return found
+    return seconds
 
 
 def run_once(case: Case, device: torch.device, seed: int) -> float:
-    """Seconds of one run, from an idle device to an idle device."""
+    """Time one run in seconds, with the device idle before and after."""
     torch.manual_seed(seed)
     _wait(device)
     start = time.perf_counter()
@@ -77,7 +77,7 @@ def run_once(case: Case, device: torch.device, seed: int) -> float:
 
 @contextmanager
 def as_in_training(device: torch.device) -> Iterator[None]:
-    """Enter the context of a step of AIDTrainer, at an ordinary iteration."""
+    """Enter the context of an AIDTrainer step at an iteration without logging."""
     with EventStorage(ORDINARY), torch.jit.optimized_execution(device.type != "cpu"):
         yield
 

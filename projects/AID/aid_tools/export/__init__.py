@@ -1,6 +1,6 @@
 """Detectors as TorchScript and ONNX, compared with what they were made from."""
 
-from .comparison import TOLERANCE, Difference, compare
+from .comparison import TOLERANCE, Difference, compare_detections
 from .deployed import OUTPUTS, deployed
 from .formats import FILES, TITLES, check_packages, export, load_exported
 from .measure import Row, latencies, num_parameters, size_of_weights, table
@@ -13,7 +13,7 @@ __all__ = [
     "Difference",
     "Row",
     "check_packages",
-    "compare",
+    "compare_detections",
     "deployed",
     "export",
     "latencies",

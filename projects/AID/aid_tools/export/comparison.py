@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from aid.utils.errors import AIDError
 
-__all__ = ["TOLERANCE", "Difference", "compare"]
+__all__ = ["TOLERANCE", "Difference", "compare_detections"]
 
 # The largest difference that is taken for rounding: of boxes in pixels, of scores, of masks'
 # probabilities.
@@ -33,7 +33,7 @@ class Difference:
 
 
 @torch.no_grad()
-def compare(
+def compare_detections(
     run: Callable[[Tensor], Detections], detector: nn.Module, images: list[Tensor], path: str
 ) -> Difference:
     """Compare what a file and its detector find, on images of several sizes.

@@ -1,4 +1,4 @@
-"""What finished runs came to: tables and pictures from their output folders."""
+"""Report on finished runs: tables and figures from their output folders."""
 
 from .page import write_report
 from .runs import Run, load_run, load_runs

@@ -1,4 +1,4 @@
-"""What a detector costs: parameters, FLOPs, time."""
+"""Cost of a detector: parameters, FLOPs and inference time."""
 
 import time
 from dataclasses import dataclass
@@ -15,11 +15,12 @@ WARM_UP = 3
 
 @dataclass(frozen=True)
 class Cost:
-    """
+    """Cost of a detector.
+
     Attributes:
-        parameters: of the detector, in millions.
-        gflops: multiply-adds of one image, in units of 1e9, as fvcore counts them.
-        seconds: median time of one image in a batch of its own.
+        parameters: number of parameters, in millions.
+        gflops: multiply-adds for one image, in units of 1e9, as counted by fvcore.
+        seconds: median inference time of a batch of one image.
     """
 
     parameters: float
@@ -28,7 +29,12 @@ class Cost:
 
 
 def measure_cost(model: nn.Module, samples: list[dict]) -> Cost:
-    """Measure a detector in eval mode on its own inputs; FLOPs are those of the first."""
+    """Measure the cost of a detector.
+
+    Args:
+        model: detector in eval mode.
+        samples: inputs for the timing; FLOPs are counted on the first one.
+    """
     parameters = sum(p.numel() for p in model.parameters())
     flops = FlopCountAnalysis(model, samples[:1])
     flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -37,7 +43,7 @@ def measure_cost(model: nn.Module, samples: list[dict]) -> Cost:
     with torch.no_grad():
         for sample in [*samples[:WARM_UP], *samples]:
             start = time.perf_counter()
-            model([sample])  # the boxes' last steps wait for the device
+            model([sample])
             if model.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)

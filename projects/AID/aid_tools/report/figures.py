@@ -1,4 +1,4 @@
-"""The report's pictures."""
+"""Figures of the report."""
 
 from collections.abc import Callable
 
@@ -23,21 +23,21 @@ __all__ = [
 
 plt.switch_backend("Agg")  # no display is needed
 
-# Okabe and Ito's colours, told apart by all eyes.
+# Okabe and Ito's palette, which is safe for color-blind readers.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
-# Whose precision over recall is drawn.
+# Maximum number of classes with precision-recall curves.
 MAX_CLASSES = 16
 CLASS_COLORS = ((255, 214, 10), (255, 90, 95), (64, 224, 255), (170, 120, 255), (120, 230, 90))
 
 
 def save(figure: Figure, path: str) -> None:
-    """Write a figure and free it."""
+    """Write a figure to a file and close it."""
     figure.savefig(path, dpi=100, bbox_inches="tight")
     plt.close(figure)
 
 
 def draw_curves(runs: list[Run], labels: list[str]) -> Figure:
-    """Task loss, distillation loss, weights of the instances and AP, over the iterations."""
+    """Draw task loss, distillation loss, mean instance weight and AP over the iterations."""
     figure, axes = plt.subplots(2, 2, figsize=(13, 8), layout="constrained")
     panels = (
         ("task loss", _sums(lambda key: key.startswith("loss_") and "distill" not in key)),
@@ -57,13 +57,13 @@ def draw_curves(runs: list[Run], labels: list[str]) -> Figure:
         if axis.lines:
             axis.legend(frameon=False, fontsize=9)
         else:
-            axis.text(0.5, 0.5, "no run has it", ha="center", transform=axis.transAxes)
+            axis.text(0.5, 0.5, "not in any run", ha="center", transform=axis.transAxes)
     axes[1, 0].set_ylim(0, 1)
     return figure
 
 
 def _sums(wanted: Callable[[str], bool]) -> Callable[[Run], list[tuple[int, float]]]:
-    """A function (run) -> [(iteration, sum of the wanted values)]."""
+    """Make a function (run) -> [(iteration, sum of the metrics whose names are wanted)]."""
     return lambda run: [
         (line["iteration"], sum(value for key, value in line.items() if wanted(key)))
         for line in run.metrics
@@ -72,24 +72,24 @@ def _sums(wanted: Callable[[str], bool]) -> Callable[[Run], list[tuple[int, floa
 
 
 def draw_precision_recall(curves: list[dict[str, dict[str, Curve]]], labels: list[str]) -> Figure:
-    """Precision over recall: one row a class, one column a criterion.
+    """Draw precision over recall: one row per class, one column per criterion.
 
     Args:
-        curves: for each run {class: {criterion: curve}}; empty for a run that has none.
-        labels: of the runs.
+        curves: for each run {class: {criterion: curve}}; empty for a run without curves.
+        labels: names of the runs.
     """
-    classes = list(dict.fromkeys(name for found in curves for name in found))[:MAX_CLASSES]
-    criteria = list(dict.fromkeys(c for found in curves for x in found.values() for c in x))
+    classes = list(dict.fromkeys(name for by_class in curves for name in by_class))[:MAX_CLASSES]
+    criteria = list(dict.fromkeys(c for by_class in curves for x in by_class.values() for c in x))
     size = (4 * len(criteria) + 1, 2.7 * len(classes) + 1)
     figure, axes = plt.subplots(
         len(classes), len(criteria), figsize=size, squeeze=False, layout="constrained"
     )
     handles = []
-    for found, label, color in zip(curves, labels, _cycle(COLORS, len(curves)), strict=True):
-        if found:
+    for by_class, label, color in zip(curves, labels, _cycle(COLORS, len(curves)), strict=True):
+        if by_class:
             handles.append(plt.Line2D([], [], color=color, lw=3, label=label.replace("\n", " ")))
         for row, name in enumerate(classes):
-            for column, curve in enumerate(found.get(name, {}).values()):
+            for column, curve in enumerate(by_class.get(name, {}).values()):
                 axes[row, column].plot(
                     curve.recall, curve.precision, color=color, label=f"{curve.ap:.1f}"
                 )
@@ -108,22 +108,22 @@ def draw_precision_recall(curves: list[dict[str, dict[str, Curve]]], labels: lis
 def draw_sheet(
     images: list[np.ndarray],
     detections: list[list[Instances]],
-    judged: list[ImageStats] | None,
+    stats: list[ImageStats] | None,
     labels: list[str],
     classes: list[str],
     threshold: float,
 ) -> Figure:
-    """One row an image: the detections of each run, and the weights of the ground truth.
+    """Draw the detections of each run and the weights of the ground truth, one row per image.
 
     Args:
-        images: RGB, uint8.
+        images: (H, W, 3), RGB, uint8, each.
         detections: for each run, the predicted instances of each image.
-        judged: for each image, at test size; None where no run has weights.
-        labels: of the runs.
-        classes: names, by category id.
-        threshold: score below which a detection is not drawn.
+        stats: for each image, teacher's losses and weights; None if no run has weights.
+        labels: names of the runs.
+        classes: class names, by category id.
+        threshold: minimum score of the detections to draw.
     """
-    columns = len(detections) + (judged is not None)
+    columns = len(detections) + (stats is not None)
     ratio = images[0].shape[0] / images[0].shape[1]
     size = (6.2 * columns, (6.2 * ratio + 0.08) * len(images) + 0.9)
     figure, axes = plt.subplots(
@@ -132,9 +132,9 @@ def draw_sheet(
     for row, image in enumerate(images):
         for column, run in enumerate(detections):
             axes[row, column].imshow(_draw_detections(image, run[row], threshold))
-        if judged is not None:
-            seen = judged[row]
-            axes[row, -1].imshow(draw_weights(seen.image, seen.boxes, seen.weights, seen.losses))
+        if stats is not None:
+            x = stats[row]
+            axes[row, -1].imshow(draw_weights(x.image, x.boxes, x.weights, x.losses))
     titles = [*labels, "ground truth: weight w, teacher's loss D"][:columns]
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=13)
@@ -148,7 +148,7 @@ def draw_sheet(
         handles=handles,
         loc="outside lower center",
         ncols=len(classes),
-        title=f"detections with a score of {threshold} or more",
+        title=f"detections with a score of at least {threshold}",
     )
     return figure
 
@@ -162,7 +162,7 @@ def _draw_detections(image: np.ndarray, instances: Instances, threshold: float) 
 
 
 def draw_groups(groups: dict[str, tuple[list[float], list[float]]]) -> Figure:
-    """The teacher's loss and the weight of instances, by what is known about them.
+    """Draw box plots of the teacher's loss and of the instance weight, by group.
 
     Args:
         groups: {name: (losses, weights)}; empty groups are left out.

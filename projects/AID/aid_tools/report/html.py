@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing beside it."""
+"""Report as one self-contained HTML file."""
 
 import base64
 import hashlib
@@ -12,12 +12,12 @@ from itertools import takewhile
 
 from PIL import Image
 
-from .parts import Cell, Heading, Part, Picture, Table, Text
+from .parts import Heading, Part, ReportFigure, Table, TableCell, Text
 
 __all__ = ["to_html"]
 
-# Pictures with more pixels than this, photographs above all, are reduced to 256 colours: a quarter
-# of the size, and boxes and labels stay as sharp as they are.
+# Figures with more pixels are reduced to 256 colors, which makes the file about 4 times smaller and
+# keeps boxes and labels sharp.
 FULL_COLOR_PIXELS = 1_500_000
 
 PAGE = """<!DOCTYPE html>
@@ -48,14 +48,16 @@ PAGE = """<!DOCTYPE html>
 
 
 def to_html(title: str, parts: list[Part], folder: str) -> str:
-    """The report with its pictures inside.
+    """Write a report, with its figures embedded, as one HTML page.
 
-    The page's own policy lets a browser load nothing from anywhere, and run and apply nothing but
-    the script and the style that are written here. Paragraphs at the beginning stand before the
-    contents.
+    The content security policy of the page forbids all external resources and every script or style
+    other than its own. Paragraphs before the first table, figure or heading are placed above the
+    table of contents.
 
     Args:
-        folder: that holds the pictures.
+        title: title of the page.
+        parts: content.
+        folder: folder with the image files.
     """
     style, script = (
         files(__package__).joinpath(name).read_text(encoding="utf-8")
@@ -91,7 +93,7 @@ def _hash(text: str) -> str:
 
 
 def _sections(parts: list[Part]) -> tuple[list[Part], list[tuple[str, list[Part]]]]:
-    """What comes before the first heading, and [(heading, what follows it)]."""
+    """Split into the parts before the first heading and [(heading, its parts)]."""
     introduction, sections = [], []
     for part in parts:
         if isinstance(part, Heading):
@@ -111,7 +113,7 @@ def _write(part: Part, folder: str) -> str:
             return f"<p>{_inline(text)}</p>"
         case Table():
             return _write_table(part)
-        case Picture(file, alt, caption):
+        case ReportFigure(file, alt, caption):
             source = _data_uri(os.path.join(folder, file))
             image = f'<img src="{source}" alt="{escape(alt)}">'
             return (
@@ -121,7 +123,7 @@ def _write(part: Part, folder: str) -> str:
 
 
 def _scrollable(content: str) -> str:
-    """What is wider than the screen scrolls in a box of its own, by keys too."""
+    """Wrap wide content in an element that scrolls by itself and can take the keyboard focus."""
     return (
         '<div class="wide" role="group" aria-label="scrolls sideways" tabindex="0">\n'
         f"{content}\n</div>"
@@ -147,12 +149,12 @@ def _write_table(table: Table) -> str:
     )
 
 
-def _write_cell(cell: Cell) -> str:
+def _write_cell(cell: TableCell) -> str:
     value = "" if cell.value is None else f' data-value="{cell.value!r}"'
     return f"<td{_number_class([cell])}{value}>{escape(cell.text)}</td>"
 
 
-def _number_class(cells: Iterable[Cell]) -> str:
+def _number_class(cells: Iterable[TableCell]) -> str:
     return ' class="number"' if any(cell.value is not None for cell in cells) else ""
 
 
@@ -162,7 +164,7 @@ def _data_uri(path: str) -> str:
     with Image.open(path) as image:
         if image.width * image.height > FULL_COLOR_PIXELS:
             buffer = io.BytesIO()
-            # Not the default method, whose palette may miss the few pixels of a thin box.
+            # The palette of the default method may miss the few pixels of a thin box.
             reduced = image.convert("RGB").quantize(method=Image.Quantize.FASTOCTREE)
             reduced.save(buffer, "PNG", optimize=True)
             content = buffer.getvalue()

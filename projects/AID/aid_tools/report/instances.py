@@ -1,4 +1,4 @@
-"""How a teacher judges the labelled instances of a dataset, and what is known about them."""
+"""Teacher's losses and weights on the labeled instances of a dataset, and label quality groups."""
 
 import json
 import os
@@ -29,29 +29,30 @@ __all__ = [
     "read_records",
 ]
 
-# What speaks against a label, in the order in which it is looked for, and how it is said.
+# Groups of doubtful labels in the order of their tests, with their descriptions.
 DOUBTS = {
-    "wrong class": "its label was given the wrong class",
-    "jittered box": "its box was jittered",
-    "mostly hidden": "most of it is hidden",
-    "tiny": "it is tiny at the net's input",
+    "wrong class": "the label has the wrong class",
+    "jittered box": "the box is jittered",
+    "mostly hidden": "the object is mostly hidden",
+    "tiny": "the object is tiny in the network's input",
 }
-# Mostly hidden: this share of the silhouette is visible, or KITTI says "largely occluded".
+# "mostly hidden": less than this share of the silhouette is visible, or KITTI's occlusion state is
+# "largely occluded".
 HIDDEN_VISIBLE, HIDDEN_OCCLUDED = 0.45, 2
-# Root of the box's area, in pixels of the network's input.
+# Square root of the box area, in pixels of the network's input.
 TINY_SIDE = 16.0
 
 
 @dataclass(frozen=True)
 class ImageStats:
-    """An image with the teacher's opinion of its G instances.
+    """Image with the teacher's losses and the imitation weights of its G instances.
 
     Attributes:
         image: (H, W, 3), RGB, uint8, at test size.
-        boxes: (G, 4), XYXY in its pixels.
-        annotations: the G annotations, as the dataset has them.
+        boxes: (G, 4), XYXY in pixels of ``image``.
+        annotations: G annotations of the dataset.
         losses: (G,), the teacher's loss D.
-        weights: (G,), of imitation.
+        weights: (G,), imitation weights w.
     """
 
     image: np.ndarray
@@ -62,14 +63,14 @@ class ImageStats:
 
 
 def load_sample(cfg: CfgNode, record: dict) -> tuple[dict, list[dict]]:
-    """An image at test size, with the ground truth that counts.
+    """Load an image at test size with its ground truth, without crowd annotations.
 
     Args:
-        cfg: of the detector that the image is for.
-        record: of the dataset, in Detectron2's standard format.
+        cfg: config of the detector.
+        record: dataset record in Detectron2's standard format.
 
     Returns:
-        The model's input with ``instances`` (G), and their annotations.
+        The model's input, with ``instances`` (G), and the G annotations.
     """
     image = read_image(record["file_name"], format=cfg.INPUT.FORMAT)
     resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
@@ -97,13 +98,13 @@ def image_stats(
     memory: dict[str, Tensor] | None = None,
     student: nn.Module | None = None,
 ) -> Iterator[ImageStats]:
-    """Losses and weights by the teacher of a distilled student, image by image.
+    """Compute the teacher's losses and the imitation weights, image by image.
 
     Args:
-        cfg: the student's config; its weighting must need the teacher's losses.
-        records: of a dataset.
-        memory: state of the weighting at the end of training, if it has one.
-        student: the detector in eval mode, for a rule that asks for the student's own losses.
+        cfg: the student's config; its weighting rule must need the teacher's losses.
+        records: dataset records.
+        memory: state of the weighting rule at the end of training, if it has a state.
+        student: the detector in eval mode, for rules that need the student's own losses.
 
     Raises:
         AIDError: the teacher cannot be built.
@@ -123,7 +124,7 @@ def image_stats(
         if weighting.requires_quality:
             stats.quality = teacher.quality(view, [targets])
         if weighting.requires_student:
-            stats.student = _own_losses(student, sample)
+            stats.student = _student_losses(student, sample)
         weights = weighting(stats, [targets.gt_boxes.tensor], {})
         yield ImageStats(
             convert_image_to_rgb(sample["image"].permute(1, 2, 0), cfg.INPUT.FORMAT),
@@ -135,17 +136,20 @@ def image_stats(
 
 
 @torch.no_grad()
-def _own_losses(student: nn.Module, sample: dict) -> PerInstanceLosses:
+def _student_losses(student: nn.Module, sample: dict) -> PerInstanceLosses:
     images = student.preprocess_image([sample])
     targets = [sample["instances"].to(student.device)]
     return per_instance_losses(student, images, student.backbone(images.tensor), targets)
 
 
 def read_records(dataset: str) -> dict | None:
-    """What a rendered dataset's side file knows, {image name: entry}; None where there is none.
+    """Read the side file of a rendered dataset.
+
+    Returns:
+        {image name: entry}; None if the dataset has no side file.
 
     Raises:
-        AIDError: the file is there but is no side file of the renderer.
+        AIDError: the file was not written by the renderer.
     """
     root = MetadataCatalog.get(dataset).get("kitti_root", None)
     path = os.path.join(root or "", "training", "scenes.json")
@@ -155,23 +159,22 @@ def read_records(dataset: str) -> dict | None:
         with open(path) as f:
             return json.load(f)["scenes"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise AIDError(f"{path} is no side file of datasets/make_synthetic_kitti.py") from error
+        raise AIDError(f"{path} is not a side file of datasets/make_synthetic_kitti.py") from error
 
 
 def groups_of(classes: list[str]) -> list[str]:
-    """All groups, in the order of the figure: classes, of which nothing is known to be wrong, then
-    what is."""
+    """Names of all groups in the order of the figure: classes (without doubts), then doubts."""
     return [*classes, *DOUBTS]
 
 
 def group_of(annotation: dict, side: float, known: dict | None, classes: list[str]) -> str:
-    """The group that an instance belongs to: the first of DOUBTS that fits, else its class.
+    """Group of an instance: the first of DOUBTS that applies, otherwise its class.
 
     Args:
-        annotation: of the dataset.
-        side: root of the box's area, in pixels of the network's input.
-        known: what the side file says of this label, if there is one.
-        classes: names, by category id.
+        annotation: annotation of the dataset.
+        side: square root of the box area, in pixels of the network's input.
+        known: entry of the side file for this label; None without a side file.
+        classes: class names, by category id.
     """
     spoiled = known["spoiled"] if known is not None else None
     if known is not None:
@@ -179,5 +182,5 @@ def group_of(annotation: dict, side: float, known: dict | None, classes: list[st
     else:
         hidden = annotation.get("occluded", 0) == HIDDEN_OCCLUDED
     doubts = (spoiled == "class", spoiled == "jitter", hidden, side < TINY_SIDE)
-    found = (doubt for doubt, holds in zip(DOUBTS, doubts, strict=True) if holds)
-    return next(found, classes[annotation["category_id"]])
+    applying = (doubt for doubt, holds in zip(DOUBTS, doubts, strict=True) if holds)
+    return next(applying, classes[annotation["category_id"]])

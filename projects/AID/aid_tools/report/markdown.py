@@ -1,14 +1,14 @@
-"""A report as Markdown, with its pictures beside it."""
+"""Report as Markdown that links to its image files."""
 
 from tabulate import tabulate
 
-from .parts import Heading, Part, Picture, Table, Text
+from .parts import Heading, Part, ReportFigure, Table, Text
 
 __all__ = ["to_markdown"]
 
 
 def to_markdown(title: str, parts: list[Part]) -> str:
-    """The report as text."""
+    """Write a report as Markdown."""
     return "\n\n".join([f"# {title}", *map(_write, parts)]) + "\n"
 
 
@@ -21,5 +21,5 @@ def _write(part: Part) -> str:
         case Table(_, header, rows):
             texts = [[cell.text for cell in row] for row in rows]
             return tabulate(texts, header, tablefmt="github", disable_numparse=True)
-        case Picture(file, alt):
+        case ReportFigure(file, alt):
             return f"![{alt}]({file})"

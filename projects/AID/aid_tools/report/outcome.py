@@ -1,4 +1,4 @@
-"""What came out, in a few sentences: what distillation gains, and at what cost."""
+"""Summary of the runs in a few sentences: gain and cost of distillation."""
 
 import math
 from collections.abc import Sequence
@@ -11,30 +11,31 @@ from .runs import Run, roles
 
 __all__ = ["outcome"]
 
-# In AP. A share of a smaller gap between plain student and teacher would be one of noise.
+# Minimum gap between plain student and teacher, in AP: a fraction of a smaller gap would be noise.
 MIN_GAP = 1.0
-# Keys in which two runs differ that are named; of the others their number is.
+# Maximum number of differing config keys that are listed by name.
 MAX_KEYS = 3
 
 
 def outcome(runs: Sequence[Run], costs: Sequence[Cost]) -> list[str]:
-    """Say what the best distilled student is worth, against a plain one and its teacher.
+    """Compare the best distilled student with a plain student and with its teacher.
 
-    Differences are those of the numbers that are shown, of one decimal.
+    Differences are computed from the displayed numbers, which have one decimal.
 
     Args:
         runs: R runs with the same test set.
-        costs: R, of their detectors; ``seconds`` may be NaN.
+        costs: R costs of their detectors; ``seconds`` may be NaN.
 
     Returns:
-        A sentence with all that is known at equal iterations; then as far as there is something to
-        say, one on plain students that were trained for longer, on what else differs, and on
+        One sentence on the results at equal iterations; then, where they apply, sentences on a
+        plain student of another training length, on other differences between the runs, and on
         KITTI's official metric.
     """
     measures = _measures(runs)
     if not measures:
         return [
-            f"No run has an AP: none found anything on {runs[0].test_set}, or it holds no objects."
+            f"No run has an AP: no run detected anything on {runs[0].test_set}, or it contains no "
+            "objects."
         ]
     chosen = choose(runs, [cost.parameters for cost in costs], measures[0][1])
     (by, ap), *more = [(by, [round(x, 1) for x in exact]) for by, exact in measures]
@@ -46,8 +47,8 @@ def outcome(runs: Sequence[Run], costs: Sequence[Cost]) -> list[str]:
         sentences.append(story.another_length(ap))
     elif chosen.peer is None:
         sentences.append(
-            "What distillation gains is not known: no plain student of the same net and data is "
-            "among the runs."
+            "The gain of distillation is unknown: the runs include no plain student with the same "
+            "network and data."
         )
     sentences += story.differences
     name = _name(story.student)
@@ -55,26 +56,26 @@ def outcome(runs: Sequence[Run], costs: Sequence[Cost]) -> list[str]:
 
 
 def _measures(runs: Sequence[Run]) -> list[tuple[str, list[float]]]:
-    """The metrics that all runs have, as what precedes a sentence, and the AP of each run."""
-    found = []
+    """Metrics of all runs, each as a prefix of a sentence and the AP of each run."""
+    measures = []
     coco = [run.metrics_at_end("bbox").get("AP") for run in runs]
     if None not in coco and not all(map(math.isnan, coco)):
-        # Where nothing was found Detectron2 has no number.
-        found.append(("", [0.0 if math.isnan(x) else x for x in coco]))
+        # Detectron2 reports NaN for a run without detections.
+        measures.append(("", [0.0 if math.isnan(x) else x for x in coco]))
     kitti = [_moderate(run) for run in runs]
     if all(kitti) and any(any(x) for x in kitti):
         classes = f", mean of {len(kitti[0])} classes" if len(kitti[0]) > 1 else ""
         by = f"by KITTI's official metric, moderate{classes}, "
-        found.append((by, [mean(x) for x in kitti]))
-    return found
+        measures.append((by, [mean(x) for x in kitti]))
+    return measures
 
 
 def _moderate(run: Run) -> list[float]:
-    """KITTI's AP at moderate difficulty of the classes that have objects there."""
-    found = run.metrics_at_end("kitti")
+    """KITTI's AP at moderate difficulty, for each class with objects of that difficulty."""
+    metrics = run.metrics_at_end("kitti")
     start, end = "AP_R40-", "-moderate"
-    names = [x[len(start) : -len(end)] for x in found if x.startswith(start) and x.endswith(end)]
-    return [found[f"{start}{x}{end}"] for x in names if found[f"objects-{x}{end}"] > 0]
+    names = [x[len(start) : -len(end)] for x in metrics if x.startswith(start) and x.endswith(end)]
+    return [metrics[f"{start}{x}{end}"] for x in names if metrics[f"objects-{x}{end}"] > 0]
 
 
 def _without_distillation(
@@ -84,7 +85,7 @@ def _without_distillation(
     time = _join_time(costs[best])
     if len(runs) == 1:
         return _capitalize(
-            f"{by}{_name(runs[best])} has {ap[best]} AP{time}; no teacher taught it."
+            f"{by}{_name(runs[best])}, trained without a teacher, has {ap[best]} AP{time}."
         )
     return _capitalize(
         f"{by}the best of {len(runs)} runs ({_name(runs[best])}), none of them distilled, has "
@@ -113,12 +114,12 @@ class _Story:
 
     @property
     def teacher(self) -> int | None:
-        """Where the student has one teacher and it is among the runs."""
+        """Index of the only teacher; None if there are several or it is not among the runs."""
         alone = len(self.student.teacher_weights) == len(self.chosen.teachers) == 1
         return self.chosen.teachers[0] if alone else None
 
     def result(self, ap: list[float]) -> str:
-        """The AP of student, plain student and teachers, and what distillation gains."""
+        """AP of student, plain student and teachers, and the gain of distillation."""
         own, peer = ap[self.chosen.student], self.chosen.peer
         parts = [f"{own} AP"]
         if peer is not None:
@@ -143,13 +144,13 @@ class _Story:
         return "the teacher" + (f" ({_name(self.runs[self.teacher])})" if several else "")
 
     def _share(self, own: float, ap: list[float]) -> str:
-        """Of the gap between plain student and teacher, where there is one to be closed."""
+        """Closed fraction of the gap between plain student and teacher; empty without a gap."""
         if self.teacher is None:
             return ""
         plain, best = ap[self.chosen.peer], ap[self.teacher]
         if not plain < own <= best or best - plain < MIN_GAP:
             return ""
-        return f", {100 * (own - plain) / (best - plain):.0f} % of the way to the teacher"
+        return f", {100 * (own - plain) / (best - plain):.0f} % of the gap to the teacher"
 
     @property
     def time(self) -> str:
@@ -157,37 +158,36 @@ class _Story:
         return _join_time(self.costs[self.chosen.student], teacher)
 
     def another_length(self, ap: list[float]) -> str:
-        """A sentence on the plain student of another length."""
+        """Sentence on the plain student of another training length."""
         run, student = self.runs[self.chosen.other], self.student
-        found, own = ap[self.chosen.other], ap[self.chosen.student]
+        plain, own = ap[self.chosen.other], ap[self.chosen.student]
         seconds = run.training_seconds, student.training_seconds
         steps, name = f"with {_lengths(run, student)}", _name(run)
         if self.chosen.equal_time:
             return (
-                f"At equal time ({_durations(*seconds)}) the plain student {name}, {steps}, has "
-                f"{found} AP: there {_gain(own - found)}."
+                f"At equal training time ({_durations(*seconds)}) the plain student {name}, "
+                f"{steps}, has {plain} AP: {_gain(own - plain)}."
             )
-        more = _more(found - own)
-        end = f"the plain student {name} has {found} AP, {more} the distilled one"
+        end = f"the plain student {name} has {plain} AP, {_more(plain - own)} the distilled one"
         ratio = seconds[0] / seconds[1]
         if math.isnan(ratio):
-            return _capitalize(f"{steps} {end}; how long that took was not measured.")
-        return _capitalize(f"{steps}, and {ratio:.2f} times the training time, {end}.")
+            return _capitalize(f"{steps}, {end}; its training time was not measured.")
+        return _capitalize(f"{steps} and {ratio:.2f} times the training time, {end}.")
 
     @property
     def differences(self) -> list[str]:
-        """A sentence on each plain student that differs in more than the teacher."""
-        found = []
+        """Sentence for each plain student with further differences from the distilled one."""
+        sentences = []
         for i in (self.chosen.peer, self.chosen.other):
             keys = [] if i is None else [f"`{x}`" for x in differences(self.runs[i], self.student)]
             if keys:
                 more = len(keys) - MAX_KEYS
                 end = f" and {more} more key{'s' if more > 1 else ''}" if more > 0 else ""
-                found.append(
+                sentences.append(
                     f"{_name(self.runs[i])} differs from {_name(self.student)} in more than the "
                     f"teacher: {', '.join(keys[:MAX_KEYS])}{end}."
                 )
-        return found
+        return sentences
 
 
 def _gain(difference: float) -> str:
@@ -198,7 +198,7 @@ def _gain(difference: float) -> str:
 
 def _more(difference: float) -> str:
     if round(difference, 1) == 0:
-        return "as many as"
+        return "as much as"
     return f"{abs(difference):.1f} {'more' if difference > 0 else 'less'} than"
 
 
@@ -207,8 +207,8 @@ def _join_time(cost: Cost, teacher: Cost | None = None) -> str:
         return ""
     end = ""
     if teacher is not None and not math.isnan(teacher.seconds):
-        end = f" where the teacher takes {_milliseconds(teacher.seconds)}"
-    return f", for {_milliseconds(cost.seconds)} an image{end}"
+        end = f" (teacher: {_milliseconds(teacher.seconds)})"
+    return f"; inference takes {_milliseconds(cost.seconds)} per image{end}"
 
 
 def _milliseconds(seconds: float) -> str:
@@ -216,13 +216,13 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _lengths(run: Run, student: Run) -> str:
-    """How many iterations, of how many images where that differs."""
+    """Numbers of iterations, and of images per iteration if they differ."""
     (steps, batch), (of_student, its_batch) = (
         (x.cfg.SOLVER.MAX_ITER, x.cfg.SOLVER.IMS_PER_BATCH) for x in (run, student)
     )
     if batch == its_batch:
-        return f"{steps} iterations in place of {of_student}"
-    return f"{steps} iterations of {batch} images in place of {of_student} of {its_batch}"
+        return f"{steps} iterations instead of {of_student}"
+    return f"{steps} iterations of {batch} images instead of {of_student} of {its_batch}"
 
 
 def _durations(*seconds: float) -> str:

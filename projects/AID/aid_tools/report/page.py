@@ -1,4 +1,4 @@
-"""The report itself: measures what is needed, draws, and writes it down."""
+"""Writing of a report: measurements, figures and texts."""
 
 import json
 import os
@@ -35,17 +35,18 @@ def write_report(
     threshold: float,
     missing: Iterable[str] = (),
 ) -> None:
-    """Write report.html, report.md with its pictures, and their numbers as report.json.
+    """Write report.html, report.md with its figures, and report.json with their numbers.
 
-    What cannot be shown, for lack of a file of a run or of its teacher, is said there in a line.
+    The report lists the sections that it lacks because a file of a run or of its teacher is
+    missing.
 
     Args:
         runs: finished runs with the same test set.
-        output: folder to write into.
-        num_images: on the sheet of validation images.
-        num_train: training images that the teacher judges.
-        threshold: score below which a detection is not drawn.
-        missing: what else the report is to say that it does not show, a line each.
+        output: output folder.
+        num_images: number of validation images in the figure of detections.
+        num_train: number of training images for the statistics of the teacher's losses.
+        threshold: minimum score of the detections to draw.
+        missing: further lines on what the report lacks.
 
     Raises:
         AIDError: the runs were tested on different datasets; a dataset is missing; weights do not
@@ -53,7 +54,10 @@ def write_report(
     """
     tested = {run.test_set for run in runs}
     if len(tested) > 1:
-        raise AIDError(f"the runs were tested on different datasets, {sorted(tested)}: compare one")
+        raise AIDError(
+            f"the runs were tested on different datasets, {sorted(tested)}: choose runs with the "
+            "same test set"
+        )
     try:
         os.makedirs(output, exist_ok=True)
     except OSError as error:
@@ -66,9 +70,9 @@ def write_report(
 
     costs, detections = [], []
     for run in tqdm(runs, desc="Running the detectors", unit="run"):
-        cost, found = _run_detector(run, val[:NUM_TIMED], shown)
+        cost, detected = _run_detector(run, val[:NUM_TIMED], shown)
         costs.append(cost)
-        detections.append(found)
+        detections.append(detected)
     rows = [_row(*columns) for columns in zip(runs, role_of, costs, strict=True)]
 
     missing = list(missing)
@@ -77,25 +81,25 @@ def write_report(
     if any(curves):
         figure = draw_precision_recall(curves, labels)
         save(figure, os.path.join(output, "precision_recall.png"))
-    judged, groups = None, {}
+    stats, groups = None, {}
     if adaptive is not None:
         try:
-            judged, groups = list(_judge(adaptive, shown)), _judge_groups(adaptive, num_train)
+            stats, groups = list(_stats_of(adaptive, shown)), _stats_by_group(adaptive, num_train)
         except AIDError as error:
-            missing.append(f"What the teacher of {adaptive.name} makes of the labels: {error}.")
+            missing.append(f"Teacher's loss on the labels, for {adaptive.name}: {error}.")
     if groups:
         save(draw_groups(groups), os.path.join(output, "instances.png"))
     images = [read_image(record["file_name"], format="RGB") for record in shown]
-    sheet = draw_sheet(images, detections, judged, labels, runs[0].classes, threshold)
+    sheet = draw_sheet(images, detections, stats, labels, runs[0].classes, threshold)
     save(sheet, os.path.join(output, "detections.png"))
 
-    said = outcome(runs, costs)
-    findings = Findings(runs, rows, said, missing, curves, _summarize(groups), adaptive)
+    sentences = outcome(runs, costs)
+    findings = Findings(runs, rows, sentences, missing, curves, _summarize(groups), adaptive)
     _write_texts(findings, output)
 
 
 def _summarize(groups: dict[str, tuple[list[float], list[float]]]) -> dict[str, dict[str, float]]:
-    """What is said of the losses and weights of each group that has any."""
+    """Statistics of the losses and weights of each group with instances."""
     return {
         name: {
             "instances": len(losses),
@@ -109,9 +113,9 @@ def _summarize(groups: dict[str, tuple[list[float], list[float]]]) -> dict[str, 
 
 
 def _write_texts(findings: Findings, output: str) -> None:
-    """Write report.json, and report.md and report.html beside their pictures."""
+    """Write report.json, report.md and report.html next to their figures."""
     with open(os.path.join(output, "report.json"), "w") as f:
-        # JSON has no NaN, which COCO's metric is for a class without objects.
+        # JSON has no NaN, COCO's value for a class without objects.
         runs = [{k: None if v != v else v for k, v in row.items()} for row in findings.rows]
         content = {"outcome": findings.outcome, "runs": runs, "instances": findings.summary}
         json.dump(content, f, indent=1)
@@ -125,7 +129,7 @@ def _write_texts(findings: Findings, output: str) -> None:
 
 
 def _read_all_curves(runs: list[Run], missing: list[str]) -> list[dict[str, dict[str, Curve]]]:
-    """Of every run, empty where ``missing`` gets a line that says why."""
+    """Curves of each run; empty, with a line added to ``missing``, where they cannot be read."""
     curves = []
     for run in runs:
         try:
@@ -140,8 +144,8 @@ def _run_detector(run: Run, timed: list[dict], shown: list[dict]) -> tuple[Cost,
     model = run.build()
     cost = measure_cost(model, [load_sample(run.cfg, record)[0] for record in timed])
     with torch.no_grad():
-        found = [model([load_sample(run.cfg, record)[0]])[0] for record in shown]
-    return cost, [x["instances"].to("cpu") for x in found]
+        outputs = [model([load_sample(run.cfg, record)[0]])[0] for record in shown]
+    return cost, [x["instances"].to("cpu") for x in outputs]
 
 
 def _row(run: Run, role: str, cost: Cost) -> dict:
@@ -157,24 +161,25 @@ def _row(run: Run, role: str, cost: Cost) -> dict:
     }
 
 
-def _judge(run: Run, records: list[dict]) -> Iterator[ImageStats]:
+def _stats_of(run: Run, records: list[dict]) -> Iterator[ImageStats]:
     return image_stats(run.cfg, records, run.weighting_memory, run.build())
 
 
-def _judge_groups(run: Run, num_train: int) -> dict[str, tuple[list[float], list[float]]]:
-    """{group: (losses, weights)} of instances in evenly chosen training images."""
+def _stats_by_group(run: Run, num_train: int) -> dict[str, tuple[list[float], list[float]]]:
+    """{group: (losses, weights)} of the instances in evenly spaced training images."""
     name = run.cfg.DATASETS.TRAIN[0]
     records, known = DatasetCatalog.get(name), read_records(name)
     chosen = records[:: max(1, len(records) // num_train)][:num_train]
     groups = {group: ([], []) for group in groups_of(run.classes)}
-    seen = tqdm(_judge(run, chosen), total=len(chosen), desc="Asking the teacher", unit="image")
-    for record, judged in zip(chosen, seen, strict=True):
+    stats = _stats_of(run, chosen)
+    bar = tqdm(stats, total=len(chosen), desc="Teacher's losses", unit="image")
+    for record, x in zip(chosen, bar, strict=True):
         image = os.path.splitext(os.path.basename(record["file_name"]))[0]
         entries = known[image]["objects"] if known else None
-        for i, annotation in enumerate(judged.annotations):
-            about = entries[annotation["label_index"]] if entries else None
-            x1, y1, x2, y2 = judged.boxes[i].tolist()
-            group = group_of(annotation, ((x2 - x1) * (y2 - y1)) ** 0.5, about, run.classes)
-            groups[group][0].append(judged.losses[i].item())
-            groups[group][1].append(judged.weights[i].item())
+        for i, annotation in enumerate(x.annotations):
+            entry = entries[annotation["label_index"]] if entries else None
+            x1, y1, x2, y2 = x.boxes[i].tolist()
+            group = group_of(annotation, ((x2 - x1) * (y2 - y1)) ** 0.5, entry, run.classes)
+            groups[group][0].append(x.losses[i].item())
+            groups[group][1].append(x.weights[i].item())
     return groups

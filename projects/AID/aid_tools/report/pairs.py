@@ -1,4 +1,4 @@
-"""Which runs belong together: a distilled student, its teachers, and plain students to compare."""
+"""Selection of the runs to compare: a distilled student, its teachers and plain students."""
 
 import math
 from collections.abc import Sequence
@@ -14,32 +14,32 @@ from .runs import Run
 
 __all__ = ["PASSING", "Comparison", "choose", "differences"]
 
-# Keys by which two runs may differ and still be repetitions of one.
+# Keys (prefixes) that may differ between repetitions of the same run.
 PASSING = (
     *("OUTPUT_DIR", "TEACHER.", "MODEL.DEVICE", "SEED", "VIS_PERIOD", "DATALOADER.NUM_WORKERS"),
     *("SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"),
 )
-# Keys by which a distilled student differs from a plain one, and those of the tests.
+# Keys (prefixes) that differ between a distilled and a plain student, and the test sets.
 DISTILLED = ("AID.", "DISTILLATION.", "MODEL.META_ARCHITECTURE", "DATASETS.TEST")
-# Keys that say how long a training is.
+# Keys that define the length of a training.
 LENGTH = ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH")
 SCHEDULE = ("SOLVER.STEPS", "SOLVER.WARMUP_ITERS")
-# Two trainings take equal time if the longer one takes at most so many times as long.
+# Maximum ratio of two training times that count as equal.
 EQUAL_TIME = 1.15
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs by their number.
+    """Indices of the runs to compare.
 
     Attributes:
-        student: the best distilled one.
-        teachers: of the student, as far as they are among the runs.
-        peer: the plain student that was trained for as many iterations; None if there is none.
-        num_peers: number of plain students of which ``peer`` is the most like the student.
-        other: a plain student that was trained for another number of iterations, as long as the
-            student if there is one; None if there is none that says something.
-        equal_time: whether ``other`` was.
+        student: the best distilled student.
+        teachers: the student's teachers, as far as they are among the runs.
+        peer: a plain student with the same number of iterations; None if there is none.
+        num_peers: number of such plain students; ``peer`` is the most similar one.
+        other: a plain student with another number of iterations, preferably of equal training
+            time; None if there is no informative one.
+        equal_time: whether the training times of ``other`` and ``student`` are equal.
     """
 
     student: int
@@ -53,13 +53,13 @@ class Comparison:
 def choose(
     runs: Sequence[Run], parameters: Sequence[float], ap: Sequence[float]
 ) -> Comparison | None:
-    """Choose what is compared.
+    """Choose the runs to compare.
 
     Args:
         runs: R runs with the same test set.
-        parameters: of their detectors, R numbers; where they and the meta-architectures agree, two
-            nets are taken for the same.
-        ap: R numbers.
+        parameters: R parameter counts of their detectors; detectors of the same count and
+            meta-architecture are considered the same network.
+        ap: R APs.
 
     Returns:
         None if no run is distilled.
@@ -92,7 +92,7 @@ def choose(
 
 
 def differences(plain: Run, student: Run) -> list[str]:
-    """Names of the keys, beside teacher, distillation and length, in which two runs differ."""
+    """Names of the differing keys, except those of teacher, distillation and training length."""
     passing = PASSING + DISTILLED + LENGTH
     if _length(plain) != _length(student):
         passing += SCHEDULE
@@ -106,18 +106,18 @@ def _unlikeness(plain: Run, student: Run) -> tuple[int, bool]:
 
 
 def _distance(a: Run, b: Run) -> float:
-    """Logarithm of the ratio of the training times; infinite if one was not measured."""
+    """Absolute log ratio of the training times; infinite if one was not measured."""
     ratio = a.training_seconds / b.training_seconds
     return abs(math.log(ratio)) if ratio > 0 else math.inf
 
 
 def _kind(run: Run) -> tuple[str, list[str]]:
-    """Name of the plain detector's class, and names of the training data."""
+    """Class name of the plain detector, and names of the training sets."""
     cls = META_ARCH_REGISTRY.get(run.cfg.MODEL.META_ARCHITECTURE)
     plain = next(c for c in cls.__mro__ if not issubclass(c, DistillationMixin))
     return plain.__name__, sorted(run.cfg.DATASETS.TRAIN)
 
 
 def _length(run: Run) -> tuple[int, int]:
-    """Iterations, and images of each."""
+    """Number of iterations, and of images per iteration."""
     return run.cfg.SOLVER.MAX_ITER, run.cfg.SOLVER.IMS_PER_BATCH

@@ -1,64 +1,66 @@
-"""What a report consists of; markdown.py and html.py write it down."""
+"""Parts of a report, independent of the output format (markdown.py, html.py)."""
 
 import math
 from dataclasses import dataclass
 
-__all__ = ["Cell", "Heading", "Part", "Picture", "Table", "Text", "number"]
+__all__ = ["Heading", "Part", "ReportFigure", "Table", "TableCell", "Text", "number"]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Of a table.
+class TableCell:
+    """Cell of a table.
 
     Attributes:
-        text: as it is shown.
-        value: by which the column is sorted; None for what is no number.
+        text: displayed text.
+        value: sort key of the column; None if the cell is not a number.
     """
 
     text: str
     value: float | None = None
 
 
-def number(value: float, form: str = "{:.1f}") -> Cell:
-    """A cell with a number, shown by a format; NaN has no place in an order."""
-    return Cell(form.format(value), None if math.isnan(value) else float(value))
+def number(value: float, form: str = "{:.1f}") -> TableCell:
+    """Make a cell from a number and its format; NaN gets no sort key."""
+    return TableCell(form.format(value), None if math.isnan(value) else float(value))
 
 
 @dataclass(frozen=True)
 class Heading:
-    """Starts a section."""
+    """Heading that starts a section."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; what stands in `backticks` is shown as code."""
+    """Paragraph; text in `backticks` is shown as code."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """
+    """Table of a report.
+
     Attributes:
-        caption: what it shows, for those who do not see the page.
-        header: names of the columns; the first names the rows.
-        rows: as long as the header.
+        caption: description for screen readers.
+        header: column names; the first column holds the row names.
+        rows: rows of the same length as the header.
     """
 
     caption: str
     header: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[TableCell]]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """
+class ReportFigure:
+    """Image of a report.
+
     Attributes:
-        file: name of a PNG in the report's folder.
-        alt: what it shows, for those who do not see it.
-        caption: how to read it.
+        file: name of a PNG file in the report's folder.
+        alt: description for screen readers.
+        caption: explanation below the image.
     """
 
     file: str
@@ -66,4 +68,4 @@ class Picture:
     caption: str
 
 
-Part = Heading | Text | Table | Picture
+Part = Heading | Text | Table | ReportFigure

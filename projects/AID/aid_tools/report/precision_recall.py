@@ -1,4 +1,4 @@
-"""Precision over recall, from the detections that a run's last evaluation left in inference/."""
+"""Precision-recall curves from the detections that the last evaluation saved in inference/."""
 
 import io
 import json
@@ -20,17 +20,18 @@ from .runs import Run
 __all__ = ["Curve", "read_curves"]
 
 IOUS = (0.5, 0.75)
-# Of an AP in percent that is computed twice from the same detections.
+# Maximum difference of two APs, in percent, that were computed from the same detections.
 TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Curve:
-    """
+    """Precision-recall curve of P points.
+
     Attributes:
         recall: (P,), from 0 to 1.
-        precision: (P,), each the best at that recall or above.
-        ap: in percent, the mean precision at the positions that the metric takes.
+        precision: (P,), interpolated: the maximum at this or a higher recall.
+        ap: mean precision at the recall positions of the metric, in percent.
     """
 
     recall: np.ndarray
@@ -39,27 +40,28 @@ class Curve:
 
 
 def read_curves(run: Run, metric: str) -> dict[str, dict[str, Curve]]:
-    """Curves on the run's test set.
+    """Read the curves on a run's test set.
 
     Args:
+        run: a finished run.
         metric: "kitti" for KITTI's official metric, "bbox" for COCO's.
 
     Returns:
-        {class: {criterion: curve}}, without classes that COCO's metric finds no object of.
+        {class: {criterion: curve}}; with COCO's metric, without classes that have no objects.
         Criteria are KITTI's difficulties, or "IoU 0.50" and "IoU 0.75".
 
     Raises:
-        AIDError: the detections are not there, cannot be read, or are not those of the evaluation
-            that metrics.json tells of.
+        AIDError: the detections are missing, cannot be read, or do not belong to the evaluation in
+            metrics.json.
     """
-    curves, found = _read_kitti(run) if metric == "kitti" else _read_coco(run)
-    for key, ap in found.items():
+    curves, aps = _read_kitti(run) if metric == "kitti" else _read_coco(run)
+    for key, ap in aps.items():
         reported = run.metrics_at_end(metric).get(key)
-        # COCO's evaluator says nothing, or NaN, where nothing was found.
+        # Without detections COCO's evaluator reports nothing or NaN.
         if reported is not None and abs(ap - reported) > TOLERANCE:
             raise AIDError(
-                f"{_inference(run)} is not of the last evaluation on {run.test_set} ({key} "
-                f"{ap:.2f} there, {reported:.2f} in metrics.json): evaluate again with "
+                f"{_inference(run)} does not belong to the last evaluation on {run.test_set} "
+                f"({key} is {ap:.2f} there, {reported:.2f} in metrics.json): evaluate again with "
                 f"train_net.py --config-file {os.path.join(run.folder, 'config.yaml')} --resume"
             )
     return curves
@@ -78,12 +80,12 @@ def _read_kitti(run: Run) -> tuple[dict, dict[str, float]]:
         name: {d: Curve(recall, np.array(x.precision), x.r40) for d, x in by_difficulty.items()}
         for name, by_difficulty in precision.items()
     }
-    found = {
+    aps = {
         f"AP_R40-{name}-{d}": x.ap
         for name, by_difficulty in curves.items()
         for d, x in by_difficulty.items()
     }
-    return curves, found
+    return curves, aps
 
 
 def _read_coco(run: Run) -> tuple[dict, dict[str, float]]:
@@ -96,7 +98,7 @@ def _read_coco(run: Run) -> tuple[dict, dict[str, float]]:
             for iou, points in zip(IOUS, precision[:, :, k], strict=True)
         }
         for k, name in enumerate(names)
-        if precision[0, 0, k] >= 0  # -1 without an object
+        if precision[0, 0, k] >= 0  # -1 for a class without objects
     }
     aps = np.array([[curve.ap for curve in x.values()] for x in curves.values()])
     keys = [f"AP{100 * iou:.0f}" for iou in IOUS]
@@ -105,15 +107,16 @@ def _read_coco(run: Run) -> tuple[dict, dict[str, float]]:
 
 def _evaluate_coco(run: Run) -> COCOeval:
     folder, dataset = _inference(run), run.test_set
-    # The evaluator converts a dataset that is not in COCO's format, and leaves the file there.
+    # The evaluator saves its conversion of a dataset that is not in COCO's format.
     converted = os.path.join(folder, f"{dataset}_coco_format.json")
     truth = MetadataCatalog.get(dataset).get("json_file", None) or converted
     results = os.path.join(folder, "coco_instances_results.json")
     try:
         with redirect_stdout(io.StringIO()), open(results) as f:
             coco = COCO(truth)
-            found = json.load(f)
-            evaluation = COCOeval(coco, coco.loadRes(found) if found else COCO(), "bbox")
+            detections = json.load(f)
+            loaded = coco.loadRes(detections) if detections else COCO()
+            evaluation = COCOeval(coco, loaded, "bbox")
             evaluation.params.iouThrs = np.array(IOUS)
             evaluation.params.areaRng = evaluation.params.areaRng[:1]  # all sizes
             evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
@@ -121,7 +124,7 @@ def _evaluate_coco(run: Run) -> COCOeval:
             evaluation.accumulate()
     except OSError as error:
         raise AIDError(f"{error.filename} cannot be read: {error.strerror}") from error
-    # pycocotools says by an assertion that images are not those of the labels.
+    # pycocotools raises an AssertionError for images that are not in the labels.
     except (AssertionError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise AIDError(f"{results} holds no detections on {dataset} in COCO's format") from error
     return evaluation

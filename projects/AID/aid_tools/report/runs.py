@@ -1,4 +1,4 @@
-"""A finished run, read back from its output folder."""
+"""Finished runs, read from their output folders."""
 
 import json
 import math
@@ -25,12 +25,12 @@ __all__ = ["Run", "load_run", "load_runs", "roles"]
 
 @dataclass(frozen=True)
 class Run:
-    """What ``train_net.py`` left in an output folder.
+    """Finished run of ``train_net.py``.
 
     Attributes:
-        folder: path of the folder.
-        cfg: its config; MODEL.DEVICE is one that this machine has.
-        metrics: of its metrics.json, one entry for each iteration that was logged.
+        folder: path of the output folder.
+        cfg: config of the run; MODEL.DEVICE is available on this machine.
+        metrics: content of metrics.json, one entry per logged iteration.
     """
 
     folder: str
@@ -47,12 +47,12 @@ class Run:
 
     @property
     def final_weights(self) -> str:
-        """The real path of its weights."""
+        """Real path of the run's weights."""
         return os.path.realpath(self.weights)
 
     @property
     def teacher_weights(self) -> set[str]:
-        """Real paths of the weights that taught it; empty for a run without a teacher."""
+        """Real paths of the teachers' weights; empty for a run without a teacher."""
         if not self.is_distilled:
             return set()
         teacher = self.cfg.TEACHER
@@ -70,20 +70,24 @@ class Run:
 
     @property
     def test_set(self) -> str:
-        """The first test set that has labels, by which the run is judged."""
+        """First test set with labels, on which runs are compared."""
         tested = self.cfg.DATASETS.TEST
-        labelled = (x for x in tested if MetadataCatalog.get(x).get("kitti_labels", "") is not None)
-        return next(labelled, tested[0])
+        labeled = (x for x in tested if MetadataCatalog.get(x).get("kitti_labels", "") is not None)
+        return next(labeled, tested[0])
 
     def metrics_at_end(self, task: str) -> dict[str, float]:
-        """What the last evaluation found on the test set for "bbox", "segm" or "kitti", by name."""
+        """{name: metric} of the last evaluation on the test set.
+
+        Args:
+            task: "bbox", "segm" or "kitti".
+        """
         prefix = self._prefix(task)
         lines = (x for x in reversed(self.metrics) if any(k.startswith(prefix) for k in x))
         last = next(lines, {})
         return {k.removeprefix(prefix): v for k, v in last.items() if k.startswith(prefix)}
 
     def history(self, task: str, name: str) -> list[tuple[int, float]]:
-        """[(iteration, value)] of a metric on the test set, of every evaluation."""
+        """[(iteration, value)] of a metric on the test set, for every evaluation."""
         key = self._prefix(task) + name
         return [(line["iteration"], line[key]) for line in self.metrics if key in line]
 
@@ -92,18 +96,20 @@ class Run:
 
     @cached_property
     def results(self) -> dict[str, float]:
-        """COCO's box metrics at the end of the run, in percent: AP, AP50, and AP of each class;
-        for a detector with masks also their AP, "mask AP". NaN where there is none."""
-        found = self.metrics_at_end("bbox")
+        """COCO metrics at the end of the run, in percent.
+
+        AP, AP50 and the AP of each class; "mask AP" for a detector with masks. NaN if missing.
+        """
+        metrics = self.metrics_at_end("bbox")
         keys = {"AP": "AP", "AP50": "AP50", **{name: f"AP-{name}" for name in self.classes}}
-        results = {name: found.get(key, math.nan) for name, key in keys.items()}
+        results = {name: metrics.get(key, math.nan) for name, key in keys.items()}
         if self.cfg.MODEL.MASK_ON:
             results["mask AP"] = self.metrics_at_end("segm").get("AP", math.nan)
         return results
 
     @property
     def seconds_per_iteration(self) -> float:
-        """Median over the run; NaN if it was too short to be timed."""
+        """Median time of an iteration; NaN if the run was too short to be timed."""
         times = [line["time"] for line in self.metrics if "time" in line]
         return median(times) if times else math.nan
 
@@ -111,8 +117,8 @@ class Run:
     def training_seconds(self) -> float:
         """Time of all iterations, without evaluations; NaN if the run was too short to be timed.
 
-        Each logged time stands for the iterations since the one before: a schedule that runs the
-        teacher for a part of the training makes iterations of two lengths.
+        Each logged time is weighted by the number of iterations since the previous one, since
+        iterations differ in length if a schedule runs the teacher for a part of the training.
         """
         total, done = 0.0, 0
         for line in self.metrics:
@@ -123,14 +129,14 @@ class Run:
 
     @property
     def weighs_instances(self) -> bool:
-        """Whether each instance has a weight of its own."""
+        """Whether imitation weights differ between instances."""
         if not self.is_distilled or self.cfg.AID.GRANULARITY != "instance":
             return False
         return build_weighting(self.cfg).requires_stats
 
     @property
     def weighting_memory(self) -> dict[str, torch.Tensor]:
-        """State of the weighting rule at the end of the run.
+        """State of the weighting rule at the end of the run, by name.
 
         Raises:
             AIDError: the checkpoint cannot be read.
@@ -141,7 +147,7 @@ class Run:
         return {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
 
     def build(self) -> nn.Module:
-        """The trained detector, in eval mode, without a teacher.
+        """Build the trained detector, in eval mode, without a teacher.
 
         Raises:
             AIDError: the weights do not fit the config.
@@ -160,7 +166,7 @@ def load_run(folder: str) -> Run:
     paths = [os.path.join(folder, f) for f in ("config.yaml", "metrics.json", "model_final.pth")]
     for path in paths:
         if not os.path.isfile(path):
-            raise AIDError(f"{path} does not exist: {folder} is no finished run of train_net.py")
+            raise AIDError(f"{path} does not exist: {folder} is not a finished run of train_net.py")
     cfg = load_config(paths[0])
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -169,35 +175,35 @@ def load_run(folder: str) -> Run:
     try:
         metrics = _by_iteration(map(json.loads, lines), cfg.SOLVER.MAX_ITER)
     except json.JSONDecodeError as error:
-        raise AIDError(f"{paths[1]} is not one JSON object a line: {error}") from error
+        raise AIDError(f"{paths[1]} is not one JSON object per line: {error}") from error
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if name not in DatasetCatalog.list():
             raise AIDError(
-                f"{paths[0]}: dataset {name!r} is not registered here: add --register FILE, as "
-                "for training"
+                f"{paths[0]}: dataset {name!r} is not registered: add --register FILE, as for "
+                "training"
             )
     run = Run(folder, cfg, metrics)
     if not (run.metrics_at_end("bbox") or run.metrics_at_end("kitti")):
         raise AIDError(
-            f"{paths[1]} holds no evaluation: run train_net.py with --config-file "
+            f"{paths[1]} contains no evaluation: run train_net.py with --config-file "
             f"{paths[0]} --resume, which evaluates a finished run"
         )
     return run
 
 
 def load_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
-    """Read output folders, as far as they can be compared with the first that can be read.
+    """Read the output folders that can be compared with the first readable one.
 
     Returns:
-        The runs, and for each of the other folders a line that says why it is left out.
+        The runs, and for each skipped folder a line with the reason.
 
     Raises:
-        AIDError: a folder does not exist, or no folder holds a finished run.
+        AIDError: a folder does not exist, or no folder contains a finished run.
     """
     runs, left_out, first_error = [], [], None
     for folder in folders:
         if not os.path.isdir(folder):
-            raise AIDError(f"folder {folder} does not exist: name output folders of train_net.py")
+            raise AIDError(f"folder {folder} does not exist: give output folders of train_net.py")
         try:
             run = load_run(folder)
         except AIDError as error:
@@ -217,16 +223,16 @@ def load_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
 
 
 def _by_iteration(lines: Iterable[dict], max_iter: int) -> list[dict]:
-    """One entry for each iteration: the file also holds what an interrupted run did twice."""
-    found = {}
+    """Merge the lines of each iteration; a resumed run logs some iterations twice."""
+    merged = {}
     for line in lines:
         if line["iteration"] <= max_iter:
-            found.setdefault(line["iteration"], {}).update(line)
-    return [found[iteration] for iteration in sorted(found)]
+            merged.setdefault(line["iteration"], {}).update(line)
+    return [merged[iteration] for iteration in sorted(merged)]
 
 
 def roles(runs: list[Run]) -> list[str]:
-    """What each run is among the others: teacher, plain, or distilled and how."""
+    """Role of each run: teacher, plain student, or kind of distilled student."""
     teachers = {path for run in runs for path in run.teacher_weights}
     return [_role(run, teachers) for run in runs]
 

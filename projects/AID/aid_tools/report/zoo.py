@@ -1,7 +1,6 @@
-"""The model zoo: what every student of a teacher was measured to be worth, in one page.
+"""Model zoo page: tables of the results of all students with a teacher.
 
-A measured row is a JSON file, see :func:`write_record`; the tables are made of these, and of the
-configs that have none.
+A measured row is a JSON file, see :meth:`Zoo.add`; configs without one get a row without results.
 """
 
 import json
@@ -25,7 +24,7 @@ from .runs import Run, load_run
 __all__ = ["Zoo"]
 
 PAGE, CONFIGS, RECORDS = "MODEL_ZOO.md", "configs", "docs/results/zoo"
-# What lies between is made here. The folder is one of configs.
+# A generated table, between markers that name its folder of configs.
 TABLE = re.compile(r"(<!-- zoo: (\S+) -->\n).*?(<!-- end of zoo -->)", re.DOTALL)
 HEADER = """\
 | config | teacher AP | plain AP | distilled AP | s / iteration | GPU memory | seed | metrics |
@@ -35,40 +34,41 @@ HEADER = """\
 
 @dataclass(frozen=True)
 class Zoo:
-    """
+    """Model zoo of a repository.
+
     Attributes:
-        root: of the repository.
+        root: path of the repository.
     """
 
     root: Path
 
     def add(self, folder: str, config: str | None = None, plain: str | None = None) -> str:
-        """Write the record of a student's run, in place of an earlier one.
+        """Write the record of a student's run, replacing an earlier one.
 
         Args:
-            folder: its output folder.
-            config: file under configs/ that it was trained with; None for the one whose OUTPUT_DIR
-                is that of the run.
-            plain: output folder of the same student without a teacher; None for the one of the
-                config that this one is based on, beside ``folder`` or in its OUTPUT_DIR.
+            folder: output folder of the run.
+            config: its config file under configs/; None for the config with the OUTPUT_DIR of the
+                run.
+            plain: output folder of the same student without a teacher; None for the run of the base
+                config without a teacher, next to ``folder`` or in its OUTPUT_DIR.
 
         Returns:
-            The path of the record.
+            Path of the record.
 
         Raises:
-            AIDError: it is no finished run of a student with a teacher, or its config is not known.
+            AIDError: not a finished run of a student with a teacher, or its config is unknown.
         """
         run = load_run(folder)
         if not run.is_distilled:
             raise AIDError(
-                f"{folder} is a run without a teacher: its AP stands in the rows of its students, "
-                "name their folders"
+                f"{folder} is a run without a teacher: give the folders of its students, whose "
+                "rows include its AP"
             )
         path = self._config_of(run) if config is None else Path(os.path.abspath(config))
         folders = {Path(x.parent) for x in self.students()}
         if path.parent not in folders or not path.is_file():
             raise AIDError(
-                f"--config {config}: {PAGE} has no table of its folder, or it is no file"
+                f"--config {config} is not a file, or {PAGE} has no table for its folder"
             )
         record = {
             "config": path.relative_to(self.root).as_posix(),
@@ -93,7 +93,7 @@ class Zoo:
         return str(target)
 
     def fill(self) -> None:
-        """Make the tables anew, and leave the text around them as it is."""
+        """Regenerate the tables of the page; the text around them stays unchanged."""
         page = self.root / PAGE
         before = page.read_text()
         after = TABLE.sub(lambda x: x[1] + HEADER + self._rows(x[2]) + x[3], before)
@@ -102,10 +102,10 @@ class Zoo:
                 f.write(after.encode())
 
     def students(self) -> list[Path]:
-        """The configs of all tables.
+        """Paths of the configs of all tables.
 
         Raises:
-            AIDError: there is no page, or none of its tables is marked.
+            AIDError: the page does not exist or has no marked table.
         """
         page = self.root / PAGE
         folders = [x[2] for x in TABLE.finditer(page.read_text())] if page.is_file() else []
@@ -145,17 +145,17 @@ class Zoo:
         return self.root / RECORDS / relative.with_suffix(".json")
 
     def _config_of(self, run: Run) -> Path:
-        wanted = os.path.normpath(run.cfg.OUTPUT_DIR)
+        output = os.path.normpath(run.cfg.OUTPUT_DIR)
         for path in self.students():
-            if os.path.normpath(load_config(str(path)).OUTPUT_DIR) == wanted:
+            if os.path.normpath(load_config(str(path)).OUTPUT_DIR) == output:
                 return path
         raise AIDError(
-            f"{run.folder}: no config in {PAGE} has the OUTPUT_DIR {wanted} of this run: name its "
+            f"{run.folder}: no config in {PAGE} has the OUTPUT_DIR {output} of this run: give its "
             "config by --config"
         )
 
     def _plain(self, path: Path, run: Run) -> float | None:
-        """AP of the plain student, whose config is this one's first base that names no teacher."""
+        """AP of the plain student, whose config is the first base of this one without a teacher."""
         while "_from_" in path.stem:
             bases = yaml.safe_load(path.read_text()).get("_BASE_")
             if not bases:
@@ -165,7 +165,7 @@ class Zoo:
 
 
 def _changes(config: CfgNode, run: Run) -> dict[str, object]:
-    """Keys of the run that are not those of its config file as it is today."""
+    """Keys and values of the run that differ from its current config file."""
     today, then = (flat_keys(yaml.safe_load(x.dump())) for x in (config, run.cfg))
     return {
         key: value
@@ -175,22 +175,22 @@ def _changes(config: CfgNode, run: Run) -> dict[str, object]:
 
 
 def _teachers(run: Run) -> list[float | None]:
-    """AP of each teacher on the student's test set, where it was evaluated there."""
-    found = []
+    """AP of each teacher on the student's test set; None if it was not evaluated there."""
+    aps = []
     for k, weights in enumerate((run.cfg.TEACHER.WEIGHTS, *run.cfg.TEACHER.MORE_WEIGHTS)):
         first = os.path.join(run.folder, f"teacher_{k}" if k else "teacher", "metrics.json")
         if run.cfg.TEACHER.EVAL_FIRST and os.path.isfile(first):
             with open(first) as f:
-                found.append(_ap(Run(os.path.dirname(first), run.cfg, [json.load(f)]), run))
+                aps.append(_ap(Run(os.path.dirname(first), run.cfg, [json.load(f)]), run))
         elif os.path.basename(weights) == "model_final.pth":
-            found.append(_ap_near(run, os.path.dirname(weights)))
-        else:  # what that folder was evaluated with last are not these weights
-            found.append(None)
-    return found
+            aps.append(_ap_near(run, os.path.dirname(weights)))
+        else:  # the last evaluation in that folder is of other weights
+            aps.append(None)
+    return aps
 
 
 def _ap_near(run: Run, folder: str) -> float | None:
-    """AP of the run in a folder of this name beside ``run``, or else in the folder itself."""
+    """AP of the run in the folder of this name next to ``run``, or else in the folder itself."""
     name = os.path.basename(os.path.normpath(folder))
     beside = os.path.join(os.path.dirname(os.path.abspath(run.folder)), name)
     for place in (beside, folder):
@@ -200,14 +200,14 @@ def _ap_near(run: Run, folder: str) -> float | None:
 
 
 def _ap(run: Run, student: Run) -> float | None:
-    """COCO's AP of a run, if it was evaluated on the student's test set."""
+    """COCO's AP of a run; None if it was not evaluated on the student's test set."""
     if run.test_set != student.test_set:
         return None
     return _finite(run.metrics_at_end("bbox").get("AP", math.nan))
 
 
 def _memory(folder: str) -> int | None:
-    """The most that torch allocated on the GPU, in MB, as Detectron2 logs it; None on the CPU."""
+    """Peak GPU memory allocated by torch, in MB, from Detectron2's log; None on the CPU."""
     path = os.path.join(folder, "log.txt")
     if not os.path.isfile(path):
         return None

@@ -1,6 +1,6 @@
-"""Studies: many runs of train_net.py, side by side, and what they say together."""
+"""Studies: grids of runs of train_net.py and their joint evaluation."""
 
-from .cells import BASELINES, EQUAL_TIME, compare
+from .cells import BASELINES, EQUAL_TIME, compare_rules
 from .gradients import compare_gradients, jobs_with_gradients, measure_gradients
 from .grid import Job, Study, load_study
 from .page import write_study
@@ -14,8 +14,8 @@ __all__ = [
     "EQUAL_TIME",
     "Job",
     "Study",
-    "compare",
     "compare_gradients",
+    "compare_rules",
     "jobs_to_measure",
     "jobs_with_gradients",
     "load_study",

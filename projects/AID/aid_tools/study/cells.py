@@ -1,29 +1,38 @@
-"""Runs put together by what they share, and compared with each other."""
+"""Runs grouped by their common settings, and comparisons between the groups."""
 
 from collections import defaultdict
 from typing import NamedTuple
 
-from .results import Difference, paired_difference
+from .results import PairedDifference, paired_difference
 
-__all__ = ["BASELINES", "EQUAL_TIME", "Cell", "Group", "against", "cells_of", "compare"]
+__all__ = [
+    "BASELINES",
+    "EQUAL_TIME",
+    "GridCell",
+    "GridCells",
+    "Group",
+    "against",
+    "cells_of",
+    "compare_rules",
+]
 
 METRICS = ("AP", "AP50")
 MEAN_TOLERANCE = 0.01
-# Rules that depend on the one that is compared: the same imitation without weights, and with a
-# constant of the same mean weight.
+# Baselines that depend on the rule: the same imitation without weights, and with a constant equal
+# to the mean weight.
 UNWEIGHTED, CONTROL = "unweighted", "control"
-# What a rule is compared with: name in study.json, and the rule.
+# {name of a baseline in study.json: its rule}.
 BASELINES = {
     "plain_student": "plain_student",
     "plain_distillation": UNWEIGHTED,
     "equal_strength": CONTROL,
 }
-# The same at equal wall time: a plain student takes more steps in the time that a teacher takes.
+# Likewise at equal training time: without a teacher, a plain student completes more iterations.
 EQUAL_TIME = {"plain_student": "plain_student_equal_time"}
 
 
 class Group(NamedTuple):
-    """What runs must share to be compared."""
+    """Settings shared by all runs of a comparison."""
 
     set: str
     regime: str
@@ -31,12 +40,13 @@ class Group(NamedTuple):
     iterations: int
 
 
-class Cell:
-    """Runs that differ in their seed alone.
+class GridCell:
+    """Runs that differ only in their seed.
 
     Attributes:
-        rule, strength: of these runs; the rest is in the group that the cell belongs to.
-        unweighted: the rule that imitates the same without weights.
+        rule: rule of these runs.
+        strength: strength of these runs; the other settings are those of the cell's group.
+        unweighted: the rule with the same imitation without weights.
         runs: {seed: results}.
     """
 
@@ -47,7 +57,7 @@ class Cell:
         self.runs: dict[int, dict] = {}
 
     def values(self, metric: str) -> dict[int, float]:
-        """{seed: metric}; a metric of a condition is written as "night AP"."""
+        """{seed: value} of a metric such as "AP", or "night AP" for the condition night."""
         *condition, name = metric.split()
         sources = {
             seed: run["conditions"].get(condition[0], {}) if condition else run
@@ -57,16 +67,16 @@ class Cell:
 
     @property
     def has_mean_1(self) -> bool:
-        """Whether the rule's weights have mean 1: it is then as strong as plain distillation."""
+        """Whether the weights have mean 1, which is the strength of plain distillation."""
         means = [run["map_mean"] for run in self.runs.values()]
         return all(x is not None and abs(x - 1) < MEAN_TOLERANCE for x in means)
 
 
-Cells = dict[tuple[str, float], Cell]
+GridCells = dict[tuple[str, float], GridCell]
 
 
-def cells_of(results: list[dict]) -> dict[Group, Cells]:
-    """{group: {(rule, strength): cell}} of all students' results."""
+def cells_of(results: list[dict]) -> dict[Group, GridCells]:
+    """Group the results of all students as {group: {(rule, strength): cell}}."""
     groups = defaultdict(dict)
     for result in results:
         labels = result["labels"]
@@ -74,51 +84,53 @@ def cells_of(results: list[dict]) -> dict[Group, Cells]:
             continue
         group = groups[Group(*(labels[name] for name in Group._fields))]
         key = labels["rule"], labels["strength"]
-        group.setdefault(key, Cell(*key, labels["unweighted"])).runs[labels["seed"]] = result
+        group.setdefault(key, GridCell(*key, labels["unweighted"])).runs[labels["seed"]] = result
     return dict(groups)
 
 
-def against(cells: Cells, cell: Cell, baseline: str, metric: str = "AP") -> Difference | None:
-    """A cell less a baseline of the same strength, paired by seed.
+def against(
+    cells: GridCells, cell: GridCell, baseline: str, metric: str = "AP"
+) -> PairedDifference | None:
+    """Difference between a cell and a baseline of the same strength, paired by seed.
 
     Args:
-        cells: of the group.
-        cell: one of them.
-        baseline: its rule, UNWEIGHTED or CONTROL.
-        metric: see :meth:`Cell.values`.
+        cells: all cells of the group.
+        cell: one of ``cells``.
+        baseline: rule of the baseline, UNWEIGHTED or CONTROL.
+        metric: see :meth:`GridCell.values`.
 
     Returns:
-        None if there is no such baseline, no seed that both have, or it is the cell itself.
+        None if the baseline is missing, shares no seed with the cell, or is the cell itself.
     """
     if baseline == CONTROL and not cell.has_mean_1:
         baseline = f"{cell.rule}_strength"
     elif baseline in (UNWEIGHTED, CONTROL):
         baseline = cell.unweighted
-    # A plain student has no strength: it is there once.
+    # A plain student has no strength; its cell has strength 0.
     other = cells.get((baseline, cell.strength)) or cells.get((baseline, 0))
     if other is None or other is cell:
         return None
     return paired_difference(cell.values(metric), other.values(metric))
 
 
-def compare(results: list[dict], baselines: dict[str, str]) -> list[dict]:
-    """Every rule against every baseline at the same strength, paired by seed.
+def compare_rules(results: list[dict], baselines: dict[str, str]) -> list[dict]:
+    """Compare every rule with every baseline of the same strength, paired by seed.
 
     Args:
-        results: of all runs.
-        baselines: {name in the comparison: rule}.
+        results: results of all runs.
+        baselines: {name of a baseline: its rule}.
 
     Returns:
-        Entries with set, regime, detector, iterations, rule, strength, against, metric, seeds, mean
-        and ci95, the last two in points of AP.
+        Entries with set, regime, detector, iterations, rule, strength, against (name of the
+        baseline), metric, seeds, mean and ci95; the last two in points of AP.
     """
     comparisons = []
     for group, cells in cells_of(results).items():
         for cell in cells.values():
             for name, baseline in baselines.items():
                 for metric in METRICS:
-                    found = against(cells, cell, baseline, metric)
-                    if found is None or found.seeds < 2:
+                    difference = against(cells, cell, baseline, metric)
+                    if difference is None or difference.seeds < 2:
                         continue
                     comparisons.append(
                         {
@@ -127,9 +139,9 @@ def compare(results: list[dict], baselines: dict[str, str]) -> list[dict]:
                             "strength": cell.strength,
                             "against": name,
                             "metric": metric,
-                            "seeds": found.seeds,
-                            "mean": found.mean,
-                            "ci95": list(found.interval),
+                            "seeds": difference.seeds,
+                            "mean": difference.mean,
+                            "ci95": list(difference.interval),
                         }
                     )
     return comparisons

@@ -1,4 +1,4 @@
-"""What a study found, as figures."""
+"""Figures of a study's results."""
 
 from collections import defaultdict
 from statistics import mean
@@ -6,14 +6,13 @@ from statistics import mean
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .cells import BASELINES, Cells
+from .cells import BASELINES, GridCells
 
 __all__ = ["draw_differences", "draw_strengths"]
 
 
-def draw_strengths(cells: Cells) -> Figure:
-    """AP against strength, a line for each rule of several strengths, bars over the range of the
-    seeds."""
+def draw_strengths(cells: GridCells) -> Figure:
+    """Draw AP over strength for each rule with several strengths; bars are the range over seeds."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     shown = set()
     for rule in sorted({rule for rule, _ in cells}):
@@ -39,11 +38,13 @@ def draw_strengths(cells: Cells) -> Figure:
 
 
 def draw_differences(comparisons: list[dict]) -> Figure:
-    """Means, 95 % intervals and numbers of seeds of differences of AP: a panel for each baseline, a
-    row for each rule, regime and detector.
+    """Draw differences in AP: means, 95 % confidence intervals and numbers of seeds.
+
+    There is a panel for each baseline and a row for each rule, regime and detector.
 
     Args:
-        comparisons: of :func:`~aid_tools.study.cells.compare`, at least one, all of one metric.
+        comparisons: entries of :func:`~aid_tools.study.cells.compare_rules`, at least one, all of
+            the same metric.
     """
     names = [x for x in BASELINES if any(entry["against"] == x for entry in comparisons)]
     panels = defaultdict(dict)
@@ -70,7 +71,7 @@ def draw_differences(comparisons: list[dict]) -> Figure:
                 f"{x['seeds']}", (x["mean"], place), (0, 4), textcoords="offset points",
                 ha="center", fontsize=7,
             )  # fmt: skip
-        axis.set(title=f"against {name.replace('_', ' ')}", xlabel="difference of AP")
+        axis.set(title=f"against {name.replace('_', ' ')}", xlabel="difference in AP")
         axis.set_yticks(range(len(rows)), rows)
         axis.grid(alpha=0.3)
     return figure

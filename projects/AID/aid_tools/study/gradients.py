@@ -1,4 +1,4 @@
-"""How strong imitation is beside the task: their gradients on the student's backbone."""
+"""Gradients of the distillation and task losses with respect to the student's backbone."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -24,23 +24,23 @@ GRADIENTS = "gradients.json"
 
 
 def jobs_with_gradients(jobs: list[Job]) -> list[Job]:
-    """The finished runs to measure: plain distillation, of one seed, at every strength."""
+    """Finished runs to measure: plain distillation at every strength, one seed."""
     return [x for x in jobs if x.keeps_weights and x.imitates_everywhere and is_done(x)]
 
 
 def measure_gradients(job: Job, num_batches: int) -> list[dict]:
-    """Gradients of a finished run, with fresh weights and with those at its end.
+    """Measure the gradients of a finished run, with its initial and its final weights.
 
-    They are kept in the run's folder and read from there the next time.
+    The result is saved in the run's folder, and read from there by later calls.
 
     Args:
         job: a run with a teacher whose checkpoint was kept.
-        num_batches: of its training images.
+        num_batches: number of training batches.
 
     Returns:
-        An entry for the start and one for the end of training: labels of the run; "at" start or
-        end; medians over the batches of "ratio", the norm of imitation's gradient over that of the
-        task's, and of "cosine" between both; "batches".
+        An entry for the start and one for the end of training: "labels" of the run; "at", start or
+        end; medians over the batches of "ratio", the gradient norm of the distillation loss over
+        that of the task loss, and of "cosine" between both gradients; "batches".
 
     Raises:
         AIDError: the teacher's or the student's checkpoint is missing.
@@ -53,13 +53,13 @@ def _measure(job: Job, num_batches: int) -> list[dict]:
     with training_set(job) as name:
         cfg = config_of(job, "DATALOADER.NUM_WORKERS", 0, "DATASETS.TRAIN", (name,))
         return [
-            {"labels": job.labels, "at": at, "batches": num_batches, **_medians(found)}
-            for at, found in ((at, _of_run(cfg, x, num_batches)) for at, x in weights.items())
+            {"labels": job.labels, "at": at, "batches": num_batches, **_medians(values)}
+            for at, values in ((at, _of_run(cfg, x, num_batches)) for at, x in weights.items())
         ]
 
 
-def _medians(found: list[tuple[float, float]]) -> dict[str, float]:
-    ratios, cosines = zip(*found, strict=True)
+def _medians(values: list[tuple[float, float]]) -> dict[str, float]:
+    ratios, cosines = zip(*values, strict=True)
     return {"ratio": median(ratios), "cosine": median(cosines)}
 
 
@@ -74,27 +74,28 @@ def _of_run(cfg: CfgNode, weights: str | None, num_batches: int) -> list[tuple[f
 def compare_gradients(
     model: nn.Module, batches: Iterable[list[dict]]
 ) -> Iterator[tuple[float, float]]:
-    """Compare what imitation and the task want of the backbone, batch by batch.
+    """Compare the backbone gradients of the distillation loss and the task loss for each batch.
 
     Args:
         model: a student in training mode, with its teacher.
-        batches: the standard input of a Detectron2 model.
+        batches: standard inputs of a Detectron2 model.
 
     Yields:
-        The norm of imitation's gradient over that of the task's, and the cosine between both.
+        Gradient norm of the distillation loss over that of the task loss, and the cosine between
+        both gradients.
     """
     parameters = [p for p in model.backbone.parameters() if p.requires_grad]
     for batch in batches:
         with EventStorage():
             losses = model(batch)
-        imitation = sum(v for k, v in losses.items() if k.startswith("loss_distill"))
-        task = sum(v for k, v in losses.items() if not k.startswith("loss_distill"))
-        ours = _flat_gradient(imitation, parameters)
-        theirs = _flat_gradient(task, parameters)
-        cosine = nn.functional.cosine_similarity(ours, theirs, dim=0)
-        yield (ours.norm() / theirs.norm()).item(), cosine.item()
+        distillation_loss = sum(v for k, v in losses.items() if k.startswith("loss_distill"))
+        task_loss = sum(v for k, v in losses.items() if not k.startswith("loss_distill"))
+        distillation = _flat_gradient(distillation_loss, parameters)
+        task = _flat_gradient(task_loss, parameters)
+        cosine = nn.functional.cosine_similarity(distillation, task, dim=0)
+        yield (distillation.norm() / task.norm()).item(), cosine.item()
 
 
 def _flat_gradient(loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
-    return torch.cat([x.flatten() for x in found])
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+    return torch.cat([x.flatten() for x in gradients])

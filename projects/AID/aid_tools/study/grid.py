@@ -1,4 +1,4 @@
-"""From a study's YAML file to its jobs, each of which is one call of a script."""
+"""Expansion of a study's YAML file into jobs, each of which is one call of train_net.py."""
 
 import itertools
 import os
@@ -16,11 +16,11 @@ SECTIONS = ("output", "scenes", "detectors", "regimes", "rules", "experiments")
 
 @dataclass(frozen=True)
 class Scenes:
-    """A rendered folder.
+    """Rendered dataset.
 
     Attributes:
-        folder: as DETECTRON2_DATASETS, the folder that holds synthetic_kitti.
-        options: of datasets/make_synthetic_kitti.py.
+        folder: parent folder of synthetic_kitti, the value of DETECTRON2_DATASETS.
+        options: command line options of datasets/make_synthetic_kitti.py.
     """
 
     folder: str
@@ -29,18 +29,18 @@ class Scenes:
 
 @dataclass(frozen=True)
 class Job:
-    """A call of train_net.py.
+    """One call of train_net.py.
 
     Attributes:
         folder: OUTPUT_DIR, which also identifies the job.
-        config: the config file.
-        scenes: the data that it trains and is tested on.
-        options: overrides of config keys.
-        needs: folders of jobs that must be done before.
-        constant_of: folder of the run whose mean weight this control takes for its constant.
-        labels: what the run is: set, regime, detector, iterations, rule, strength, seed; and
-            unweighted, the rule that imitates the same without weights.
-        register: Python files that are run before, in their order.
+        config: path of the config file.
+        scenes: data for training and test.
+        options: overrides of config keys, KEY VALUE in turn.
+        needs: folders of the jobs that must finish first.
+        constant_of: folder of the run whose mean weight is the constant of this control run.
+        labels: description of the run: set, regime, detector, iterations, rule, strength, seed; and
+            unweighted, the rule with the same imitation without weights.
+        register: Python files to run first, in order.
     """
 
     folder: str
@@ -58,13 +58,13 @@ class Job:
 
     @property
     def weighs_instances(self) -> bool:
-        """Whether the weights of this run are looked at: of one seed, where a rule chooses them."""
+        """Whether to measure the weights of this run: one seed, weights chosen by a rule."""
         chosen = {"ConstantWeighting", "none"}.isdisjoint(self.options)
         return self.keeps_weights and chosen and "TEACHER.WEIGHTS" in self.options
 
     @property
     def imitates_everywhere(self) -> bool:
-        """Whether it is plain distillation at a fixed weight: gradients tell how strong it is."""
+        """Whether to measure the gradients of this run: plain distillation, fixed loss weight."""
         options = dict(zip(self.options[::2], self.options[1::2], strict=True))
         is_fixed = float(options.get("DISTILLATION.BALANCE", 1)) == 0
         is_taught = is_fixed and "TEACHER.WEIGHTS" in options
@@ -72,17 +72,17 @@ class Job:
 
     @property
     def keeps_weights(self) -> bool:
-        """Whether the run's checkpoint stays to be measured: of one seed."""
+        """Whether to keep the run's checkpoint for measurements: one seed."""
         return self.labels.get("seed") == 0
 
 
 @dataclass(frozen=True)
 class Study:
-    """All jobs of a study, teachers first where they are needed, none twice.
+    """Jobs of a study, without duplicates.
 
     Attributes:
-        output: folder of everything.
-        jobs: in the order in which they should run.
+        output: output folder of the study.
+        jobs: jobs in their order of execution, each after the jobs that it needs.
     """
 
     output: str
@@ -93,12 +93,12 @@ def load_study(path: str, only: Collection[str] = ()) -> Study:
     """Read a study.
 
     Args:
-        path: of the YAML file.
+        path: path of the YAML file.
         only: names of experiments; empty for all.
 
     Raises:
-        AIDError: the file is missing or malformed, an experiment names what is not defined,
-            ``only`` names what is not there, or ``register`` does.
+        AIDError: the file is missing or malformed, or an undefined name is used in an experiment,
+            in ``only`` or in ``register``.
     """
     try:
         with open(path, encoding="utf-8") as f:
@@ -124,21 +124,21 @@ def load_study(path: str, only: Collection[str] = ()) -> Study:
             for job in _Grid(content).jobs(experiment):
                 jobs.setdefault(job.folder, replace(job, register=register))
     except KeyError as error:
-        raise AIDError(f"{path}: an experiment names {error}, which is not defined") from error
+        raise AIDError(f"{path}: an experiment uses {error}, which is not defined") from error
     except (AttributeError, TypeError, ValueError) as error:
-        raise AIDError(f"{path} is not laid out as a study: {error}") from error
+        raise AIDError(f"{path} does not have the structure of a study: {error}") from error
     return Study(content["output"], list(jobs.values()))
 
 
 def _files_to_register(path: str, named: object) -> tuple[str, ...]:
-    """The value of a study's key ``register``, one file or a list, as files that are there."""
+    """Check a study's key ``register``, one file or a list, and return its files."""
     files = [named] if isinstance(named, str) else named
     if not isinstance(files, list) or not all(
         isinstance(x, str) and os.path.isfile(x) for x in files
     ):
         raise AIDError(
-            f"{path}: register is {named!r}: name a Python file, or a list of them, as seen from "
-            "the current folder"
+            f"{path}: register is {named!r}: give a Python file or a list of Python files, "
+            "relative to the current folder"
         )
     return tuple(files)
 
@@ -150,7 +150,7 @@ class _Grid:
 
     def jobs(self, experiment: dict) -> Iterator[Job]:
         axes = (experiment[x] for x in ("seeds", "detectors", "regimes", "strengths", "rules"))
-        # Seeds outermost: an interrupted study has all of its cells from fewer seeds.
+        # Seeds are outermost, so that an interrupted study has all cells with fewer seeds.
         for seed, detector, regime, strength, rule in itertools.product(*axes):
             job = self._student(experiment, seed, detector, regime, strength, rule)
             for folder in job.needs:
@@ -198,7 +198,7 @@ class _Grid:
         is_plain = keys.pop("plain", False)
         steps = round(iterations * keys.pop("stretch", 1))
         if is_plain:
-            strength = 0  # without a teacher there is none: the runs of all strengths are one
+            strength = 0  # without a teacher all strengths are the same run
         options = {"SEED": seed, "SOLVER.MAX_ITER": steps, **keys}
         labels = {"set": set_name, "regime": regime, "detector": detector, "rule": rule}
         labels |= {"strength": strength, "seed": seed, "iterations": iterations}

@@ -1,4 +1,4 @@
-"""What all measurements on finished runs share: config and data of the run, and kept results."""
+"""Common parts of measurements on finished runs: config, data and saved results."""
 
 import json
 import os
@@ -19,29 +19,29 @@ __all__ = ["config_of", "final_weights", "kept", "training_set"]
 
 
 def kept(job: Job, name: str, measure: Callable[[], list[dict]]) -> list[dict]:
-    """What ``measure`` finds, from a file in the run's folder if it is there already.
+    """Return the result of ``measure``, saved in the run's folder and read from there if present.
 
     Args:
         job: a finished run.
-        name: of the JSON file.
-        measure: without arguments.
+        name: name of the JSON file.
+        measure: function that measures; called if the file does not exist.
     """
     path = os.path.join(job.folder, name)
     if not os.path.isfile(path):
-        found = measure()
+        result = measure()
         with open(f"{path}.part", "w") as f:
-            json.dump(found, f, indent=1)
+            json.dump(result, f, indent=1)
         os.replace(f"{path}.part", path)
     with open(path) as f:
         return json.load(f)
 
 
 def config_of(job: Job, *options: object) -> CfgNode:
-    """The run's config, on the CPU; what its files register is there afterwards.
+    """Load the run's config for the CPU, after running the files that it registers.
 
     Args:
         job: a finished run.
-        options: further overrides, keys and values in turn.
+        options: further overrides, KEY VALUE in turn.
 
     Raises:
         AIDError: a file is missing or malformed.
@@ -53,7 +53,7 @@ def config_of(job: Job, *options: object) -> CfgNode:
 
 @contextmanager
 def training_set(job: Job) -> Iterator[str]:
-    """The name under which the run's training images are registered, inside."""
+    """Register the run's training images inside the context, and yield their dataset name."""
     name = f"{job.folder}/train"
     register_kitti(name, os.path.join(job.scenes.folder, "synthetic_kitti"), "train", "-")
     try:
@@ -67,11 +67,12 @@ def final_weights(job: Job) -> str:
     """Path of the run's checkpoint.
 
     Raises:
-        AIDError: it is not there.
+        AIDError: the checkpoint does not exist.
     """
     path = os.path.join(job.folder, "model_final.pth")
     if not os.path.isfile(path):
         raise AIDError(
-            f"{path} does not exist, but is measured: delete {job.folder} and run the study again"
+            f"{path} is needed for a measurement but does not exist: delete {job.folder} and run "
+            "the study again"
         )
     return path

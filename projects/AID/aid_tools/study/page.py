@@ -10,15 +10,15 @@ from tabulate import tabulate
 
 from aid.utils.errors import AIDError
 
-from .cells import BASELINES, EQUAL_TIME, Cells, Group, against, cells_of, compare
+from .cells import BASELINES, EQUAL_TIME, GridCells, Group, against, cells_of, compare_rules
 from .figures import draw_differences, draw_strengths
-from .results import Difference
+from .results import PairedDifference
 from .rules_figure import draw_rules
 from .strengths import FACTORS, REPORT, Tuned, tune
 
 __all__ = ["write_study"]
 
-# Labels of a run that was measured after its end.
+# Labels shown for measurements on finished runs.
 MEASURED = ("set", "regime", "detector", "iterations", "rule")
 
 
@@ -28,20 +28,20 @@ def write_study(
     """Write study.json, tables.md and figures into ``folder``.
 
     Args:
-        results: of all finished runs.
-        weights: of :func:`~aid_tools.study.separation.measure_weights`, for some of them.
-        gradients: of :func:`~aid_tools.study.gradients.measure_gradients`, for some of them.
-        folder: to write to.
+        results: results of all finished runs.
+        weights: results of :func:`~aid_tools.study.separation.measure_weights` for some runs.
+        gradients: results of :func:`~aid_tools.study.gradients.measure_gradients` for some runs.
+        folder: output folder.
 
     Raises:
         AIDError: there is no result, or the folder cannot be written.
     """
     groups = cells_of(results)
     if not groups:
-        raise AIDError("no run of the study is done: call without --report first")
-    found = {
-        "comparisons": compare(results, BASELINES),
-        "equal_time": compare(results, EQUAL_TIME),
+        raise AIDError("no run of the study is finished: run it without --report first")
+    content = {
+        "comparisons": compare_rules(results, BASELINES),
+        "equal_time": compare_rules(results, EQUAL_TIME),
         "strengths": [x.as_dict() for x in tune(results)],
         "weights": weights,
         "gradients": gradients,
@@ -50,9 +50,9 @@ def write_study(
     try:
         os.makedirs(folder, exist_ok=True)
         with open(os.path.join(folder, "study.json"), "w") as f:
-            f.write(_as_json(found))
-        parts = ["# Every run of the study", _teachers(results)]
-        parts += _differences(found["comparisons"], folder)
+            f.write(_as_json(content))
+        parts = ["# All runs of the study", _teachers(results)]
+        parts += _differences(content["comparisons"], folder)
         parts += _strengths(tune(results))
         parts += _weights(weights)
         parts += _gradients(gradients)
@@ -66,7 +66,7 @@ def write_study(
 
 
 def _as_json(lists: dict[str, list[dict]]) -> str:
-    """An entry a line, so that a change of one shows as a change of one."""
+    """Write one entry per line, so that a diff shows the changed entries only."""
     lines = {name: ",\n".join(json.dumps(x) for x in entries) for name, entries in lists.items()}
     return "{\n" + ",\n".join(f'"{k}": [\n{v}\n]' for k, v in lines.items()) + "\n}\n"
 
@@ -94,7 +94,7 @@ def _teachers(results: list[dict]) -> str:
 
 
 def _differences(comparisons: list[dict], folder: str) -> list[str]:
-    """The figure of the scenes that are reported on, without the controls."""
+    """Figure of the differences on the scenes for reporting, without the control runs."""
     shown = [
         x
         for x in comparisons
@@ -104,7 +104,7 @@ def _differences(comparisons: list[dict], folder: str) -> list[str]:
     if not shown:
         return []
     name = _save(draw_differences(shown), folder, "differences.png")
-    return [f"## Differences\n\n![means, 95 % intervals and numbers of seeds]({name})"]
+    return [f"## Differences\n\n![means, 95 % confidence intervals and numbers of seeds]({name})"]
 
 
 def _strengths(tuned: list[Tuned]) -> list[str]:
@@ -120,8 +120,8 @@ def _strengths(tuned: list[Tuned]) -> list[str]:
     header = ["regime", "detector", "rule", "best strength", *(f"AP at {x}" for x in FACTORS)]
     return [
         "## Best and wrong strengths",
-        "The best strength was chosen on other scenes. In brackets the change against it, paired "
-        "by seed, with its 95 % interval.",
+        "The best strength was chosen on other scenes. In parentheses: the change from the best "
+        "strength, paired by seed, with its 95 % confidence interval.",
         tabulate(rows, header, tablefmt="github", disable_numparse=True),
     ]
 
@@ -144,13 +144,13 @@ def _weights(weights: list[dict]) -> list[str]:
         for x in weights
     ]  # fmt: skip
     header = [*MEASURED, "at", "mean w", *(f"AUC {flag}" for flag in flags)]
-    header += ["with visible", "with size"]
+    header += ["corr. visible", "corr. size"]
     return [
-        "## Where the weights fall",
-        "Of seed 0. AUC: the chance that an instance of this kind weighs less than one that is "
-        "not; 0.5 tells nothing. The last two are Spearman's rank correlations of the weight with "
-        "the visible share and with the size. The order of the weights by rules that look at the "
-        "teacher alone is the same at the start of training as at its end.",
+        "## Instances with small weights",
+        "Seed 0. AUC: the probability that an instance of this kind has a smaller weight than one "
+        "that is not; 0.5 is chance level. The last two columns are Spearman's rank correlations "
+        "of the weight with the visible fraction and with the size. Rules that use the teacher "
+        "alone rank the instances equally at the start and at the end of training.",
         tabulate(rows, header, tablefmt="github", disable_numparse=True),
     ]
 
@@ -169,14 +169,15 @@ def _gradients(gradients: list[dict]) -> list[str]:
         for x in gradients
     ]
     return [
-        "## How strong imitation is",
-        "Its gradient on the student's backbone beside that of the task: norm over norm, and the "
-        f"cosine between both. Seed 0, medians of {gradients[0]['batches']} batches.",
+        "## Strength of imitation",
+        "Gradients of the distillation loss and of the task loss with respect to the student's "
+        "backbone: ratio of their norms, and cosine between them. Seed 0, medians of "
+        f"{gradients[0]['batches']} batches.",
         tabulate(rows, [*names, "at", "ratio", "cosine"], tablefmt="github", disable_numparse=True),
     ]
 
 
-def _group(group: Group, cells: Cells, folder: str) -> list[str]:
+def _group(group: Group, cells: GridCells, folder: str) -> list[str]:
     title = f"{group.set}, {group.regime}, {group.detector}, {group.iterations} iterations"
     parts = [f"## {title}", _table(cells)]
     if len({strength for _, strength in cells}) > 2:
@@ -185,7 +186,7 @@ def _group(group: Group, cells: Cells, folder: str) -> list[str]:
     return parts
 
 
-def _table(cells: Cells) -> str:
+def _table(cells: GridCells) -> str:
     runs = [run for cell in cells.values() for run in cell.runs.values()]
     classes = sorted({k for run in runs for k in run if k.startswith("AP-")})
     conditions = sorted({condition for run in runs for condition in run["conditions"]})
@@ -209,10 +210,10 @@ def _mean(values: dict[int, float]) -> str:
     return f"{mean(values.values()):.1f}" if values else ""
 
 
-def _difference(found: Difference | None) -> str:
-    if found is None:
+def _difference(difference: PairedDifference | None) -> str:
+    if difference is None:
         return ""
-    if found.seeds < 2:
-        return f"{found.mean:+.1f}"
-    half = found.interval[1] - found.mean
-    return f"{found.mean:+.1f} ± {half:.1f}"
+    if difference.seeds < 2:
+        return f"{difference.mean:+.1f}"
+    half = difference.interval[1] - difference.mean
+    return f"{difference.mean:+.1f} ± {half:.1f}"

@@ -1,4 +1,4 @@
-"""What is kept of a finished run, and what a set of runs says."""
+"""Results of finished runs, and paired differences between them."""
 
 import contextlib
 import io
@@ -13,18 +13,18 @@ from pycocotools.cocoeval import COCOeval
 
 from .grid import Job
 
-__all__ = ["RESULTS", "Difference", "collect", "paired_difference", "read_results"]
+__all__ = ["RESULTS", "PairedDifference", "collect_results", "paired_difference", "read_results"]
 
 RESULTS = "results.json"
-# 97.5 % quantiles of Student's t distribution for 1, 2, ... degrees of freedom.
+# 97.5 % quantiles of Student's t-distribution for 1, 2, ... degrees of freedom.
 T_QUANTILES = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
     2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
 )  # fmt: skip
 
 
-def collect(job: Job) -> None:
-    """Write the run's results.json, and remove what is large and not needed again."""
+def collect_results(job: Job) -> None:
+    """Write results.json of a finished run, and remove its large files that are not needed."""
     with open(os.path.join(job.folder, "metrics.json")) as f:
         lines = [json.loads(line) for line in f]
     last = next(x for x in reversed(lines) if "bbox/AP" in x)
@@ -48,21 +48,21 @@ def collect(job: Job) -> None:
 
 
 def _by_condition(job: Job) -> dict[str, float]:
-    """AP and AP50 in percent on the validation images of each condition, if there are several."""
+    """AP and AP50, in percent, on the validation images of each condition, if there are several."""
     root = os.path.join(job.scenes.folder, "synthetic_kitti")
     with open(os.path.join(root, "training", "scenes.json")) as f:
         scenes = json.load(f)["scenes"]
     with open(os.path.join(root, "ImageSets", "val.txt")) as f:
-        condition = [scenes[name.strip()]["condition"] for name in f]  # in the order of image ids
-    found = sorted(set(condition))
-    if len(found) < 2:
+        condition = [scenes[name.strip()]["condition"] for name in f]  # in order of image ids
+    names = sorted(set(condition))
+    if len(names) < 2:
         return {}
     folder = os.path.join(job.folder, "inference")
     results = {}
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(os.path.join(folder, "synthetic_kitti_val_coco_format.json"))
         detections = truth.loadRes(os.path.join(folder, "coco_instances_results.json"))
-        for name in found:
+        for name in names:
             evaluation = COCOeval(truth, detections, "bbox")
             evaluation.params.imgIds = [i for i, x in enumerate(condition) if x == name]
             evaluation.evaluate()
@@ -73,22 +73,22 @@ def _by_condition(job: Job) -> dict[str, float]:
 
 
 def read_results(jobs: list[Job]) -> list[dict]:
-    """The results of all jobs that are done, teachers included, with the labels of the jobs."""
-    found = []
+    """Read the results of all finished jobs, including teachers, with the labels of the jobs."""
+    results = []
     for job in jobs:
         path = os.path.join(job.folder, RESULTS)
         if os.path.isfile(path):
             with open(path) as f:
-                found.append({**json.load(f), "labels": job.labels})
-    return found
+                results.append({**json.load(f), "labels": job.labels})
+    return results
 
 
-class Difference:
-    """Mean of paired differences, with its 95 % interval by Student's t distribution.
+class PairedDifference:
+    """Mean of paired differences, with its 95 % confidence interval by Student's t-distribution.
 
     Attributes:
         seeds: number of pairs.
-        mean: of the differences.
+        mean: mean of the differences.
         interval: (low, high); infinite for a single pair.
     """
 
@@ -102,11 +102,14 @@ class Difference:
         self.interval = (self.mean - half, self.mean + half)
 
 
-def paired_difference(ours: dict[int, float], theirs: dict[int, float]) -> Difference | None:
-    """The difference over the seeds that both have; None if there is none.
+def paired_difference(
+    values: dict[int, float], baseline: dict[int, float]
+) -> PairedDifference | None:
+    """Difference between two sets of runs over their common seeds; None without common seeds.
 
     Args:
-        ours, theirs: {seed: metric}.
+        values: {seed: metric}.
+        baseline: {seed: metric}, subtracted.
     """
-    seeds = sorted(ours.keys() & theirs.keys())
-    return Difference([ours[seed] - theirs[seed] for seed in seeds]) if seeds else None
+    seeds = sorted(values.keys() & baseline.keys())
+    return PairedDifference([values[s] - baseline[s] for s in seeds]) if seeds else None

@@ -1,4 +1,4 @@
-"""What the package's weighting rules make of the teacher's loss, as a figure."""
+"""Figure of the weighting rules: weight w over the teacher's loss D."""
 
 import matplotlib.pyplot as plt
 import torch
@@ -14,7 +14,7 @@ MAX_LOSS = 12.0
 
 
 def draw_rules() -> Figure:
-    """w against D."""
+    """Draw w over D for the exponential and relative rules."""
     loss = torch.linspace(0, MAX_LOSS, 241)
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     for alpha in (0.1, 0.3):
@@ -32,7 +32,7 @@ def draw_rules() -> Figure:
 
 
 def _weights(rule: Weighting, loss: Tensor) -> Tensor:
-    """Of one image with an instance for each loss."""
+    """Weights of one image with an instance for each loss."""
     share = torch.ones(len(loss), 1)
     losses = PerInstanceLosses(("p3",), {"cls": loss}, {"cls": torch.zeros(1, 1)}, share)
     return rule(TeacherStats(losses), [torch.zeros(len(loss), 4)], {}).instance

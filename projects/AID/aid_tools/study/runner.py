@@ -1,4 +1,4 @@
-"""Runs the jobs of a study side by side, one thread each, and goes on where it stopped."""
+"""Parallel execution of a study's jobs, one thread each, which can be interrupted and resumed."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from aid.utils.errors import AIDError
 
 from .grid import Job, Scenes, Study
-from .results import RESULTS, collect
+from .results import RESULTS, collect_results
 
 __all__ = ["is_done", "run_study"]
 
@@ -20,16 +20,16 @@ POLL = 0.5  # seconds
 
 
 def run_study(study: Study, workers: int) -> list[Job]:
-    """Render what is missing, then run what is not done.
+    """Render missing scenes, then run the unfinished jobs.
 
-    A job that fails is reported and left out, with those that need it; its log stays.
+    A failed job is reported and skipped together with the jobs that need it; its log is kept.
 
     Args:
-        study: its jobs' scripts and configs are looked for from the current folder.
-        workers: number of jobs at a time.
+        study: paths of scripts and configs are relative to the current folder.
+        workers: number of parallel jobs.
 
     Returns:
-        The jobs that failed.
+        Failed and skipped jobs.
 
     Raises:
         AIDError: the scenes cannot be rendered.
@@ -47,14 +47,14 @@ def run_study(study: Study, workers: int) -> list[Job]:
                 for job in [x for x in waiting if lost.intersection(x.needs)]:
                     waiting.remove(job)
                     failed.append(job)
-                    bar.write(f"left out, as it needs what failed: {job.folder}")
+                    bar.write(f"skipped, since a job that it needs failed: {job.folder}")
                 for job in _ready(waiting, study.jobs)[: workers - len(running)]:
                     waiting.remove(job)
                     running[job] = _start(job)
                 time.sleep(POLL)
                 for job in [x for x, process in running.items() if process.poll() is not None]:
                     if running.pop(job).returncode == 0:
-                        collect(job)
+                        collect_results(job)
                         bar.update()
                     else:
                         failed.append(job)
@@ -78,9 +78,9 @@ def _ready(waiting: Iterable[Job], jobs: Iterable[Job]) -> list[Job]:
 def _render(scenes: Scenes, workers: int) -> None:
     output = os.path.join(scenes.folder, "synthetic_kitti")
     command = [sys.executable, "datasets/make_synthetic_kitti.py", "--output", output]
-    done = subprocess.run([*command, "--workers", str(workers), *scenes.options])
-    if done.returncode:
-        raise AIDError(f"{output} could not be rendered: see above")
+    process = subprocess.run([*command, "--workers", str(workers), *scenes.options])
+    if process.returncode:
+        raise AIDError(f"{output} could not be rendered: see the error above")
 
 
 def _start(job: Job) -> subprocess.Popen:
@@ -92,7 +92,7 @@ def _start(job: Job) -> subprocess.Popen:
     command += [x for path in job.register for x in ("--register", path)]
     command += ["--resume", *options, "VIS_PERIOD", "0", "OUTPUT_DIR", job.folder]
     environment = {**os.environ, "DETECTRON2_DATASETS": job.scenes.folder}
-    # Several runs of one thread do more than one run of several.
+    # Parallel runs of one thread each are faster than one run of several threads.
     environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     os.makedirs(job.folder, exist_ok=True)
     with open(os.path.join(job.folder, "stdout.txt"), "w") as log:

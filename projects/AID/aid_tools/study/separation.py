@@ -1,4 +1,4 @@
-"""Do the weights fall where the teacher is known to be wrong?"""
+"""Separation of wrong from correct teacher predictions by the imitation weights."""
 
 import os
 from collections.abc import Iterator
@@ -25,13 +25,13 @@ FLAGS = ("spoiled class", "spoiled box", "night", "Cyclist", "mostly hidden", "t
 
 @dataclass(frozen=True)
 class Known:
-    """A labelled instance, its weight, and what the renderer knows of it.
+    """Labeled instance with its weight and the renderer's ground truth.
 
     Attributes:
-        weight: w.
-        visible: share of the silhouette.
-        side: root of the box's area, in pixels of the network's input.
-        flags: those of FLAGS that hold.
+        weight: imitation weight w.
+        visible: visible fraction of the silhouette.
+        side: square root of the box area, in pixels of the network's input.
+        flags: the FLAGS that apply.
     """
 
     weight: float
@@ -41,29 +41,29 @@ class Known:
 
 
 def jobs_to_measure(jobs: list[Job]) -> list[Job]:
-    """The finished runs to measure: strengths of one rule share their weights' order."""
-    found = {}
+    """Finished runs to measure: one strength per rule, as strengths do not change the ranking."""
+    chosen = {}
     for job in jobs:
         if job.weighs_instances and is_done(job):
             key = tuple(value for name, value in job.labels.items() if name != "strength")
-            found.setdefault(key, job)
-    return list(found.values())
+            chosen.setdefault(key, job)
+    return list(chosen.values())
 
 
 def measure_weights(job: Job, num_images: int) -> list[dict]:
-    """Weights on training images of a finished run, against what makes a teacher wrong there.
+    """Relate the weights on training images of a finished run to known causes of teacher errors.
 
-    They are kept in the run's folder and read from there the next time.
+    The result is saved in the run's folder, and read from there by later calls.
 
     Args:
-        job: a run with a teacher and with weights by instance.
-        num_images: of the training set, evenly chosen.
+        job: a run with a teacher and with weights per instance.
+        num_images: number of training images, evenly spaced.
 
     Returns:
-        An entry for the end of training and, if the rule looks at the student, one for the start:
-        labels of the run; "at" start or end; "auc" by flag, of which 0.5 tells nothing, None where
-        there is no such instance or no other; "correlation" of the weights with the visible share
-        and with the size; "mean" weight and "instances".
+        An entry for the end of training and, if the rule uses the student, one for the start:
+        "labels" of the run; "at", start or end; "auc" by flag (0.5 is chance level; None if all or
+        no instances have the flag); "correlation" of the weights with the visible fraction and with
+        the size; "mean" weight and number of "instances".
 
     Raises:
         AIDError: the teacher's or the student's checkpoint is missing.
@@ -73,7 +73,7 @@ def measure_weights(job: Job, num_images: int) -> list[dict]:
 
 def _measure(job: Job, num_images: int) -> list[dict]:
     cfg = config_of(job)
-    final_weights(job)  # an error now if they are gone
+    final_weights(job)  # fail early if they do not exist
     with training_set(job) as name:
         records = DatasetCatalog.get(name)
         records = records[:: max(1, len(records) // num_images)][:num_images]
@@ -109,40 +109,40 @@ def _summary(known: list[Known]) -> dict:
     }
 
 
-def _known(scenes: dict, records: list[dict], judged: Iterator[ImageStats]) -> Iterator[Known]:
-    for record, seen in zip(records, judged, strict=True):
+def _known(scenes: dict, records: list[dict], stats: Iterator[ImageStats]) -> Iterator[Known]:
+    for record, x in zip(records, stats, strict=True):
         scene = scenes[os.path.splitext(os.path.basename(record["file_name"]))[0]]
-        sides = (seen.boxes[:, 2:] - seen.boxes[:, :2]).prod(dim=1).sqrt().tolist()
-        values = (seen.weights.tolist(), sides, seen.annotations)
+        sides = (x.boxes[:, 2:] - x.boxes[:, :2]).prod(dim=1).sqrt().tolist()
+        values = (x.weights.tolist(), sides, x.annotations)
         for weight, side, annotation in zip(*values, strict=True):
-            about = scene["objects"][annotation["label_index"]]
+            entry = scene["objects"][annotation["label_index"]]
             flags = {
-                "spoiled class": about["spoiled"] == "class",
-                "spoiled box": about["spoiled"] == "jitter",
+                "spoiled class": entry["spoiled"] == "class",
+                "spoiled box": entry["spoiled"] == "jitter",
                 "night": scene["condition"] == "night",
-                "Cyclist": about["type"] == "Cyclist",
-                "mostly hidden": about["visible"] < HIDDEN_VISIBLE,
+                "Cyclist": entry["type"] == "Cyclist",
+                "mostly hidden": entry["visible"] < HIDDEN_VISIBLE,
                 "tiny": side < TINY_SIDE,
             }
             present = frozenset(name for name, holds in flags.items() if holds)
-            yield Known(weight, about["visible"], side, present)
+            yield Known(weight, entry["visible"], side, present)
 
 
 def auc(weights: np.ndarray, wrong: np.ndarray) -> float | None:
-    """The chance that an instance of the wrong ones weighs less than one of the others.
+    """Probability that a wrong instance has a smaller weight than a correct one (area under ROC).
 
     Args:
         weights: (G,).
         wrong: (G,), bool.
 
     Returns:
-        0.5 for weights that tell nothing, 1 for perfect ones; None if one of the two is empty.
+        0.5 at chance level, 1 for perfect separation; None if all or no instances are wrong.
     """
     low, high = weights[wrong], weights[~wrong]
     if not len(low) or not len(high):
         return None
     ranks = _ranks(np.concatenate([low, high]))
-    # Mann and Whitney's U of the others, over the number of pairs.
+    # Mann-Whitney U of the correct instances, divided by the number of pairs.
     u = ranks[len(low) :].sum() - len(high) * (len(high) - 1) / 2
     return float(u / (len(low) * len(high)))
 
@@ -153,7 +153,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0; equals share the mean of theirs."""
+    """Ranks from 0; ties get their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum() - 1
     return (last - (counts - 1) / 2)[inverse]

@@ -1,50 +1,50 @@
-"""How strong distillation should be with each rule, and what a wrong strength costs."""
+"""Best distillation strength of each rule, and sensitivity to the strength."""
 
 import math
 from dataclasses import dataclass
 from statistics import mean
 
-from .cells import Cell, Cells, Group, cells_of
-from .results import Difference, paired_difference
+from .cells import GridCell, GridCells, Group, cells_of
+from .results import PairedDifference, paired_difference
 
 __all__ = ["CHOOSE", "FACTORS", "REPORT", "Tuned", "tune"]
 
-# Sets of scenes, of a study's section scenes.sets: strengths are chosen on the one and judged on
-# the other.
+# Sets of scenes (scenes.sets of a study): strengths are chosen on the first and reported on the
+# second.
 CHOOSE, REPORT = "choose", "report"
-# How far from the best strength, as words and as numbers.
+# Factors relative to the best strength: name and value.
 FACTORS = {"a 10th": 0.1, "a 3rd": 1 / 3, "best": 1.0, "3 times": 3.0, "10 times": 10.0}
 MIN_STRENGTHS = 3
-# Strengths of a study need not be exact multiples of each other.
+# Tolerated ratio, since the strengths of a study need not be exact multiples of each other.
 TOLERANCE = 1.2
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A rule at its best strength and around it.
+    """Rule at its best strength and at factors of it.
 
     Attributes:
-        group: on whose scenes it is judged.
-        rule: its name.
-        strength: that with the best mean AP on the scenes to choose on.
-        cells: {factor: runs at that factor of the best strength}, of those that were run.
+        group: group with the reported scenes.
+        rule: name of the rule.
+        strength: strength with the best mean AP on the scenes for choosing.
+        cells: {factor: runs at that factor of the best strength}, without missing runs.
     """
 
     group: Group
     rule: str
     strength: float
-    cells: dict[str, Cell]
+    cells: dict[str, GridCell]
 
     def ap(self, factor: str) -> dict[int, float]:
-        """{seed: AP} at a factor of the best strength; empty if it was not run."""
+        """{seed: AP} at a factor of the best strength; empty without such runs."""
         return self.cells[factor].values("AP") if factor in self.cells else {}
 
-    def fall(self, factor: str) -> Difference | None:
-        """What a wrong strength changes, paired by seed; None if it was not run."""
+    def fall(self, factor: str) -> PairedDifference | None:
+        """Change of AP from the best strength, paired by seed; None without such runs."""
         return paired_difference(self.ap(factor), self.ap("best"))
 
     def as_dict(self) -> dict:
-        """For study.json: AP and its change by factor."""
+        """Entry of study.json: AP and its change by factor."""
         falls = {factor: self.fall(factor) for factor in self.cells if factor != "best"}
         return {
             **self.group._asdict(),
@@ -60,30 +60,30 @@ class Tuned:
 
 
 def tune(results: list[dict]) -> list[Tuned]:
-    """Every rule of which at least three strengths were run on the scenes to choose on."""
+    """Find the best strength of each rule with at least 3 strengths on the scenes for choosing."""
     groups = cells_of(results)
-    found = []
+    tuned = []
     for group, cells in groups.items():
-        judged = groups.get(group._replace(set=REPORT))
-        if group.set != CHOOSE or judged is None:
+        reported = groups.get(group._replace(set=REPORT))
+        if group.set != CHOOSE or reported is None:
             continue
         for rule in dict.fromkeys(rule for rule, _ in cells):
             aps = {c.strength: mean(c.values("AP").values()) for c in _of(cells, rule)}
             if len(aps) < MIN_STRENGTHS:
                 continue
             best = max(aps, key=aps.get)
-            near = {name: _near(judged, rule, best * x) for name, x in FACTORS.items()}
+            near = {name: _near(reported, rule, best * x) for name, x in FACTORS.items()}
             near = {name: cell for name, cell in near.items() if cell is not None}
             if "best" in near:
-                found.append(Tuned(group._replace(set=REPORT), rule, best, near))
-    return found
+                tuned.append(Tuned(group._replace(set=REPORT), rule, best, near))
+    return tuned
 
 
-def _of(cells: Cells, rule: str) -> list[Cell]:
+def _of(cells: GridCells, rule: str) -> list[GridCell]:
     return [cell for cell in cells.values() if cell.rule == rule]
 
 
-def _near(cells: Cells, rule: str, strength: float) -> Cell | None:
+def _near(cells: GridCells, rule: str, strength: float) -> GridCell | None:
     near = (
         cell
         for cell in _of(cells, rule)
