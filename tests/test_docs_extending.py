@@ -1,4 +1,4 @@
-"""docs/extending.md: its blocks, registered as a user would and chosen by the config alone."""
+"""Python blocks of docs/extending.md, registered from a file and selected by the config alone."""
 
 import json
 import os
@@ -18,30 +18,31 @@ from aid.modeling.weighting import WEIGHTING_REGISTRY
 REGISTRIES = (META_ARCH_REGISTRY, DISTILLATION_LOSS_REGISTRY, WEIGHTING_REGISTRY)
 ONE_ANCHOR = ["MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [32], [64], [96]]]
 ONE_ANCHOR += ["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[1.0]]]
+ATSS = ["MODEL.META_ARCHITECTURE", "AIDATSSRetinaNet", *ONE_ANCHOR]
 
 
 @pytest.fixture(scope="module")
 def blocks(repository):
-    """The page's blocks of Python."""
+    """Python blocks of the page."""
     with open(os.path.join(repository, "docs", "extending.md")) as f:
         return re.findall(r"```python\n(.*?)```", f.read(), re.DOTALL)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def registered(blocks, tmp_path_factory):
-    """All of them in one file, as --register runs it; forgotten afterwards."""
+    """Register all blocks from one file, as --register does, and unregister them afterwards."""
     path = tmp_path_factory.mktemp("extending") / "mine.py"
     path.write_text("\n\n".join(blocks))
     before = [dict(registry) for registry in REGISTRIES]
     register_from_file(str(path))
     yield
-    for registry, known in zip(REGISTRIES, before, strict=True):
-        for name in dict(registry).keys() - known.keys():
+    for registry, old in zip(REGISTRIES, before, strict=True):
+        for name in dict(registry).keys() - old.keys():
             registry._obj_map.pop(name)
 
 
 def write_teacher(tiny_config, folder):
-    """A config and weights of an ATSSRetinaNet, as keys of its student."""
+    """Write config and weights of an ATSSRetinaNet; return the config options of its student."""
     opts = ["MODEL.META_ARCHITECTURE", "ATSSRetinaNet", *ONE_ANCHOR]
     path = tiny_config("retinanet", opts, name="atss_teacher")
     torch.manual_seed(5)
@@ -50,7 +51,7 @@ def write_teacher(tiny_config, folder):
 
 
 def train_one_iteration(cfg, dataset, folder):
-    """The metrics of a run of one iteration."""
+    """Train for one iteration and return the metrics."""
     cfg.merge_from_list(
         ["DATASETS.TRAIN", (dataset,), "DATASETS.TEST", (), "OUTPUT_DIR", str(folder)]
         + ["SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 1, "DATALOADER.NUM_WORKERS", 0]
@@ -61,7 +62,7 @@ def train_one_iteration(cfg, dataset, folder):
     return json.loads((folder / "metrics.json").read_text())
 
 
-def test_each_takes_less_than_40_lines(blocks):
+def test_blocks_have_less_than_40_lines(blocks):
     assert len(blocks) == 3
     assert all(sum(bool(line) for line in block.splitlines()) < 40 for block in blocks)
 
@@ -71,10 +72,11 @@ def test_each_takes_less_than_40_lines(blocks):
     [
         ("faster_rcnn", ["DISTILLATION.LOSSES", ["MeanSquaredLoss"]]),
         ("retinanet", ["AID.WEIGHTING", "StepWeighting"]),
-        ("retinanet", ["MODEL.META_ARCHITECTURE", "AIDATSSRetinaNet", *ONE_ANCHOR]),
+        ("retinanet", ATSS),
+        ("retinanet", [*ATSS, "DISTILLATION.LOSSES", ["ResponseLoss"]]),
     ],
 )
-def test_a_tiny_net_trains_with_it_from_the_config_alone(
+def test_block_trains_a_tiny_net_from_the_config_alone(
     kind, opts, student_config, tiny_config, toy_dataset, tmp_path
 ):
     if "AIDATSSRetinaNet" in opts:
@@ -83,15 +85,14 @@ def test_a_tiny_net_trains_with_it_from_the_config_alone(
     metrics = train_one_iteration(student_config(kind, opts=opts), toy_dataset, tmp_path / "run")
     terms = {k: v for k, v in metrics.items() if k.startswith("loss_")}
     assert all(v == v and abs(v) < 1e6 for v in terms.values())
-    assert ("loss_distill_mse" in terms) == ("DISTILLATION.LOSSES" in opts)
+    assert ("loss_distill_mse" in terms) == (["MeanSquaredLoss"] in opts)
     assert any("distill" in k and v > 0 for k, v in terms.items())
 
 
-def test_an_atss_teacher_is_judged_by_the_anchors_that_it_learns_from(
+def test_per_instance_losses_of_atss_are_on_its_training_anchors(
     student_model, tiny_config, make_batch, tmp_path
 ):
-    opts = ["MODEL.META_ARCHITECTURE", "AIDATSSRetinaNet", *ONE_ANCHOR]
-    opts += write_teacher(tiny_config, tmp_path)
+    opts = [*ATSS, *write_teacher(tiny_config, tmp_path)]
     model, _ = student_model("retinanet", opts=opts)
     batch = make_batch((2, 3))
     teacher = model.teacher
@@ -107,17 +108,17 @@ def test_an_atss_teacher_is_judged_by_the_anchors_that_it_learns_from(
     expected = []
     for image, truth in enumerate(targets):
         for box, label in zip(truth.gt_boxes.tensor, truth.gt_classes, strict=True):
-            own = (labels[image] == label) & (boxes[image] == box).all(dim=1)
-            wanted = torch.nn.functional.one_hot(label, 3).expand(int(own.sum()), 3).float()
+            positive = (labels[image] == label) & (boxes[image] == box).all(dim=1)
+            one_hot = torch.nn.functional.one_hot(label, 3).expand(int(positive.sum()), 3).float()
             focal = sigmoid_focal_loss(
-                logits[image, own],
-                wanted,
+                logits[image, positive],
+                one_hot,
                 alpha=detector.focal_loss_alpha,
                 gamma=detector.focal_loss_gamma,
             )
-            expected.append(focal.sum(dim=1).mean())  # NaN where it learns from none
+            expected.append(focal.sum(dim=1).mean())  # NaN without positives
     expected = torch.stack(expected)
-    learned = expected.isfinite()
-    assert learned.sum() >= 3
-    torch.testing.assert_close(losses.components["cls"][learned], expected[learned])
-    assert all(part.isfinite().all() for part in losses.components.values())
+    has_positives = expected.isfinite()
+    assert has_positives.sum() >= 3
+    torch.testing.assert_close(losses.components["cls"][has_positives], expected[has_positives])
+    assert all(x.isfinite().all() for x in losses.components.values())
