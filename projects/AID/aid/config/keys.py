@@ -130,14 +130,12 @@ def _add_feature_losses(cfg: CN) -> None:
 
 
 def _add_response_losses(cfg: CN) -> None:
-    """Losses on answers."""
+    """Losses on predictions."""
     # ResponseLoss: the teacher's classes as soft targets (Hinton et al., arXiv 1503.02531), and its
-    # boxes. BoxResponseLoss: its classes of the ground-truth boxes, for two-stage detectors alone.
+    # boxes.
     cfg.DISTILLATION.RESPONSE = CN()
     cfg.DISTILLATION.RESPONSE.TEMPERATURE = 1.0
-    # Of BoxResponseLoss.
-    cfg.DISTILLATION.RESPONSE.WEIGHT = 1.0
-    # Of the two terms of ResponseLoss.
+    # Weights of its two terms.
     cfg.DISTILLATION.RESPONSE.CLS_WEIGHT = 1.0
     cfg.DISTILLATION.RESPONSE.BOX_WEIGHT = 1.0
     # Two-stage teachers: their best proposals in each image, beside the ground-truth boxes.
