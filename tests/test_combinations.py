@@ -28,7 +28,6 @@ FAMILIES = [
 ]
 # Losses on answers; those on features go with every family.
 GO_WITH = {
-    "BoxResponseLoss": TWO_STAGE,
     "CrossKDLoss": DENSE,
     "LocalisationLoss": [("gfl", "gfl")],
     "ResponseLoss": TWO_STAGE + DENSE,

@@ -89,7 +89,7 @@ def test_weights_stay_on_the_device_and_do_not_wait_for_it(
         weights.append(rule(stats, boxes, LEVELS))
         weights[-1].components = rule.component_weights(stats, boxes)
     for found in sharing(weights):
-        everything = [*found.maps.values(), found.boxes, *vars(found.components).values()]
+        everything = [*found.maps.values(), *vars(found.components).values()]
         assert all(x.device.type == GPU for x in everything)
 
 

@@ -10,16 +10,17 @@ from aid.modeling.weighting import (
     TeacherMixing,
     Weights,
 )
-from aid.modeling.weighting.mixing import shared
+from aid.modeling.weighting.mixing import mix
 
 
 def exponential(**options):
     return ExponentialWeighting(alpha=0.5, **options)
 
 
-def weights(maps, boxes=(1.0,), **others):
-    maps = {level: torch.tensor(x)[:, None, None, :] for level, x in maps.items()}
-    return Weights(maps, torch.tensor(boxes), **others)
+def weights(maps, **others):
+    return Weights(
+        {level: torch.tensor(x)[:, None, None, :] for level, x in maps.items()}, **others
+    )
 
 
 def share(*of_teachers, **options):
@@ -35,7 +36,7 @@ def test_one_teacher_keeps_what_it_had():
 def test_the_shares_are_the_softmax_of_minus_alpha_d():
     d = torch.tensor([[0.0, 3.0, 8.0], [1.0, 1.0, 8.0], [5.0, 0.5, 8.0]])
     w = exponential().weight(d)
-    found = shared(list(w))
+    found = mix(list(w))
     torch.testing.assert_close(found / w, (-0.5 * d).softmax(dim=0))
     # The better a teacher, the more; and together they never have more than the best alone.
     assert (found.argmax(dim=0)[:2] == d.argmin(dim=0)[:2]).all()
@@ -45,15 +46,15 @@ def test_the_shares_are_the_softmax_of_minus_alpha_d():
 def test_permuted_teachers_have_permuted_weights():
     generator = torch.Generator().manual_seed(0)
     w = list(torch.rand(3, 50, generator=generator))
-    found = shared(w)
+    found = mix(w)
     for order in ([1, 0, 2], [2, 0, 1]):
-        permuted = shared([w[t] for t in order])
+        permuted = mix([w[t] for t in order])
         for t, x in zip(order, permuted, strict=True):
             torch.testing.assert_close(x, found[t])
 
 
 def test_who_is_worth_nothing_leaves_all_to_the_others():
-    found = shared([torch.tensor([0.0, 0.0, 0.25]), torch.tensor([0.7, 0.0, 0.25])])
+    found = mix([torch.tensor([0.0, 0.0, 0.25]), torch.tensor([0.7, 0.0, 0.25])])
     assert found[0].tolist() == [0, 0, 0.125]
     assert found[1].tolist() == pytest.approx([0.7, 0, 0.125])
 
@@ -72,24 +73,17 @@ def test_without_evidence_each_has_a_like_share():
     levels = {"p2": ((2, 2), 4)}
     for found in TeacherMixing(rules)([rule(None, boxes, levels) for rule in rules]):
         torch.testing.assert_close(found.maps["p2"], torch.full((1, 1, 2, 2), 0.2))
-        torch.testing.assert_close(found.boxes, torch.tensor([0.2]))
         assert found.instance is None
 
 
 def test_maps_are_normalised_after_they_are_shared():
     known = {"instance": torch.tensor([0.9, 0.1]), "loss": torch.tensor([0.2, 4.6])}
-    a, b = (weights({"p2": [[x, 0.0]]}, [x, 0.1], **known) for x in (0.9, 0.1))
+    a, b = (weights({"p2": [[x, 0.0]]}, **known) for x in (0.9, 0.1))
     first, second = share(a, b, normalize=True)
     assert first.maps["p2"].flatten().tolist() == pytest.approx([2 * 0.81 / 0.82, 0])
     assert second.maps["p2"].flatten().tolist() == pytest.approx([2 * 0.01 / 0.82, 0])
-    # 0.81 and 0.1 * 0.5 of the first, 0.01 and 0.1 * 0.5 of the second: in the mean 0.46.
-    assert first.boxes.tolist() == pytest.approx([0.81 / 0.46, 0.05 / 0.46])
-    assert second.boxes.tolist() == pytest.approx([0.01 / 0.46, 0.05 / 0.46])
     assert first.loss.tolist() == pytest.approx([0.2, 4.6])
     assert first.instance.tolist() == pytest.approx([0.45, 0.05])
-    # Of a whole image: a box weighs what its map does.
-    first, _ = share(a, b, normalize=True, granularity="image")
-    assert first.boxes[0] == pytest.approx(first.maps["p2"][0, 0, 0, 0].item())
 
 
 @pytest.mark.parametrize("normalize", [False, True])

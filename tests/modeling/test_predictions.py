@@ -26,7 +26,6 @@ def test_rois_are_proposals_and_ground_truth_and_belong_to_what_they_overlap(tin
         rois = [*proposed.proposal_boxes.tensor[:7], *truth.gt_boxes.tensor]
         for i, box in enumerate(rois):
             assert found.image[s] == image
-            assert found.is_truth[s] == (i >= 7)
             if i >= 7:
                 assert found.matched_gt[s] == first + i - 7
             else:
@@ -88,7 +87,7 @@ def test_anchors_that_an_instance_owns_and_those_the_teacher_takes_for_an_object
     assert torch.equal(found.image, image)
     assert torch.equal(found.foreground, positive[image, anchor])
     torch.testing.assert_close(found.teacher.logits.sigmoid(), scores[image, anchor])
-    assert found.activation == "sigmoid" and not found.is_truth.any()
+    assert found.activation == "sigmoid"
 
 
 def test_anchors_are_answered_as_in_inference(tiny_model, see):
@@ -164,31 +163,21 @@ def test_every_sample_has_the_weight_of_its_owner(tiny_model, see):
     found = paired_predictions(
         teacher, teacher, PredictionRequest(num_proposals=7), see(teacher, teacher)
     )
-    instance = {k: torch.arange(5.0) + 10 * i for i, k in enumerate(("all", "cls", "box"), 1)}
+    instance = {k: torch.arange(5.0) + 10 * i for i, k in enumerate(("cls", "box"), 1)}
     found.set_weights(instance, torch.tensor([0.1, 0.2, 0.3]))
     for s, matched_gt in enumerate(found.matched_gt.tolist()):
         if matched_gt == 5:
             assert found.weights["cls"][s] == torch.tensor([0.1, 0.2, 0.3])[found.image[s]]
-            assert found.weights["box"][s] == found.weights["all"][s] == 0
+            assert found.weights["box"][s] == 0
         else:
-            assert [found.weights[k][s] for k in instance] == [
-                10 + matched_gt,
-                20 + matched_gt,
-                30 + matched_gt,
-            ]
+            assert [found.weights[k][s] for k in instance] == [10 + matched_gt, 20 + matched_gt]
     assert 0 < found.foreground.sum() < len(found.matched_gt)
 
 
 def test_the_question_that_holds_all_questions():
     assert PredictionRequest.union([]) is None
-    some = [
-        PredictionRequest(truth=True),
-        PredictionRequest(num_proposals=9, min_score=0.3),
-        PredictionRequest(),
-    ]
-    assert PredictionRequest.union(some) == PredictionRequest(
-        truth=True, num_proposals=9, min_score=0.3
-    )
+    some = [PredictionRequest(num_proposals=9), PredictionRequest(min_score=0.3)]
+    assert PredictionRequest.union(some) == PredictionRequest(num_proposals=9, min_score=0.3)
     assert PredictionRequest.union(
         [PredictionRequest(distributions=True), PredictionRequest()]
     ).distributions
@@ -210,13 +199,6 @@ ANCHORS = "MODEL.ANCHOR_GENERATOR."
         ("retinanet", "faster_rcnn", [], {}, "the teacher is a RetinaNet, the student is a Gener"),
         ("cascade_rcnn", "faster_rcnn", [], {}, "the teacher is a CascadeROIHeads"),
         ("faster_rcnn", "cascade_rcnn", [], {}, "the student is a CascadeROIHeads"),
-        (
-            "retinanet",
-            "retinanet",
-            [],
-            {"truth": True},
-            "the teacher is a RetinaNet: take Response",
-        ),
         (
             "retinanet",
             "retinanet",

@@ -128,7 +128,7 @@ def test_a_pause_is_logged(student_model, make_batch):
 
 
 def test_a_loss_without_parameters_pauses_too(student_model, make_batch):
-    opts = ["DISTILLATION.LOSSES", ["BoxResponseLoss"], f"{KEYS}.START_ITER", 2]
+    opts = ["DISTILLATION.LOSSES", ["ResponseLoss"], f"{KEYS}.START_ITER", 2]
     model, _ = student_model("faster_rcnn", opts=opts)
     assert not any("distill" in name for name in step(model, make_batch(), 1)[0])
     assert any("distill" in name for name in step(model, make_batch(), 2)[0])

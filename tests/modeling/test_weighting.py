@@ -89,18 +89,6 @@ def test_image_weights_are_means_over_instances_and_background():
         torch.testing.assert_close(found.maps[level][:, 0, 0, 0], expected)
 
 
-@pytest.mark.parametrize("granularity", ["instance", "level", "image"])
-@pytest.mark.parametrize("normalize", [False, True])
-def test_weights_of_boxes_are_those_of_the_maps(granularity, normalize):
-    d, b = [1.0, 2.0, 3.0], [[0.5, 1.0], [0.25, 0.75]]
-    found = maps(d, b, granularity=granularity, normalize=normalize)
-    if granularity == "instance":
-        expected = found.instance / (found.instance.mean() if normalize else 1)
-    else:
-        expected = found.maps["p2"][[0, 0, 1], 0, 0, 0]
-    torch.testing.assert_close(found.boxes, expected)
-
-
 def test_backgrounds():
     d, b = [1.0, 2.0, 3.0], [[0.5, 1.0], [0.25, 0.75]]
     corner = {
@@ -156,12 +144,6 @@ def test_coefficients_weigh_the_parts():
     both.components["box"] = torch.tensor([10.0, 10.0, 10.0])
     rule = ExponentialWeighting(alpha=1.0, coefficients={"cls": 2.0, "box": 0.0})
     assert rule(TeacherStats(both), BOXES, LEVELS).loss.tolist() == [2, 4, 6]
-
-
-def test_boxes_of_plain_distillation_and_of_a_constant():
-    plain = ExponentialWeighting(alpha=0.1, granularity="none")(None, BOXES, LEVELS)
-    assert plain.boxes.tolist() == [1, 1, 1]
-    assert ConstantWeighting(constant=0.5)(None, BOXES, LEVELS).boxes.tolist() == [0.5] * 3
 
 
 def test_a_constant_is_plain_distillation_times_it():

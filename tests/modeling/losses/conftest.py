@@ -22,11 +22,9 @@ def make_context():
         n = len(matched_gt)
         blank = {"logits": torch.zeros(n, 2), "boxes": torch.zeros(n, 4)}
         sides = (Predictions(**{**blank, **x}) for x in (student, teacher))
-        predictions = PairedPredictions(
-            *sides, activation, matched_gt, background_index, image, matched_gt < background_index
-        )
+        predictions = PairedPredictions(*sides, activation, matched_gt, background_index, image)
         given = {k: torch.tensor(v) for k, v in weights.items()}
-        predictions.weights = {k: given.get(k, torch.ones(n)) for k in ("all", "cls", "box")}
+        predictions.weights = {k: given.get(k, torch.ones(n)) for k in ("cls", "box")}
         num_images = num_images or int(image.max()) + 1
         foreground = image[matched_gt < background_index]
         counts = [

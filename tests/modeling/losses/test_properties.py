@@ -11,10 +11,10 @@ from torch import nn
 
 from aid.config import load_config
 from aid.modeling.families import PairedPredictions, Predictions
-from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context
+from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context, ResponseLoss
 
 QUICK = settings(max_examples=50, deadline=None, derandomize=True)
-ON_ANSWERS = ("BoxResponseLoss", "CrossKDLoss", "LocalisationLoss", "ResponseLoss")
+ON_ANSWERS = ("CrossKDLoss", "LocalisationLoss", "ResponseLoss")
 ON_MAPS = sorted(k for k, _ in DISTILLATION_LOSS_REGISTRY if k not in ON_ANSWERS)
 # MGD makes the teacher's features anew, whatever the student's are.
 IMITATE = [x for x in ON_MAPS if x != "MGDLoss"]
@@ -248,7 +248,9 @@ def test_under_autocast_a_loss_is_that_of_float32(name, file):
 @QUICK
 def test_answers(counts, num_classes, temperature, constant, seed):
     generator = torch.Generator().manual_seed(seed)
-    loss = DISTILLATION_LOSS_REGISTRY.get("BoxResponseLoss")(temperature=temperature, weight=1.0)
+    loss = ResponseLoss(
+        temperature=temperature, cls_weight=1.0, box_weight=1.0, num_rois=0, min_score=1.0
+    )
     student, teacher = (
         5 * torch.randn(sum(counts), num_classes + 1, generator=generator) for _ in range(2)
     )
@@ -259,12 +261,10 @@ def test_answers(counts, num_classes, temperature, constant, seed):
 
     def cost(student, teacher, weights):
         sides = (Predictions(x, torch.zeros(len(everybody), 4)) for x in (student, teacher))
-        predictions = PairedPredictions(
-            *sides, "softmax", everybody, len(everybody), image, everybody >= 0
-        )
-        predictions.weights = {"all": weights}
+        predictions = PairedPredictions(*sides, "softmax", everybody, len(everybody), image)
+        predictions.weights = {"cls": weights, "box": weights}
         context = Context([Instances((9, 9), x=torch.zeros(n)) for n in counts], {}, predictions)
-        return loss({}, {}, {}, context)["loss_distill_response"]
+        return loss({}, {}, {}, context)["loss_distill_response_cls"]
 
     found = cost(student, teacher, weights)
     assert found.isfinite() and found >= -1e-5

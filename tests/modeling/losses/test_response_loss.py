@@ -58,6 +58,16 @@ def test_a_temperature_divides_logits_and_multiplies_by_its_square(activation, m
     torch.testing.assert_close(found, 4 * loss(hard)[CLS])
 
 
+def test_a_temperature_keeps_the_scale_of_the_gradient(make_context):
+    gradients = []
+    for temperature in (1.0, 4.0):
+        student = {"logits": torch.tensor([[0.02, -0.01, 0.0]], requires_grad=True)}
+        context = make_context(student, logits([-0.03, 0.01, 0.02]), [0], [0])
+        loss(context, temperature)[CLS].backward()
+        gradients.append(student["logits"].grad)
+    torch.testing.assert_close(*gradients, rtol=0.05, atol=0)
+
+
 def test_boxes_of_owned_samples(make_context):
     # Intersection 2 of a union of 6 in a hull of 6; nothing of 8 in a hull of 12.
     near, far = 1 - 2 / 6, 1 + 4 / 12

@@ -138,16 +138,16 @@ def _add_feature_losses(cfg: CN) -> None:
 
 
 def _add_response_losses(cfg: CN) -> None:
-    """Add the keys of the losses on predictions."""
+"""Add the keys of the losses on predictions."""
     # ResponseLoss imitates the teacher's classes (Hinton et al., arXiv 1503.02531) and boxes.
-    # BoxResponseLoss imitates its classes of the ground-truth boxes; two-stage detectors only.
     cfg.DISTILLATION.RESPONSE = CN()
-    cfg.DISTILLATION.RESPONSE.TEMPERATURE = 1.0  # of both losses
-    cfg.DISTILLATION.RESPONSE.WEIGHT = 1.0  # of BoxResponseLoss
-    cfg.DISTILLATION.RESPONSE.CLS_WEIGHT = 1.0  # of the classes in ResponseLoss
-    cfg.DISTILLATION.RESPONSE.BOX_WEIGHT = 1.0  # of the boxes in ResponseLoss
-    # Number of the teacher's top-scoring proposals per image that ResponseLoss compares, in
-    # addition to the ground-truth boxes. Two-stage detectors only.
+    cfg.DISTILLATION.RESPONSE.TEMPERATURE = 1.0  # of the classes
+    cfg.DISTILLATION.RESPONSE.CLS_WEIGHT = 1.0  # of the classes
+    cfg.DISTILLATION.RESPONSE.BOX_WEIGHT = 1.0  # of the boxes
+    # Of BoxResponseLoss, which version 0.2 removed: config.yaml of earlier runs has it.
+    cfg.register_deprecated_key("DISTILLATION.RESPONSE.WEIGHT")
+    # Number of the teacher's top-scoring proposals per image that are compared, in addition to the
+    # ground-truth boxes. Two-stage detectors only.
     cfg.DISTILLATION.RESPONSE.NUM_ROIS = 64
     # Class score above which background samples are imitated, in ResponseLoss and CrossKDLoss of
     # dense detectors. The score of an FCOS is class score times centerness. Default: Detectron2's

@@ -1,4 +1,4 @@
-"""The strength of imitation, set by the ratio of its gradient to the task's."""
+"""Strength of distillation, set by the ratio of its gradient to that of the task loss."""
 
 import torch
 from detectron2.utils import comm
@@ -8,40 +8,39 @@ from ..utils.errors import AIDError
 
 __all__ = ["Balance"]
 
-# Measured in each of the first iterations, where the ratio changes fastest, then in every tenth:
-# the gradients of imitation are computed once more in these.
+# The ratio is measured in each of the first iterations, where it changes fastest, then in every
+# tenth, since a measurement computes the gradients of the distillation losses a second time.
 PERIOD = 10
 # Weight of a new measurement in the running mean.
 RATE = 0.3
-# Half-precision gradients of imitation underflow without it.
+# Loss scale of a measurement in half precision, in which gradients would underflow.
 HALF_SCALE = 2.0**12
 
 
 class Balance(nn.Module):
-    """A factor on the losses of imitation that holds their gradient in proportion to the task's.
+    """Factor on the distillation losses that keeps the ratio of their gradient to the task's.
 
-    The two meet at the feature maps that are imitated. With g_task and g_imitation the gradients
-    there of the detector's losses and of those of imitation,
+    Gradients are compared at the student's feature maps that are imitated. With g_task and
+    g_imitation the gradients there of the detector's own losses and of the distillation losses,
 
         factor = ratio * norm(g_task) / norm(g_imitation)
 
-    in a running mean of its logarithm over the iterations in which it is measured, with norms over
-    all maps and all processes. So neither the weights nor the units of the losses matter, only
-    their proportion to each other. Nothing is known at the first iteration of a run: it measures,
-    and the factor is 0.
+    with norms over all maps and all processes. The factor is a running geometric mean over the
+    iterations in which it is measured. It makes the result independent of the common scale of the
+    distillation losses; only their proportion to each other matters. In the first iteration of a
+    run, before any measurement, the factor is 0.
 
-    The gradient of imitation is taken by itself, which stops at the maps; that of the task is what
-    is left of the whole gradient as it passes there. What the factor remembers is kept in
-    checkpoints.
+    g_imitation is computed by a separate backward pass to the maps; g_task is the difference of the
+    whole gradient at the maps and g_imitation. The running mean is saved in checkpoints.
     """
 
     def __init__(self, ratio: float):
         """
         Args:
-            ratio: of the gradients' norms, see DISTILLATION.BALANCE.
+            ratio: ratio of the gradient norms, see DISTILLATION.BALANCE.
 
         Raises:
-            AIDError: it is negative or not finite.
+            AIDError: the ratio is negative or not finite.
         """
         super().__init__()
         if not 0 <= ratio < float("inf"):
@@ -51,19 +50,19 @@ class Balance(nn.Module):
         self.ratio = ratio
         self.register_buffer("log_quotient", torch.zeros(()))
         self.register_buffer("num_measured", torch.zeros(()))
-        # Squared norms of the task and of imitation in the iteration that is being measured.
+        # Squared norms of g_task and g_imitation in the iteration that is measured.
         self.register_buffer("squares", torch.zeros(2), persistent=False)
         self._iteration: int | None = None
 
     @property
     def factor(self) -> Tensor:
-        """The factor, a scalar; 0 as long as nothing was measured."""
+        """Factor on the distillation losses, a scalar; 0 before the first measurement."""
         factor = self.ratio * self.log_quotient.exp()
         return torch.where(self.num_measured > 0, factor, 0.0)
 
     @staticmethod
     def is_due(iteration: int) -> bool:
-        """Whether an iteration, counted from 0, is measured."""
+        """Whether the ratio is measured in an iteration, counted from 0."""
         return iteration < PERIOD or iteration % PERIOD == 0
 
     def measure(
@@ -74,15 +73,15 @@ class Balance(nn.Module):
         maps: list[Tensor],
         iteration: int,
     ) -> None:
-        """Have the coming backward pass of a batch measured.
+        """Prepare the measurement in the next backward pass.
 
         Args:
-            imitation: the sum of the losses of imitation, without factor.
-            weighted: one of the losses that is handed to the trainer, by whose gradient it is known
-                what the trainer multiplies losses by, as a GradScaler does.
-            weight: the factor that is on these losses.
-            maps: (N, C, H, W) of each level that is imitated.
-            iteration: counted from 0.
+            imitation: sum of the distillation losses, without factor.
+            weighted: one of the losses that the trainer gets; its gradient is the factor by which
+                the trainer multiplies losses, e.g. by a GradScaler.
+            weight: factor on the distillation losses that the trainer gets.
+            maps: student's features (N, C, H, W) of each level that is imitated.
+            iteration: current iteration, counted from 0.
         """
         half = any(x.dtype == torch.float16 for x in maps)
         scale = imitation.new_full((), HALF_SCALE if half else 1.0)
@@ -97,6 +96,8 @@ class Balance(nn.Module):
                 x.register_hook(self._observer(gradient.float() / scale, weight, multiplier))
 
     def _observer(self, imitation: Tensor, weight: Tensor, multiplier: list[Tensor]):
+        """Hook on a map that adds the squared norms of both gradients to :attr:`squares`."""
+
         def observe(gradient: Tensor) -> None:
             task = gradient.float() / multiplier[0].float() - weight * imitation
             norms = torch.stack([torch.linalg.vector_norm(x) for x in (task, imitation)])
@@ -106,10 +107,11 @@ class Balance(nn.Module):
 
     @torch.no_grad()
     def update(self, iteration: int | None = None) -> None:
-        """Take in what was measured; to be called by all processes after a backward pass.
+        """Add the last measurement to the running mean; all processes call it together.
 
         Args:
-            iteration: that begins: what belongs to it is left for later. None: all is taken.
+            iteration: the iteration that begins; a measurement of this iteration is not complete,
+                and is left for a later call. None: add it in any case.
         """
         if self._iteration is None or self._iteration == iteration:
             return
@@ -118,7 +120,7 @@ class Balance(nn.Module):
             torch.distributed.all_reduce(self.squares)
         task, imitation = self.squares
         new = (task.log() - imitation.log()) / 2
-        # Nothing to imitate, or a step that overflowed in half precision.
+        # Not finite without a distillation gradient, or if a step overflows in half precision.
         known = new.isfinite()
         self.num_measured.add_(known)
         rate = (1 / self.num_measured.clamp(min=1)).clamp(min=RATE)

@@ -1,4 +1,4 @@
-"""Boxes on the grid of a feature map, and the overlap of pairs of boxes.
+"""Boxes on the grid of a feature map, and IoU of pairs of boxes.
 
 Shape letters: G boxes of an image, S pairs of boxes, (H, W) size of a level.
 """
@@ -10,7 +10,10 @@ __all__ = ["rasterize_max", "elementwise_box_giou", "covered_cells"]
 
 
 def covered_cells(boxes: Tensor, size: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
-    """Rows and columns that boxes cover: at least one, however small or far outside a box is.
+    """Rows and columns of cells that each box covers, at least one of each.
+
+    A box covers the cells in its rows and its columns. A box outside the map covers the nearest
+    ones.
 
     Args:
         boxes: (G, 4), XYXY in pixels.
@@ -18,7 +21,7 @@ def covered_cells(boxes: Tensor, size: tuple[int, int], stride: int) -> tuple[Te
         stride: pixels per cell.
 
     Returns:
-        bool (G, H) and (G, W); a box covers the cells in its rows and its columns.
+        Rows (G, H) and columns (G, W), bool.
     """
     rows = _covered(boxes[:, 1], boxes[:, 3], size[0], stride)
     columns = _covered(boxes[:, 0], boxes[:, 2], size[1], stride)
@@ -26,11 +29,14 @@ def covered_cells(boxes: Tensor, size: tuple[int, int], stride: int) -> tuple[Te
 
 
 def rasterize_max(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Maximum of the values (G,) of the boxes that cover a cell, 0 where none does: (H, W).
+    """Maximum over the boxes that cover a cell; 0 where none does.
 
     Args:
-        values: above 0.
-        rows, columns: of :func:`covered_cells`.
+        values: (G,), above 0, of the boxes.
+        rows, columns: output of :func:`covered_cells`.
+
+    Returns:
+        (H, W)
     """
     if not len(values):
         return values.new_zeros(rows.shape[1], columns.shape[1])
@@ -38,30 +44,31 @@ def rasterize_max(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _covered(low: Tensor, high: Tensor, num_cells: int, stride: int) -> Tensor:
-    """Cells along one axis that the intervals (G,) cover: bool (G, num_cells)."""
+    """Cells (G, num_cells), bool, along one axis that the intervals from low to high (G,) cover."""
     first = (low / stride).floor().clamp(0, num_cells - 1)
     last = torch.maximum((high / stride).ceil() - 1, first).clamp(max=num_cells - 1)
     cells = torch.arange(num_cells, device=low.device)
     return (cells >= first[:, None]) & (cells <= last[:, None])
 
 
-# The least area to divide by, in square pixels.
+# Lower bound of divisors, in square pixels.
 EPSILON = 1e-7
 
 
 def elementwise_box_giou(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """IoU and generalized IoU (arXiv 1902.09630) of each box with its target.
 
-    Detectron2's and torchvision's select or assert, which waits for the device; this does not.
+    Unlike the functions of Detectron2 and torchvision, which select or assert, it does not
+    synchronize with the device.
 
     Args:
         boxes, targets: (S, 4), XYXY.
 
     Returns:
-        (S,) and (S,).
+        IoU (S,) and generalized IoU (S,).
     """
     size = (boxes[:, 2:] - boxes[:, :2]).unbind(dim=1)
-    true_size = (targets[:, 2:] - targets[:, :2]).unbind(dim=1)
+    target_size = (targets[:, 2:] - targets[:, :2]).unbind(dim=1)
     top_left = torch.maximum(boxes[:, :2], targets[:, :2])
     bottom_right = torch.minimum(boxes[:, 2:], targets[:, 2:])
     shared = (bottom_right - top_left).clamp(min=0).unbind(dim=1)
@@ -70,6 +77,6 @@ def elementwise_box_giou(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     hull = (bottom_right - top_left).unbind(dim=1)
 
     shared, hull = shared[0] * shared[1], hull[0] * hull[1]
-    union = size[0] * size[1] + true_size[0] * true_size[1] - shared
+    union = size[0] * size[1] + target_size[0] * target_size[1] - shared
     iou = shared / union.clamp(min=EPSILON)
     return iou, iou - (hull - union) / hull.clamp(min=EPSILON)

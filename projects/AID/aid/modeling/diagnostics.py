@@ -1,4 +1,4 @@
-"""What the log says of the weights of imitation."""
+"""Logging of the imitation weights."""
 
 import logging
 
@@ -10,12 +10,12 @@ from .weighting import Weights
 
 __all__ = ["log_distillation_weight", "log_weights"]
 
-# Iterations between readings of the diagnostics from the device: Detectron2 writes as often.
+# Iterations between copies of the numbers from the device; Detectron2 writes its log as often.
 LOG_PERIOD = 20
 
 
 def log_distillation_weight(weight: float | Tensor) -> None:
-    """Log what the losses of imitation are multiplied by, as often as the log is written."""
+    """Log the factor on the distillation losses every LOG_PERIOD iterations."""
     if _is_time_to_log():
         get_event_storage().put_scalar("aid/distillation_weight", float(weight), False)
 
@@ -28,11 +28,11 @@ def log_weights(
     input_format: str,
     vis_period: int,
 ) -> None:
-    """Log a batch's weights: numbers as often as the log is written, a picture every VIS_PERIOD.
+    """Log the weights of a batch: numbers every LOG_PERIOD iterations, and pictures.
 
     Args:
-        prefix: of the names in the log.
-        weights: of a teacher.
+        prefix: prefix of the names in the log.
+        weights: imitation weights of a teacher.
         batched_inputs: the batch, the standard input of a Detectron2 model.
         strides: {level: pixels per cell} of the maps.
         input_format: channel order of the images.
@@ -52,7 +52,7 @@ def log_weights(
         if 0 < values["num_instances"] == values.get("num_non_finite"):
             logging.getLogger(__name__).warning(
                 "The teacher's loss is finite on none of the %d instances of iteration %d "
-                "(%snum_non_finite), so that nothing is imitated: evaluate the teacher "
+                "(%snum_non_finite), so that all their weights are 0: evaluate the teacher "
                 "(TEACHER.EVAL_FIRST)",
                 values["num_instances"],
                 storage.iter,
@@ -79,7 +79,7 @@ def _is_time_to_log() -> bool:
 
 
 def _numbers(weights: Weights) -> dict[str, float]:
-    """They travel from the device in one piece."""
+    """Numbers for the log, copied from the device at once."""
     if not len(weights.loss):
         return {"num_instances": 0}
     finite = weights.loss.isfinite()

@@ -175,7 +175,7 @@ class Distiller:
         with EventStorage():  # the teacher's RPN writes a log
             pairs = paired_predictions(self.teacher.detector, student, self.request, batch)
         components = weights.components
-        instance = {"all": weights.boxes, "cls": components.cls, "box": components.box}
+        instance = {"cls": components.cls, "box": components.box}
         pairs.set_weights(instance, components.background)
         return pairs
 

@@ -1,4 +1,4 @@
-"""A student's start from its teacher's weights."""
+"""Initialization of a student from its teacher's weights."""
 
 import logging
 
@@ -9,50 +9,54 @@ from ..utils.errors import AIDError
 
 __all__ = ["inherit"]
 
-# Detectron2's name of the net below FPN, which is the student's own.
+# Detectron2's prefix of the network below FPN, which is not inherited.
 BOTTOM_UP = "backbone.bottom_up."
 
 
 @torch.no_grad()
 def inherit(student: nn.Module, teacher: nn.Module) -> list[str]:
-    """Copy the teacher's FPN and heads into the student where names and shapes agree.
+    """Copy the teacher's FPN and heads into the student where names and shapes match.
 
-    As FGD (Yang et al., CVPR 2022) and MGD (Yang et al., ECCV 2022) do it. What was taken and what
-    was not is said in the log.
+    This is the inheriting strategy of FGD (Yang et al., CVPR 2022) and MGD (Yang et al., ECCV
+    2022). The log lists the modules that were copied and those that were not.
 
     Args:
         student: a detector; changed in place.
         teacher: a detector.
 
     Returns:
-        The names of the tensors that were taken.
+        Names of the tensors that were copied.
 
     Raises:
-        AIDError: there is none.
+        AIDError: no tensor matches.
     """
-    theirs = teacher.state_dict()
-    own = {
+    teacher_state = teacher.state_dict()
+    student_state = {
         name: x
         for name, x in student.state_dict().items()
         if not name.startswith((BOTTOM_UP, "distillation."))
     }
-    taken = [name for name, x in own.items() if name in theirs and theirs[name].shape == x.shape]
-    if not taken:
+    inherited = [
+        name
+        for name, x in student_state.items()
+        if name in teacher_state and teacher_state[name].shape == x.shape
+    ]
+    if not inherited:
         raise AIDError(
             "TEACHER.INHERIT is on, but no tensor of the student's FPN and heads has the name and "
             "shape of one of the teacher's: turn it off, or choose a teacher of the same family "
             "and width"
         )
-    for name in taken:
-        own[name].copy_(theirs[name])
+    for name in inherited:
+        student_state[name].copy_(teacher_state[name])
     logging.getLogger(__name__).info(
         "Inherited from the teacher: %s; not inherited: %s",
-        _modules(taken),
-        _modules(own.keys() - set(taken)) or "none",
+        _modules(inherited),
+        _modules(student_state.keys() - set(inherited)) or "none",
     )
-    return taken
+    return inherited
 
 
 def _modules(names: list[str]) -> str:
-    """The modules that tensors belong to, each once."""
+    """Names of the modules of these tensors, without duplicates."""
     return ", ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in sorted(names)))

@@ -1,4 +1,4 @@
-"""A student with its teachers as function calls, for Detectron2's LazyConfig."""
+"""Functions that build a student with teachers from Detectron2's LazyConfig."""
 
 from torch import nn
 
@@ -24,10 +24,11 @@ def distiller(
 
     Args:
         teacher: see :func:`~aid.modeling.load_teacher`.
-        losses: see DISTILLATION_LOSS_REGISTRY, of different classes, made for ``levels``.
-        weighting: rule for the weights of imitation.
-        levels: to imitate; by default all that teacher and student share.
-        datasets: that the student trains on; their classes must be the teacher's.
+        losses: distillation losses of different classes, built for ``levels``; see
+            DISTILLATION_LOSS_REGISTRY.
+        weighting: rule for the imitation weights.
+        levels: levels to imitate; by default all that teacher and student have.
+        datasets: training datasets of the student; their classes must be the teacher's.
     """
     return {
         "teacher": teacher,
@@ -48,13 +49,13 @@ def build_distilled(
 ) -> DistillationMixin:
     """Attach teachers to a student; see :meth:`DistillationMixin.set_distillers`.
 
-    LazyConfig builds arguments in their order. The student has the weights that it has without a
-    teacher if it comes first, and the adapters have those of a YAML config if each distiller names
-    its teacher before its losses.
+    LazyConfig builds arguments in their order, which determines the random initial weights. If the
+    student comes first, it has the same as without a teacher; if each distiller names its teacher
+    before its losses, the adapters have the same as with a YAML config.
 
     Args:
         student: as LazyConfig built it.
-        distillers: of :func:`distiller`, one for each teacher.
+        distillers: output of :func:`distiller` for each teacher.
         schedule, weight, balance: see :meth:`DistillationMixin.set_distillers`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How strong imitation is at an iteration of a run."""
+"""Schedule of the distillation weight over a run."""
 
 import math
 
@@ -12,11 +12,10 @@ DECAYS = ("none", "linear", "cosine")
 
 
 class Schedule:
-    """A factor in [0, 1] on DISTILLATION.WEIGHT, of the iteration alone: resuming needs no state.
+    """Factor in [0, 1] on DISTILLATION.WEIGHT as a function of the iteration, without state.
 
-    It is 0 before ``start`` and from ``end`` on. In between it rises linearly, (k + 1) /
-    (``warmup`` + 1) after k iterations, and from the end of the warm-up falls as ``decay`` says, to
-    be 0 at ``end``.
+    It is 0 before ``start`` and from ``end`` on. From ``start`` it rises linearly, as (k + 1) /
+    (``warmup`` + 1) after k iterations; from the end of the warm-up on it decays to 0 at ``end``.
     """
 
     @configurable
@@ -25,15 +24,14 @@ class Schedule:
     ):
         """
         Args:
-            start: the first iteration that imitates, counted from 0.
-            end: the first that does not any more; 0: it never ends, and a decay does at
-                ``max_iter``.
-            warmup: iterations from ``start`` on that are weaker.
+            start: first iteration with distillation, counted from 0.
+            end: first iteration without it again; 0: none, and a decay reaches 0 at ``max_iter``.
+            warmup: number of iterations of the warm-up.
             decay: "none", "linear" or "cosine".
-            max_iter: length of the run.
+            max_iter: number of iterations of the run.
 
         Raises:
-            AIDError: an unknown decay, or numbers that contradict each other.
+            AIDError: an unknown decay, or inconsistent numbers.
         """
         keys = "DISTILLATION.SCHEDULE"
         if decay not in DECAYS:
@@ -46,7 +44,7 @@ class Schedule:
         if start >= min(last, max_iter):
             raise AIDError(
                 f"{keys}.START_ITER is {start}, END_ITER {end}, SOLVER.MAX_ITER {max_iter}: no "
-                "iteration would imitate; start before both ends (END_ITER 0 is that of the run)"
+                "iteration would distill; START_ITER must be less than both (END_ITER 0: no end)"
             )
         if warmup > last - start:
             raise AIDError(
@@ -74,7 +72,7 @@ class Schedule:
         )
 
     def __call__(self, iteration: int) -> float:
-        """The factor at an iteration, counted from 0."""
+        """Factor at an iteration, counted from 0."""
         if iteration < self.start or 0 < self.end <= iteration:
             return 0.0
         done = iteration - self.start

@@ -1,4 +1,4 @@
-"""The frozen detector that a student imitates."""
+"""Teachers: frozen detectors, built from their configs and weights."""
 
 import os
 from contextlib import suppress
@@ -35,11 +35,11 @@ __all__ = [
 
 @dataclass
 class TeacherView:
-    """What the teacher sees in a batch of N images.
+    """Batch of N images as the teacher processes it.
 
     Attributes:
-        images: the batch in the teacher's own preprocessing.
-        features: {level: (N, C, H, W)}, the output of its backbone.
+        images: in the teacher's own preprocessing.
+        features: {level: (N, C, H, W)}, output of its backbone.
     """
 
     images: ImageList
@@ -47,11 +47,17 @@ class TeacherView:
 
 
 class Teacher:
-    """A detector that never trains: frozen, in eval mode, run without gradient.
+    """Frozen detector in eval mode, run without gradient.
 
-    It is no ``nn.Module``, so that a student can hold it without making it a part of its
-    parameters, its state dict, DDP or the optimizer, and no ``.train()`` reaches it. It follows the
-    device of the images it is given.
+    It is no ``nn.Module``: as an attribute of a student it stays out of the student's parameters,
+    state dict, DDP and optimizer, and ``.train()`` does not change its mode.
+
+    Attributes:
+        detector: the Detectron2 detector.
+        cfg: its config.
+        name: key and file of its config, for messages.
+        weights: path of its weights, for messages.
+        levels: feature levels that its heads read, finest first.
     """
 
     def __init__(
@@ -59,10 +65,9 @@ class Teacher:
     ):
         """
         Args:
-            detector: a Detectron2 detector whose type has :func:`per_instance_losses`.
-            cfg: the config it was built from.
-            name: for messages, the key and the file of its config.
-            weights: likewise, their path.
+            detector: of a type for which :func:`per_instance_losses` is implemented.
+            cfg: the config that it was built from.
+            name, weights: see the attributes.
         """
         self.detector = detector.eval().requires_grad_(False)
         self.cfg = cfg
@@ -78,12 +83,12 @@ class Teacher:
 
         Args:
             batched_inputs: the standard input of a Detectron2 model, N dicts.
-            padded_size: height and width to which the student padded the batch; padding to the
-                same size aligns the feature maps.
+            padded_size: height and width to which the student pads the batch; the same size aligns
+                the feature maps.
             input_format: channel order of the images, "BGR" or "RGB".
 
         Raises:
-            AIDError: the teacher's backbone cannot take an input of this size.
+            AIDError: the size is not divisible as the teacher's backbone requires.
         """
         detector = self.detector
         divisibility = detector.backbone.size_divisibility
@@ -96,7 +101,7 @@ class Teacher:
         if input_format != self.cfg.INPUT.FORMAT:
             images = [x.flip(0) for x in images]
         sizes = [tuple(x.shape[-2:]) for x in images]
-        # Normalised before it is padded, as Detectron2 does it: padding is the mean colour.
+        # Normalized before padding, as in Detectron2: the padding has the mean color.
         batch = images[0].new_zeros((len(images), 3, *padded_size), dtype=torch.float32)
         for padded, image, (height, width) in zip(batch, images, sizes, strict=True):
             padded[:, :height, :width] = (image - detector.pixel_mean) / detector.pixel_std
@@ -106,43 +111,44 @@ class Teacher:
     def per_instance_losses(
         self, view: TeacherView, targets: list[Instances], background: bool = True
     ) -> PerInstanceLosses:
-        """The teacher's own losses against the ground truth of the batch it has seen.
+        """Task losses of the teacher on each instance of a batch.
 
         Args:
-            view: of :meth:`view`.
+            view: output of :meth:`view`.
             targets: ground truth of each image, on the teacher's device.
-            background: see :func:`~aid.modeling.instance_loss.per_instance_losses`.
+            background: see :func:`~aid.modeling.families.per_instance_losses`.
         """
-        # An EventStorage of its own keeps whatever the teacher logs out of the student's.
+        # A separate EventStorage keeps the teacher's log out of the student's.
         with EventStorage():
             return per_instance_losses(
                 self.detector, view.images, view.features, targets, background
             )
 
     def quality(self, view: TeacherView, targets: list[Instances]) -> DetectionQuality:
-        """How well the teacher finds each instance of the batch it has seen.
+        """Score and IoU of the teacher's best detection of each instance of a batch.
 
         Args:
-            view, targets: as for :meth:`per_instance_losses`.
+            view, targets: see :meth:`per_instance_losses`.
         """
         with EventStorage():
             return detection_quality(self.detector, view.images, view.features, targets)
 
     def follow(self, device: torch.device) -> None:
-        """Move to ``device``, if it is elsewhere."""
+        """Move the detector to ``device`` if it is on another one."""
         if self.detector.device != device:
             self.detector.to(device)
 
     @property
     def num_parameters(self) -> int:
+        """Number of parameters of the detector."""
         return sum(p.numel() for p in self.detector.parameters())
 
 
 def num_teachers(cfg: CfgNode) -> int:
-    """How many teachers a student's config names: the first and those of TEACHER.MORE_*.
+    """Number of teachers in a student's config: the first and those of TEACHER.MORE_*.
 
     Raises:
-        AIDError: the lists of the further ones do not belong together.
+        AIDError: TEACHER.MORE_CONFIG_FILES and MORE_WEIGHTS differ in length, or are not strings.
     """
     files, weights = cfg.TEACHER.MORE_CONFIG_FILES, cfg.TEACHER.MORE_WEIGHTS
     if len(files) != len(weights) or not all(isinstance(x, str) for x in (*files, *weights)):
@@ -154,14 +160,14 @@ def num_teachers(cfg: CfgNode) -> int:
 
 
 def build_teacher(cfg: CfgNode, number: int = 0) -> Teacher:
-    """Build a teacher that a student's config names, and load its weights.
+    """Build a teacher from a student's config, and load its weights.
 
     Args:
         cfg: the student's config, with TEACHER.CONFIG_FILE and TEACHER.WEIGHTS.
         number: 0 for the first; k for entry k - 1 of TEACHER.MORE_CONFIG_FILES and MORE_WEIGHTS.
 
     Raises:
-        AIDError: a key is empty, or see :func:`load_teacher`; or the weights are the student's.
+        AIDError: a key is empty, or the weights are the student's; see also :func:`load_teacher`.
     """
     config_key, config_file = _named(cfg, "CONFIG_FILE", "MORE_CONFIG_FILES", number)
     weights_key, weights = _named(cfg, "WEIGHTS", "MORE_WEIGHTS", number)
@@ -185,9 +191,9 @@ def load_teacher(
     Args:
         config_file: see :func:`load_teacher_config`.
         weights: any path that Detectron2 can read.
-        device: to build it on; in training it follows its student.
-        keys: what messages call the two.
-        student: config of the student, to tell whose weights they are.
+        device: the device to build it on; in training it moves to the student's.
+        keys: names of ``config_file`` and ``weights`` in messages.
+        student: config of the student, to recognize its weights in an error message.
 
     Raises:
         AIDError: a file is missing, or the weights do not fit the config exactly or are not finite.
@@ -221,14 +227,14 @@ def load_teacher(
 
 
 def _named(cfg: CfgNode, first: str, more: str, number: int) -> tuple[str, str]:
-    """A key as messages name it, and its value, for the teacher of this number."""
+    """Full name of a key of TEACHER, and its value, for the teacher of this number."""
     if number == 0:
         return f"TEACHER.{first}", cfg.TEACHER[first]
     return f"TEACHER.{more}[{number - 1}]", cfg.TEACHER[more][number - 1]
 
 
 def _fits(weights: str, cfg: CfgNode) -> bool:
-    """Whether the file has exactly the weights of the detector that ``cfg`` describes."""
+    """Whether a file has exactly the weights of the detector of a config."""
     try:
         StrictCheckpointer(build_model(cfg), "MODEL.WEIGHTS").load(weights)
     except AIDError:
@@ -239,20 +245,20 @@ def _fits(weights: str, cfg: CfgNode) -> bool:
 def load_teacher_config(
     config_file: str, key: str = "TEACHER.CONFIG_FILE", opts: list[str] = ()
 ) -> CfgNode:
-    """Read a teacher's config: a file, or a name in Detectron2's model zoo.
+    """Read a teacher's config from a file or from Detectron2's model zoo.
 
     Args:
-        config_file: value of ``key``.
-        key: for the message.
+        config_file: path, or name in the model zoo.
+        key: config key that it is the value of, for the message.
         opts: ``KEY VALUE`` pairs that override the file.
 
     Raises:
-        AIDError: it is neither, or malformed.
+        AIDError: no such config, or it is malformed.
     """
     if os.path.isfile(config_file):
         return load_config(config_file, opts)
     if not os.path.normpath(config_file).startswith(".."):  # out of the model zoo
-        # Detectron2's own files, some of which compute values: the only ones trusted with that.
+        # Some of Detectron2's own files compute values, which no other file may do.
         with suppress(RuntimeError):
             return load_config(get_config_file(config_file), opts, allow_unsafe=True)
     raise AIDError(

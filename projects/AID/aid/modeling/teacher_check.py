@@ -1,4 +1,4 @@
-"""Checks that a teacher fits its student, and a comparison of both by their task losses.
+"""Checks of a teacher against its student, and comparison of their task losses.
 
 Shape letters: G ground-truth instances of the batch.
 """
@@ -27,20 +27,20 @@ __all__ = [
 
 
 def check_teacher(teacher: Teacher, student: nn.Module, cfg: CfgNode) -> tuple[str, ...]:
-    """:func:`check_match` for DISTILLATION.LEVELS and DATASETS.TRAIN of the student's config."""
+    """Run :func:`check_match` with DISTILLATION.LEVELS and DATASETS.TRAIN of a config."""
     return check_match(teacher, student, cfg.DISTILLATION.LEVELS, cfg.DATASETS.TRAIN)
 
 
 def check_match(
     teacher: Teacher, student: nn.Module, levels: Iterable[str] = (), datasets: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """Check that ``teacher`` can teach ``student``; warn where class lists cannot be compared.
+    """Check that classes and feature levels match; warn where class lists cannot be compared.
 
     Args:
-        teacher: frozen.
+        teacher: the teacher.
         student: as Detectron2 built it.
-        levels: to imitate; none: all that the two share.
-        datasets: that the student trains on.
+        levels: levels to imitate; if empty, all that both have.
+        datasets: training datasets of the student.
 
     Returns:
         The levels to imitate, finest first.
@@ -48,26 +48,27 @@ def check_match(
     Raises:
         AIDError: classes, levels or strides differ.
     """
-    of_student, of_teacher = num_classes(student), num_classes(teacher.detector)
-    if of_student != of_teacher:
+    student_classes, teacher_classes = num_classes(student), num_classes(teacher.detector)
+    if student_classes != teacher_classes:
         raise AIDError(
-            f"the teacher of {teacher.name} has {of_teacher} classes, the student {of_student}: "
-            "train both on the same class list"
+            f"the teacher of {teacher.name} has {teacher_classes} classes, the student "
+            f"{student_classes}: train both on the same class list"
         )
     datasets = tuple(datasets)
-    of_student, of_teacher = (_class_names(x) for x in (datasets, teacher.cfg.DATASETS.TRAIN))
-    if of_student and of_teacher and of_student != of_teacher:
+    teacher_datasets = tuple(teacher.cfg.DATASETS.TRAIN)
+    student_names, teacher_names = (_class_names(x) for x in (datasets, teacher_datasets))
+    if student_names and teacher_names and student_names != teacher_names:
         raise AIDError(
-            f"class lists differ: the teacher's datasets {tuple(teacher.cfg.DATASETS.TRAIN)} "
-            f"({teacher.name}) have {of_teacher}, the student's {datasets} have {of_student}"
+            f"class lists differ: the teacher's datasets {teacher_datasets} "
+            f"({teacher.name}) have {teacher_names}, the student's {datasets} have {student_names}"
         )
-    if of_student and not of_teacher and not set(teacher.cfg.DATASETS.TRAIN) <= set(datasets):
+    if student_names and not teacher_names and not set(teacher_datasets) <= set(datasets):
         logging.getLogger(__name__).warning(
-            "The classes of the teacher's dataset %s are not known here: make sure that those of "
-            "%s are the student's, in its order: %s",
-            teacher.cfg.DATASETS.TRAIN[0],
+            "The classes of the teacher's dataset %s are not known here: make sure that %s has the "
+            "student's classes in the student's order: %s",
+            teacher_datasets[0],
             teacher.name,
-            ", ".join(of_student),
+            ", ".join(student_names),
         )
     student_shapes = student.backbone.output_shape()
     teacher_shapes = teacher.detector.backbone.output_shape()
@@ -81,24 +82,24 @@ def check_match(
             f"{', '.join(student_shapes)}"
         )
     for level in wanted:
-        of_student, of_teacher = student_shapes[level].stride, teacher_shapes[level].stride
-        if of_student != of_teacher:
+        student_stride, teacher_stride = student_shapes[level].stride, teacher_shapes[level].stride
+        if student_stride != teacher_stride:
             raise AIDError(
-                f"level {level}: stride {of_teacher} in the teacher, {of_student} in the student; "
-                f"leave it out of DISTILLATION.LEVELS ({teacher.name})"
+                f"level {level}: stride {teacher_stride} in the teacher, {student_stride} in the "
+                f"student; leave it out of DISTILLATION.LEVELS ({teacher.name})"
             )
     return tuple(sorted(wanted, key=lambda level: student_shapes[level].stride))
 
 
 def _class_names(datasets: Iterable[str]) -> list[str] | None:
-    """Class list of the first dataset, where it is registered and known without its files."""
+    """Class list of the first dataset; None if it is unknown without the dataset's files."""
     name = next(iter(datasets), None)
     return MetadataCatalog.get(name).get("thing_classes", None) if name else None
 
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode inside the context, and restore the mode of every module after."""
+    """Put a model in eval mode inside the context, and restore the mode of each module after it."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -109,11 +110,11 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def are_comparable(*detectors: nn.Module) -> bool:
-    """Whether the losses of detectors can be compared; focal losses and cross-entropies cannot."""
+    """Whether detectors have comparable losses, which focal loss and cross-entropy are not."""
     try:
         for detector in detectors:
             loss_levels(detector)
-    except AIDError:  # a student may be of any kind
+    except AIDError:  # a student may be of an unknown family
         return False
     return len({per_instance_losses.dispatch(type(detector)) for detector in detectors}) == 1
 
@@ -124,20 +125,20 @@ def compare(
 ) -> tuple[Tensor, ...]:
     """Losses of a student and of its teachers on every instance, all in eval mode.
 
-    They are losses on samples that are the same for all, plus the mean over background anchors. The
-    student and all random numbers are left as they were.
+    They are losses on samples that are the same for all detectors, plus the mean over background
+    anchors. The student's state and the random number generators do not change.
 
     Args:
         student: comparable to each teacher by :func:`are_comparable`.
-        teachers: of the student.
+        teachers: the teachers of the student.
         batched_inputs: the standard input of a Detectron2 model.
 
     Returns:
-        (G,) of each teacher, and of the student at the end.
+        (G,) for each teacher, and for the student as the last one.
     """
     targets = [x["instances"].to(student.device) for x in batched_inputs]
-    # In full precision: older versions of torch keep weights that were cast without gradient, and
-    # the student's training would find them in autocast's cache.
+    # Without autocast: older versions of torch would cache weights that were cast without gradient,
+    # and the student's training would use them.
     with torch.autocast(student.device.type, enabled=False), in_eval_mode(student), EventStorage():
         images = student.preprocess_image(batched_inputs)
         size, losses = tuple(images.tensor.shape[-2:]), []
@@ -151,10 +152,10 @@ def compare(
 
 
 def _comparable(losses: PerInstanceLosses) -> Tensor:
-    """Losses (G,) without the box loss on a two-stage detector's own proposals.
+    """Losses (G,), for two-stage detectors without the box loss of the RoI heads.
 
-    The proposals of an untrained detector match no instance. Its box loss is then taken on the
-    ground-truth box alone, where the right prediction is not to move it.
+    No proposal of an untrained detector matches an instance: its box loss is then that of the
+    ground-truth box alone, for which the right prediction is an offset of 0.
     """
     two_stage = "rpn_cls" in losses.components
     components = [v for k, v in losses.components.items() if not two_stage or k != "box"]

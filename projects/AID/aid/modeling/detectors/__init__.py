@@ -1,4 +1,4 @@
-"""Detectors that Detectron2 lacks, or has for LazyConfig alone."""
+"""Detectors that Detectron2 lacks, or has for LazyConfig only."""
 
 from .fcos import FCOS
 from .gfl import GFL

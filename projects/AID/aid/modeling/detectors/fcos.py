@@ -1,4 +1,4 @@
-"""FCOS (Tian et al., arXiv 1904.01355) from YAML; Detectron2 has it for LazyConfig alone."""
+"""FCOS (Tian et al., arXiv 1904.01355) for YAML configs; Detectron2 has it for LazyConfig only."""
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
@@ -13,9 +13,9 @@ __all__ = ["FCOS", "build_fcos_resnet_fpn_backbone"]
 
 @BACKBONE_REGISTRY.register()
 def build_fcos_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """ResNet and FPN with P3 to P7, of which P6 is made from P5.
+    """Build a ResNet with an FPN of levels P3 to P7, with P6 computed from P5.
 
-    RetinaNet's builder makes P6 from C5, and ignores what FPN has computed.
+    RetinaNet's builder computes P6 from C5.
     """
     channels = cfg.MODEL.FPN.OUT_CHANNELS
     return FPN(
@@ -30,11 +30,11 @@ def build_fcos_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 @META_ARCH_REGISTRY.register()
 class FCOS(fcos.FCOS):
-    """Detectron2's FCOS, parameter for parameter, with ``MODEL.FCOS`` in a config.
+    """Detectron2's FCOS with the same parameters, configured by ``MODEL.FCOS``.
 
-    It differs where that one breaks: in half precision the area of a box of 256 x 256 pixels is
-    infinite, so that predictions are taken in float32; boxes of NaN are a FloatingPointError, as
-    those of Detectron2's RPN, and no failed assertion.
+    It differs in two cases in which Detectron2's fails. Predictions are converted to float32, since
+    the area of a box of 256 x 256 pixels is infinite in half precision. Boxes that are NaN raise
+    FloatingPointError, as in Detectron2's RPN, instead of AssertionError.
     """
 
     @configurable
@@ -43,7 +43,7 @@ class FCOS(fcos.FCOS):
         Args:
             input_format: channel order of the images, "BGR" or "RGB".
             vis_period: iterations between pictures of a training batch; 0 for none.
-            kwargs: of Detectron2's FCOS.
+            kwargs: see Detectron2's FCOS.
         """
         super().__init__(**kwargs)
         self.input_format = input_format
@@ -81,7 +81,7 @@ class FCOS(fcos.FCOS):
         }
 
     def losses(self, *args) -> dict[str, Tensor]:
-        """As Detectron2's.
+        """Losses of Detectron2's FCOS.
 
         Raises:
             FloatingPointError: predicted boxes are NaN.

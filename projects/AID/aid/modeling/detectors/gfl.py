@@ -1,38 +1,11 @@
-"""The detector: Generalized Focal Loss (Li et al., NeurIPS 2020, arXiv 2006.04388).
+"""GFL, Generalized Focal Loss (Li et al., NeurIPS 2020, arXiv 2006.04388): detector and losses.
 
 Shape letters:
 
-    N: images    R: cells of one image, all levels    S: cells    K: classes
-    B: bins of a distribution
-
-=====
-What GFL predicts in every cell.
-
-Shape letters:
-
-    N: images    L: levels    K: classes    B: bins of a distribution    H, W: of a level
-
-=====
-Boxes as distributions of their distances from a cell.
-
-Shape letters:
-
-    S: cells    B: bins of a distribution, one per whole distance 0 ... reg_max, in cells
-
-=====
-ATSS: which cells learn which instance (Zhang et al., CVPR 2020, arXiv 1912.02424).
-
-Shape letters:
-
+    N: images    L: levels    R: cells of one image, all levels    (H, W): size of a level
+    S: cells     K: classes   B: bins of a distribution, one per whole distance 0 ... reg_max, in
+                                 cells (strides of the level)
     G: ground-truth instances of one image    C: candidates of an instance, all levels
-    R: cells of one image, all levels
-
-=====
-The losses of GFL (arXiv 2006.04388), one value per cell.
-
-Shape letters:
-
-    S: cells    K: classes    B: bins of a distribution, one per whole distance 0 ... reg_max
 """
 
 import torch
@@ -66,7 +39,10 @@ __all__ = [
 
 @META_ARCH_REGISTRY.register()
 class GFL(DenseDetector):
-    """A score is the expected IoU of its box; a box is four distributions of distances."""
+    """Detector whose scores estimate the IoU of boxes, and whose box edges are distributions.
+
+    Each cell has one anchor, K scores, and a distribution of the distance to each side of its box.
+    """
 
     @configurable
     def __init__(
@@ -95,15 +71,15 @@ class GFL(DenseDetector):
         """
         Args:
             backbone, head_in_features, pixel_mean, pixel_std: see :class:`DenseDetector`.
-            head: from features to logits and distributions, as :class:`GFLHead`.
+            head: predicts class logits and distributions from features, see :class:`GFLHead`.
             num_classes: K.
             reg_max, anchor_scale: see :class:`IntegralTransform`.
-            anchor_offset: of the anchors' centers in their cells, in cells.
+            anchor_offset: offset of the anchors' centers in their cells, in cells.
             topk: see :func:`assign_cells`.
             quality_beta: see :func:`quality_focal_losses`.
-            giou_weight, distribution_weight: of the two losses of a box.
+            giou_weight, distribution_weight: weights of the two losses of boxes.
             test_score_thresh, test_topk_candidates, test_nms_thresh: see :class:`RetinaNet`.
-            max_detections_per_image, vis_period, input_format: likewise.
+            max_detections_per_image, vis_period, input_format: see :class:`RetinaNet`.
         """
         super().__init__(
             backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
@@ -118,7 +94,7 @@ class GFL(DenseDetector):
         )
         self.box2box_transform = IntegralTransform(reg_max, anchor_scale)
         self.num_classes = num_classes
-        self.dims = [num_classes, 4 * (reg_max + 1)]  # of the predictions in a cell
+        self.dims = [num_classes, 4 * (reg_max + 1)]  # channels of the predictions
         self.topk = topk
         self.quality_beta = quality_beta
         self.giou_weight = giou_weight
@@ -163,15 +139,15 @@ class GFL(DenseDetector):
         predictions: tuple[list[Tensor], list[Tensor]],
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
-        """The losses of a batch; called by :meth:`DenseDetector.forward`."""
+        """Losses of a batch; called by :meth:`DenseDetector.forward`."""
         anchors = self.anchor_generator(features)
         labels, targets = self.label_cells(anchors, gt_instances)
         return self.losses(anchors, *self.transpose(predictions), labels, targets)
 
     def transpose(self, predictions: tuple[list[Tensor], list[Tensor]]) -> tuple[Tensor, Tensor]:
-        """The head's output, all levels in one: logits (N, R, K), distributions (N, R, 4 * B).
+        """Concatenate the head's output over levels: logits (N, R, K), distributions (N, R, 4 * B).
 
-        In single precision: half of it is not enough for the losses.
+        The result is in float32; half precision is not sufficient for the losses.
         """
         levels = self._transpose_dense_predictions(predictions, self.dims)
         logits, distributions = (torch.cat(x, dim=1).float() for x in levels)
@@ -181,7 +157,7 @@ class GFL(DenseDetector):
     def label_cells(
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> tuple[Tensor, Tensor]:
-        """What each cell should say: a class (N, R), K for none, and a box (N, R, 4)."""
+        """Targets of each cell: class (N, R), K for background, and box (N, R, 4)."""
         labels, targets = [], []
         for truth in gt_instances:
             matched_gt, _ = assign_cells(truth.gt_boxes, anchors, self.topk)
@@ -201,16 +177,16 @@ class GFL(DenseDetector):
         labels: Tensor,
         targets: Tensor,
     ) -> dict[str, Tensor]:
-        """Sums of the losses over the cells, normalised as the authors do.
+        """Sums of the losses over the cells, normalized as in the authors' code.
 
-        Quality focal losses by the number of cells with an instance. Of those, a box counts by the
-        score that its cell gives, and the sum of these scores is its normaliser. Both normalisers
-        are means over all processes, and at least 1.
+        Quality focal losses are divided by the number of foreground cells. The box losses of these
+        are weighted by the predicted score, and divided by the sum of these scores. Both
+        normalizers are means over all processes, and at least 1.
 
         Args:
-            anchors: of each level.
-            logits, distributions: of :meth:`transpose`.
-            labels, targets: of :meth:`label_cells`.
+            anchors: anchors of each level.
+            logits, distributions: output of :meth:`transpose`.
+            labels, targets: output of :meth:`label_cells`.
         """
         positive = (labels != self.num_classes).flatten().nonzero().squeeze(1)
         get_event_storage().put_scalar("num_pos_anchors", len(positive) / len(labels))
@@ -222,7 +198,7 @@ class GFL(DenseDetector):
 
         quality = torch.zeros_like(logits[:, 0])
         quality[positive] = iou
-        # Where there is no instance the quality is 0, and the class does not matter.
+        # The quality of background is 0 for every class.
         classes = labels.clamp(max=self.num_classes - 1)
         cls = quality_focal_losses(logits, classes, quality, self.quality_beta)
         score = logits.detach()[positive].sigmoid().amax(dim=1)
@@ -238,15 +214,15 @@ class GFL(DenseDetector):
     def box_losses(
         self, distributions: Tensor, anchors: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What there is to learn of a box.
+        """IoU and losses of predicted boxes.
 
         Args:
-            distributions: (S, 4 * B).
-            anchors, targets: (S, 4).
+            distributions: (S, 4 * B), logits.
+            anchors, targets: (S, 4), XYXY in pixels.
 
         Returns:
-            (S,) each: the IoU of the predicted box, which is what its score should be, without
-            gradient; its generalized IoU loss, and its distribution focal loss, with their weights.
+            (S,) each: the IoU, which is the target of the score, without gradient; the generalized
+            IoU loss and the distribution focal loss, multiplied by their weights.
         """
         boxes = self.box2box_transform.apply_deltas(distributions, anchors)
         iou, giou = elementwise_box_giou(boxes, targets)
@@ -264,12 +240,12 @@ class GFL(DenseDetector):
         features: list[Tensor],
         predictions: tuple[list[Tensor], list[Tensor]],
     ) -> list[Instances]:
-        """Detections of each image, in pixels of the input; the best of each class and place."""
+        """Detections of each image after NMS per class, in pixels of the input."""
         anchors = self.anchor_generator(features)
         logits, distributions = self._transpose_dense_predictions(predictions, self.dims)
         results = []
         for image, size in enumerate(images.image_sizes):
-            found = self._decode_multi_level_predictions(
+            detections = self._decode_multi_level_predictions(
                 anchors,
                 [x[image].sigmoid() for x in logits],
                 [x[image] for x in distributions],
@@ -278,35 +254,39 @@ class GFL(DenseDetector):
                 size,
             )
             keep = batched_nms(
-                found.pred_boxes.tensor, found.scores, found.pred_classes, self.test_nms_thresh
+                detections.pred_boxes.tensor,
+                detections.scores,
+                detections.pred_classes,
+                self.test_nms_thresh,
             )
-            results.append(found[keep[: self.max_detections_per_image]])
+            results.append(detections[keep[: self.max_detections_per_image]])
         return results
 
 
 def _mean_over_processes(totals: Tensor) -> Tensor:
+    """Mean over processes; ``totals`` is changed in place."""
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(totals)
     return totals / comm.get_world_size()
 
 
 class GFLHead(RetinaNetHead):
-    """RetinaNet's head with one anchor per cell, and distributions for its boxes."""
+    """RetinaNet's head with one anchor per cell and distributions of box edges."""
 
     @configurable
     def __init__(self, *, input_shape: list[ShapeSpec], conv_dims: list[int], reg_max: int, **args):
         """
         Args:
-            input_shape: of each level.
+            input_shape: shapes of the L levels.
             conv_dims: channels of the convolutions of each of the two branches.
-            reg_max: the largest distance, in cells: B is one more.
+            reg_max: largest distance in cells; B = reg_max + 1.
             args: see :class:`RetinaNetHead`.
         """
         super().__init__(input_shape=input_shape, conv_dims=conv_dims, num_anchors=1, **args)
         self.bbox_pred = nn.Conv2d(conv_dims[-1], 4 * (reg_max + 1), kernel_size=3, padding=1)
         nn.init.normal_(self.bbox_pred.weight, std=0.01)
         nn.init.zeros_(self.bbox_pred.bias)
-        # The levels share all weights but this one, on the logits of the distributions.
+        # Factor on the logits of the distributions, the only weight that levels do not share.
         self.scales = nn.Parameter(torch.ones(len(input_shape)))
 
     @classmethod
@@ -327,7 +307,7 @@ class GFLHead(RetinaNetHead):
         }
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits (N, K, H, W) and distributions' logits (N, 4 * B, H, W) of each of L levels."""
+        """Class logits (N, K, H, W) and distribution logits (N, 4 * B, H, W) of each level."""
         logits, distributions = [], []
         for feature, scale in zip(features, self.scales, strict=True):
             logits.append(self.cls_score(self.cls_subnet(feature)))
@@ -336,16 +316,16 @@ class GFLHead(RetinaNetHead):
 
 
 class IntegralTransform(Box2BoxTransformLinear):
-    """Detectron2's transform of distances to boxes, for distances that are expectations.
+    """Detectron2's linear box transform, with expected distances computed from distributions.
 
-    What a head predicts, and ``apply_deltas`` takes, are 4 * B logits: of the distances of a cell's
-    center from the left, upper, right and lower side, in cells (strides of the level).
+    A head predicts, and ``apply_deltas`` takes, 4 * B logits: distributions of the distance from a
+    cell's center to the left, upper, right and lower side, in cells.
     """
 
     def __init__(self, reg_max: int, anchor_scale: float):
         """
         Args:
-            reg_max: the largest distance, in cells.
+            reg_max: largest distance, in cells.
             anchor_scale: side of an anchor, in cells.
         """
         super().__init__(normalize_by_size=True)
@@ -353,41 +333,42 @@ class IntegralTransform(Box2BoxTransformLinear):
         self.anchor_scale = anchor_scale
 
     def distances(self, logits: Tensor) -> Tensor:
-        """Expected distances (S, 4), in cells, of logits (S, 4 * B)."""
+        """Expected distances (S, 4), in cells, from logits (S, 4 * B)."""
         probabilities = logits.float().unflatten(1, (4, self.reg_max + 1)).softmax(dim=2)
         bins = torch.arange(self.reg_max + 1, device=logits.device, dtype=torch.float32)
         return (probabilities * bins).sum(dim=2)
 
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
-        """Distances (S, 4), in cells, of the centers of anchors from the sides of boxes (S, 4)."""
+        """Distances (S, 4), in cells, from the centers of anchors (S, 4) to the sides of boxes."""
         return super().get_deltas(src_boxes, target_boxes) * self.anchor_scale
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
-        """Boxes (S, 4) of logits (S, 4 * B) at anchors (S, 4)."""
+        """Boxes (S, 4) from logits (S, 4 * B) at anchors (S, 4)."""
         return super().apply_deltas(self.distances(deltas) / self.anchor_scale, boxes)
 
 
-# Pixels by which the center of a cell lies inside a box that it learns, as the authors have it.
+# Least distance in pixels of a cell's center from the sides of its box, as in the authors' code.
 CENTER_MARGIN = 0.01
 
 
 @torch.no_grad()
 def assign_cells(boxes: Boxes, anchors: list[Boxes], topk: int) -> tuple[Tensor, Tensor]:
-    """Assign each cell to an instance or to background.
+    """Assign each cell to an instance or to background by ATSS (arXiv 1912.02424).
 
-    Candidates of an instance are the ``topk`` cells of every level whose centers are nearest to its
-    own. Of them it gets those whose anchors overlap it by at least the mean plus the standard
-    deviation of its candidates' overlaps, and whose centers lie in its box. A cell that several
-    instances get belongs to the one that it overlaps most.
+    Candidates of an instance are the ``topk`` cells of every level whose centers are nearest to
+    that of its box. A candidate matches if the IoU of its anchor and the box is at least the mean
+    plus the standard deviation over the candidates, and if its center lies in the box. A cell that
+    matches several instances is assigned to the one with the largest IoU.
 
     Args:
-        boxes: (G), ground truth in pixels of the detector's input.
-        anchors: of each level, one per cell.
-        topk: candidates per level; all cells of a level that has fewer.
+        boxes: G ground-truth boxes, in pixels of the detector's input.
+        anchors: anchors of each level, one per cell.
+        topk: candidates per level; a level with fewer cells has all of them as candidates.
 
     Returns:
-        matched_gt (R,), the index of an instance, G for background; best (G,), the candidate that
-        overlaps an instance most, also if it gets no cell; of equal ones the nearest on its level.
+        matched_gt (R,), the index of an instance, G for background; best (G,), the candidate with
+        the largest IoU, also if no cell matches the instance, among equal ones the nearest of its
+        level.
     """
     cells = Boxes.cat(anchors)
     iou = pairwise_iou(boxes, cells)
@@ -404,33 +385,33 @@ def assign_cells(boxes: Boxes, anchors: list[Boxes], topk: int) -> tuple[Tensor,
 
     overlap = iou.gather(1, candidates)
     mean = overlap.mean(dim=1, keepdim=True)
-    # Of a sample, as the authors take it; a single candidate deviates from nothing.
+    # Unbiased, as in the authors' code; 0 for a single candidate.
     variance = ((overlap - mean) ** 2).sum(dim=1, keepdim=True) / max(overlap.shape[1] - 1, 1)
     x, y = centers[candidates].unbind(dim=2)
     left, top, right, bottom = boxes.tensor[:, :, None].unbind(dim=1)
     inside = torch.stack([x - left, y - top, right - x, bottom - y]).amin(dim=0) > CENTER_MARGIN
-    is_own = inside & (overlap >= mean + variance.sqrt())
+    matches = inside & (overlap >= mean + variance.sqrt())
 
-    # A last row that wins where no instance gets a cell.
+    # The last row is the largest where a cell matches no instance.
     claim = iou.new_full((len(boxes) + 1, len(cells)), -2.0)
     claim[-1] = -1.0
-    claim[:-1].scatter_(1, candidates, torch.where(is_own, overlap, -2.0))
+    claim[:-1].scatter_(1, candidates, torch.where(matches, overlap, -2.0))
     best = candidates.gather(1, overlap.argmax(dim=1, keepdim=True)).squeeze(1)
     return claim.argmax(dim=0), best
 
 
-# Distances end this far below the last bin, so that each has a bin on its right: the authors'.
+# Distances are at most the last bin minus this, for a bin on either side, as in the authors' code.
 BIN_MARGIN = 0.1
 
 
 def quality_focal_losses(logits: Tensor, classes: Tensor, quality: Tensor, beta: float) -> Tensor:
-    """Cross-entropy of a score with the quality of its box, times ``|quality - score| ** beta``.
+    """Quality focal loss: cross-entropy of score and quality, times ``|quality - score| ** beta``.
 
     Args:
         logits: (S, K).
-        classes: (S,), in [0, K); that of a cell without instance does not matter.
-        quality: (S,), in [0, 1], what the score of that class should be; 0 without instance.
-        beta: how little is learned where the score is nearly right.
+        classes: (S,), in [0, K), arbitrary for background.
+        quality: (S,), in [0, 1], target of the score of that class; 0 for background.
+        beta: exponent; the larger, the smaller the loss of scores that are nearly right.
 
     Returns:
         (S,), summed over classes.
@@ -440,10 +421,11 @@ def quality_focal_losses(logits: Tensor, classes: Tensor, quality: Tensor, beta:
 
 
 def soft_quality_focal_losses(logits: Tensor, scores: Tensor, beta: float) -> Tensor:
-    """The same with a target for each class.
+    """Quality focal loss with a target for each class.
 
     Args:
-        logits, scores: (S, K), what is said, and in [0, 1] what should be.
+        logits: (S, K).
+        scores: (S, K), targets in [0, 1].
         beta: see :func:`quality_focal_losses`.
 
     Returns:
@@ -454,22 +436,21 @@ def soft_quality_focal_losses(logits: Tensor, scores: Tensor, beta: float) -> Te
 
 
 def distribution_focal_losses(logits: Tensor, distances: Tensor) -> Tensor:
-    """Cross-entropy of a distribution with the two bins beside the true distance.
+    """Distribution focal loss: cross-entropy with the two bins beside the true distance.
 
-    The nearer of the two bins weighs more, so that the true distance is the expectation of what is
-    learned.
+    The bins are weighted such that the expectation of the target is the true distance.
 
     Args:
         logits: (S, 4 * B).
-        distances: (S, 4), in cells; clamped to what the bins can say.
+        distances: (S, 4), in cells; clamped to the range of the bins.
 
     Returns:
-        (S,), the mean over the four sides.
+        (S,), mean over the four sides.
     """
     log_p = logits.unflatten(1, (4, -1)).log_softmax(dim=2)
     distances = distances.clamp(0, log_p.shape[2] - 1 - BIN_MARGIN)
     left = distances.floor()
-    share = distances - left  # of the right bin
+    share = distances - left  # weight of the right bin
     index = left.long()[..., None]
     log_left, log_right = (log_p.gather(2, i).squeeze(2) for i in (index, index + 1))
     return -((1 - share) * log_left + share * log_right).mean(dim=1)

@@ -124,14 +124,8 @@ def check_dense(
         teacher, student, request, loss: see :func:`check_comparable`.
 
     Raises:
-        AIDError: another family, other levels or other anchors; or predictions for the
-            ground-truth boxes themselves are requested, which a dense head does not make.
+        AIDError: another family, other levels or other anchors.
     """
-    if request.truth:
-        raise AIDError(
-            f"DISTILLATION.LOSSES: {loss} needs a Faster or Mask R-CNN on both sides, the teacher "
-            f"is a {type(teacher).__name__}: take ResponseLoss, or choose another teacher"
-        )
     start = f"DISTILLATION.LOSSES: {loss} compares answers anchor by anchor: "
     if not isinstance(student, family):
         raise AIDError(
@@ -212,7 +206,6 @@ def _paired_predictions(
         matched_gt=matched_gt,
         background_index=truth.background_index,
         image=image,
-        is_truth=torch.zeros_like(matched_gt, dtype=torch.bool),
         cross=cross,
     )
 

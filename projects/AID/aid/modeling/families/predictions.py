@@ -35,7 +35,6 @@ class PredictionRequest:
     """Predictions that a distillation loss needs, its attribute ``request``.
 
     Attributes:
-        truth: predictions for the ground-truth boxes themselves are needed.
         num_proposals: proposals of the teacher in each image, beside the ground-truth boxes.
         min_score: score of the best class above which an anchor of a dense teacher is a sample
             although it matches no instance.
@@ -45,7 +44,6 @@ class PredictionRequest:
             All losses of a teacher that need them request one number.
     """
 
-    truth: bool = False
     num_proposals: int = 0
     min_score: float = 1.0
     distributions: bool = False
@@ -59,7 +57,6 @@ class PredictionRequest:
             return None
         numbers = (x.cross_convs for x in requests)
         return cls(
-            truth=any(x.truth for x in requests),
             num_proposals=max(x.num_proposals for x in requests),
             min_score=min(x.min_score for x in requests),
             distributions=any(x.distributions for x in requests),
@@ -94,9 +91,8 @@ class PairedPredictions:
             ``background_index``.
         background_index: G.
         image: (S,), in [0, N).
-        is_truth: (S,), bool, samples that are the ground-truth box of their instance.
-        weights: {name: (S,)}, imitation weights "cls" of classes, "box" of boxes, and "all" for
-            losses that do not separate the two. "box" and "all" are 0 for background samples.
+        weights: {name: (S,)}, imitation weights "cls" of classes and "box" of boxes; "box" is 0
+            for background samples.
         cross: predictions of the teacher's head on the student's features, with gradient; None
             unless requested.
     """
@@ -107,7 +103,6 @@ class PairedPredictions:
     matched_gt: Tensor
     background_index: int
     image: Tensor
-    is_truth: Tensor
     weights: dict[str, Tensor] | None = None
     cross: Predictions | None = None
 

@@ -310,10 +310,6 @@ def generalized_rcnn_predictions(
     with _frozen_running_statistics(student.roi_heads.box_head):
         of_student = _predictions(student, batch.student, rois, classes)
     image = [matched_gt.new_full((len(x),), i) for i, x in enumerate(rois)]
-    is_truth = [
-        torch.arange(len(x), device=matched_gt.device) >= len(proposed)
-        for proposed, x in zip(proposals, rois, strict=True)
-    ]
     use_sigmoid = teacher.roi_heads.box_predictor.use_sigmoid_ce
     return PairedPredictions(
         student=of_student,
@@ -322,7 +318,6 @@ def generalized_rcnn_predictions(
         matched_gt=matched_gt,
         background_index=truth.background_index,
         image=torch.cat(image),
-        is_truth=torch.cat(is_truth),
     )
 
 

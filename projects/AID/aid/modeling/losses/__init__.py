@@ -16,12 +16,11 @@ from .localisation import LocalisationLoss
 from .mgd import MGDLoss
 from .non_local import NonLocalLoss
 from .pkd import PKDLoss
-from .response import BoxResponseLoss, ResponseLoss
+from .response import ResponseLoss
 
 __all__ = [
     "DISTILLATION_LOSS_REGISTRY",
     "AttentionGuidedLoss",
-    "BoxResponseLoss",
     "CWDLoss",
     "Context",
     "DistillationLoss",

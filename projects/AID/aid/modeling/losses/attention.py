@@ -13,7 +13,6 @@ from .base import (
     Context,
     FeatureLoss,
     average_norm,
-    channels_of,
     check_temperature,
     make_adapter,
     norm_per_image,
@@ -23,9 +22,9 @@ from .functional import residual_norm
 __all__ = ["AttentionGuidedLoss", "channel_attention", "spatial_attention"]
 
 
-# Sums of magnitudes are 1-norms, for which no map of magnitudes is made.
+# Sums of magnitudes are computed as 1-norms, which allocate no map of magnitudes.
 def spatial_attention(features: Tensor, temperature: float, relative: bool = False) -> Tensor:
-    """``H * W * softmax over positions of (mean over channels of |F|) / T``.
+    """Spatial attention, ``H * W * softmax over positions of (mean over channels of |F|) / T``.
 
     Args:
         features: (N, C, H, W).
@@ -41,11 +40,11 @@ def spatial_attention(features: Tensor, temperature: float, relative: bool = Fal
 
 
 def channel_attention(features: Tensor, temperature: float, relative: bool = False) -> Tensor:
-    """``C * softmax over channels of (mean over positions of |F|) / T``.
+    """Channel attention, ``C * softmax over channels of (mean over positions of |F|) / T``.
 
     Args:
         features: (N, C, H, W).
-        temperature, relative: as of :func:`spatial_attention`.
+        temperature, relative: see :func:`spatial_attention`.
 
     Returns:
         (N, C, 1, 1), of mean 1.
@@ -56,14 +55,14 @@ def channel_attention(features: Tensor, temperature: float, relative: bool = Fal
 
 
 def _softmax(energy: Tensor, temperature: float, relative: bool) -> Tensor:
-    """The softmax (N, K) of mean magnitudes (N, K), whose own mean is that of ``|F|``."""
+    """Softmax (N, K) of mean magnitudes (N, K); the mean of these is that of ``|F|``."""
     if relative:
         energy = energy / energy.mean(dim=1, keepdim=True).clamp(min=1e-12)
     return (energy / temperature).softmax(dim=1)
 
 
 class _Means(torch.autograd.Function):
-    """Means over positions (N, C) and over channels (N, 1, H, W), whose gradients make one map."""
+    """Means over positions (N, C) and over channels (N, 1, H, W), with one map for the gradient."""
 
     @staticmethod
     def forward(ctx, x: Tensor):
@@ -78,7 +77,7 @@ class _Means(torch.autograd.Function):
 
 
 class _Adapters(nn.Module):
-    """From the student's features of one level, and two of their means, to the teacher's."""
+    """Adapters of one level for the student's features and their means over each dimension."""
 
     def __init__(self, student_channels: int, teacher_channels: int, always: bool):
         super().__init__()
@@ -92,20 +91,20 @@ class _Adapters(nn.Module):
 
 @DISTILLATION_LOSS_REGISTRY.register()
 class AttentionGuidedLoss(FeatureLoss):
-    """Imitate features where either net looks, and the means over channels and positions.
+    """Distance of features, weighted by attention, and of their means over channels and positions.
 
-    With M_s, M_c the means of both nets' spatial and channel attention (without gradient) and w the
-    weight map, per level and image:
+    With M_s, M_c the spatial and channel attention (without gradient), averaged over student and
+    teacher, and w the weight map, per level and image:
 
         feature: sqrt( sum  w^2 M_s M_c (F_t - conv1x1(F_s))^2 )
         channel: mean(w) * || mean_hw F_t - linear(mean_hw F_s) ||
         spatial: || w (mean_c F_t - conv3x3(mean_c F_s)) ||
 
-    w^2 under the root makes a constant map a factor of the loss. The means are signed, as in the
-    authors' code. Where student and teacher differ in channels, which the authors' nets do not, the
-    student's channel attention is taken after the adapter. The authors always adapt
-    (DISTILLATION.ADAPT_EQUAL_WIDTHS), and neither standardise features nor make T relative. Of
-    standardised features the channel term is 0: their means over the positions are.
+    With w^2 under the root a constant map is a factor of the loss. The means are signed, as in the
+    authors' code. Where student and teacher differ in channels, which the authors' do not, the
+    student's channel attention is computed behind the adapter. The authors always adapt
+    (DISTILLATION.ADAPT_EQUAL_WIDTHS), and neither standardize features nor make T relative. The
+    channel term of standardized features is 0, as their means over positions are.
     """
 
     @configurable
@@ -124,9 +123,9 @@ class AttentionGuidedLoss(FeatureLoss):
     ):
         """
         Args:
-            channels: (C_s, C_t) of each level.
-            temperature: T of both attentions; small is sharp.
-            feature_weight, channel_weight, spatial_weight: of the three terms.
+            channels: {level: (C_s, C_t)}.
+            temperature: T of both attentions; the smaller, the sharper.
+            feature_weight, channel_weight, spatial_weight: weights of the three terms.
             scale: "sum" or "rms", see :func:`norm_per_image`.
             relative_temperature: see DISTILLATION.RELATIVE_TEMPERATURE.
             standardize: see DISTILLATION.STANDARDIZE.
@@ -150,46 +149,42 @@ class AttentionGuidedLoss(FeatureLoss):
         self.scale = scale
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
+    def arguments(cls, cfg: CfgNode) -> dict:
+        keys = cfg.DISTILLATION.ATTENTION
         return {
-            "channels": channels_of(levels, student_shapes, teacher_shapes),
-            "temperature": cfg.DISTILLATION.ATTENTION.TEMPERATURE,
-            "feature_weight": cfg.DISTILLATION.ATTENTION.FEATURE_WEIGHT,
-            "channel_weight": cfg.DISTILLATION.ATTENTION.CHANNEL_WEIGHT,
-            "spatial_weight": cfg.DISTILLATION.ATTENTION.SPATIAL_WEIGHT,
+            "temperature": keys.TEMPERATURE,
+            "feature_weight": keys.FEATURE_WEIGHT,
+            "channel_weight": keys.CHANNEL_WEIGHT,
+            "spatial_weight": keys.SPATIAL_WEIGHT,
             "scale": cfg.DISTILLATION.SCALE,
             "relative_temperature": cfg.DISTILLATION.RELATIVE_TEMPERATURE,
-            "standardize": cfg.DISTILLATION.STANDARDIZE,
-            "adapt_equal_widths": cfg.DISTILLATION.ADAPT_EQUAL_WIDTHS,
         }
 
     def extra_repr(self) -> str:
         return f"temperature {self.temperature}, {super().extra_repr()}, scale {self.scale}"
 
     def adapt(self, level: str, student: Tensor) -> Tensor:
-        """The student's features (N, C_s, H, W) as they are compared with the teacher's."""
+        """Student's features (N, C_s, H, W) behind the adapter: (N, C_t, H, W)."""
         return self.adapters[level].feature(student)
 
     def level(
         self, name: str, student: Tensor, teacher: Tensor, weights: Tensor, context: Context
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`FeatureLoss`: feature, channel and spatial."""
+        """Compute the feature, channel and spatial term; see :class:`FeatureLoss`."""
         adapters = self.adapters[name]
         adapts = isinstance(adapters.feature, nn.Conv2d)
         with torch.no_grad():
             t, relative = self.temperature, self.relative_temperature
-            # Channels correspond one to one only where there are as many on both sides. Where not,
-            # the adapter runs twice: the norm below does not keep what it gives.
+            # Channels correspond only where both have equally many. Otherwise the adapter runs
+            # twice, since the norm below does not keep its output.
             same = student.shape[1] == teacher.shape[1]
-            own_channels = student if same else adapters.feature(student)
+            adapted = student if same else adapters.feature(student)
             spatial_mask = sum(spatial_attention(x, t, relative) for x in (teacher, student)) / 2
-            channel_mask = (
-                sum(channel_attention(x, t, relative) for x in (teacher, own_channels)) / 2
-            )
+            channel_mask = sum(channel_attention(x, t, relative) for x in (teacher, adapted)) / 2
         matrix = adapters.feature.weight.flatten(1).expand(len(student), -1, -1) if adapts else None
         feature = residual_norm(
             teacher.flatten(2),
-            # The roots of the masks: the norm squares them.
+            # Square roots, since the norm squares the weights.
             ((weights * spatial_mask.sqrt()).flatten(2), channel_mask.sqrt().flatten(2)),
             adapters.feature.bias[None] if adapts else None,
             (matrix, student.flatten(2)),

@@ -1,6 +1,7 @@
 """Base classes of the distillation losses, and their registry.
 
-Shape letters: N images, C_s and C_t channels of student and teacher, (H, W) size of a level.
+Shape letters: N images, C_s and C_t channels of student and teacher, (H, W) size of a level,
+S samples of a prediction loss.
 """
 
 from dataclasses import dataclass
@@ -14,16 +15,16 @@ from torch import Tensor, nn
 
 from ...utils.errors import AIDError
 from ...utils.renamed import refuse_renamed
-from ..families import PairedPredictions
-from .functional import standardized
+from ..families import PairedPredictions, PredictionRequest
+from .functional import mean_over_images, standardized
 
 __all__ = [
     "Context",
     "DISTILLATION_LOSS_REGISTRY",
     "DistillationLoss",
     "FeatureLoss",
+    "PredictionLoss",
     "SingleTermLoss",
-    "SoftTargetLoss",
     "average_norm",
     "average_sum",
     "build_distillation_losses",
@@ -38,21 +39,21 @@ DISTILLATION_LOSS_REGISTRY = Registry("AID_DISTILLATION_LOSS")
 DISTILLATION_LOSS_REGISTRY.__doc__ = """
 Distillation losses. A registered object is called as
 ``obj(cfg, levels, student_shapes, teacher_shapes)``, with the names of the levels to imitate,
-finest first, and the :class:`ShapeSpec` of each level on both sides, and returns a
+finest first, and the :class:`ShapeSpec` of each level of student and teacher, and returns a
 :class:`DistillationLoss`. Every parameter must get a gradient at every step, also where an image
-has no box, so that DDP need not look for unused ones. A loss that reads ``context.predictions`` has
-an attribute ``request``, the :class:`~aid.modeling.families.PredictionRequest` of what it needs.
+has no box, as DDP requires. A loss that reads ``context.predictions`` has an attribute ``request``,
+the :class:`~aid.modeling.families.PredictionRequest` of the predictions that it needs.
 """
 
 
 @dataclass
 class Context:
-    """What else a loss may want to know of the batch.
+    """Further inputs of a distillation loss.
 
     Attributes:
         instances: ground truth of each image.
         strides: {level: pixels per cell}.
-        predictions: what both sides say; None unless a loss ``request``.
+        predictions: predictions of student and teacher; None unless a loss has a ``request``.
     """
 
     instances: list[Instances]
@@ -61,11 +62,27 @@ class Context:
 
 
 class DistillationLoss(nn.Module):
-    """A distillation loss; a subclass has :meth:`terms`."""
+    """Base class of the distillation losses; a subclass defines :meth:`terms`."""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         refuse_renamed(cls, {"asks": "request"})
+
+    @classmethod
+    def from_config(
+        cls,
+        cfg: CfgNode,
+        levels: tuple[str, ...],
+        student_shapes: dict[str, ShapeSpec],
+        teacher_shapes: dict[str, ShapeSpec],
+    ) -> dict:
+        """Arguments of a constructor with ``configurable``; see DISTILLATION_LOSS_REGISTRY."""
+        return cls.arguments(cfg)
+
+    @classmethod
+    def arguments(cls, cfg: CfgNode) -> dict:
+        """Arguments of the constructor that depend on the config alone."""
+        raise NotImplementedError
 
     def forward(
         self,
@@ -74,15 +91,15 @@ class DistillationLoss(nn.Module):
         weights: dict[str, Tensor],
         context: Context,
     ) -> dict[str, Tensor]:
-        """The loss in float32, also under autocast: norms over a map overflow in half precision.
+        """Compute the loss in float32, also under autocast: half precision overflows in norms.
 
         Args:
             student, teacher: {level: (N, C, H, W)}; the teacher's without gradient.
-            weights: {level: (N, 1, H, W)}, at least 0.
-            context: what else there is to know of the batch.
+            weights: {level: (N, 1, H, W)}, imitation weights, at least 0.
+            context: further inputs.
 
         Returns:
-            Scalars by name, each multiplied by its own weight.
+            {name: scalar}, each multiplied by its own weight.
         """
         some = next(iter(student.values())) if student else context.predictions.image
         with torch.autocast(some.device.type, enabled=False):
@@ -99,12 +116,17 @@ class DistillationLoss(nn.Module):
         weights: dict[str, Tensor],
         context: Context,
     ) -> dict[str, Tensor]:
-        """The scalars by name; arguments as of :meth:`forward`, in float32."""
+        """Compute the terms of the loss; see :meth:`forward`, features are in float32."""
         raise NotImplementedError
 
 
 class FeatureLoss(DistillationLoss):
-    """A loss on features, level by level; a subclass has :meth:`level`.
+    """Base class of losses on features, level by level; a subclass defines :meth:`level`.
+
+    A method ``adapt(level, student)`` of a subclass, which returns the student's features
+    (N, C_t, H, W) that are compared with the teacher's, makes :meth:`compared` available.
+    Configurable subclasses take ``channels``, ``standardize`` and ``adapt_equal_widths``, besides
+    their own :meth:`arguments`.
 
     Attributes:
         term_weights: {name of a term: its weight}.
@@ -116,12 +138,21 @@ class FeatureLoss(DistillationLoss):
     def __init__(self, term_weights: dict[str, float], standardize: bool = True):
         """
         Args:
-            term_weights: of the terms that :meth:`level` returns, in their order.
+            term_weights: weights of the terms that :meth:`level` returns, in the same order.
             standardize: see DISTILLATION.STANDARDIZE.
         """
         super().__init__()
         self.term_weights = term_weights
         self.standardize = standardize and self.can_standardize
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
+        return {
+            "channels": channels_of(levels, student_shapes, teacher_shapes),
+            "standardize": cfg.DISTILLATION.STANDARDIZE,
+            "adapt_equal_widths": cfg.DISTILLATION.ADAPT_EQUAL_WIDTHS,
+            **cls.arguments(cfg),
+        }
 
     def extra_repr(self) -> str:
         weights = [
@@ -132,28 +163,33 @@ class FeatureLoss(DistillationLoss):
     def level(
         self, name: str, student: Tensor, teacher: Tensor, weights: Tensor, context: Context
     ) -> tuple[Tensor, ...]:
-        """The terms of one level, averaged over the batch.
+        """Compute the terms of one level, averaged over the batch.
 
         Args:
-            name: of the level.
-            student: (N, C_s, H, W), standardised if the loss is told to.
+            name: name of the level.
+            student: (N, C_s, H, W), standardized if :attr:`standardize`.
             teacher: (N, C_t, H, W), likewise, without gradient.
-            weights: (N, 1, H, W).
-            context: what else there is to know of the batch.
+            weights: (N, 1, H, W), imitation weights.
+            context: further inputs.
 
         Returns:
-            A scalar for each of :attr:`term_weights`.
+            One scalar for each of :attr:`term_weights`.
         """
         raise NotImplementedError
 
     def seen(self, features: Tensor, weights: Tensor) -> Tensor:
-        """Features (N, C, H, W) as they are compared, ahead of adapters; weights (N, 1, H, W)."""
+        """Features (N, C, H, W) as :meth:`level` gets them; weights (N, 1, H, W)."""
         return standardized(features, weights) if self.standardize else features
 
     def compared(
         self, name: str, student: Tensor, teacher: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Both sides (N, C_t, H, W) as their difference is imitated, if the loss has ``adapt``."""
+        """Features (N, C_t, H, W) of student and teacher whose difference the loss reduces.
+
+        Args:
+            name, weights: see :meth:`level`.
+            student, teacher: see :meth:`level`, not standardized.
+        """
         return self.adapt(name, self.seen(student, weights)), self.seen(teacher, weights)
 
     def terms(
@@ -163,22 +199,23 @@ class FeatureLoss(DistillationLoss):
         weights: dict[str, Tensor],
         context: Context,
     ) -> dict[str, Tensor]:
-        """See :class:`DistillationLoss`: the sums over the levels."""
-        costs = []
+        """Sum each term over the levels; see :class:`DistillationLoss`."""
+        levels = []
         for name, w in weights.items():
-            ours, theirs = (self.seen(x[name], w) for x in (student, teacher))
-            costs.append(self.level(name, ours, theirs, w, context))
-        sums = (torch.stack(x).sum() for x in zip(*costs, strict=True))
+            student_x, teacher_x = (self.seen(x[name], w) for x in (student, teacher))
+            levels.append(self.level(name, student_x, teacher_x, w, context))
+        sums = (torch.stack(x).sum() for x in zip(*levels, strict=True))
         named = zip(self.term_weights.items(), sums, strict=True)
         return {name: weight * x for (name, weight), x in named}
 
 
 class SingleTermLoss(FeatureLoss):
-    """A loss of one term with a weight; a subclass has ``level``.
+    """Base class of losses on features with one term; a subclass defines :meth:`level`.
 
     Attributes:
-        term: name of the loss.
-        key: of its part of cfg.DISTILLATION.
+        term: name of the term.
+        key: name of the loss's node in cfg.DISTILLATION.
+        adapters: {level: adapter of the student's features}, see :func:`make_adapter`.
     """
 
     term: str
@@ -195,8 +232,8 @@ class SingleTermLoss(FeatureLoss):
     ):
         """
         Args:
-            channels: (C_s, C_t) of each level.
-            weight: of the loss.
+            channels: {level: (C_s, C_t)}.
+            weight: weight of the term.
             standardize: see DISTILLATION.STANDARDIZE.
             adapt_equal_widths: see DISTILLATION.ADAPT_EQUAL_WIDTHS.
         """
@@ -204,46 +241,54 @@ class SingleTermLoss(FeatureLoss):
         self.adapters = make_adapters(channels, adapt_equal_widths)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
-        return {
-            "channels": channels_of(levels, student_shapes, teacher_shapes),
-            "weight": cfg.DISTILLATION[cls.key].WEIGHT,
-            "standardize": cfg.DISTILLATION.STANDARDIZE,
-            "adapt_equal_widths": cfg.DISTILLATION.ADAPT_EQUAL_WIDTHS,
-        }
+    def arguments(cls, cfg: CfgNode) -> dict:
+        return {"weight": cfg.DISTILLATION[cls.key].WEIGHT}
 
 
-class SoftTargetLoss(DistillationLoss):
-    """A loss of one term with a temperature and a weight; a subclass has ``request`` and ``terms``.
+class PredictionLoss(DistillationLoss):
+    """Base class of losses on predictions; a subclass defines :meth:`sample_losses`.
+
+    The term of classes is the mean over all samples of an image, that of boxes the mean over the
+    samples that match an instance; both are averaged over the batch.
 
     Attributes:
-        key: of its part of cfg.DISTILLATION.
+        request: predictions that the loss needs.
+        term_weights: {"cls" or "box": (name of the term, its weight)}.
     """
 
-    key: str
+    request: PredictionRequest
 
-    @configurable
-    def __init__(self, *, temperature: float, weight: float):
-        """
-        Args:
-            temperature: T.
-            weight: of the loss.
-
-        Raises:
-            AIDError: a temperature that is not positive.
-        """
+    def __init__(self, term_weights: dict[str, tuple[str, float]]):
         super().__init__()
-        check_temperature(f"DISTILLATION.{self.key}.TEMPERATURE", temperature)
-        self.temperature = temperature
-        self.weight = weight
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
-        keys = cfg.DISTILLATION[cls.key]
-        return {"temperature": keys.TEMPERATURE, "weight": keys.WEIGHT}
+        self.term_weights = term_weights
 
     def extra_repr(self) -> str:
-        return f"weight {self.weight}, temperature {self.temperature}"
+        weights = [f"{weight} {component}" for component, (_, weight) in self.term_weights.items()]
+        return f"weights {', '.join(weights)}"
+
+    def sample_losses(self, predictions: PairedPredictions) -> dict[str, Tensor]:
+        """Losses (S,) of classes "cls" and boxes "box", without imitation weights.
+
+        They are 0 for samples whose prediction by the teacher is not finite.
+        """
+        raise NotImplementedError
+
+    def terms(
+        self,
+        student: dict[str, Tensor],
+        teacher: dict[str, Tensor],
+        weights: dict[str, Tensor],
+        context: Context,
+    ) -> dict[str, Tensor]:
+        """Average the weighted losses of the samples; see :class:`DistillationLoss`."""
+        predictions, num_images = context.predictions, len(context.instances)
+        terms = {}
+        for component, losses in self.sample_losses(predictions).items():
+            name, weight = self.term_weights[component]
+            counted = predictions.foreground if component == "box" else None
+            losses = predictions.weights[component] * losses
+            terms[name] = weight * mean_over_images(losses, predictions.image, num_images, counted)
+        return terms
 
 
 def channels_of(
@@ -251,28 +296,31 @@ def channels_of(
     student_shapes: dict[str, ShapeSpec],
     teacher_shapes: dict[str, ShapeSpec],
 ) -> dict[str, tuple[int, int]]:
-    """(C_s, C_t) of each level, finest first."""
+    """Channels {level: (C_s, C_t)}, finest level first."""
     return {k: (student_shapes[k].channels, teacher_shapes[k].channels) for k in levels}
 
 
 def make_adapter(channels: tuple[int, int], always: bool = False) -> nn.Module:
-    """A 1x1 convolution from the student's to the teacher's channels.
+    """Build a 1x1 convolution from the student's to the teacher's channels.
 
     Args:
         channels: (C_s, C_t).
-        always: see DISTILLATION.ADAPT_EQUAL_WIDTHS; else there is none where the two are equal.
+        always: see DISTILLATION.ADAPT_EQUAL_WIDTHS; if False, equal channels get an identity.
     """
     needed = always or channels[0] != channels[1]
     return nn.Conv2d(*channels, kernel_size=1) if needed else nn.Identity()
 
 
 def make_adapters(channels: dict[str, tuple[int, int]], always: bool = False) -> nn.ModuleDict:
-    """:func:`make_adapter` by level."""
+    """Build an adapter for each level; see :func:`make_adapter`."""
     return nn.ModuleDict({k: make_adapter(x, always) for k, x in channels.items()})
 
 
 def check_temperature(key: str, value: float) -> None:
-    """Refuse a temperature that is not above 0, by the key of the config that it comes from.
+    """Check that a temperature is positive.
+
+    Args:
+        key: its config key, for the message.
 
     Raises:
         AIDError: it is not.
@@ -282,29 +330,29 @@ def check_temperature(key: str, value: float) -> None:
 
 
 def average_norm(norms: Tensor, num_elements: int, scale: str) -> Tensor:
-    """The average of 2-norms over the batch.
+    """Average of 2-norms over the batch.
 
     Args:
         norms: (N,), of each image.
-        num_elements: of which each norm is taken.
-        scale: "sum", or "rms", which divides each norm by the root of its number of elements.
+        num_elements: number of elements of each norm.
+        scale: "sum", or "rms", which divides each norm by the square root of ``num_elements``.
     """
     return norms.mean() if scale == "sum" else norms.mean() / num_elements**0.5
 
 
 def average_sum(sums: Tensor, num_elements: int, scale: str) -> Tensor:
-    """The average of sums over the batch, as :func:`average_norm` is that of their roots.
+    """Average of sums over the batch.
 
     Args:
         sums: (N,), of each image.
-        num_elements: that each sum has.
-        scale: "sum", or "rms", which divides each sum by its number of elements.
+        num_elements: number of elements of each sum.
+        scale: "sum", or "rms", which divides each sum by ``num_elements``.
     """
     return sums.mean() if scale == "sum" else sums.mean() / num_elements
 
 
 def norm_per_image(x: Tensor, scale: str) -> Tensor:
-    """:func:`average_norm` of the elements of x: (N, ...); its gradient at 0 is 0."""
+    """Average 2-norm of the images of x (N, ...), see :func:`average_norm`; gradient 0 at 0."""
     return average_norm(torch.linalg.vector_norm(x.flatten(1), dim=1), x[0].numel(), scale)
 
 
@@ -314,14 +362,21 @@ def build_distillation_losses(
     student_shapes: dict[str, ShapeSpec],
     teacher_shapes: dict[str, ShapeSpec],
 ) -> nn.ModuleDict:
-    """Build the losses that DISTILLATION.LOSSES names, by name.
+    """Build the losses that DISTILLATION.LOSSES names.
+
+    Args:
+        cfg: the student's config.
+        levels, student_shapes, teacher_shapes: see DISTILLATION_LOSS_REGISTRY.
+
+    Returns:
+        {name: loss}
 
     Raises:
         AIDError: an empty list, an unknown name, or an unknown DISTILLATION.SCALE.
     """
     if not cfg.DISTILLATION.LOSSES:
         raise AIDError(
-            "DISTILLATION.LOSSES is empty: without a distillation loss nothing is taught"
+            "DISTILLATION.LOSSES is empty: name at least one distillation loss, e.g. PKDLoss"
         )
     if cfg.DISTILLATION.SCALE not in ("sum", "rms"):
         raise AIDError(f"DISTILLATION.SCALE: {cfg.DISTILLATION.SCALE!r} is not one of sum, rms")

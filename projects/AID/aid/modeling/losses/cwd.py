@@ -15,29 +15,29 @@ __all__ = ["CWDLoss"]
 
 @DISTILLATION_LOSS_REGISTRY.register()
 class CWDLoss(SingleTermLoss):
-    """Imitate where each channel is active (the paper's channel-wise distillation):
+    """Divergence of the spatial distributions of each channel (the paper's channel-wise loss).
 
         T^2 / C * sum over C of KL(phi(F_t) || phi(F_s))
         phi(F) = softmax over positions of F / T
 
-    averaged over the batch; F_s is the student's after the adapter. A weight map w multiplies the
-    terms of the divergence, position by position, which are written such that none is negative:
+    averaged over the batch, with F_s behind the adapter. The weight map w multiplies the terms of
+    the divergence, which are written such that none is negative:
 
         KL(p || q) = sum over positions of  w (p log(p / q) - p + q)
 
-    What is added to p log(p / q) sums up to 0 where w is even. phi is over the positions whose
-    weight is not 0. Does not read DISTILLATION.SCALE.
+    For a constant w the added terms, q - p, sum to 0. phi is over the positions whose weight is not
+    0. DISTILLATION.SCALE is not read.
     """
 
     term = "loss_distill_cwd"
     key = "CWD"
-    can_standardize = False  # the softmax has a temperature for that
+    can_standardize = False  # the temperature sets the scale of the softmax
 
     @configurable
     def __init__(self, *, temperature: float, **kwargs):
         """
         Args:
-            temperature: T; small is sharp.
+            temperature: T; the smaller, the sharper.
             kwargs: see :class:`SingleTermLoss`.
 
         Raises:
@@ -48,11 +48,8 @@ class CWDLoss(SingleTermLoss):
         self.temperature = temperature
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *shapes) -> dict:
-        return {
-            **super().from_config(cfg, *shapes),
-            "temperature": cfg.DISTILLATION.CWD.TEMPERATURE,
-        }
+    def arguments(cls, cfg: CfgNode) -> dict:
+        return {**super().arguments(cfg), "temperature": cfg.DISTILLATION.CWD.TEMPERATURE}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, temperature {self.temperature}"
@@ -60,11 +57,10 @@ class CWDLoss(SingleTermLoss):
     def level(
         self, name: str, student: Tensor, teacher: Tensor, weights: Tensor, context: Context
     ) -> tuple[Tensor]:
-        """See :class:`FeatureLoss`."""
-        ours, theirs = (
+        log_q, log_p = (
             spatial_log_softmax(x / self.temperature, weights)
             for x in (self.adapters[name](student), teacher)
         )
-        terms = F.kl_div(ours, theirs, reduction="none", log_target=True)
-        terms = (terms - theirs.exp() + ours.exp()).mean(dim=1, keepdim=True)
+        terms = F.kl_div(log_q, log_p, reduction="none", log_target=True)
+        terms = (terms - log_p.exp() + log_q.exp()).mean(dim=1, keepdim=True)
         return (self.temperature**2 * (weights * terms).sum(dim=(1, 2, 3)).mean(),)

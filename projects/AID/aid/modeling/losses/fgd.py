@@ -13,7 +13,6 @@ from .base import (
     Context,
     FeatureLoss,
     average_sum,
-    channels_of,
     check_temperature,
     make_adapters,
 )
@@ -23,10 +22,10 @@ __all__ = ["FGDLoss", "GlobalContext", "foreground_share"]
 
 
 def foreground_share(boxes: list[Tensor], size: tuple[int, int], stride: int) -> Tensor:
-    """1 / (number of cells) of the smallest box that touches a cell, 0 where none does.
+    """Share 1 / (number of cells) of the smallest box that touches a cell; 0 where none does.
 
     Args:
-        boxes: for each of N images (G_n, 4), XYXY in pixels.
+        boxes: N tensors (G_n, 4), one per image, XYXY in pixels.
         size: (H, W).
         stride: pixels per cell.
 
@@ -42,15 +41,15 @@ def foreground_share(boxes: list[Tensor], size: tuple[int, int], stride: int) ->
 
 
 class GlobalContext(nn.Module):
-    """What a global context block (Cao et al., arXiv 1904.11492) adds to every position.
+    """Global context (Cao et al., arXiv 1904.11492), to be added to every position.
 
-    W_2 ReLU(LN(W_1 sum over positions of softmax(W_k F) F)); nothing at first, as in FGD's code.
+    W_2 ReLU(LN(W_1 sum over positions of softmax(W_k F) F)), initially 0 as in FGD's code.
     """
 
     def __init__(self, channels: int):
         super().__init__()
         inner = max(1, channels // 2)
-        # No bias: the softmax does not see it.
+        # Without bias, to which the softmax is invariant.
         self.attention = nn.Conv2d(channels, 1, kernel_size=1, bias=False)
         self.transform = nn.Sequential(
             nn.Linear(channels, inner), nn.LayerNorm(inner), nn.ReLU(), nn.Linear(inner, channels)
@@ -63,7 +62,7 @@ class GlobalContext(nn.Module):
         """
         Args:
             x: (N, C, H, W).
-            weights: (N, 1, H, W), of the positions.
+            weights: (N, 1, H, W); positions of weight 0 are left out.
 
         Returns:
             (N, C, 1, 1)
@@ -74,7 +73,7 @@ class GlobalContext(nn.Module):
 
 
 class _Blocks(nn.Module):
-    """The two global context blocks of one level."""
+    """Global context blocks of student and teacher for one level."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -84,24 +83,24 @@ class _Blocks(nn.Module):
 
 @DISTILLATION_LOSS_REGISTRY.register()
 class FGDLoss(FeatureLoss):
-    """Imitate foreground and background apart, where the teacher looks, and the whole's context.
+    """Distance of features in foreground and background, of attention, and of global context.
 
     With A_s, A_c the attention over positions and channels, S a cell's share, 1 / (cells of its
-    smallest box) or, outside all boxes, 1 / (cells there) (section 3.1), and GC the blocks of
-    global context (section 3.2), per level and image:
+    smallest box) or, outside all boxes, 1 / (cells outside) (section 3.1), GC the global context
+    blocks (section 3.2) and w the weight map, per level and image:
 
         foreground: sum over cells in boxes of  w S A_s(F_t) A_c(F_t) (F_t - F_s)^2
-        background: the same over the other cells
+        background: same sum over the other cells
         attention:  || w (A_s(F_t) - A_s(F_s)) ||_1 + mean(w) || A_c(F_t) - A_c(F_s) ||_1
         global:     sum  w (F_t + GC_t(F_t) - F_s - GC_s(F_s))^2
 
-    F_s is the student's after the adapter. An instance's weight is a factor of its cells' terms,
-    beside the share that makes large and small instances equal, which is of the ground truth alone.
-    The softmaxes of A_s and GC are over cells whose weight w is not 0, and the means of A_c count a
-    cell by its weight, so that cells of weight 0 are without influence.
+    F_s is the student's behind the adapter. w is a factor of the terms besides S, which gives large
+    and small instances equal weight and depends on the ground truth alone. The softmaxes of A_s and
+    GC are over cells whose weight is not 0, and the means of A_c are weighted by w: cells of weight
+    0 have no influence.
 
-    DISTILLATION.SCALE "rms" divides by C (foreground, background and the attention over channels;
-    their cells are averaged already), H W (attention over positions) and C H W (global).
+    DISTILLATION.SCALE "rms" divides by C (foreground, background and the attention over channels,
+    which are averaged over cells already), H W (attention over positions) and C H W (global).
     """
 
     @configurable
@@ -121,8 +120,8 @@ class FGDLoss(FeatureLoss):
     ):
         """
         Args:
-            channels: (C_s, C_t) of each level.
-            temperature: of both attentions; small is sharp.
+            channels: {level: (C_s, C_t)}.
+            temperature: of both attentions; the smaller, the sharper.
             foreground_weight, background_weight, attention_weight, global_weight: alpha, beta,
                 gamma and lambda of the paper.
             scale: "sum" or "rms", see :func:`average_sum`.
@@ -148,10 +147,9 @@ class FGDLoss(FeatureLoss):
         self.scale = scale
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
+    def arguments(cls, cfg: CfgNode) -> dict:
         keys = cfg.DISTILLATION.FGD
         return {
-            "channels": channels_of(levels, student_shapes, teacher_shapes),
             "temperature": keys.TEMPERATURE,
             "foreground_weight": keys.FOREGROUND_WEIGHT,
             "background_weight": keys.BACKGROUND_WEIGHT,
@@ -159,40 +157,38 @@ class FGDLoss(FeatureLoss):
             "global_weight": keys.GLOBAL_WEIGHT,
             "scale": cfg.DISTILLATION.SCALE,
             "relative_temperature": cfg.DISTILLATION.RELATIVE_TEMPERATURE,
-            "standardize": cfg.DISTILLATION.STANDARDIZE,
-            "adapt_equal_widths": cfg.DISTILLATION.ADAPT_EQUAL_WIDTHS,
         }
 
     def extra_repr(self) -> str:
         return f"temperature {self.temperature}, {super().extra_repr()}, scale {self.scale}"
 
     def adapt(self, level: str, student: Tensor) -> Tensor:
-        """The student's features (N, C_s, H, W) as they are compared with the teacher's."""
+        """Student's features (N, C_s, H, W) behind the adapter: (N, C_t, H, W)."""
         return self.adapters[level](student)
 
     def level(
         self, name: str, student: Tensor, teacher: Tensor, weights: Tensor, context: Context
     ) -> tuple[Tensor, ...]:
-        """See :class:`FeatureLoss`: foreground, background, attention and global."""
+        """Compute the foreground, background, attention and global term."""
         boxes = [x.gt_boxes.tensor for x in context.instances]
         share = foreground_share(boxes, teacher.shape[-2:], context.strides[name])
-        ours = self.adapt(name, student)
+        student = self.adapt(name, student)
         return (
-            *self._focal(ours, teacher, weights, share),
-            self._global(self.blocks[name], ours, teacher, weights),
+            *self._focal(student, teacher, weights, share),
+            self._global(self.blocks[name], student, teacher, weights),
         )
 
     def _focal(
         self, student: Tensor, teacher: Tensor, weights: Tensor, share: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Foreground, background and attention."""
+        """Compute the foreground, background and attention term."""
         _, c, h, w = teacher.shape
-        ours, theirs = self._attention(student, weights), self._attention(teacher, weights)
-        squared = (theirs[1] * (teacher - student).square()).sum(dim=1, keepdim=True)
-        squared = weights * theirs[0] * squared
+        of_student, of_teacher = (self._attention(x, weights) for x in (student, teacher))
+        squared = (of_teacher[1] * (teacher - student).square()).sum(dim=1, keepdim=True)
+        squared = weights * of_teacher[0] * squared
         background = (share == 0).to(share)
         background = background / background.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-        spatial, channel = ((a - b).abs() for a, b in zip(ours, theirs, strict=True))
+        spatial, channel = ((a - b).abs() for a, b in zip(of_student, of_teacher, strict=True))
         channel = weights.mean(dim=(1, 2, 3), keepdim=True) * channel
         foreground, background, spatial, channel = (
             average_sum(x.sum(dim=(1, 2, 3)), n, self.scale)
@@ -206,7 +202,7 @@ class FGDLoss(FeatureLoss):
         return foreground, background, spatial + channel
 
     def _attention(self, features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """A_s and A_c: (N, 1, H, W) and (N, C, 1, 1), both of mean 1 where the weight is not 0."""
+        """Attention A_s (N, 1, H, W) and A_c (N, C, 1, 1), of mean 1 where weights are not 0."""
         magnitude = features.abs()
         by_channel = spatial_mean(magnitude, weights)
         temperature = self.temperature
@@ -219,6 +215,7 @@ class FGDLoss(FeatureLoss):
         return spatial, channel.shape[1] * channel
 
     def _global(self, blocks: _Blocks, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+        """Compute the global term."""
         shift = blocks.teacher(teacher, weights) - blocks.student(student, weights)
         squared = (teacher - student + shift).square().sum(dim=1, keepdim=True)
         sums = (weights * squared).sum(dim=(1, 2, 3))

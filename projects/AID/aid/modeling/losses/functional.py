@@ -1,8 +1,8 @@
 """Functions that several distillation losses share.
 
-Statistics over the positions of a map leave out positions of weight 0. A softmax or a mean over
-positions would otherwise let a region in which the teacher is not trusted influence all others.
-Weights that are constant and not 0 change nothing.
+Statistics over the positions of a map leave out positions of weight 0: features of a region that is
+not to be imitated would otherwise influence all others through a softmax or a mean. Weights that
+are constant and not 0 have no effect.
 
 Shape letters: N images, C channels, (H, W) size of a level, P positions, S samples.
 """
@@ -25,34 +25,38 @@ __all__ = [
     "standardized",
 ]
 
-# Added to variances: a channel whose deviation is far below 1e-3 counts as constant.
+# Added to variances: a channel with a deviation far below 1e-3 counts as constant.
 EPSILON = 1e-6
 
 
 def spatial_log_softmax(logits: Tensor, weights: Tensor) -> Tensor:
-    """Log of the softmax over the positions whose weight is not 0, however small it is.
+    """Log-softmax over the positions whose weight is not 0.
 
-    Weights between are for the terms of a loss: in here they would cancel where a softmax is sharp.
+    Other weights have no effect: they belong to the terms of a loss, and would cancel in a sharp
+    softmax.
 
     Args:
         logits: (N, C, H, W).
         weights: (N, 1, H, W), at least 0.
 
     Returns:
-        (N, C, H, W), -1e30 at positions of weight 0; that of 1 / (H * W) throughout where an image
-        weighs nothing.
+        (N, C, H, W), -1e30 at positions of weight 0; log(1 / (H * W)) throughout an image whose
+        weights are all 0.
     """
-    # Minus infinity would leave NaN where two of these are subtracted, or where there is no other.
-    left = logits.masked_fill(weights == 0, -1e30)
-    return left.flatten(2).log_softmax(dim=2).view_as(logits)
+    # Minus infinity would give NaN in differences, and in an image whose weights are all 0.
+    masked = logits.masked_fill(weights == 0, -1e30)
+    return masked.flatten(2).log_softmax(dim=2).view_as(logits)
 
 
 def spatial_mean(x: Tensor, weights: Tensor) -> Tensor:
-    """sum w_i x_i / sum w_i over positions, 0 where an image weighs nothing: (N, C, 1, 1).
+    """Weighted mean over positions, sum w_i x_i / sum w_i.
 
     Args:
         x: (N, C, H, W).
         weights: (N, 1, H, W), at least 0.
+
+    Returns:
+        (N, C, 1, 1); 0 for an image whose weights are all 0.
     """
     share = weights.flatten(2)
     total = share.sum(dim=2, keepdim=True)
@@ -61,7 +65,9 @@ def spatial_mean(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def standardized(x: Tensor, weights: Tensor) -> Tensor:
-    """Features of mean 0 and variance 1 in each image and channel, over the positions by weight.
+    """Standardize features to weighted mean 0 and variance 1 over the positions.
+
+    Each image and channel has its own statistics.
 
     Args:
         x: (N, C, H, W).
@@ -80,11 +86,11 @@ def residual_norm(
     bias: Tensor | None,
     *products: tuple[Tensor | None, Tensor],
 ) -> Tensor:
-    """|| w * (target - bias - sum of A_k X_k) || of each image, where w is the product of weights.
+    """Norm || w * (target - bias - sum of A_k X_k) || of each image, w the product of ``weights``.
 
-    A distillation loss spends its time on passes over maps of the finest level rather than on
-    arithmetic. Written out in torch's operators, weighting, norm and their derivatives make a new
-    map each. Here they all work on one, which ends as the derivative of the norm by the residual.
+    The time of a distillation loss is that of passes over maps of the finest level, not of
+    arithmetic. In torch's operators weighting, norm and their derivatives allocate a map each. Here
+    they work in place on one, which ends as the derivative of the norm by the residual.
 
     Args:
         target: (N, C, P), without gradient.
@@ -135,50 +141,48 @@ class _ResidualNorm(torch.autograd.Function):
             bias = (factor * unit.sum(dim=2, keepdim=True)).squeeze(2)
             if ctx.num_biases == 1:
                 bias = bias.sum(dim=0, keepdim=True)
-        found = []
+        gradients = []
         for k, (matrix, x) in enumerate(zip(products[::2], products[1::2], strict=True)):
-            found.append(factor * (unit @ x.transpose(1, 2)) if needs[2 * k] else None)
-            gradient = None
+            gradients.append(factor * (unit @ x.transpose(1, 2)) if needs[2 * k] else None)
+            of_x = None
             if needs[2 * k + 1]:
-                gradient = (
-                    factor * unit if matrix is None else (factor * matrix).transpose(1, 2) @ unit
-                )
-            found.append(gradient)
-        return None, None, bias, *found
+                of_x = factor * unit if matrix is None else (factor * matrix).transpose(1, 2) @ unit
+            gradients.append(of_x)
+        return None, None, bias, *gradients
 
 
-def softmax_divergences(ours: Tensor, theirs: Tensor) -> Tensor:
-    """KL(softmax(theirs) || softmax(ours)) over the last dimension of logits."""
-    ours, theirs = (x.log_softmax(dim=-1) for x in (ours, theirs))
-    return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=-1)
+def softmax_divergences(student: Tensor, teacher: Tensor) -> Tensor:
+    """Divergences KL(softmax(teacher) || softmax(student)) over the last dimension of logits."""
+    student, teacher = (x.log_softmax(dim=-1) for x in (student, teacher))
+    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)
 
 
-def finite_only(theirs: Tensor) -> tuple[Tensor, Tensor]:
+def finite_only(predictions: Tensor) -> tuple[Tensor, Tensor]:
     """Mask (S,) of the finite predictions (S, ...), and the predictions with 0 for the others."""
-    finite = theirs.flatten(1).isfinite().all(dim=1)
-    return finite, torch.where(finite.view(-1, *[1] * (theirs.dim() - 1)), theirs, 0.0)
+    finite = predictions.flatten(1).isfinite().all(dim=1)
+    return finite, torch.where(finite.view(-1, *[1] * (predictions.dim() - 1)), predictions, 0.0)
 
 
-def edge_divergences(ours: Tensor, theirs: Tensor) -> Tensor:
-    """KL(softmax(theirs) || softmax(ours)) of logits (S, 4, bins), the mean over the edges (S,).
+def edge_divergences(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over edges (S,) of KL(softmax(teacher) || softmax(student)) of logits (S, 4, bins).
 
-    0 where the teacher's answer is not finite.
+    0 where the teacher's logits are not finite.
     """
-    finite, theirs = finite_only(theirs)
-    return torch.where(finite, softmax_divergences(ours, theirs).mean(dim=1), 0.0)
+    finite, teacher = finite_only(teacher)
+    return torch.where(finite, softmax_divergences(student, teacher).mean(dim=1), 0.0)
 
 
 def mean_over_images(
-    losses: Tensor, image: Tensor, num_images: int, here: Tensor | None = None
+    losses: Tensor, image: Tensor, num_images: int, mask: Tensor | None = None
 ) -> Tensor:
-    """The mean of the samples (S,) of each image, averaged over all images.
+    """Mean of the losses of each image's samples, averaged over all images.
 
     Args:
         losses, image: (S,).
-        num_images: all of them.
-        here: (S,), bool, the samples that count; all by default.
+        num_images: number of images, with those that have no samples.
+        mask: (S,), bool, the samples that count; all by default.
     """
-    if here is not None:  # to select them would wait for the device
-        image = torch.where(here, image, num_images)
-        losses = torch.where(here, losses, 0.0)
+    if mask is not None:  # selecting them would synchronize with the device
+        image = torch.where(mask, image, num_images)
+        losses = torch.where(mask, losses, 0.0)
     return mean_by(image, losses, num_images)[0].mean()

@@ -1,48 +1,57 @@
-"""Localisation distillation: imitate how sure the teacher is of each edge of a box.
+"""Localization distillation, LD (Zheng et al., CVPR 2022, arXiv 2102.12252).
 
 Shape letters: N images, S samples.
 """
 
+from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from ..families import PredictionRequest
-from .base import DISTILLATION_LOSS_REGISTRY, Context, SoftTargetLoss
-from .functional import edge_divergences, mean_over_images
+from ..families import PairedPredictions, PredictionRequest
+from .base import DISTILLATION_LOSS_REGISTRY, PredictionLoss, check_temperature
+from .functional import edge_divergences
 
 __all__ = ["LocalisationLoss"]
 
 
 @DISTILLATION_LOSS_REGISTRY.register()
-class LocalisationLoss(SoftTargetLoss):
-    """LD (Zheng et al., CVPR 2022, arXiv 2102.12252), for heads that predict distributions.
+class LocalisationLoss(PredictionLoss):
+    """Divergence of box edge distributions, for heads that predict them.
 
-    w_box,i * T^2 * KL(softmax(t_i / T) || softmax(s_i / T)), with the logits t and s of the
-    distance from sample i to an edge of its box: the mean over the four edges, over the samples of
-    an image that an instance owns, and over the batch. An answer of the teacher that is not finite
-    counts for nothing.
+        w_box,i * T^2 * KL(softmax(t_i / T) || softmax(s_i / T))
+
+    with the logits t and s of the distance from sample i to an edge of its box: the mean over the
+    four edges, over the samples of an image that match an instance, and over the batch. Samples
+    whose prediction by the teacher is not finite have loss 0. The term is
+    "loss_distill_localisation".
     """
 
     request = PredictionRequest(distributions=True)
-    key = "LOCALISATION"
 
-    def terms(
-        self,
-        student: dict[str, Tensor],
-        teacher: dict[str, Tensor],
-        weights: dict[str, Tensor],
-        context: Context,
-    ) -> dict[str, Tensor]:
-        """See :class:`DistillationLoss`.
-
-        Returns:
-            "loss_distill_localisation".
+    @configurable
+    def __init__(self, *, temperature: float, weight: float):
         """
-        predictions = context.predictions
-        ours, theirs = (
+        Args:
+            temperature: T.
+            weight: weight of the term.
+
+        Raises:
+            AIDError: a temperature that is not positive.
+        """
+        super().__init__({"box": ("loss_distill_localisation", weight * temperature**2)})
+        check_temperature("DISTILLATION.LOCALISATION.TEMPERATURE", temperature)
+        self.temperature = temperature
+        self.weight = weight
+
+    @classmethod
+    def arguments(cls, cfg: CfgNode) -> dict:
+        keys = cfg.DISTILLATION.LOCALISATION
+        return {"temperature": keys.TEMPERATURE, "weight": keys.WEIGHT}
+
+    def extra_repr(self) -> str:
+        return f"weight {self.weight}, temperature {self.temperature}"
+
+    def sample_losses(self, predictions: PairedPredictions) -> dict[str, Tensor]:
+        student, teacher = (
             x.distributions / self.temperature for x in (predictions.student, predictions.teacher)
         )
-        losses = predictions.weights["box"] * edge_divergences(ours, theirs)
-        mean = mean_over_images(
-            losses, predictions.image, len(context.instances), predictions.foreground
-        )
-        return {"loss_distill_localisation": self.weight * self.temperature**2 * mean}
+        return {"box": edge_divergences(student, teacher)}

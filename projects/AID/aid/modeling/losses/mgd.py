@@ -15,18 +15,18 @@ __all__ = ["MGDLoss"]
 
 @DISTILLATION_LOSS_REGISTRY.register()
 class MGDLoss(SingleTermLoss):
-    """Make the teacher's features out of a part of the student's (the paper's masked generation):
+    """Error of the teacher's features generated from the student's masked features:
 
         sum over C, H, W of  w (F_t - G(mask * F_s))^2
         G(x) = conv3x3(ReLU(conv3x3(x)))
 
-    averaged over the batch, with the weight map w; F_s is the student's after the adapter. The mask
-    is 0 at a random share of positions, in all channels, anew for every image, level and step. A
-    position of weight 0 is not to be generated; what the student has there may still help to
-    generate its neighbours.
+    averaged over the batch, with the weight map w; F_s is the student's behind the adapter. The
+    mask is 0 at a random share of positions, in all channels, drawn for every image, level and
+    step. Positions of weight 0 have no error, but their features still serve to generate those of
+    their neighbors.
 
-    DISTILLATION.SCALE "rms" makes a mean of the sum. Its convolutions on the finest level make this
-    the slowest of the losses.
+    DISTILLATION.SCALE "rms" turns the sum into a mean. The convolutions on the finest level make
+    this the slowest of the losses.
     """
 
     term = "loss_distill_mgd"
@@ -38,13 +38,13 @@ class MGDLoss(SingleTermLoss):
     ):
         """
         Args:
-            channels: (C_s, C_t) of each level.
-            masked_share: lambda of the paper, in [0, 1): of the positions that are hidden.
+            channels: {level: (C_s, C_t)}.
+            masked_share: lambda of the paper, share of masked positions, in [0, 1).
             scale: "sum" or "rms", see :func:`average_sum`.
             kwargs: see :class:`SingleTermLoss`.
 
         Raises:
-            AIDError: a share that hides everything, or is none.
+            AIDError: a share outside of [0, 1).
         """
         super().__init__(channels=channels, **kwargs)
         if not 0 <= masked_share < 1:
@@ -58,35 +58,34 @@ class MGDLoss(SingleTermLoss):
         self._seed = None
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *shapes) -> dict:
+    def arguments(cls, cfg: CfgNode) -> dict:
         return {
             "masked_share": cfg.DISTILLATION.MGD.MASKED_SHARE,
             "scale": cfg.DISTILLATION.SCALE,
-            **super().from_config(cfg, *shapes),
+            **super().arguments(cfg),
         }
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, masked share {self.masked_share}, scale {self.scale}"
 
     def adapt(self, level: str, student: Tensor) -> Tensor:
-        """What is generated from all of the student's features (N, C_s, H, W), without a mask."""
+        """Features (N, C_t, H, W) generated from the student's (N, C_s, H, W) without a mask."""
         return self.generation[level](self.adapters[level](student))
 
     def level(
         self, name: str, student: Tensor, teacher: Tensor, weights: Tensor, context: Context
     ) -> tuple[Tensor]:
-        """See :class:`FeatureLoss`."""
         generated = self.generation[name](self._mask(weights) * self.adapters[name](student))
         squared = (teacher - generated).square().sum(dim=1, keepdim=True)
         sums = (weights * squared).sum(dim=(1, 2, 3))
         return (average_sum(sums, teacher[0].numel(), self.scale),)
 
     def _mask(self, like: Tensor) -> Tensor:
-        """0 and 1 in the shape of ``like``.
+        """Random mask of 0 and 1, in the shape of ``like``.
 
-        Torch's own generator belongs to the student. This one starts again whenever that has a new
-        seed, as in every iteration of the trainer, so that a resumed run has the same masks; in
-        between, as for micro-batches, it goes on.
+        It has its own generator, to leave the random numbers of the student's training unchanged.
+        This is seeded whenever torch's default generator is, which the trainer does in every
+        iteration: a resumed run has the same masks, and micro-batches have different ones.
         """
         if self._seed != torch.initial_seed():
             self._seed = torch.initial_seed()

@@ -1,7 +1,7 @@
 """Non-local distillation (Zhang & Ma, ICLR 2021, section 3.2), with weight maps.
 
-Shape letters: N images, C channels, c inner channels, (H, W) size of a level, P positions after
-subsampling.
+Shape letters: N images, C channels (C_s and C_t of student and teacher), c inner channels, (H, W)
+size of a level, P positions after subsampling.
 """
 
 import torch
@@ -16,7 +16,6 @@ from .base import (
     Context,
     FeatureLoss,
     average_norm,
-    channels_of,
     make_adapter,
 )
 from .functional import residual_norm
@@ -25,7 +24,7 @@ __all__ = ["NonLocalBlock", "NonLocalLoss"]
 
 
 def pointwise(x: Tensor, *convs: nn.Conv2d) -> Tensor:
-    """1x1 convolutions of the same map, one after the other along the channels.
+    """Apply 1x1 convolutions to the same map and concatenate their outputs.
 
     Args:
         x: (N, C, H, W).
@@ -41,10 +40,10 @@ def pointwise(x: Tensor, *convs: nn.Conv2d) -> Tensor:
 class NonLocalBlock(nn.Module):
     """Non-local block with dot products (Wang et al., CVPR 2018): F + BN(W(theta (phi^T g) / P)).
 
-    Keys phi and values g are max-pooled. There is no softmax, so the product of three may start
-    with its small end: phi^T g is (c, c), where theta phi^T would be (H * W, P). The loss below
-    takes the block apart and computes the same. Batch norm keeps a product that is cubic in the
-    features at the size of its weight; its statistics are over all processes.
+    Keys phi and values g are max-pooled. Without a softmax the product is associative, and
+    phi^T g (c, c) is computed first instead of theta phi^T (H * W, P). The loss below computes the
+    same from :meth:`mix`. Batch norm normalizes the product, which is cubic in the features; its
+    statistics are over all processes.
     """
 
     def __init__(self, channels: int, inner_channels: int, subsample: int):
@@ -52,7 +51,7 @@ class NonLocalBlock(nn.Module):
         Args:
             channels: C.
             inner_channels: c.
-            subsample: kernel and stride of the pooling, cut to the size of the map.
+            subsample: kernel size and stride of the pooling, at most the size of the map.
         """
         super().__init__()
         self.subsample = subsample
@@ -61,11 +60,11 @@ class NonLocalBlock(nn.Module):
         self.g = nn.Conv2d(channels, inner_channels, kernel_size=1)
         self.out = nn.Conv2d(inner_channels, channels, kernel_size=1)
         self.norm = nn.BatchNorm2d(channels)
-        # The block starts as the identity, as in the authors' code.
+        # Initially the block is the identity, as in the authors' code.
         nn.init.zeros_(self.norm.weight)
 
     def mix(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The block's parts: it is F + A theta(F) + b.
+        """Compute the factors of the block, written as F + A theta(F) + b.
 
         Args:
             x: (N, C, H, W).
@@ -85,7 +84,7 @@ class NonLocalBlock(nn.Module):
         return scale[:, None] * mixing, queries, offset
 
     def _statistics(self, mixing: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance (C,) that :attr:`norm` goes by, without making its input.
+        """Mean and variance (C,) of the input of :attr:`norm`, without computing that input.
 
         Args:
             mixing: (N, C, c).
@@ -100,7 +99,7 @@ class NonLocalBlock(nn.Module):
         covariance = centered @ centered.transpose(1, 2) / size  # (N, c, c)
         mean = (mixing @ center).squeeze(2)  # (N, C), of each image
         square = ((mixing @ covariance) * mixing).sum(dim=2) + mean.square()
-        # In double precision, in which the square of a large mean may be taken off again.
+        # Double precision, since the square of a large mean is subtracted from the mean square.
         count = mean.new_full((1,), float(len(mean) * size))
         sums = torch.cat([*(size * x.double().sum(dim=0) for x in (mean, square)), count.double()])
         if comm.get_world_size() > 1:
@@ -128,7 +127,7 @@ class NonLocalBlock(nn.Module):
 
 
 class _Blocks(nn.Module):
-    """The non-local blocks of one level, and the adapter between them."""
+    """Non-local blocks of one level, and the adapter between them."""
 
     def __init__(
         self,
@@ -149,11 +148,11 @@ class _Blocks(nn.Module):
 
 @DISTILLATION_LOSS_REGISTRY.register()
 class NonLocalLoss(FeatureLoss):
-    """Imitate relations between positions: || w (conv1x1(NL_s(F_s)) - NL_t(F_t)) ||.
+    """Distance behind non-local blocks, || w (conv1x1(NL_s(F_s)) - NL_t(F_t)) ||.
 
     In the authors' code both blocks are trained, the teacher's on its frozen features. A teacher's
     block that is not trained is the identity. Inner channels are C/4 on the two finest levels and
-    C/2 on the others: the authors' 64 and 128 of 256.
+    C/2 on the others, as the authors' 64 and 128 of 256.
     """
 
     @configurable
@@ -170,9 +169,9 @@ class NonLocalLoss(FeatureLoss):
     ):
         """
         Args:
-            channels: student's and teacher's channels of each level, finest first.
-            subsample: pooling of keys and values by level; the last entry serves further levels.
-            weight: of the loss.
+            channels: {level: (C_s, C_t)}, finest first.
+            subsample: pooling of keys and values by level; further levels have the last entry.
+            weight: weight of the term.
             scale: "sum" or "rms", see :func:`norm_per_image`.
             train_teacher: see DISTILLATION.NON_LOCAL.TRAIN_TEACHER.
             standardize: see DISTILLATION.STANDARDIZE.
@@ -194,16 +193,13 @@ class NonLocalLoss(FeatureLoss):
         self.scale = scale
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
+    def arguments(cls, cfg: CfgNode) -> dict:
         keys = cfg.DISTILLATION.NON_LOCAL
         return {
-            "channels": channels_of(levels, student_shapes, teacher_shapes),
             "subsample": keys.SUBSAMPLE,
             "weight": keys.WEIGHT,
             "scale": cfg.DISTILLATION.SCALE,
             "train_teacher": keys.TRAIN_TEACHER,
-            "standardize": cfg.DISTILLATION.STANDARDIZE,
-            "adapt_equal_widths": cfg.DISTILLATION.ADAPT_EQUAL_WIDTHS,
         }
 
     def extra_repr(self) -> str:
@@ -212,7 +208,6 @@ class NonLocalLoss(FeatureLoss):
     def level(
         self, name: str, student: Tensor, teacher: Tensor, weights: Tensor, context: Context
     ) -> tuple[Tensor]:
-        """See :class:`FeatureLoss`."""
         blocks = self.blocks[name]
         mixing, queries, offset = blocks.student.mix(student)
         matrix = None

@@ -1,4 +1,4 @@
-"""Response distillation: imitate what the teacher says about each object, not how it sees it.
+"""Response distillation: imitate the teacher's classes and boxes.
 
 Shape letters: N images, G instances of the batch, S samples, K classes.
 """
@@ -11,27 +11,15 @@ from torch import Tensor
 from ...utils.errors import AIDError
 from ..boxes import elementwise_box_giou
 from ..families import PairedPredictions, PredictionRequest
-from .base import (
-    DISTILLATION_LOSS_REGISTRY,
-    Context,
-    DistillationLoss,
-    SoftTargetLoss,
-    check_temperature,
-)
-from .functional import finite_only, mean_over_images, softmax_divergences
+from .base import DISTILLATION_LOSS_REGISTRY, PredictionLoss, check_temperature
+from .functional import finite_only, softmax_divergences
 
-__all__ = [
-    "BoxResponseLoss",
-    "ResponseLoss",
-    "box_losses",
-    "check_min_score",
-    "soft_target_losses",
-]
+__all__ = ["ResponseLoss", "box_losses", "check_min_score", "soft_target_losses"]
 
 
 @DISTILLATION_LOSS_REGISTRY.register()
-class ResponseLoss(DistillationLoss):
-    """Classes and boxes as the teacher gives them, each by its own part of the teacher's loss.
+class ResponseLoss(PredictionLoss):
+    """Soft targets for classes and GIoU loss for boxes, each with its own imitation weight.
 
     For a sample i (an RoI or an anchor), with logits t and s and boxes b of teacher and student,
 
@@ -41,8 +29,9 @@ class ResponseLoss(DistillationLoss):
     p is the softmax (Hinton et al., arXiv 1503.02531) or, of sigmoid heads, one Bernoulli
     distribution per class, over which the divergences are summed (Yang et al., ICCV 2023, arXiv
     2308.14286). The first term is the mean over all samples of an image, the second over those
-    that an instance owns, both averaged over the batch. An answer of the teacher that is not finite
-    counts for nothing.
+    that match an instance, both averaged over the batch. Samples whose prediction by the teacher
+    is not finite have loss 0. The terms are "loss_distill_response_cls" and
+    "loss_distill_response_box".
     """
 
     @configurable
@@ -58,26 +47,29 @@ class ResponseLoss(DistillationLoss):
         """
         Args:
             temperature: T.
-            cls_weight, box_weight: of the two terms.
+            cls_weight, box_weight: weights of the two terms.
             num_rois: proposals of a two-stage teacher in each image, beside the ground-truth boxes.
-            min_score: see :class:`~aid.modeling.responses.PredictionRequest`.
+            min_score: see :class:`~aid.modeling.families.PredictionRequest`.
 
         Raises:
-            AIDError: a temperature that is not positive, fewer than 0 proposals, or a score that is
-                no probability: below 0 all of a dense teacher's samples would be asked about.
+            AIDError: a temperature that is not positive, a negative number of proposals, or a score
+                outside of [0, 1].
         """
-        super().__init__()
+        super().__init__(
+            {
+                "cls": ("loss_distill_response_cls", cls_weight),
+                "box": ("loss_distill_response_box", box_weight),
+            }
+        )
         check_temperature("DISTILLATION.RESPONSE.TEMPERATURE", temperature)
         if num_rois < 0:
             raise AIDError(f"DISTILLATION.RESPONSE.NUM_ROIS is {num_rois}: it must be 0 or more")
         check_min_score(min_score)
         self.temperature = temperature
-        self.cls_weight = cls_weight
-        self.box_weight = box_weight
         self.request = PredictionRequest(num_proposals=num_rois, min_score=min_score)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
+    def arguments(cls, cfg: CfgNode) -> dict:
         keys = cfg.DISTILLATION.RESPONSE
         return {
             "temperature": keys.TEMPERATURE,
@@ -88,103 +80,51 @@ class ResponseLoss(DistillationLoss):
         }
 
     def extra_repr(self) -> str:
-        return (
-            f"weights {self.cls_weight} cls, {self.box_weight} box, temperature {self.temperature}"
-        )
+        return f"{super().extra_repr()}, temperature {self.temperature}"
 
-    def terms(
-        self,
-        student: dict[str, Tensor],
-        teacher: dict[str, Tensor],
-        weights: dict[str, Tensor],
-        context: Context,
-    ) -> dict[str, Tensor]:
-        """See :class:`DistillationLoss`.
-
-        Returns:
-            "loss_distill_response_cls", "loss_distill_response_box".
-        """
-        predictions, num_images = context.predictions, len(context.instances)
-        cls = predictions.weights["cls"] * soft_target_losses(predictions, self.temperature)
-        box = predictions.weights["box"] * box_losses(
-            predictions.student.boxes, predictions.teacher.boxes
-        )
+    def sample_losses(self, predictions: PairedPredictions) -> dict[str, Tensor]:
         return {
-            "loss_distill_response_cls": self.cls_weight
-            * mean_over_images(cls, predictions.image, num_images),
-            "loss_distill_response_box": self.box_weight
-            * mean_over_images(box, predictions.image, num_images, predictions.foreground),
+            "cls": soft_target_losses(predictions, self.temperature),
+            "box": box_losses(predictions.student.boxes, predictions.teacher.boxes),
         }
 
 
-@DISTILLATION_LOSS_REGISTRY.register()
-class BoxResponseLoss(SoftTargetLoss):
-    """Soft targets (Hinton et al., arXiv 1503.02531) on the ground-truth boxes alone.
-
-    w_i * T^2 * KL(softmax(t_i / T) || softmax(s_i / T)), with the class logits t and s that the two
-    box heads give for the box of instance i, and the weight of the teacher's whole loss: its mean
-    over the instances of an image, averaged over the batch. An answer that is not finite counts for
-    nothing.
-    """
-
-    request = PredictionRequest(truth=True)
-    key = "RESPONSE"
-
-    def terms(
-        self,
-        student: dict[str, Tensor],
-        teacher: dict[str, Tensor],
-        weights: dict[str, Tensor],
-        context: Context,
-    ) -> dict[str, Tensor]:
-        """See :class:`DistillationLoss`.
-
-        Returns:
-            "loss_distill_response".
-        """
-        predictions = context.predictions
-        losses = predictions.weights["all"] * soft_target_losses(predictions, self.temperature)
-        mean = mean_over_images(
-            losses, predictions.image, len(context.instances), predictions.is_truth
-        )
-        return {"loss_distill_response": self.weight * mean}
-
-
 def check_min_score(value: float) -> None:
-    """Refuse a least score of a dense teacher's samples that is no probability.
+    """Check that the score threshold of a dense teacher's samples is a probability.
 
     Raises:
-        AIDError: it is none.
+        AIDError: it is not.
     """
     if not 0 <= value <= 1:
         raise AIDError(f"DISTILLATION.RESPONSE.MIN_SCORE is {value}: it must be in 0 to 1")
 
 
 def soft_target_losses(predictions: PairedPredictions, temperature: float) -> Tensor:
-    """T^2 times the divergence (S,) of the classes; 0 where the teacher's answer is not finite."""
-    ours, theirs = (x.logits / temperature for x in (predictions.student, predictions.teacher))
-    finite, theirs = finite_only(theirs)
+    """Divergences (S,) of classes times T^2; 0 where the teacher's logits are not finite."""
+    student, teacher = (x.logits / temperature for x in (predictions.student, predictions.teacher))
+    finite, teacher = finite_only(teacher)
     if predictions.activation == "softmax":
-        divergence = softmax_divergences(ours, theirs)
+        divergence = softmax_divergences(student, teacher)
     else:
-        # The cross-entropy without the entropy of the target.
-        cost, least = (
-            F.binary_cross_entropy_with_logits(x, theirs.sigmoid(), reduction="none")
-            for x in (ours, theirs)
+        # KL = cross-entropy - entropy of the target.
+        cross_entropy, entropy = (
+            F.binary_cross_entropy_with_logits(x, teacher.sigmoid(), reduction="none")
+            for x in (student, teacher)
         )
-        divergence = (cost - least).sum(dim=1)
+        divergence = (cross_entropy - entropy).sum(dim=1)
     return temperature**2 * torch.where(finite, divergence, 0.0)
 
 
-def box_losses(ours: Tensor, theirs: Tensor) -> Tensor:
-    """1 - GIoU (S,) of boxes (S, 4).
+def box_losses(student: Tensor, teacher: Tensor) -> Tensor:
+    """GIoU losses (S,), 1 - GIoU, of boxes (S, 4).
 
-    0 where the teacher's box is not finite or has no area, which even an equal box does not
-    overlap; NaN, which ends the run, where only the student's is not finite.
+    0 where the teacher's box is not finite or has no area: even an equal box has no IoU with an
+    empty one. NaN, which ends the run, where only the student's box is not finite.
     """
-    known, ours_known = (x.isfinite().all(dim=1) for x in (theirs, ours))
-    known &= (theirs[:, 2:] > theirs[:, :2]).all(dim=1)
-    theirs = torch.where(known[:, None], theirs, 0.0)
-    # Gradients of what is not finite would be NaN also where it counts for nothing.
-    _, giou = elementwise_box_giou(torch.where((known & ours_known)[:, None], ours, theirs), theirs)
-    return torch.where(known, torch.where(ours_known, 1 - giou, torch.nan), 0.0)
+    valid, finite = teacher.isfinite().all(dim=1), student.isfinite().all(dim=1)
+    valid &= (teacher[:, 2:] > teacher[:, :2]).all(dim=1)
+    teacher = torch.where(valid[:, None], teacher, 0.0)
+    # Replaced before the GIoU: masking its output alone would leave NaN in the gradient.
+    student = torch.where((valid & finite)[:, None], student, teacher)
+    _, giou = elementwise_box_giou(student, teacher)
+    return torch.where(valid, torch.where(finite, 1 - giou, torch.nan), 0.0)

@@ -1,4 +1,4 @@
-"""How much to believe the teacher, and where: one rule per file. Importing registers them.
+"""Weighting rules, weight maps and mixing of teachers. Importing the package registers the rules.
 
 Rules under study are in studies/rules.py of the repository.
 """

@@ -32,11 +32,11 @@ BACKGROUNDS = ("mean", "loss", "one")
 
 
 class Weighting(nn.Module):
-    """Weight maps from statistics of the teacher, at any granularity.
+    """Base class of weighting rules: weight maps from statistics of the teacher.
 
-    A subclass defines :meth:`weight`, the weight as a function of the teacher's error. By default
-    the error is the teacher's loss; :meth:`teacher_error` replaces it. A rule with a state updates
-    it in :meth:`observe`, in buffers, which are saved in checkpoints.
+    A subclass defines :meth:`weight`, the weight as a function of the teacher error, and may
+    override :meth:`teacher_error`, by default the teacher's loss D. A rule with a state updates it
+    in :meth:`observe` and keeps it in buffers, which are saved in checkpoints.
 
     Attributes:
         requires_student: whether :attr:`TeacherStats.student` is needed.
@@ -63,7 +63,7 @@ class Weighting(nn.Module):
         Args:
             granularity, background, normalize: see AID.GRANULARITY, AID.BACKGROUND and
                 AID.NORMALIZE in config/keys.py.
-            coefficients: of the components of the teacher's loss, by name; 1 for those not named.
+            coefficients: {component of the loss: its coefficient}; 1 for the others.
 
         Raises:
             AIDError: an unknown granularity or background.
@@ -91,7 +91,7 @@ class Weighting(nn.Module):
 
     def __str__(self) -> str:
         if not self.requires_stats:
-            return "none: the same everywhere"
+            return "none: weight 1 everywhere"
         return (
             f"{type(self).__name__} by {self.granularity}, background {self.background}, "
             f"normalize {self.normalize}, coefficients {self.coefficients}"
@@ -99,34 +99,34 @@ class Weighting(nn.Module):
 
     @property
     def requires_stats(self) -> bool:
-        """Whether statistics of the teacher are needed at all."""
+        """Whether statistics of the teacher are needed."""
         return self.granularity != "none"
 
     @property
     def requires_background(self) -> bool:
-        """Whether the full background loss is needed for images that have instances, too.
+        """Whether the background loss is also needed for images with instances.
 
-        Otherwise it is needed only for images none of whose instances has a finite loss.
+        Otherwise it is needed only for images without an instance of finite loss.
         """
         return self.granularity != "instance" or self.background == "loss"
 
     def weight(self, loss: Tensor) -> Tensor:
-        """Weights, of the shape of ``loss``; ignored where the loss is not finite."""
+        """Weights for teacher errors of any shape; ignored where the error is not finite."""
         raise NotImplementedError
 
     def observe(self, stats: TeacherStats) -> None:
-        """Update the state of the rule, once for each batch, before its weights are computed."""
+        """Update the state of the rule, once per batch, before its weights are computed."""
 
     def teacher_error(self, stats: TeacherStats) -> tuple[Tensor, Tensor]:
-        """Error of the teacher, the argument of :meth:`weight`: its loss, by default.
+        """Teacher error, the argument of :meth:`weight`; by default the teacher's loss D.
 
         Returns:
-            (G,) of the instances and (N, L) of the background, on the teacher's levels.
+            (G,) for the instances and (N, L) for the background, on the teacher's levels.
         """
         return self.total(stats.teacher.components), self.total(stats.teacher.background)
 
     def total(self, components: dict[str, Tensor]) -> Tensor:
-        """Sum of the components of a loss, times their coefficients."""
+        """Sum of the components of a loss, multiplied by their coefficients."""
         return sum(self.coefficients.get(name, 1.0) * x for name, x in components.items())
 
     def forward(
@@ -135,26 +135,26 @@ class Weighting(nn.Module):
         boxes: list[Tensor],
         levels: dict[str, tuple[tuple[int, int], int]],
     ) -> Weights:
-        """
+        """Compute the weights of a batch.
+
         Args:
-            stats: None if not :attr:`requires_stats`.
-            boxes: ground-truth boxes of each of N images, (G_n, 4), XYXY in pixels.
-            levels: {level: ((H, W), stride)} of the maps to make.
+            stats: statistics of the teacher; None if not :attr:`requires_stats`.
+            boxes: ground-truth boxes, N tensors (G_n, 4), XYXY in pixels.
+            levels: {level: ((H, W), pixels per cell)} of the maps.
         """
         image = _image_of(boxes)
         if stats is None:
             ones = torch.ones(len(boxes), device=image.device)
-            maps = {level: constant_map(ones, size) for level, (size, _) in levels.items()}
-            return Weights(maps, ones[image])
+            return Weights({k: constant_map(ones, size) for k, (size, _) in levels.items()})
 
         self.observe(stats)
         losses = stats.teacher
         loss, background = self.teacher_error(stats)
         instance = self._finite_weight(loss)
         if self.granularity == "instance":
-            rest = self._rest(instance, loss.isfinite(), image, background)
+            rest = self._background_weight(instance, loss.isfinite(), image, background)
         else:
-            rest = self._whole(loss, background, losses.level_share, image)
+            rest = self._level_weight(loss, background, losses.level_share, image)
         rest = {level: rest[:, losses.levels.index(level)] for level in levels}
         if self.granularity == "instance":
             maps = rasterize_boxes(boxes, instance, rest, levels)
@@ -162,52 +162,59 @@ class Weighting(nn.Module):
             maps = {level: constant_map(rest[level], size) for level, (size, _) in levels.items()}
         if self.normalize:
             maps = {k: normalized(x) for k, x in maps.items()}
-        if self.granularity != "instance":
-            of_boxes = next(iter(maps.values()))[:, 0, 0, 0][image] if maps else instance
-        else:
-            of_boxes = normalized(instance) if self.normalize else instance
-        return Weights(maps, of_boxes, instance, self.total(losses.components))
+        return Weights(maps, instance, self.total(losses.components))
 
     def component_weights(
         self, stats: TeacherStats | None, boxes: list[Tensor]
     ) -> ComponentWeights:
-        """Weights of classes and of boxes, by the same rule on the components of the loss.
+        """Compute separate weights of predicted classes and boxes, from components of the loss.
 
-        Predictions have no level, so that "level" is "image" here, and the components of an RPN are
-        left out. Normalized weights have mean 1 over the instances and, for classes, the background
-        of each image.
+        Predictions have no level, so that granularity "level" means "image" here. The components of
+        an RPN are left out. Normalized weights have mean 1 over the instances and, for classes, the
+        background of each image.
 
         Args:
-            stats, boxes: as for :meth:`forward`, which comes first.
+            stats, boxes: see :meth:`forward`, which is called first.
         """
         image = _image_of(boxes)
         if stats is None:
             ones = torch.ones(len(boxes), device=image.device)
             return ComponentWeights(ones[image], ones[image], ones)
-        cls, background = self._of_component(stats.only("cls"), image)
-        box, _ = self._of_component(stats.only("box", "ctr"), image)
+        cls, background = self._component_weight(stats.only("cls"), image)
+        box, _ = self._component_weight(stats.only("box", "ctr"), image)
         if self.normalize:
             both = normalized(torch.cat([cls, background]))
             cls, background = both.split([len(cls), len(background)])
             box = normalized(box)
         return ComponentWeights(cls, box, background)
 
-    def _of_component(self, stats: TeacherStats, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (G,) of the instances and (N,) of the background."""
+    def _component_weight(self, stats: TeacherStats, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (G,) of the instances and (N,) of the background from the selected losses."""
         loss, background = self.teacher_error(stats)
         background = background.mean(dim=1, keepdim=True)
         if self.granularity == "instance":
             instance = self._finite_weight(loss)
-            return instance, self._rest(instance, loss.isfinite(), image, background)[:, 0]
+            finite = loss.isfinite()
+            return instance, self._background_weight(instance, finite, image, background)[:, 0]
         share = torch.ones_like(loss)[:, None]
         whole = self._finite_weight(mean_with(background, loss, share, image))[:, 0]
         return whole[image], whole
 
     def _finite_weight(self, loss: Tensor) -> Tensor:
+        """Weights for teacher errors of any shape, 0 where the error is not finite."""
         return torch.where(loss.isfinite(), self.weight(loss), 0.0)
 
-    def _rest(self, instance: Tensor, finite: Tensor, image: Tensor, background: Tensor) -> Tensor:
-        """The weights (N, L) of what lies outside all boxes, on levels with these losses (N, L)."""
+    def _background_weight(
+        self, instance: Tensor, finite: Tensor, image: Tensor, background: Tensor
+    ) -> Tensor:
+        """Weights (N, L) outside of all boxes.
+
+        Args:
+            instance: (G,), weights of the instances.
+            finite: (G,), bool, instances with a finite error.
+            image: (G,), in [0, N).
+            background: (N, L), teacher error on the background.
+        """
         if self.background == "one":
             return torch.ones_like(background)
         by_loss = self._finite_weight(background)
@@ -215,13 +222,21 @@ class Weighting(nn.Module):
             return by_loss
         none = background.new_zeros(len(background))
         count = none.index_add(0, image, finite.to(none.dtype))[:, None]
-        # As the smallest weight and what is above it: the mean of equal weights has no rounding.
+        # Smallest weight plus mean excess: the mean of equal weights has no rounding error.
         least = instance.amin() if len(instance) else 0.0
         total = none.index_add(0, image, torch.where(finite, instance - least, 0.0))[:, None]
         return torch.where(count > 0, least + total / count.clamp(min=1), by_loss)
 
-    def _whole(self, loss: Tensor, background: Tensor, share: Tensor, image: Tensor) -> Tensor:
-        """The weights (N, L) of levels that have one weight each, or of images that have."""
+    def _level_weight(
+        self, loss: Tensor, background: Tensor, share: Tensor, image: Tensor
+    ) -> Tensor:
+        """Weights (N, L) under granularity "level" or "image".
+
+        Args:
+            loss, image: (G,), teacher error on the instances, and their images.
+            background: (N, L), teacher error on the background.
+            share: (G, L), see :attr:`PerInstanceLosses.level_share`.
+        """
         if self.granularity == "image":
             share = torch.ones_like(share)
             background = background.mean(dim=1, keepdim=True).expand_as(background)
@@ -229,21 +244,21 @@ class Weighting(nn.Module):
 
 
 def build_weighting(cfg: CfgNode) -> Weighting:
-    """Build the rule that AID.WEIGHTING names.
+    """Build the weighting rule that AID.WEIGHTING names.
 
     Raises:
-        AIDError: an unknown name, or a value that the rule refuses.
+        AIDError: an unknown name, or a value that the rule does not accept.
     """
     name = cfg.AID.WEIGHTING
     if name not in WEIGHTING_REGISTRY:
         known = ", ".join(sorted(key for key, _ in WEIGHTING_REGISTRY))
         raise AIDError(
-            f"AID.WEIGHTING: {name!r} is unknown, choose one of {known}, or name the file that "
-            "registers it by --register (studies/rules.py has those under study)"
+            f"AID.WEIGHTING: {name!r} is unknown, choose one of {known}, or pass the file that "
+            "registers it as --register (studies/rules.py has those under study)"
         )
     return WEIGHTING_REGISTRY.get(name)(cfg)
 
 
 def _image_of(boxes: list[Tensor]) -> Tensor:
-    """The image (G,) of each instance."""
+    """Image (G,) of each instance."""
     return torch.cat([b.new_full((len(b),), n, dtype=torch.long) for n, b in enumerate(boxes)])

@@ -27,14 +27,14 @@ def rasterize_boxes(
 ) -> dict[str, Tensor]:
     """Rasterize the weights of boxes, for each image and level.
 
-    A cell has the weight of the smallest box that covers it, the smaller weight for boxes of equal
-    size, and the background's weight if no box covers it. A box covers at least one cell, however
-    small or far outside the image it is.
+    A cell has the weight of the smallest box that covers it, among boxes of equal size the smallest
+    weight, and the background's weight if no box covers it. Every box covers at least one cell; see
+    :func:`covered_cells`.
 
     Args:
-        boxes: for each of N images (G_n, 4), XYXY in pixels.
-        weights: (G,), the boxes' weights, image after image.
-        background: {level: (N,)}, the weight of the rest of each image.
+        boxes: N tensors (G_n, 4), XYXY in pixels.
+        weights: (G,), weights of the boxes, image after image.
+        background: {level: (N,)}, weight outside of all boxes of each image.
         levels: {level: ((H, W), pixels per cell)}.
 
     Returns:
@@ -59,16 +59,16 @@ def rasterize_boxes(
 
 
 def _order(boxes: Tensor, weights: Tensor) -> Tensor:
-    """Indices (G,) of the boxes, the smallest last; of equal sizes, the smallest weight last."""
+    """Indices (G,) of the boxes by decreasing size; those of equal size by decreasing weight."""
     order = weights.argsort(descending=True, stable=True)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return order[area[order].argsort(descending=True, stable=True)]
 
 
 def _coarser(finer: tuple[Tensor, int] | None, size: tuple[int, int], stride: int) -> Tensor | None:
-    """Top ranks of a level from those of a finer one; None if the cells do not divide.
+    """Top ranks of a level from those of a finer level; None if the strides do not divide.
 
-    A box covers a cell exactly if it covers one of the finer cells in it.
+    A box covers a cell if and only if it covers one of the finer cells within.
     """
     if finer is None or stride % finer[1]:
         return None
@@ -77,21 +77,21 @@ def _coarser(finer: tuple[Tensor, int] | None, size: tuple[int, int], stride: in
 
 
 def mean_with(rest: Tensor, loss: Tensor, share: Tensor, image: Tensor) -> Tensor:
-    """Mean over the regions of each image: its instances, by ``share``, and the background.
+    """Mean loss of each image and level over its instances, by ``share``, and the background.
 
     Losses that are not finite are left out.
 
     Args:
-        rest: (N, L), the background's loss.
-        loss, image: (G,).
-        share: (G, L).
+        rest: (N, L), loss of the background, which has weight 1 in the mean.
+        loss, image: (G,), losses of the instances, and their images.
+        share: (G, L), weights of the instances in the mean.
 
     Returns:
-        (N, L), NaN for an image of which no loss is finite.
+        (N, L), NaN for an image without a finite loss.
     """
     loss = loss[:, None]
     share = torch.where(loss.isfinite(), share, 0.0)
-    # As the background's loss and what is above it: the mean of equal losses has no rounding.
+    # Background loss plus mean excess: the mean of equal losses has no rounding error.
     base = torch.where(rest.isfinite(), rest, 0.0)
     excess = torch.where(share > 0, share * (loss - base[image]), 0.0)
     total = torch.zeros_like(base).index_add(0, image, excess)
@@ -99,15 +99,15 @@ def mean_with(rest: Tensor, loss: Tensor, share: Tensor, image: Tensor) -> Tenso
 
 
 def normalized(x: Tensor, by: Tensor | None = None) -> Tensor:
-    """``x`` divided by its mean over the batch of all processes.
+    """Divide ``x`` by its mean over the batches of all processes.
 
     Args:
-        x: of any shape.
-        by: tensor whose mean is taken instead.
+        x: tensor of any shape.
+        by: tensor whose mean is the divisor; ``x`` by default.
     """
     by = x if by is None else by
     total = torch.stack([by.sum(), by.new_tensor(float(by.numel()))])
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(total)
-    # A batch whose weights are all 0 stays at 0.
+    # With the lower bound, weights that are all 0 remain 0.
     return x / (total[0] / total[1].clamp(min=1)).clamp(min=1e-6)

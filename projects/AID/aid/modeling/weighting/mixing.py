@@ -1,6 +1,6 @@
-"""Several teachers of one student: who is to be believed how much.
+"""Mixing of the imitation weights of several teachers.
 
-Shape letters: T teachers, G instances of the batch.
+Shape letters: T teachers, N images, G instances of the batch.
 """
 
 from dataclasses import replace
@@ -12,89 +12,81 @@ from .base import Weighting
 from .maps import normalized
 from .structures import ComponentWeights, Weights
 
-__all__ = ["TeacherMixing", "shared"]
+__all__ = ["TeacherMixing", "mix"]
 
 
 class TeacherMixing:
-    """Divides each place among the teachers by what they are worth there.
+    """Mixes the weights of several teachers, position by position; see :func:`mix`.
 
-    A teacher's weight w_t becomes w_t * w_t / sum_u w_u, over all teachers u: the shares are the
-    softmax of -alpha * D where w = exp(-alpha * D). A level is shared by the teachers that have it.
-    Normalisation (AID.NORMALIZE) comes afterwards, of what the teachers have together.
+    The weights of a level are those of the teachers that have it. Normalization (AID.NORMALIZE)
+    follows the mixing and divides by the mean of the teachers' sum.
     """
 
     def __init__(self, weightings: list[Weighting]):
         """
         Args:
-            weightings: the rule of each teacher, by one config. Of several none normalises by
-                itself from now on.
+            weightings: rule of each teacher, built from one config. If there are several, their own
+                normalization is turned off.
         """
         self.normalize = weightings[0].normalize and len(weightings) > 1
-        self.by_instance = weightings[0].granularity == "instance"
         if self.normalize:
             for weighting in weightings:
                 weighting.normalize = False
 
     def __call__(self, weights: list[Weights]) -> list[Weights]:
-        """
+        """Mix the weights of T teachers.
+
         Args:
-            weights: of each teacher by itself.
+            weights: imitation weights of each teacher.
 
         Returns:
-            Theirs together. The losses D stay as they are; one teacher keeps all.
+            Mixed weights of each teacher, with unchanged losses D. The weights of a single teacher
+            do not change.
         """
         if len(weights) == 1:
             return weights
-        plain = weights[0].instance is None  # nothing is known of the teachers
+        plain = weights[0].instance is None  # a rule without statistics, which is not normalized
         normalize = self.normalize and not plain
         maps = [{} for _ in weights]
         for level in dict.fromkeys(level for x in weights for level in x.maps):
-            having = [t for t, x in enumerate(weights) if level in x.maps]
-            parts = shared([weights[t].maps[level] for t in having])
+            teachers = [t for t, x in enumerate(weights) if level in x.maps]
+            mixed = mix([weights[t].maps[level] for t in teachers])
             if normalize:
-                parts = normalized(parts, by=parts.sum(dim=0))
-            for t, part in zip(having, parts, strict=True):
-                maps[t][level] = part
-        boxes = shared([x.boxes for x in weights])
-        if normalize:
-            boxes = normalized(boxes, by=self._measure(boxes, weights))
-        instance = [None] * len(weights) if plain else shared([x.instance for x in weights])
-        parts = self._components([x.components for x in weights], normalize)
-        found = zip(weights, maps, boxes, instance, parts, strict=True)
-        return [replace(x, maps=m, boxes=b, instance=i, components=p) for x, m, b, i, p in found]
+                mixed = normalized(mixed, by=mixed.sum(dim=0))
+            for t, of_teacher in zip(teachers, mixed, strict=True):
+                maps[t][level] = of_teacher
+        instance = [None] * len(weights) if plain else mix([x.instance for x in weights])
+        components = self._components([x.components for x in weights], normalize)
+        mixed = zip(weights, maps, instance, components, strict=True)
+        return [replace(x, maps=m, instance=i, components=c) for x, m, i, c in mixed]
 
     def _components(
-        self, parts: list[ComponentWeights | None], normalize: bool
+        self, weights: list[ComponentWeights | None], normalize: bool
     ) -> list[ComponentWeights | None]:
-        """The same for the weights of predictions, if there are any."""
-        if parts[0] is None:
-            return parts
-        cls = shared([torch.cat([x.cls, x.background]) for x in parts])
-        box = shared([x.box for x in parts])
+        """Mixed weights of predictions; None for each teacher if there are none."""
+        if weights[0] is None:
+            return weights
+        cls = mix([torch.cat([x.cls, x.background]) for x in weights])
+        box = mix([x.box for x in weights])
         if normalize:
             cls, box = (normalized(x, by=x.sum(dim=0)) for x in (cls, box))
-        sizes = [len(parts[0].cls), len(parts[0].background)]
+        sizes = [len(weights[0].cls), len(weights[0].background)]
         return [
             ComponentWeights(c, b, background)
             for (c, background), b in zip((x.split(sizes) for x in cls), box, strict=True)
         ]
 
-    def _measure(self, boxes: Tensor, weights: list[Weights]) -> Tensor:
-        """What the weights (T, G) of boxes are normalised by: as one teacher's are, but the sum."""
-        if self.by_instance:
-            return boxes.sum(dim=0)
-        level = next(iter(weights[0].maps))
-        return shared([x.maps[level] for x in weights if level in x.maps]).sum(dim=0)
 
+def mix(weights: list[Tensor]) -> Tensor:
+    """Multiply the weights of T teachers by their share in the sum, w_t * w_t / sum_u w_u.
 
-def shared(weights: list[Tensor]) -> Tensor:
-    """The weights of T teachers times their share in the sum; 0 where all are 0.
+    For w = exp(-alpha * D) the shares are the softmax of -alpha * D over the teachers.
 
     Args:
-        weights: (...) of each.
+        weights: T tensors of one shape (...).
 
     Returns:
-        (T, ...)
+        (T, ...), 0 where all weights are 0.
     """
     weights = torch.stack(weights)
     total = weights.sum(dim=0)

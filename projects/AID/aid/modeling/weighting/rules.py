@@ -21,10 +21,10 @@ class ExponentialWeighting(Weighting):
     def __init__(self, *, alpha: float, **kwargs):
         """
         Args:
-            alpha: how fast trust falls with the teacher's loss; 0 is plain distillation.
+            alpha: rate at which the weight decreases with D; 0 is plain distillation.
 
         Raises:
-            AIDError: a negative alpha, which would trust the teacher most where it is worst.
+            AIDError: a negative alpha, with which weights would increase with D.
         """
         super().__init__(**kwargs)
         if not alpha >= 0:
@@ -46,18 +46,18 @@ class ExponentialWeighting(Weighting):
 class RelativeWeighting(ExponentialWeighting):
     """w = exp(-alpha * D / mean D), with a running mean over the instances of all processes.
 
-    An instance as hard as the mean has exp(-alpha), whatever the detector family, its loss weights
-    and the state of training. A part of D is measured by the mean of the whole, so that the weights
-    of all parts multiply to that of the instance.
+    An instance of mean loss has weight exp(-alpha), independent of the detector family, its loss
+    weights and the state of training. Components of D are divided by the mean of D too, so that the
+    weights of all components multiply to that of the instance.
     """
 
     @configurable
     def __init__(self, *, momentum: float, steps: int = 1, **kwargs):
         """
         Args:
-            momentum: of the running mean, per iteration; its first values are means of what has
-                been seen so far.
-            steps: micro-batches in an iteration; this rule sees one at a time.
+            momentum: momentum of the running mean, per iteration; its first values are means over
+                the batches so far.
+            steps: micro-batches per iteration; the mean is updated once per micro-batch.
 
         Raises:
             AIDError: a momentum outside of [0, 1).
@@ -97,15 +97,15 @@ class RelativeWeighting(ExponentialWeighting):
 class ConstantWeighting(Weighting):
     """w = constant, everywhere.
 
-    With the mean weight of another rule it imitates as strongly as that rule and adapts to nothing:
-    what the other rule gains over it is what adaptivity is worth.
+    With the mean weight of another rule, it is the control for that rule: the same mean strength of
+    distillation without adaptivity.
     """
 
     @configurable
     def __init__(self, *, constant: float, **kwargs):
         """
         Args:
-            constant: the weight.
+            constant: the weight of every instance and of the background.
 
         Raises:
             AIDError: a negative weight.
@@ -128,8 +128,7 @@ class ConstantWeighting(Weighting):
 
     def forward(self, stats: TeacherStats | None, boxes: list[Tensor], levels: dict) -> Weights:
         plain = super().forward(None, boxes, levels)
-        maps = {level: self.constant * x for level, x in plain.maps.items()}
-        return Weights(maps, self.constant * plain.boxes)
+        return Weights({level: self.constant * x for level, x in plain.maps.items()})
 
     def component_weights(
         self, stats: TeacherStats | None, boxes: list[Tensor]
@@ -140,16 +139,16 @@ class ConstantWeighting(Weighting):
 
 @WEIGHTING_REGISTRY.register()
 class ClassWeighting(Weighting):
-    """w = 0 on instances of the classes that are not to be learned from this teacher, 1 on others.
+    """w = 0 on instances of given classes, 1 on all others.
 
-    In a study it is the oracle: what rules could reach that must find out by themselves.
+    In studies it is the oracle: an upper bound for rules that have to estimate the weights.
     """
 
     @configurable
     def __init__(self, *, distrusted: list[int], **kwargs):
         """
         Args:
-            distrusted: category ids.
+            distrusted: category ids with weight 0.
         """
         super().__init__(**kwargs)
         self.distrusted = distrusted
@@ -173,7 +172,7 @@ class ClassWeighting(Weighting):
     def teacher_error(self, stats: TeacherStats) -> tuple[Tensor, Tensor]:
         loss, background = super().teacher_error(stats)
         wrong = torch.isin(stats.classes, stats.classes.new_tensor(self.distrusted))
-        # A loss that is not finite weighs nothing, whatever the class.
+        # A loss that is not finite is kept, for weight 0 whatever the class.
         return torch.where(loss.isfinite(), wrong.to(loss.dtype), loss), 0.0 * background
 
     def weight(self, loss: Tensor) -> Tensor:
