@@ -1,1 +1,1 @@
-"""Tools beside the method: reports, pictures, prediction, export, benchmarks and studies."""
+"""Tools around the method: reports, visualization, prediction, export, benchmarks and studies."""
