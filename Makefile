@@ -1,4 +1,4 @@
-# `make help` lists the targets. Everything runs in .venv, which `make install` makes.
+# `make help` lists the targets. Everything runs in .venv, which `make install` creates.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,7 +16,7 @@ SCENE_OPTIONS ?=
 BENCHMARK_OPTIONS ?=
 # Overrides of config keys for all runs, such as "SOLVER.MAX_ITER 10".
 TRAIN_OPTIONS ?=
-# Of the crash campaign.
+# Number of kills of the crash campaign.
 KILLS ?= 20
 
 .DEFAULT_GOAL := help
@@ -27,7 +27,7 @@ KILLS ?= 20
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
-install: $(INSTALLED)  ## make .venv with everything that the project needs
+install: $(INSTALLED)  ## create .venv with all dependencies
 
 $(INSTALLED): requirements.txt setup.py tools/install_detectron2.py
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
@@ -38,7 +38,7 @@ $(INSTALLED): requirements.txt setup.py tools/install_detectron2.py
 	$(BIN)/python -m pip install --editable '.[dev]'
 	@touch $@
 
-demo: reuse $(RUNS)/report/report.md  ## a teacher, students without and with it, and a report
+demo: reuse $(RUNS)/report/report.md  ## train a teacher, students without and with it, and write a report
 	@cat $(RUNS)/report/report.md
 	@echo
 	@echo "Report with pictures: $(RUNS)/report/report.html"
@@ -46,18 +46,18 @@ demo: reuse $(RUNS)/report/report.md  ## a teacher, students without and with it
 reuse: $(SCENES)/training/scenes.json
 	@for run in $(TEACHER) $(STUDENTS); do \
 		if [ $(RUNS)/$$run/.finished -nt $< ]; then \
-			echo "$(RUNS)/$$run: trained before, used as it is (make clean removes it)"; \
+			echo "$(RUNS)/$$run: already trained, kept (make clean removes it)"; \
 		fi; \
 	done
 
-# The script itself knows whether these very scenes are there already.
+# The script checks whether scenes with these options exist.
 $(SCENES)/training/scenes.json: always | $(INSTALLED)
 	$(BIN)/python datasets/make_synthetic_kitti.py $(SCENE_OPTIONS)
 
 $(patsubst %,$(RUNS)/%/.finished,$(TEACHER) $(STUDENTS)): $(SCENES)/training/scenes.json
 $(DISTILLED:%=$(RUNS)/%/.finished): $(RUNS)/$(TEACHER)/.finished
 
-# An interrupted run goes on; one on older scenes, or with an older teacher, starts afresh.
+# An interrupted run resumes. A run on older scenes or with an older teacher starts again.
 $(RUNS)/%/.finished:
 	@for input in $^; do if [ $$input -nt $(@D)/config.yaml ]; then rm -rf $(@D); fi; done
 	$(BIN)/python train_net.py --config-file configs/Quickstart/$*.yaml --num-gpus 0 --resume $(TRAIN_OPTIONS)
@@ -66,45 +66,45 @@ $(RUNS)/%/.finished:
 $(RUNS)/report/report.md: $(foreach run,$(TEACHER) $(STUDENTS),$(RUNS)/$(run)/.finished)
 	$(BIN)/python tools/report.py $(^D) --output $(@D)
 
-visualize: $(RUNS)/faster_rcnn_R18_from_R34/.finished  ## pictures of what the demo's student is taught
+visualize: $(RUNS)/faster_rcnn_R18_from_R34/.finished  ## draw weights, attention and features of the demo's student
 	$(BIN)/python tools/visualize.py \
 		--config-file configs/Quickstart/faster_rcnn_R18_from_R34.yaml \
 		--weights $(RUNS)/faster_rcnn_R18_from_R34/model_final.pth \
 		--num-gpus 0 --output $(RUNS)/pictures --contact-sheet 8
 
-model-zoo: $(foreach run,$(TEACHER) $(STUDENTS),$(RUNS)/$(run)/.finished)  ## fill MODEL_ZOO.md's rows of the demo
+model-zoo: $(foreach run,$(TEACHER) $(STUDENTS),$(RUNS)/$(run)/.finished)  ## update the rows of the demo in MODEL_ZOO.md
 	$(BIN)/python tools/model_zoo.py $(DISTILLED:%=$(RUNS)/%)
 
 deploy: $(RUNS)/faster_rcnn_R18_from_R34/.finished  ## export the demo's student to TorchScript and ONNX
 	$(BIN)/python tools/export_model.py --config-file $(<D)/config.yaml \
 		--weights $(<D)/model_final.pth --output $(RUNS)/export
 
-benchmark: install  ## what a step with a teacher costs
+benchmark: install  ## measure the cost of a training step with a teacher
 	$(BIN)/python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml \
 		--size 370x1242 --batch 2 --seconds 200 --json output/benchmark/benchmark.json \
 		$(BENCHMARK_OPTIONS)
 
-load-test: $(RUNS)/$(TEACHER)/.finished $(SCENES)/training/scenes.json  ## do memory or open files grow in 2000 iterations?
+load-test: $(RUNS)/$(TEACHER)/.finished $(SCENES)/training/scenes.json  ## check that memory and open files do not grow in 2000 iterations
 	$(BIN)/python tools/load_test.py --config-file configs/Quickstart/faster_rcnn_R18_from_R34.yaml \
 		SOLVER.MAX_ITER 2000
 
-crash-campaign: install  ## kill trainings KILLS times, resume them, compare how they end
+crash-campaign: install  ## kill training runs KILLS times, resume them, compare the results
 	$(BIN)/python tools/crash_campaign.py --kills $(KILLS)
 
-test: install  ## the tests, under 10 minutes on 2 cores
+test: install  ## run the tests, under 10 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
-test-slow: install  ## the tests that take longer
+test-slow: install  ## run the slow tests
 	$(BIN)/python -m pytest -m slow
 
-lint: install  ## format and lint checks
+lint: install  ## check format and lint rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-docs: install  ## the documentation as HTML, in output/docs/html
+docs: install  ## build the documentation as HTML in output/docs/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs output/docs/html
 
-clean:  ## remove what the demo made
+clean:  ## remove the output of the demo
 	rm -rf $(RUNS) $(SCENES)
 
 distclean: clean  ## remove .venv too

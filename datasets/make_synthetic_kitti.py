@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Render driving scenes with labels, in KITTI's folder and label format.
+"""Render labeled driving scenes in KITTI's folder and label format.
 
     python datasets/make_synthetic_kitti.py
     python datasets/make_synthetic_kitti.py --output data/night --conditions day=0.5 night=0.5
     python datasets/make_synthetic_kitti.py --wrong-class 0.1 --jitter 0.1 --missing 0.05
 
-Label noise goes to the training split alone; validation labels are right. What is known beyond the
-labels lies in training/scenes.json: for each image its condition, for each line of its label file
-the visible share, the true type and box and how the label was spoiled, and the missing labels.
+Label noise applies to the training split only; validation labels are correct. The side file
+training/scenes.json holds, for each image, its condition, its missing labels and, for each line of
+the label file, the visible share, the true type and box and the kind of label noise.
 """
 
 import argparse
@@ -33,14 +33,14 @@ MIN_SIDE = 48
 
 @dataclass(frozen=True)
 class Settings:
-    """What a rendered folder depends on, and nothing else.
+    """Settings that determine the content of a rendered folder.
 
     Attributes:
         train, val: number of scenes.
-        height, width: in pixels.
-        seed: of everything.
+        height, width: image size in pixels.
+        seed: seed of all random numbers.
         conditions: share of each condition.
-        noise: of the training labels.
+        noise: label noise of the training split.
     """
 
     train: int
@@ -53,8 +53,8 @@ class Settings:
 
 
 def render_one(settings: Settings, index: int, training: str) -> dict:
-    """Render scene number ``index`` into ``training``; returns its entry in the side file."""
-    # Streams of their own: label noise and conditions leave the geometry of the scenes alone.
+    """Render scene ``index`` into the folder ``training``; returns its entry in the side file."""
+    # Separate streams, so that label noise and conditions do not change the scene geometry.
     streams = [np.random.default_rng([settings.seed, index, stream]) for stream in range(3)]
     shares = np.array([settings.conditions.get(name, 0.0) for name in CONDITIONS])
     condition = CONDITIONS[int(np.searchsorted(np.cumsum(shares), streams[0].random(), "right"))]
@@ -77,7 +77,7 @@ def render_one(settings: Settings, index: int, training: str) -> dict:
 
 
 def render_folder(settings: Settings, output: str, workers: int) -> None:
-    """Render all scenes; the folder appears under its name when it is complete."""
+    """Render all scenes; the folder gets its final name when it is complete."""
     part = f"{output.rstrip(os.sep)}.part"
     shutil.rmtree(part, ignore_errors=True)  # of an interrupted call
     training = os.path.join(part, "training")
@@ -103,25 +103,26 @@ def render_folder(settings: Settings, output: str, workers: int) -> None:
 
 
 def find_rendered(output: str, settings: Settings, force: bool) -> bool:
-    """Whether ``output`` holds these very scenes already.
+    """Whether ``output`` already holds the scenes of ``settings``.
 
     Raises:
-        AIDError: it holds other scenes and ``force`` is off, or something else altogether.
+        AIDError: the folder holds scenes with other settings and ``force`` is off, or it was not
+            rendered by this script.
     """
     if not os.path.exists(output):
         return False
     side_file = os.path.join(output, "training", "scenes.json")
     if not os.path.isfile(side_file):
-        raise AIDError(f"{output} exists and was not rendered here: choose another --output")
+        raise AIDError(f"{output} exists and holds no rendered scenes: choose another --output")
     if force:
         return False
     try:
         with open(side_file) as f:
-            found = json.load(f)["settings"]
+            existing = json.load(f)["settings"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AIDError(f"{side_file} is damaged: delete {output} and render it again") from error
-    wanted = asdict(settings)
-    different = [key for key in wanted if found.get(key) != wanted[key]]
+    expected = asdict(settings)
+    different = [key for key in expected if existing.get(key) != expected[key]]
     if different:
         raise AIDError(
             f"{output} holds scenes with other settings ({', '.join(different)}): --force renders "
@@ -131,10 +132,10 @@ def find_rendered(output: str, settings: Settings, force: bool) -> bool:
 
 
 def parse_conditions(items: list[str]) -> dict[str, float]:
-    """Parse ``["day=0.7", "fog=0.3"]``; the shares are divided by their sum.
+    """Parse condition shares such as ``["day=0.7", "fog=0.3"]``, and normalize their sum to 1.
 
     Raises:
-        AIDError: an unknown condition, or shares that are no shares.
+        AIDError: a condition is unknown, or a share is not a finite number of at least 0.
     """
     shares = {}
     for item in items:
@@ -159,7 +160,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     root = os.path.join(datasets_root(), "synthetic_kitti")
-    parser.add_argument("--output", default=root, help="folder to make (default: %(default)s)")
+    parser.add_argument("--output", default=root, help="output folder (default: %(default)s)")
     parser.add_argument("--train", type=int, default=600, metavar="N", help="default: %(default)s")
     parser.add_argument("--val", type=int, default=200, metavar="N", help="default: %(default)s")
     parser.add_argument("--height", type=int, default=96, metavar="PIXELS", help="default: 96")
@@ -170,20 +171,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         nargs="+",
         default=["day=1"],
         metavar="NAME=SHARE",
-        help="of " + ", ".join(CONDITIONS) + " (default: day=1)",
+        help="shares of " + ", ".join(CONDITIONS) + " (default: day=1)",
     )
-    noise = parser.add_argument_group("label noise: shares of the training objects, 0 by default")
+    noise = parser.add_argument_group(
+        "label noise", "shares of the training objects, from 0 to 1; default: 0"
+    )
     for option, help in (
-        ("--wrong-class", "get another of the three classes"),
-        ("--jitter", "get a box that is off by a quarter or more of its size"),
-        ("--missing", "get no label"),
-        ("--cyclist-as-pedestrian", "of the cyclists are labelled as pedestrians"),
+        ("--wrong-class", "objects with another of the three classes"),
+        ("--jitter", "objects with a box shifted by a quarter or more of its size"),
+        ("--missing", "objects without a label"),
+        ("--cyclist-as-pedestrian", "cyclists labeled as pedestrians"),
     ):
         noise.add_argument(option, type=float, default=0.0, metavar="SHARE", help=help)
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), metavar="N", help="processes"
+        "--workers", type=int, default=os.cpu_count(), metavar="N", help="number of processes"
     )
-    parser.add_argument("--force", action="store_true", help="replace scenes that exist")
+    parser.add_argument("--force", action="store_true", help="replace existing scenes")
     return parser.parse_args(argv)
 
 
@@ -194,7 +197,7 @@ def main(argv: list[str] | None = None) -> None:
     noise = LabelNoise(*shares, args.cyclist_as_pedestrian)
     if not (min(shares) >= 0 and sum(shares) <= 1 and 0 <= args.cyclist_as_pedestrian <= 1):
         raise AIDError(
-            "--wrong-class, --jitter and --missing are shares: 0 to 1, together too; so is "
+            "--wrong-class, --jitter and --missing must be from 0 to 1, and so must their sum and "
             "--cyclist-as-pedestrian"
         )
     if min(args.train, args.val, args.workers) < 1 or args.seed < 0:
@@ -202,13 +205,13 @@ def main(argv: list[str] | None = None) -> None:
     if min(args.height, args.width) < MIN_SIDE:
         raise AIDError(f"--height and --width must be at least {MIN_SIDE}")
     if not args.output:
-        raise AIDError("--output is empty: name the folder to make")
+        raise AIDError("--output is empty: name an output folder")
     settings = Settings(
         args.train, args.val, args.height, args.width, args.seed,
         parse_conditions(args.conditions), noise,
     )  # fmt: skip
     if find_rendered(args.output, settings, args.force):
-        print(f"{args.output}: these scenes exist already and are used as they are")
+        print(f"{args.output}: scenes with these settings exist and are kept")
         return
     try:
         render_folder(settings, args.output, args.workers)

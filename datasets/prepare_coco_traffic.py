@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Write COCO traffic's annotations beside COCO 2017's own: the images with traffic, 13 categories.
+"""Write the annotations of COCO traffic, a subset of COCO 2017 with 13 categories.
 
-python datasets/prepare_coco_traffic.py                  both splits
-python datasets/prepare_coco_traffic.py --split val      val alone
+    python datasets/prepare_coco_traffic.py                  both splits
+    python datasets/prepare_coco_traffic.py --split val      validation split only
 
 An image is kept if it has an annotation, crowd regions included, of a vehicle (bicycle, car,
-motorcycle, bus, train, truck), a traffic light, a fire hydrant or a stop sign; with it, all its
-annotations of the 13 categories are.
+motorcycle, bus, train, truck), a traffic light, a fire hydrant or a stop sign. All annotations of
+the 13 categories on the kept images are kept.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from aid.data.coco import read_coco
 from aid.data.coco_traffic import CLASSES, SPLITS, annotation_file
 from aid.utils.errors import AIDError, main_with_clear_errors
 
-# The other categories are annotated, but do not make an image one of traffic.
+# Categories that are annotated, but do not cause an image to be kept.
 NOT_TRAFFIC = ("person", "parking meter", "cat", "dog")
 BATCH = 16  # images per iteration in configs/COCO-Traffic
 
@@ -28,7 +28,8 @@ BATCH = 16  # images per iteration in configs/COCO-Traffic
 def select(coco: dict) -> dict:
     """Reduce COCO's annotations to COCO traffic, in the order of the input.
 
-    Category ids become 1 to 13, in the order of CLASSES; COCO's own is a category's ``coco_id``.
+    Category ids are renumbered from 1 to 13 in the order of CLASSES; ``coco_id`` of a category is
+    its id in COCO.
     """
     by_name = {category["name"]: category for category in coco["categories"]}
     new_id = {by_name[name]["id"]: i for i, name in enumerate(CLASSES, start=1)}
@@ -50,7 +51,7 @@ def select(coco: dict) -> dict:
 
 
 def write_json(path: str, content: dict) -> None:
-    """Write a JSON object whose lists have one entry per line, whole or not at all.
+    """Write a JSON object atomically, with one list entry per line.
 
     Raises:
         AIDError: the file cannot be written.
@@ -63,7 +64,7 @@ def write_json(path: str, content: dict) -> None:
                 if not isinstance(value, list):
                     f.write(json.dumps(value))
                     continue
-                # Entry by entry: as one text the largest list takes hundreds of megabytes.
+                # Entry by entry: the largest list takes hundreds of megabytes as one string.
                 f.write("[")
                 for j, entry in enumerate(value):
                     f.write(f"{',' if j else ''}\n{json.dumps(entry)}")
@@ -78,14 +79,14 @@ def write_json(path: str, content: dict) -> None:
 
 
 def print_summary(path: str, split: str, subset: dict, num_images: int) -> None:
-    """Print what was kept, and for the training split the schedule's number of iterations."""
+    """Print the number of kept images and objects, and the schedules of the training split."""
     print(f"{path}: {len(subset['images'])} of {num_images} images")
     counts = Counter((a["category_id"], bool(a["iscrowd"])) for a in subset["annotations"])
     for i, name in enumerate(CLASSES, start=1):
         print(f"  {name:13} {counts[i, False]:7} objects {counts[i, True]:5} crowd regions")
     if split != "train":
         return
-    # Detectron2 trains on images that have an object outside of crowd regions.
+    # Detectron2 trains on images with at least one object that is not a crowd region.
     num_train = len({a["image_id"] for a in subset["annotations"] if not a["iscrowd"]})
     epoch = num_train // BATCH
     print(f"{num_train} images to train on: an epoch is {epoch} iterations of {BATCH} images")
@@ -95,10 +96,11 @@ def print_summary(path: str, split: str, subset: dict, num_images: int) -> None:
 
 
 def prepare(root: str, split: str) -> None:
-    """Write and report one split.
+    """Write one split and print its summary.
 
     Raises:
-        AIDError: see :func:`read_coco` and :func:`write_json`; the file is not COCO's own.
+        AIDError: see :func:`read_coco` and :func:`write_json`; or the file lacks a category, or has
+            no image with traffic.
     """
     source = os.path.join(root, "annotations", f"instances_{split}2017.json")
     print(f"reading {source}", flush=True)
@@ -110,11 +112,11 @@ def prepare(root: str, split: str) -> None:
     absent = set(CLASSES) - {category["name"] for category in coco["categories"]}
     if absent:
         raise AIDError(
-            f"{source} has no category {', '.join(sorted(absent))}: take COCO 2017's own"
+            f"{source} has no category {', '.join(sorted(absent))}: use COCO 2017's annotations"
         )
     subset = select(coco)
     if not subset["images"]:
-        raise AIDError(f"{source} has no annotation of traffic on any image: take COCO 2017's own")
+        raise AIDError(f"{source} has no annotation of traffic: use COCO 2017's annotations")
     path = annotation_file(root, split)
     print(f"writing {path}", flush=True)
     write_json(path, subset)

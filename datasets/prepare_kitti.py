@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Check KITTI's unpacked images and labels, and write the split files that it comes without.
+"""Check KITTI's unpacked images and labels, and write split files, which KITTI does not provide.
 
     python datasets/prepare_kitti.py                       80 % train, 20 % val, drawn by seed
     python datasets/prepare_kitti.py --mapping devkit/mapping             the same, by whole drives
-    python datasets/prepare_kitti.py --train-list train.txt --val-list val.txt    a split you have
+    python datasets/prepare_kitti.py --train-list train.txt --val-list val.txt    existing split
 
-KITTI's images are frames of drives, and those of one drive resemble each other: with a random split
-validation sees places that training has seen. The devkit's folder "mapping" says which image is of
-which drive.
+KITTI's images are frames of drives, and the frames of a drive resemble each other. A random split
+therefore has images of the same places in training and validation. The folder "mapping" of the
+devkit assigns images to drives.
 """
 
 import argparse
@@ -27,7 +27,7 @@ KITTI_IMAGES = 7481
 
 
 def list_images(root: str) -> list[str]:
-    """Names of the labelled images below ``root``, sorted.
+    """List the names of the labeled images below ``root``, sorted.
 
     Raises:
         AIDError: a folder is missing or empty, or images and labels do not pair up.
@@ -38,25 +38,25 @@ def list_images(root: str) -> list[str]:
         if not os.path.isdir(path):
             raise AIDError(f"{path} does not exist: see datasets/README.md for KITTI's layout")
         stems = (os.path.splitext(f) for f in os.listdir(path))
-        names[folder] = {stem for stem, found in stems if found == extension}
+        names[folder] = {stem for stem, suffix in stems if suffix == extension}
     images, labels = names["image_2"], names["label_2"]
     if not images:
         raise AIDError(f"{root}/training/image_2 holds no .png file: unpack KITTI's images there")
     if images != labels:
         missing = [
-            f"{len(alone)} {what} ({enumerate_some(alone)})"
-            for what, alone in (
+            f"{len(unpaired)} {kind} ({enumerate_some(unpaired)})"
+            for kind, unpaired in (
                 ("images without label", sorted(images - labels)),
                 ("labels without image", sorted(labels - images)),
             )
-            if alone
+            if unpaired
         ]
         raise AIDError(f"{root}/training: {', '.join(missing)}: unpack both archives completely")
     return sorted(images)
 
 
 def enumerate_some(names: list[str], most: int = 20) -> str:
-    """The names, of many the first ones."""
+    """Join names to a string, with at most ``most`` of them."""
     more = f", and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -68,7 +68,7 @@ def check_files(root: str, names: list[str]) -> dict[str, Counter]:
         {image name: number of objects of each class}.
 
     Raises:
-        AIDError: images whose header cannot be read, all of them; or the first malformed label.
+        AIDError: image headers cannot be read (the message counts them), or a label is malformed.
     """
     training = os.path.join(root, "training")
     broken = [name for name in names if not is_readable(f"{training}/image_2/{name}.png")]
@@ -85,6 +85,7 @@ def check_files(root: str, names: list[str]) -> dict[str, Counter]:
 
 
 def is_readable(image: str) -> bool:
+    """Whether the header of an image file can be read."""
     try:
         read_size(image)
     except AIDError:
@@ -93,23 +94,24 @@ def is_readable(image: str) -> bool:
 
 
 def find_gaps(names: list[str]) -> list[str]:
-    """Numbers that are missing between the first and the last name, if all are KITTI's numbers."""
+    """List the numbers missing between the first and the last name, if all are 6-digit numbers."""
     if not all(len(name) == 6 and name.isascii() and name.isdigit() for name in names):
         return []
-    there = {int(name) for name in names}
-    return [f"{i:06}" for i in range(min(there), max(there)) if i not in there]
+    present = {int(name) for name in names}
+    return [f"{i:06}" for i in range(min(present), max(present)) if i not in present]
 
 
 def draw_split(groups: list[list[str]], val_share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Draw (train, val) at random, whole groups at a time; both sorted, neither empty.
+    """Draw a random split (train, val) of whole groups; both lists are sorted.
 
     Args:
-        groups: image names, those together that must not be separated.
-        val_share: of the images, met as nearly as the groups allow in the order drawn.
-        seed: of the draw.
+        groups: groups of image names that must not be separated.
+        val_share: share of the validation images. Groups are drawn one by one and added to
+            validation if that brings its size closer to the share.
+        seed: seed of the draw.
 
     Raises:
-        AIDError: one of the two would be empty.
+        AIDError: one of the two splits would be empty.
     """
     total = sum(map(len, groups))
     target = round(val_share * total) if 0 < val_share < 1 else 0
@@ -119,8 +121,8 @@ def draw_split(groups: list[list[str]], val_share: float, seed: int) -> tuple[li
             val += group
     if not 0 < len(val) < total:
         raise AIDError(
-            f"--val-share {val_share} of {total} images ({len(groups)} to draw from) leaves a "
-            "split empty: choose another share, or bring lists"
+            f"--val-share {val_share} of {total} images in {len(groups)} groups leaves a split "
+            "empty: choose another share, or give lists"
         )
     chosen = set(val)
     return sorted(x for group in groups for x in group if x not in chosen), sorted(val)
@@ -130,9 +132,9 @@ def read_drives(mapping: str, names: list[str]) -> list[list[str]]:
     """Group image names by drive.
 
     Args:
-        mapping: the devkit's folder with train_mapping.txt, whose lines are date, drive and frame,
-            and train_rand.txt, whose entry i is the line (from 1) that image i comes from.
-        names: images with KITTI's numbers for names.
+        mapping: folder of the devkit with train_mapping.txt, whose lines are date, drive and frame,
+            and train_rand.txt, whose entry i is the line number (from 1) of image i.
+        names: image names, which are KITTI's numbers.
 
     Raises:
         AIDError: a file is missing or malformed, or has no entry for an image.
@@ -153,8 +155,8 @@ def read_drives(mapping: str, names: list[str]) -> list[list[str]]:
             date, drive, _ = lines[line - 1]
         except (IndexError, ValueError):
             raise AIDError(
-                f"{mapping}: train_rand.txt and train_mapping.txt say no drive for image {name}: "
-                "take both from KITTI's object development kit"
+                f"{mapping}: train_rand.txt and train_mapping.txt have no drive for image {name}: "
+                "use both files of KITTI's object development kit"
             ) from None
         drives.setdefault((date, drive), []).append(name)
     return [drives[key] for key in sorted(drives)]
@@ -169,15 +171,15 @@ def _read(path: str) -> str:
 
 
 def read_split(train_list: str, val_list: str, names: list[str]) -> tuple[list[str], list[str]]:
-    """Read (train, val) from files of one name per line.
+    """Read a split (train, val) from two files with one image name per line.
 
     Raises:
-        AIDError: a file is missing or empty, a name is unknown, or is listed twice.
+        AIDError: a file is missing or empty, or a name is unknown or listed twice.
     """
     splits = read_names(train_list), read_names(val_list)
     both = set(splits[0]) & set(splits[1])
     if both:
-        raise AIDError(f"{val_list} lists {min(both)}, which {train_list} has already")
+        raise AIDError(f"{val_list} and {train_list} both list {min(both)}")
     known = set(names)
     for path, members in zip((train_list, val_list), splits, strict=True):
         unknown = [name for name in members if name not in known]
@@ -190,7 +192,7 @@ def read_split(train_list: str, val_list: str, names: list[str]) -> tuple[list[s
 
 
 def find_existing(root: str) -> list[str]:
-    """The split files that are there already."""
+    """List the split files that exist."""
     paths = [os.path.join(root, "ImageSets", f"{x}.txt") for x in ("train", "val", "trainval")]
     return [path for path in paths if os.path.exists(path)]
 
@@ -199,7 +201,7 @@ def write_splits(root: str, splits: dict[str, list[str]]) -> None:
     """Write ImageSets/{train,val,trainval}.txt.
 
     Raises:
-        AIDError: they cannot be written.
+        AIDError: the files cannot be written.
     """
     folder = os.path.join(root, "ImageSets")
     try:
@@ -221,18 +223,18 @@ def main(argv: list[str] | None = None) -> None:
         default=os.path.join(datasets_root(), "kitti"),
         help="folder that holds training/ (default: %(default)s)",
     )
-    parser.add_argument("--val-share", type=float, help="default: 0.2")
-    parser.add_argument("--seed", type=int, help="of the draw, default: 0")
-    parser.add_argument("--mapping", help="the devkit's folder mapping: keep drives together")
+    parser.add_argument("--val-share", type=float, help="share of validation images, default: 0.2")
+    parser.add_argument("--seed", type=int, help="seed of the random split, default: 0")
+    parser.add_argument("--mapping", help="mapping folder of the devkit, to split by whole drives")
     parser.add_argument("--train-list", help="file with one image name per line; with --val-list")
-    parser.add_argument("--val-list")
+    parser.add_argument("--val-list", help="the same for validation")
     parser.add_argument("--force", action="store_true", help="replace existing split files")
     args = parser.parse_args(argv)
     if bool(args.train_list) != bool(args.val_list):
         parser.error("--train-list and --val-list go together")
     drawn = (args.val_share, args.seed, args.mapping)
     if args.train_list and any(x is not None for x in drawn):
-        parser.error("--val-share, --seed and --mapping draw a split, --train-list brings one")
+        parser.error("--val-share, --seed and --mapping cannot be used with --train-list")
 
     existing = find_existing(args.root)
     if existing and not args.force:
@@ -251,7 +253,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.root}/training: {len(names)} images{whole}, each with a label")
     gaps = find_gaps(names)
     if gaps:
-        print(f"numbers between the first and the last that are not there: {enumerate_some(gaps)}")
+        print(f"missing numbers between the first and the last: {enumerate_some(gaps)}")
     rows = []
     for split, members in splits.items():
         count = sum((objects[name] for name in members), Counter())

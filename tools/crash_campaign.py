@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Kill trainings at random moments, resume them, and compare how they end.
+"""Kill training runs at random moments, resume them, and compare the results.
 
     python tools/crash_campaign.py --kills 20
 
-A small AID student is trained once without interruption, and once for each number of loader workers
-with kills (SIGKILL), half of them while a checkpoint is being written. After each kill every
-checkpoint must be readable and none may be lost; at the end all of them must be those of the
-uninterrupted run, bit for bit. Exits with status 1 if anything of this fails.
+A small AID student is trained once without interruption, and once with kills (SIGKILL) for each
+number of loader workers. About half of the kills hit the write of a checkpoint. After each kill all
+checkpoints must be present and readable; at the end they must be bit-equal to those of the
+uninterrupted run. Exits with status 1 if a check fails.
 """
 
 import argparse
@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"error: {result['failure']}")
     print(
         f"{result['kills']} kills, {result['kills_during_write']} of them during a write: no "
-        f"checkpoint unreadable or lost, all {result['compared_checkpoints']} bit for bit those of "
-        f"the uninterrupted run ({os.path.join(args.output, 'crash_campaign.json')})"
+        f"checkpoint unreadable or lost, all {result['compared_checkpoints']} bit-equal to the "
+        f"uninterrupted run ({os.path.join(args.output, 'crash_campaign.json')})"
     )
 
 

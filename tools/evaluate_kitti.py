@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""KITTI's official 2D metric of result files, as the benchmark's development kit computes it.
+"""Compute KITTI's official 2D metric of result files, as in the benchmark's development kit.
 
     python tools/evaluate_kitti.py --labels datasets/kitti/training/label_2 \\
         --results output/.../inference/kitti_results/kitti_val --json ap.json
 
-Images without a result file are left out; an empty result file says that nothing was found.
+Images without a result file are not evaluated; an empty result file means no detections.
 """
 
 import argparse

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Export a trained detector to TorchScript and ONNX, compare it, and measure what each form costs.
+"""Export a trained detector to TorchScript and ONNX, compare the files, and time them.
 
     python tools/export_model.py --config-file output/.../config.yaml \\
         --weights output/.../model_final.pth --output output/export
 
-Each file is run on images of the config's test set, or on those of --images, and refused if it does
-not find what the detector finds. Beside the files, for images of any size on the CPU, the folder
-holds export.json, which says how they are fed, and the table of latency and size, export.md.
-docs/deploy.md says more.
+Each file is run on images of the config's test set or of --images, and rejected if its detections
+differ from the detector's. The files take images of any size, on the CPU. The folder also gets
+export.json, which describes inputs and outputs, and export.md, the table of latency and size.
+See docs/deploy.md.
 """
 
 import argparse
@@ -102,14 +102,14 @@ def _write(args: argparse.Namespace, cfg: CfgNode) -> None:
 def _export(
     kind: str, detector: nn.Module, images: list[torch.Tensor], args: argparse.Namespace
 ) -> tuple[Row, Callable]:
-    """Write a file and compare it; returns what is known of it, and a run of it to be timed."""
+    """Write a file and compare it; returns its row of the table, and a function to time."""
     path = os.path.join(args.output, FILES[kind])
     export(detector, kind, images[0], path)
     run = load_exported(path, kind, args.threads)
     try:
         difference = compare_detections(run, detector, images, path)
     except AIDError:
-        os.remove(path)  # so that it is not taken for one that was found good
+        os.remove(path)  # leave no file behind that failed the comparison
         raise
     size = os.path.getsize(path) / 1e6
     row = Row(TITLES[kind], size, num_parameters(detector), difference)
@@ -117,7 +117,7 @@ def _export(
 
 
 def _pictures(args: argparse.Namespace, cfg: CfgNode) -> list[np.ndarray]:
-    """The images of the comparison, the first of which is also the one that is timed."""
+    """Read the images of the comparison, (H, W, 3), uint8; the first one is also timed."""
     if args.images:
         sources = find_sources(args.images)
     elif cfg.DATASETS.TEST and cfg.DATASETS.TEST[0] in DatasetCatalog.list():
@@ -125,25 +125,25 @@ def _pictures(args: argparse.Namespace, cfg: CfgNode) -> list[np.ndarray]:
         names = [x["file_name"] for x in DatasetCatalog.get(cfg.DATASETS.TEST[0])]
         sources = find_sources(names[: args.num_images])
     else:
-        raise AIDError("no data set of DATASETS.TEST is registered here: add --images IMAGE ...")
-    frames = read_frames(sources, cfg.INPUT.FORMAT, _refuse)
+        raise AIDError("no dataset of DATASETS.TEST is registered: add --images IMAGE ...")
+    frames = read_frames(sources, cfg.INPUT.FORMAT, _fail)
     return [frame.image for frame in islice(frames, args.num_images)]
 
 
-def _refuse(line: str) -> None:
-    raise AIDError(f"{line}: the comparison needs images that can be read")
+def _fail(message: str) -> None:
+    raise AIDError(f"{message}: the comparison needs readable images")
 
 
 def _teachers(cfg: CfgNode, picture: np.ndarray) -> list[tuple[Row, Callable]]:
-    """Those that the config names, if it is a student's."""
-    found = []
+    """Build the teachers that the config names, if it is the config of a student."""
+    teachers = []
     for number in range(num_teachers(cfg) if cfg.TEACHER.CONFIG_FILE else 0):
         teacher = build_teacher(cfg, number)
         same = teacher.cfg.INPUT.FORMAT == cfg.INPUT.FORMAT
         sample = as_input(picture if same else picture[:, :, ::-1], teacher.cfg)
         name = f"teacher {number + 1}" if number else "teacher"
-        found.append(_eager(name, teacher.detector, sample["image"].float()))
-    return found
+        teachers.append(_eager(name, teacher.detector, sample["image"].float()))
+    return teachers
 
 
 def _eager(name: str, detector: nn.Module, image: torch.Tensor) -> tuple[Row, Callable]:
@@ -152,7 +152,7 @@ def _eager(name: str, detector: nn.Module, image: torch.Tensor) -> tuple[Row, Ca
 
 
 def _feeding(cfg: CfgNode) -> dict:
-    """What a program needs to know that runs the files."""
+    """Describe inputs and outputs of the files for programs that run them."""
     sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
     return {
         "input": {"shape": [3, "height", "width"], "channels": cfg.INPUT.FORMAT, **sizes},

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""Make Detectron2 importable in this Python environment, without compiling anything.
+"""Install Detectron2 in this Python environment without compiling it.
 
     python tools/install_detectron2.py
 
-A Detectron2 that works already is left alone: to use upstream's own build, with its compiled
-operators, install that first (its INSTALL.md says how). Detectron2 is not on the Python package
-registry under its own name, but the wheel of LabGym 3.1.2 there carries an unchanged copy of its
-Python part (main branch after v0.6, Apache-2.0) under the name LabGym.detectron2. This script
-downloads that wheel, checks its hash, puts Detectron2 alone into a wheel of its own with the
-original import names, and has pip install that. Nothing of LabGym itself is installed.
+A working Detectron2 is kept: to use upstream's build with compiled operators, install it first
+(see its INSTALL.md). The Python package index has no Detectron2 under its own name, but the wheel
+of LabGym 3.1.2 contains an unchanged copy of its Python part (main branch after v0.6, Apache-2.0)
+as LabGym.detectron2. This script downloads that wheel, checks its hash, repacks Detectron2 with its
+original import names into a separate wheel, and installs that with pip. LabGym is not installed.
 """
 
 import argparse
@@ -26,8 +25,8 @@ VERSION = "0.6+labgym3.1.2"
 PACKAGE, VENDORED = "detectron2/", "LabGym/detectron2/"
 LICENSE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "LICENSE")
 
-# Those of Detectron2's own setup.py, less black, which only LazyConfig.to_py needs, plus numpy and
-# the setuptools whose pkg_resources its model zoo imports. As there, torch is left to the user.
+# Requirements of Detectron2's setup.py without black, which only LazyConfig.to_py needs, plus numpy
+# and a setuptools with pkg_resources for its model zoo. As there, the user installs torch.
 REQUIREMENTS = (
     "Pillow>=7.1",
     "matplotlib",
@@ -69,14 +68,14 @@ Tag: py3-none-any
 
 
 class InstallError(Exception):
-    """What went wrong and what to do, in one line."""
+    """Failed installation; the message is one line: what is wrong and what to do."""
 
 
 def find_detectron2() -> str | None:
-    """Version and place of the Detectron2 that can be imported; None if there is none.
+    """Version and path of the installed Detectron2; None if there is none.
 
     Raises:
-        InstallError: there is one, but it fails to import.
+        InstallError: Detectron2 is installed, but its import fails.
     """
     probe = (
         "import importlib.util, sys\n"
@@ -85,50 +84,58 @@ def find_detectron2() -> str | None:
         "import detectron2, detectron2.engine, detectron2.model_zoo\n"
         "print(detectron2.__version__, 'in', list(detectron2.__path__)[0])\n"
     )
-    found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
-    if found.returncode == 0:
-        return found.stdout.strip()
-    if found.returncode == 3:
+    process = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    if process.returncode == 0:
+        return process.stdout.strip()
+    if process.returncode == 3:
         return None
-    reason = (found.stderr.strip().splitlines() or ["no reason given"])[-1]
+    reason = (process.stderr.strip().splitlines() or ["no reason given"])[-1]
     raise InstallError(
-        f"a Detectron2 is installed but cannot be imported ({reason}): mend it, or run "
-        f"`{sys.executable} -m pip uninstall detectron2` and call this again"
+        f"a Detectron2 is installed but cannot be imported ({reason}): repair it, or run "
+        f"`{sys.executable} -m pip uninstall detectron2` and run this script again"
     )
 
 
 def download(folder: str) -> str:
     """Download the source wheel into ``folder``; returns its path."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    # It declares Python < 3.11 for the sake of other parts.
+    # LabGym requires Python < 3.11, its copy of Detectron2 does not.
     command += ["--python-version", "3.10", "--dest", folder, SOURCE]
     if subprocess.run(command).returncode:
-        raise InstallError(f"pip could not download {SOURCE}: check the network, then call again")
+        raise InstallError(
+            f"pip could not download {SOURCE}: check the network, then run this again"
+        )
     (name,) = os.listdir(folder)
     return os.path.join(folder, name)
 
 
 def check_hash(path: str) -> None:
-    """Raises:
-    InstallError: the file is not the one that this script was written for.
+    """Check the hash of the source wheel.
+
+    Raises:
+        InstallError: the file cannot be read, or is not the expected wheel.
     """
     try:
         with open(path, "rb") as f:
-            found = hashlib.sha256(f.read()).hexdigest()
+            digest = hashlib.sha256(f.read()).hexdigest()
     except OSError as error:
         raise InstallError(f"{path} cannot be read: {error.strerror}") from error
-    if found != SHA256:
+    if digest != SHA256:
         raise InstallError(
-            f"{path} has sha256 {found}, expected {SHA256}: nothing was installed; the file is cut "
-            "off or another one"
+            f"{path} has sha256 {digest}, expected {SHA256}: the file is truncated or another one; "
+            "nothing was installed"
         )
 
 
 def repack(source: str, folder: str) -> str:
-    """Write the wheel ``detectron2`` from LabGym's into ``folder``; the same bytes every time.
+    """Build the wheel of Detectron2 from that of LabGym, reproducibly.
+
+    Args:
+        source: path of LabGym's wheel.
+        folder: output folder.
 
     Returns:
-        Its path.
+        Path of the new wheel.
     """
     info = f"detectron2-{VERSION}.dist-info"
     files = {}
@@ -147,7 +154,7 @@ def repack(source: str, folder: str) -> str:
     path = os.path.join(folder, f"detectron2-{VERSION}-py3-none-any.whl")
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
-            entry = zipfile.ZipInfo(name)  # of a fixed date
+            entry = zipfile.ZipInfo(name)  # with a fixed date
             entry.external_attr = 0o644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, content)
@@ -160,14 +167,14 @@ def _digest(content: bytes) -> str:
 
 
 def install(source: str | None) -> None:
-    """Install Detectron2 from ``source``, or from a download if it is None.
+    """Install Detectron2 from the wheel ``source``, which is downloaded if it is None.
 
     Raises:
-        InstallError: whatever could not be done.
+        InstallError: the installation failed.
     """
-    found = find_detectron2()
-    if found:
-        print(f"Detectron2 {found} works: nothing to do")
+    installed = find_detectron2()
+    if installed:
+        print(f"Detectron2 {installed} works: nothing to do")
         return
     torch = subprocess.run([sys.executable, "-c", "import torch, torchvision"], capture_output=True)
     if torch.returncode:
@@ -181,10 +188,10 @@ def install(source: str | None) -> None:
         wheel = repack(source, wheels)
         if subprocess.run([sys.executable, "-m", "pip", "install", wheel]).returncode:
             raise InstallError(f"pip could not install {os.path.basename(wheel)}: see above")
-    found = find_detectron2()
-    if not found:
+    installed = find_detectron2()
+    if not installed:
         raise InstallError("Detectron2 was installed but cannot be found: check PYTHONPATH")
-    print(f"Detectron2 {found} installed")
+    print(f"Detectron2 {installed} installed")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Detect objects in images and videos with a trained detector, and draw what is found.
+"""Detect objects in images and videos with a trained detector, and draw the detections.
 
     python tools/predict.py --config-file output/.../config.yaml \\
         --weights output/.../model_final.pth --output output/predictions PHOTOS CLIP.mp4
     python tools/predict.py --config-file COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml \\
         --weights model_final_280758.pkl --output output/predictions 'drives/**/*.png'
 
-Inputs are images, videos, folders of both, and patterns. Writes pictures/ with a drawn picture of
-each image and a video of each video, and detections as text files of KITTI in kitti/ or as COCO's
-json, detections.json. An image or a frame that cannot be read is said in a line and left out, and
-the exit status is then 1. docs/deploy.md says more.
+Inputs are images, videos, folders of both, and patterns. Writes annotated images and videos to
+pictures/, and detections as KITTI text files to kitti/ or in COCO's JSON layout to detections.json.
+Images and frames that cannot be read are reported on one line each and skipped, with exit status 1.
+See docs/deploy.md.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     sources = find_sources(args.inputs)
     cfg = load_config_of(args.config_file, args.weights, args.device, args.opts)
     if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
-        raise AIDError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT}: only BGR and RGB are predicted on")
+        raise AIDError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT}: only BGR and RGB are supported")
     with output_folder(args.output):
         _check_empty(args.output)
         detector = load_detector(cfg)
@@ -72,15 +72,15 @@ def main(argv: list[str] | None = None) -> None:
 def _check_empty(folder: str) -> None:
     if os.listdir(folder):
         raise AIDError(
-            f"--output {folder} is not empty: choose a new folder, so that results of several "
-            "calls are not taken for those of one"
+            f"--output {folder} is not empty: choose a new folder, so that results of different "
+            "calls are not mixed"
         )
 
 
 def _run(
     args: argparse.Namespace, cfg: CfgNode, detector: nn.Module, sources: list[Source]
 ) -> tuple[int, int]:
-    """Detect, write, and count what was written about and what was skipped."""
+    """Run the detector and write its detections; returns the numbers of frames and of skips."""
     num_frames, skipped = 0, []
     names, ids = classes_of(cfg)
 
@@ -101,9 +101,10 @@ def _run(
             stack.enter_context(writer)
         bar = stack.enter_context(tqdm(total=count_frames(sources), unit="image"))
         frames = read_frames(sources, cfg.INPUT.FORMAT, skip)
-        for frame, found in predict(detector, cfg, frames, args.batch_size, args.score_threshold):
+        results = predict(detector, cfg, frames, args.batch_size, args.score_threshold)
+        for frame, detections in results:
             for writer in writers:
-                writer.write(frame, found)
+                writer.write(frame, detections)
             num_frames += 1
             bar.update()
     return num_frames, len(skipped)

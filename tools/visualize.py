@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Show on images what a student is taught: where it imitates its teacher, how much, and why.
+"""Visualize distillation on images: imitation weights, teacher losses, attention and features.
 
     python tools/visualize.py --config-file configs/Quickstart/faster_rcnn_R18_from_R34.yaml \\
         --weights output/quickstart/faster_rcnn_R18_from_R34/model_final.pth \\
         --num-gpus 0 --output output/pictures --contact-sheet 8
 
-Writes a page for each image: the ground truth with the teacher's loss on each object, and, level by
-level, weights, attention, and the difference between the features of teacher and student, before
-training and, with --weights, after it. docs/visualize.md explains what is on a page.
+Writes one page per image: the ground truth with the teacher's loss on each object, and, for each
+level, weight map, attention, and the difference between the features of teacher and student, before
+training and, with --weights, after it. See docs/visualize.md.
 """
 
 import argparse

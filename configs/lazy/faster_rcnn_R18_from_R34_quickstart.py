@@ -1,6 +1,6 @@
-"""The student with AID of configs/Quickstart, as a LazyConfig: the same model, and the same steps.
+"""Student with AID of configs/Quickstart as a LazyConfig, with the same model and training steps.
 
-For tools/lazyconfig_train_net.py, from the root of the repository.
+For tools/lazyconfig_train_net.py, to be run from the root of the repository.
 """
 
 import detectron2.data.transforms as T
@@ -26,10 +26,10 @@ from aid.modeling.schedule import Schedule
 from aid.modeling.weighting import ExponentialWeighting
 
 CHANNELS, LEVELS = 64, ("p2", "p3", "p4", "p5", "p6")
-# Of student and teacher.
+# Channels of student and teacher.
 BOTH = {level: (CHANNELS, CHANNELS) for level in LEVELS}
 
-# The student: Detectron2's own Mask R-CNN, smaller, without masks.
+# Student: Detectron2's Mask R-CNN, smaller and without masks.
 student = get_config("common/models/mask_rcnn_fpn.py").model
 student._target_ = AIDGeneralizedRCNN
 for key in ("mask_in_features", "mask_pooler", "mask_head"):
@@ -39,7 +39,7 @@ student.input_format = "RGB"
 student.backbone.out_channels = CHANNELS
 student.backbone.bottom_up.stem.norm = "BN"
 student.backbone.bottom_up.stages.update(depth=18, norm="BN")
-del student.backbone.bottom_up.stages["stride_in_1x1"]  # which only bottlenecks have
+del student.backbone.bottom_up.stages["stride_in_1x1"]  # exists in bottleneck blocks only
 student.proposal_generator.head.in_channels = CHANNELS
 student.proposal_generator.anchor_generator.sizes = [[12], [24], [48], [96], [128]]
 student.proposal_generator.update(pre_nms_topk=(300, 300), post_nms_topk=(150, 150))
@@ -48,7 +48,7 @@ student.roi_heads.box_head.input_shape = ShapeSpec(channels=CHANNELS, height=7, 
 student.roi_heads.box_head.fc_dims = [128, 128]
 student.roi_heads.box_predictor.input_shape = ShapeSpec(channels=128)
 
-# The teacher is what it was trained as: its own config file and weights.
+# Teacher: config file and weights of its own training.
 teacher = L(load_teacher)(
     config_file="configs/Quickstart/faster_rcnn_R34_FPN.yaml",
     weights="output/quickstart/faster_rcnn_R34_FPN/model_final.pth",
@@ -85,7 +85,7 @@ dataloader = dict(
 )
 
 optimizer = L(L(clipped)(optimizer=torch.optim.AdamW))(
-    # The script names the model.
+    # The training script sets the model.
     params=L(get_default_optimizer_params)(base_lr="${..lr}", weight_decay_norm=0.0),
     lr=0.002,
     weight_decay=0.01,

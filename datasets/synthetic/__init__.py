@@ -1,8 +1,8 @@
 """Rendered driving scenes with labels.
 
-Shapes and models are in `primitives`, `vehicles`, `people` and `street`; what stands where in
-`scene`; pixels in `canvas` and `render`; what the labels say in `labels`.
+`primitives`, `vehicles`, `people` and `street` define shapes and models, `scene` samples their
+positions, `canvas` and `render` draw the image, and `labels` creates the labels.
 
-World coordinates are KITTI's camera coordinates in metres: x right, y down, z forward, the camera
-at the origin. Models have coordinates of their own: forward, right and up, on the ground at 0.
+World coordinates are KITTI's camera coordinates in meters: x right, y down, z forward, with the
+camera at the origin. Model coordinates are forward, right and up, with the ground at up = 0.
 """

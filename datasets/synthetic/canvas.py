@@ -1,4 +1,7 @@
-"""Primitives to pixels, from far to near, with a record of which object every pixel belongs to."""
+"""Rasterization of primitives, from far to near, with the object index of each pixel.
+
+Shape letters: (H, W) size of the image, P points.
+"""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ NOTHING = -1
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole; focal length and principal point in pixels, height above the ground in metres."""
+    """Pinhole camera: focal length and principal point in pixels, height above ground in meters."""
 
     focal: float
     center_x: float
@@ -24,21 +27,21 @@ class Camera:
     height: float
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """(P, 3) in the world, all before the camera, to (P, 2) pixels."""
+        """Project world points (P, 3), all in front of the camera, to pixels (P, 2)."""
         return points[:, :2] / points[:, 2:] * self.focal + (self.center_x, self.center_y)
 
 
 @dataclass(frozen=True)
 class Light:
-    """How surfaces look.
+    """Illumination of a scene.
 
     Attributes:
-        sun: unit vector towards the light.
-        ambient, diffuse: shares of a colour that is seen from everywhere, and towards the sun.
+        sun: unit vector toward the light.
+        ambient, diffuse: strength of ambient and of diffuse reflection.
         tint: factor of each channel.
-        haze: colour of the air.
-        visibility: distance in metres at which 63 % of a colour is lost to the haze.
-        night: lamps outshine what is around them.
+        haze: color of the haze, RGB.
+        visibility: distance in meters at which haze replaces 63 % of a color.
+        night: whether lamps have a halo.
     """
 
     sun: tuple[float, float, float]
@@ -50,7 +53,7 @@ class Light:
     night: bool = False
 
     def shade(self, color: tuple, depth: float, normal: np.ndarray | None) -> tuple:
-        """Colour of a surface with a unit normal, or of a round body, at a distance."""
+        """Color of a surface with a unit normal, or of a round body (None), at a distance in m."""
         facing = 0.5 if normal is None else max(0.0, float(normal @ self.sun))
         strength = self.ambient + self.diffuse * facing
         clear = math.exp(-depth / self.visibility)
@@ -62,19 +65,24 @@ class Light:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn of an object: its extent x1, y1, x2, y2 in pixels, also beyond the image, and
-    the number of pixels of its silhouette within."""
+    """Result of drawing an object.
+
+    Attributes:
+        extent: x1, y1, x2, y2 in pixels, not clipped to the image.
+        num_pixels: number of pixels of its silhouette inside the image, including those that other
+            objects hide later.
+    """
 
     extent: tuple[float, float, float, float]
     num_pixels: int
 
 
 class Canvas:
-    """An image, the number of the object at each pixel, and the lights that glow in it.
+    """Image with the object index and the emitted light of each pixel.
 
     Attributes:
         image: (H, W, 3), RGB, uint8.
-        ids: (H, W), number of the object seen there, -1 for none.
+        ids: (H, W), index of the visible object, -1 for none.
         glow: (H, W, 3), uint8, emissive surfaces only.
     """
 
@@ -86,7 +94,7 @@ class Canvas:
         self.glow = np.zeros_like(image)
 
     def draw(self, primitives: list[Primitive], number: int = NOTHING) -> Drawn:
-        """Draw a placed model over what is there; everything must lie before the camera."""
+        """Draw a placed model, which must be in front of the camera, over the current content."""
         order = _far_to_near(primitives)
         mask = np.zeros(self.ids.shape, np.uint8)
         extents = [self._outline(mask, p, 1) for p in order]
@@ -103,7 +111,7 @@ class Canvas:
         return Drawn((*low.tolist(), *high.tolist()), int(mask.sum()))
 
     def draw_flat(self, polygon: Polygon) -> None:
-        """Draw one face of the background."""
+        """Draw a polygon of the background."""
         self._outline(self.image, polygon, self._color(polygon, float(polygon.points[:, 2].mean())))
         if polygon.emissive:
             self._outline(self.glow, polygon, polygon.color)
@@ -114,7 +122,7 @@ class Canvas:
         a, b, c = p.points[0], p.points[1], p.points[2]
         normal = np.cross(b - a, c - a)
         normal = normal / max(float(np.sqrt(normal @ normal)), 1e-9)
-        if normal @ a > 0:  # what is seen of a face looks at the camera
+        if normal @ a > 0:  # the visible side of a face points toward the camera
             normal = -normal
         return self.light.shade(p.color, depth, normal)
 
@@ -138,7 +146,7 @@ class Canvas:
 
 
 def _far_to_near(primitives: list[Primitive]) -> list[Primitive]:
-    """The order of drawing: by distance, then the decals that face the camera."""
+    """Drawing order: bodies by decreasing distance, then the decals that face the camera."""
     bodies, decals = [], []
     for p in primitives:
         outward = getattr(p, "outward", None)

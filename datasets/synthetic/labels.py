@@ -1,4 +1,4 @@
-"""What KITTI's label file says of a rendered scene, rightly or, on demand, wrongly."""
+"""Labels of a rendered scene in KITTI's format, correct or with label noise."""
 
 import math
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from .render import SeenObject
 
 __all__ = ["Label", "LabelNoise", "label_objects", "spoil"]
 
-# Below this share of the picture's height, or of its own silhouette, an object is not labelled but
-# a DontCare region.
+# An object becomes a DontCare region if its height is below this share of the image height, its
+# visible share below MIN_VISIBLE, or its truncation above MAX_TRUNCATED.
 MIN_HEIGHT = 0.09
 MIN_VISIBLE = 0.15
 MAX_TRUNCATED = 0.9
-# Shares of the silhouette that are visible, above which KITTI's occlusion is 0 and 1.
+# Visible shares from which KITTI's occlusion level is 0 and 1.
 FULLY_VISIBLE, PARTLY_VISIBLE = 0.85, 0.45
 CLASSES = ("Car", "Pedestrian", "Cyclist")
 MIN_JITTER, MAX_JITTER = 0.25, 0.6
@@ -23,14 +23,14 @@ MIN_JITTER, MAX_JITTER = 0.25, 0.6
 
 @dataclass(frozen=True)
 class Label:
-    """A line of a label file, and what is known about it.
+    """Line of a label file, with its ground truth.
 
     Attributes:
-        type, bbox: as the file says; box x1, y1, x2, y2 in pixels.
-        rest: the fields between type and box, and those after it.
-        visible: share of the silhouette that can be seen, 0 to 1.
-        spoiled: "class", "jitter", or None.
-        true_type, true_bbox: as they should be.
+        type, bbox: type and box as written to the file; box x1, y1, x2, y2 in pixels.
+        rest: fields between type and box, and fields after the box.
+        visible: visible share of the silhouette, 0 to 1.
+        spoiled: kind of label noise, "class" or "jitter"; None for a correct label.
+        true_type, true_bbox: correct type and box.
     """
 
     type: str
@@ -43,12 +43,13 @@ class Label:
 
     @property
     def line(self) -> str:
+        """Line of the label file, without line break."""
         box = " ".join(f"{edge:.2f}" for edge in self.bbox)
         return f"{self.type} {self.rest[0]} {box} {self.rest[1]}"
 
     @property
     def record(self) -> dict:
-        """The label's entry in the side file."""
+        """Entry of the label in the side file."""
         return {
             "type": self.true_type,
             "bbox": [round(edge, 2) for edge in self.true_bbox],
@@ -59,12 +60,12 @@ class Label:
 
 @dataclass(frozen=True)
 class LabelNoise:
-    """Shares of the objects of the three classes whose label is spoiled, each from 0 to 1.
+    """Shares of the objects of the three classes with a wrong label, each from 0 to 1.
 
     Attributes:
-        wrong_class, jitter, missing: of all objects, at random.
-        cyclist_as_pedestrian: of the cyclists that are left; a systematic error, which a detector
-            learns.
+        wrong_class, jitter, missing: shares of all objects, drawn at random.
+        cyclist_as_pedestrian: share of the cyclists without other noise; a systematic error, which
+            a detector learns.
     """
 
     wrong_class: float = 0.0
@@ -74,7 +75,7 @@ class LabelNoise:
 
 
 def label_objects(seen: list[SeenObject], camera: Camera, height: int, width: int) -> list[Label]:
-    """Correct labels of a picture of ``height`` x ``width`` pixels, near objects first."""
+    """Create correct labels of an image of ``height`` x ``width`` pixels, near objects first."""
     labels = (_label(obj, camera, height, width) for obj in reversed(seen))
     return [label for label in labels if label is not None]
 
@@ -102,14 +103,14 @@ def _label(obj: SeenObject, camera: Camera, height: int, width: int) -> Label | 
 def spoil(
     labels: list[Label], noise: LabelNoise, rng: np.random.Generator, height: int, width: int
 ) -> tuple[list[Label], list[Label]]:
-    """Spoil a share of the labels of the three classes, each in one way at most.
+    """Apply label noise to the three classes, at most one kind for each label.
 
     Returns:
-        The labels that remain, some of them wrong, and the labels that are missing.
+        The labels to write, some of them wrong, and the missing labels.
     """
     kept, missing = [], []
     for label in labels:
-        # One draw for every label, so that more noise of one kind leaves the others where they are.
+        # The same draws for every label, so that the other labels stay as they are if noise grows.
         share, sub_rng = rng.random(), np.random.default_rng(rng.integers(2**32))
         if label.type not in CLASSES:
             kept.append(label)
@@ -136,7 +137,7 @@ def _with_class(label: Label, kind: str) -> Label:
 
 
 def _with_jitter(label: Label, rng: np.random.Generator, height: int, width: int) -> Label:
-    """Shift the box by a quarter or more of its size, and change its size."""
+    """Shift the box by MIN_JITTER to MAX_JITTER of its size, and rescale it."""
     x1, y1, x2, y2 = label.bbox
     w, h = x2 - x1, y2 - y1
     shift = rng.uniform(MIN_JITTER, MAX_JITTER, 2) * rng.choice((-1, 1), 2)

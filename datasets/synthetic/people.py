@@ -1,4 +1,4 @@
-"""Pedestrians, people who sit, and cyclists."""
+"""Models of pedestrians, sitting people and cyclists."""
 
 import math
 
@@ -15,11 +15,11 @@ CLOTHES = [
 ]  # fmt: skip
 SKIN = [(228, 186, 158), (196, 146, 110), (132, 90, 64), (92, 62, 46)]
 HAIR = [(40, 30, 24), (88, 60, 36), (150, 118, 70), (110, 108, 106)]
-STEEL, TYRE = (70, 74, 80), (26, 26, 28)
+STEEL, TIRE = (70, 74, 80), (26, 26, 28)
 
 
 def pedestrian(rng: np.random.Generator) -> Model:
-    """Somebody who stands or walks."""
+    """Sample a standing or walking person."""
     height = rng.uniform(1.45, 1.95)
     stride, lean = rng.uniform(0.02, 0.22), rng.uniform(-0.03, 0.05)
     shirt, trousers, skin = _choose(rng, CLOTHES), _choose(rng, CLOTHES), _choose(rng, SKIN)
@@ -44,7 +44,7 @@ def pedestrian(rng: np.random.Generator) -> Model:
 
 
 def sitting_person(rng: np.random.Generator) -> Model:
-    """Somebody on a bench: KITTI's type Person_sitting."""
+    """Sample a person on a bench, of KITTI's type Person_sitting."""
     shirt, trousers, skin = _choose(rng, CLOTHES), _choose(rng, CLOTHES), _choose(rng, SKIN)
     parts = box((-0.25, 0.25), 0.7, (0.4, 0.46), (112, 84, 58))
     parts += box((-0.28, -0.22), 0.7, (0.46, 0.85), (112, 84, 58))
@@ -59,7 +59,7 @@ def sitting_person(rng: np.random.Generator) -> Model:
 
 
 def cyclist(rng: np.random.Generator) -> Model:
-    """A rider and the bicycle, one object as in KITTI."""
+    """Sample a rider with a bicycle, one object as in KITTI."""
     scale = rng.uniform(0.92, 1.08)
     shirt, trousers, skin = _choose(rng, CLOTHES), _choose(rng, CLOTHES), _choose(rng, SKIN)
     frame, crank = _choose(rng, CLOTHES), rng.uniform(0, math.pi)
@@ -94,19 +94,19 @@ def _limb(start: tuple, end: tuple, radius: float, color: Color) -> Limb:
     return Limb(np.array([start, end], dtype=float), radius, color)
 
 
-def _head(centre: tuple, radius: float, skin: Color, hair: Color) -> list[Primitive]:
-    f, v, h = centre
+def _head(center: tuple, radius: float, skin: Color, hair: Color) -> list[Primitive]:
+    f, v, h = center
     return [
         Ball(np.array([(f, v, h)]), radius, skin),
         Ball(np.array([(f - 0.3 * radius, v, h + 0.35 * radius)]), 0.9 * radius, hair),
     ]
 
 
-def _ring(centre: tuple, radius: float, corners: int = 12) -> list[Limb]:
+def _ring(center: tuple, radius: float, corners: int = 12) -> list[Limb]:
     angles = [2 * math.pi * i / corners for i in range(corners + 1)]
-    f, v, h = centre
+    f, v, h = center
     rim = [(f + radius * math.cos(a), v, h + radius * math.sin(a)) for a in angles]
-    return [_limb(a, b, 0.035, TYRE) for a, b in zip(rim, rim[1:], strict=False)]
+    return [_limb(a, b, 0.035, TIRE) for a, b in zip(rim, rim[1:], strict=False)]
 
 
 def _scale(part: Primitive, factor: float) -> Primitive:

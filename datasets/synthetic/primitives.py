@@ -1,4 +1,7 @@
-"""The shapes that everything in a scene is made of, and how a model is placed in the world."""
+"""Shape primitives, and the placement of models in the world.
+
+Shape letters: P corners of a polygon.
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -12,10 +15,14 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Polygon:
-    """A flat polygon; points: (P, 3); color: RGB; emissive: shines in the dark.
+    """Flat polygon.
 
-    A decal (a lamp, a wheel) has the unit vector that it faces as ``outward``: it is seen from
-    there only, and lies over the rest of its model.
+    Attributes:
+        points: (P, 3), corners.
+        color: RGB, 0 to 255.
+        emissive: whether it emits light.
+        outward: unit normal of a decal (a lamp, a wheel), which is visible from this side only and
+            is drawn over the rest of its model; None for other polygons.
     """
 
     points: np.ndarray
@@ -26,7 +33,7 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Limb:
-    """A round rod; points: (2, 3), its ends; radius in metres."""
+    """Round rod with ends ``points`` (2, 3) and a radius in meters."""
 
     points: np.ndarray
     radius: float
@@ -36,7 +43,7 @@ class Limb:
 
 @dataclass(frozen=True)
 class Ball:
-    """A sphere; points: (1, 3), its centre; radius in metres."""
+    """Sphere with center ``points`` (1, 3) and a radius in meters."""
 
     points: np.ndarray
     radius: float
@@ -58,10 +65,10 @@ def prism(
 
     Args:
         profile: corners in order.
-        half_width: to the left and to the right, in metres.
-        color: of all faces.
-        top_half_width: half width of the corners above the profile's middle; tapers a cabin.
-        glass: colour of the faces that are neither the top nor the bottom, if they are windows.
+        half_width: half of the width in meters.
+        color: color of all faces.
+        top_half_width: half width of the corners above the middle of the profile, to taper a cabin.
+        glass: color of the faces other than top and bottom, if they are windows.
     """
     middle = (max(h for _, h in profile) + min(h for _, h in profile)) / 2
     top = half_width if top_half_width is None else top_half_width
@@ -80,7 +87,7 @@ def prism(
 def box(
     forward: tuple[float, float], half_width: float, up: tuple[float, float], color: Color
 ) -> list[Polygon]:
-    """A box between two positions forward and two heights."""
+    """Create a box between two forward positions and two heights."""
     (f0, f1), (h0, h1) = forward, up
     return prism([(f0, h0), (f1, h0), (f1, h1), (f0, h1)], half_width, color)
 
@@ -91,13 +98,13 @@ def place(
     """Move a model from its own coordinates (forward, right, up) into the world.
 
     Args:
-        model: its primitives.
+        model: primitives of the model.
         x, z: position of its origin.
-        rotation: KITTI's rotation_y; 0 looks along x, -pi/2 away from the camera.
-        ground: y of the ground.
+        rotation: KITTI's rotation_y; 0 points along x, -pi/2 away from the camera.
+        ground: y coordinate of the ground.
     """
     cos, sin = math.cos(rotation), math.sin(rotation)
-    # Rows: what one metre forward, right and up mean in the world.
+    # Rows: the forward, right and up axes in world coordinates.
     axes = np.array([[cos, 0, -sin], [-sin, 0, -cos], [0, -1, 0]])
     origin = np.array([x, ground, z])
     return [replace(p, points=p.points @ axes + origin, **_turned(p, axes)) for p in model]

@@ -1,4 +1,4 @@
-"""From a scene to its picture and to what can be seen of every object."""
+"""Rendering of a scene to its image and the visibility of its objects."""
 
 from dataclasses import dataclass
 
@@ -17,13 +17,13 @@ SUPERSAMPLING = 2
 
 @dataclass(frozen=True)
 class SeenObject:
-    """A labelled model in the picture.
+    """Labeled model in the image.
 
     Attributes:
-        standing: the model and its place.
-        extent: x1, y1, x2, y2 in pixels of its whole silhouette, hidden parts and parts beyond the
-            picture included.
-        visible: share of the silhouette within the picture that nothing hides, 0 to 1.
+        standing: the placed model.
+        extent: x1, y1, x2, y2 in pixels of the whole silhouette, including parts that are hidden or
+            outside the image.
+        visible: share of the silhouette inside the image that is not hidden, 0 to 1.
     """
 
     standing: Standing
@@ -34,11 +34,11 @@ class SeenObject:
 def render_scene(
     rng: np.random.Generator, height: int, width: int, condition: str
 ) -> tuple[np.ndarray, Camera, list[SeenObject]]:
-    """Draw a scene from random numbers and take its picture.
+    """Sample and render a scene.
 
     Returns:
-        The picture (H, W, 3), RGB, uint8; the camera, in pixels of the picture; the labelled
-        objects, far ones first.
+        Image (H, W, 3), RGB, uint8; camera, in pixels of the image; labeled objects, far ones
+        first.
     """
     factor = SUPERSAMPLING
     scene = sample_scene(rng, height * factor, width * factor, condition)
@@ -51,7 +51,7 @@ def render_scene(
 def render(
     scene: Scene, height: int, width: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[SeenObject]]:
-    """Picture of a scene that was sampled at :data:`SUPERSAMPLING` times its size."""
+    """Render a scene that was sampled at :data:`SUPERSAMPLING` times the image size."""
     size = (height * SUPERSAMPLING, width * SUPERSAMPLING, 3)
     canvas = Canvas(np.zeros(size, np.uint8), scene.camera, scene.light)
     draw_street(canvas, scene.street, rng)
@@ -66,10 +66,10 @@ def render(
     seen = [
         SeenObject(
             standing,
-            tuple(edge / SUPERSAMPLING for edge in found.extent),
-            int(count) / max(1, found.num_pixels),
+            tuple(edge / SUPERSAMPLING for edge in silhouette.extent),
+            int(count) / max(1, silhouette.num_pixels),
         )
-        for standing, found, count in zip(scene.standing, drawn, counts, strict=True)
+        for standing, silhouette, count in zip(scene.standing, drawn, counts, strict=True)
         if standing.model.type
     ]
     return _expose(canvas, rng), seen
@@ -86,13 +86,13 @@ def _shadow(canvas: Canvas, standing: Standing) -> None:
     hull = cv2.convexHull(np.rint(pixels).astype(np.int32))
     mask = np.zeros(canvas.ids.shape, np.uint8)
     cv2.fillConvexPoly(mask, hull, 1)
-    # Only the ground: what stands there is drawn over it, what stood farther away is not darkened.
+    # Darken the ground only, not the farther objects drawn before.
     ground = (mask > 0) & (canvas.ids < 0)
     canvas.image[ground] = canvas.image[ground] // 2
 
 
 def _expose(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
-    """What a camera makes of the canvas: glow, reduction, blur, exposure and noise."""
+    """Simulate the camera: glow, downsampling, blur, exposure and noise."""
     image = canvas.image
     if canvas.light.night and canvas.glow.any():
         for sigma in (2.0, 7.0):
@@ -106,7 +106,7 @@ def _expose(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
     sigma = rng.uniform(0.0, 0.9) * image.shape[1] / 320
     if sigma > 0.3:
         image = cv2.GaussianBlur(image, (0, 0), sigma)
-    if rng.random() < 0.25:  # the car turns while the shutter is open
+    if rng.random() < 0.25:  # motion blur of a turning camera
         image = cv2.blur(image, (int(rng.integers(2, 5)), 1))
     gain, strength = rng.uniform(0.72, 1.18), rng.uniform(3.0, 11.0)
     noisy = image * gain + rng.normal(0.0, strength, image.shape)

@@ -1,4 +1,4 @@
-"""What stands where: a street with traffic, drawn from random numbers."""
+"""Sampling of a scene: a street with traffic."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ NEAREST, FARTHEST = 6.0, 52.0
 
 @dataclass(frozen=True)
 class Standing:
-    """A model at its place: x and z in metres, KITTI's rotation_y in radians."""
+    """Placed model: x and z in meters, KITTI's rotation_y in radians."""
 
     model: Model
     x: float
@@ -28,7 +28,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that a picture shows."""
+    """Content of an image."""
 
     camera: Camera
     light: Light
@@ -37,11 +37,11 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, height: int, width: int, condition: str) -> Scene:
-    """Draw a scene.
+    """Sample a scene.
 
     Args:
-        rng: where all its random numbers come from.
-        height, width: of the picture in pixels; the view is about as wide as KITTI's.
+        rng: source of all random numbers.
+        height, width: image size in pixels; the field of view is about that of KITTI.
         condition: one of :data:`CONDITIONS`.
     """
     camera = Camera(
@@ -82,8 +82,8 @@ def _sample_light(rng: np.random.Generator, condition: str) -> Light:
         return Light(sun, rng.uniform(0.55, 0.8), 0.2, tint, haze, visibility, night=True)
     tint = (1 + warmth, 1.0, 1 - warmth)
     if condition == "fog":
-        grey = rng.uniform(165, 205)
-        haze = (grey, grey, grey + 4)
+        gray = rng.uniform(165, 205)
+        haze = (gray, gray, gray + 4)
         return Light(sun, rng.uniform(0.75, 0.9), 0.1, tint, haze, rng.uniform(16, 34))
     haze = (rng.uniform(180, 214), rng.uniform(196, 220), rng.uniform(214, 238))
     return Light(
@@ -92,7 +92,7 @@ def _sample_light(rng: np.random.Generator, condition: str) -> Light:
 
 
 class _Placer:
-    """Puts models where no other stands."""
+    """Places models without overlap."""
 
     def __init__(self, rng: np.random.Generator, camera: Camera):
         self.standing: list[Standing] = []
@@ -101,11 +101,11 @@ class _Placer:
 
     def add(self, model: Model, where, street: Street, tries: int = 12) -> None:
         for _ in range(tries):
-            # Even in 1 / z: as many near as far, as a camera sees them.
+            # Uniform in 1 / z, so that apparent sizes are uniformly distributed.
             inverse = self._rng.uniform(1 / FARTHEST, 1 / NEAREST)
             z = max(1 / inverse, NEAREST + model.size[2] / 2 - 2)
             x, rotation = where(self._rng, street)
-            # Seen at all: not much further to the side than the picture's edge.
+            # Skip positions more than 1 m outside the field of view.
             if abs(x) > z * (self._camera.center_x / self._camera.focal) + 1.0:
                 continue
             candidate = Standing(model, x, z, rotation)
@@ -158,8 +158,8 @@ def _on_pavement(rng: np.random.Generator, street: Street) -> tuple[float, float
 
 
 def _crossing(rng: np.random.Generator, street: Street) -> tuple[float, float]:
-    towards = 0.0 if rng.random() < 0.5 else math.pi
-    return rng.uniform(street.left, street.right), towards + rng.normal(0, 0.3)
+    toward = 0.0 if rng.random() < 0.5 else math.pi
+    return rng.uniform(street.left, street.right), toward + rng.normal(0, 0.3)
 
 
 def _beside_road(rng: np.random.Generator, street: Street) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The street: sky, ground and houses behind everything, and street furniture that is no object."""
+"""Street: sky, ground and houses as background, and unlabeled street furniture."""
 
 import math
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ WOOD, STEEL = (84, 64, 46), (104, 108, 112)
 
 @dataclass(frozen=True)
 class Street:
-    """Where the road lies; all in metres.
+    """Layout of the street; lengths in meters.
 
     Attributes:
-        left, right: x of its edges.
+        left, right: x of the edges of the road.
         pavement: width of the pavements.
-        houses: placed faces, with the largest distance first.
-        ground: colour beside the pavements.
+        houses: faces of each placed house, the farthest house first.
+        ground: color of the ground beside the pavements, RGB.
     """
 
     left: float
@@ -40,7 +40,7 @@ class Street:
 
 
 def sample_street(rng: np.random.Generator, camera: Camera, night: bool) -> Street:
-    """Draw a street from the random numbers."""
+    """Sample a street."""
     left, right = -rng.uniform(5.0, 8.5), rng.uniform(3.0, 6.5)
     pavement = rng.uniform(1.8, 3.5)
     houses = []
@@ -58,16 +58,16 @@ def sample_street(rng: np.random.Generator, camera: Camera, night: bool) -> Stre
 
 
 def _house(rng: np.random.Generator, side: int, length: float, night: bool) -> list[Primitive]:
-    """A house whose corner next to the road is at the origin; forward is along the road."""
+    """Sample a house with its corner next to the road at the origin, forward along the road."""
     height, depth = rng.uniform(4.5, 13.0), 9.0
     wall = WALLS[rng.integers(len(WALLS))]
     front = np.array([(0, 0, 0), (length, 0, 0), (length, 0, height), (0, 0, height)], float)
     end = np.array([(0, 0, 0), (0, side * depth, 0), (0, side * depth, height), (0, 0, height)])
     parts: list[Primitive] = [Polygon(end, wall), Polygon(front, wall)]
-    wide, tall, storey = 1.1, 1.4, rng.uniform(2.8, 3.4)
-    for floor in range(int(height / storey)):
+    wide, tall, story = 1.1, 1.4, rng.uniform(2.8, 3.4)
+    for floor in range(int(height / story)):
         for column in range(int(length / 2.6)):
-            f, h = 0.9 + 2.6 * column, 0.9 + storey * floor
+            f, h = 0.9 + 2.6 * column, 0.9 + story * floor
             pane = [(f, 0, h), (f + wide, 0, h), (f + wide, 0, h + tall), (f, 0, h + tall)]
             lit = night and rng.random() < 0.25
             parts.append(Polygon(np.array(pane), LIT_WINDOW if lit else WINDOW, emissive=lit))
@@ -75,7 +75,7 @@ def _house(rng: np.random.Generator, side: int, length: float, night: bool) -> l
 
 
 def draw_street(canvas: Canvas, street: Street, rng: np.random.Generator) -> None:
-    """Paint sky, ground, road and houses over the whole canvas."""
+    """Draw sky, ground, road and houses over the whole canvas."""
     _sky(canvas, rng)
     reach = 80.0
     left, right, p = street.left, street.right, street.pavement
@@ -102,7 +102,7 @@ def _sky(canvas: Canvas, rng: np.random.Generator) -> None:
     sky = zenith * (1 - share) + haze * share
     canvas.image[:] = haze.astype(np.uint8)
     canvas.image[:horizon] = np.clip(sky, 0, 255).astype(np.uint8)
-    # A far line of trees and roofs, almost lost in the haze.
+    # Distant trees and roofs, almost hidden by haze.
     width = canvas.image.shape[1]
     step = max(2, width // 80)
     heights = 0.02 * horizon + rng.random(width // step + 1) * 0.1 * horizon
@@ -112,7 +112,7 @@ def _sky(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _strips(canvas: Canvas, x1: float, x2: float, color: tuple) -> None:
-    """A strip along the road, in pieces so that the haze grows with distance."""
+    """Draw a strip along the road, in pieces so that haze increases with distance."""
     edges = [FAR, 80, 50, 34, 25, 19, 15, 12, 9.5, 8, 6.5, 5, NEAR]
     for far, near in zip(edges, edges[1:], strict=False):
         _strip(canvas, x1, x2, near, far, color)
@@ -125,14 +125,14 @@ def _strip(canvas: Canvas, x1: float, x2: float, z1: float, z2: float, color: tu
 
 
 def _mottle(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Stains and unevenness: multiplies the ground by coarse and fine noise."""
+    """Multiply the ground by coarse and fine noise, for stains and unevenness."""
     top = int(canvas.camera.center_y) + 1
     ground = canvas.image[top:]
     height, width = ground.shape[:2]
     factor = np.zeros((height, width))
     for columns, strength in ((20, 30), (160, 14)):
         cells = rng.integers(64 - strength, 65 + strength, (columns // 4, columns), np.uint8)
-        # The exact variant gives the same pixels on every processor.
+        # INTER_LINEAR_EXACT gives the same pixels on every processor.
         factor += cv2.resize(cells, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
     ground[:] = np.clip(ground * factor[..., None] / 128, 0, 255).astype(np.uint8)
 
@@ -163,7 +163,7 @@ def _bin(rng: np.random.Generator) -> Model:
 
 
 def _pillar(rng: np.random.Generator) -> Model:
-    """As tall and slim as a person, and none."""
+    """Sample a pillar of about the size of a person, a distractor."""
     height, color = rng.uniform(1.3, 1.9), WALLS[rng.integers(len(WALLS))]
     parts: list[Primitive] = [_rod((0, 0, 0.1), (0, 0, height), 0.22, color)]
     parts.append(Ball(np.array([(0.0, 0, height)]), 0.24, STEEL))
@@ -174,17 +174,17 @@ def _tree(rng: np.random.Generator) -> Model:
     height = rng.uniform(3.5, 7.5)
     parts: list[Primitive] = [_rod((0, 0, 0), (0, 0, 0.6 * height), 0.15, WOOD)]
     for _ in range(7):
-        centre = rng.normal(0, 0.16 * height, 3) * (1, 1, 0.6) + (0, 0, 0.72 * height)
+        center = rng.normal(0, 0.16 * height, 3) * (1, 1, 0.6) + (0, 0, 0.72 * height)
         color = FOLIAGE[rng.integers(len(FOLIAGE))]
-        parts.append(Ball(centre[None], rng.uniform(0.12, 0.2) * height, color))
+        parts.append(Ball(center[None], rng.uniform(0.12, 0.2) * height, color))
     return Model("", parts, (height, 2.5, 2.5))
 
 
 def _bush(rng: np.random.Generator) -> Model:
     parts: list[Primitive] = []
     for _ in range(5):
-        centre = rng.normal(0, 0.4, 3) * (1, 1, 0.3) + (0, 0, 0.45)
-        parts.append(Ball(centre[None], rng.uniform(0.3, 0.5), FOLIAGE[rng.integers(4)]))
+        center = rng.normal(0, 0.4, 3) * (1, 1, 0.3) + (0, 0, 0.45)
+        parts.append(Ball(center[None], rng.uniform(0.3, 0.5), FOLIAGE[rng.integers(4)]))
     return Model("", parts, (1.0, 1.6, 1.6))
 
 

@@ -1,4 +1,4 @@
-"""Cars, and what resembles them: vans, trucks and trailers."""
+"""Models of cars and of similar vehicles: vans, trucks and trailers."""
 
 import math
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ PAINTS = [
     (22, 92, 80), (196, 160, 40), (120, 82, 52), (210, 208, 190),
 ]  # fmt: skip
 GLASS = (38, 50, 60)
-TYRE, HUB = (24, 24, 26), (150, 152, 156)
+TIRE, HUB = (24, 24, 26), (150, 152, 156)
 HEADLIGHT, TAILLIGHT = (255, 244, 214), (214, 24, 20)
 
 
 @dataclass(frozen=True)
 class Model:
-    """Something that can stand in a scene.
+    """Model of an object.
 
     Attributes:
-        type: KITTI type of its label; empty for what has none.
-        parts: primitives in the model's own coordinates.
-        size: height, width and length in metres, as KITTI orders them.
+        type: KITTI type of its label; empty for an unlabeled object.
+        parts: primitives in model coordinates.
+        size: height, width and length in meters, in KITTI's order.
     """
 
     type: str
@@ -34,28 +34,28 @@ class Model:
 
 
 def car(rng: np.random.Generator) -> Model:
-    """A hatchback, a saloon or an estate."""
+    """Sample a hatchback, a sedan or a station wagon."""
     length, width = rng.uniform(3.6, 4.6), rng.uniform(1.65, 1.85)
     height = rng.uniform(1.38, 1.62)
     paint = _paint(rng)
     e, w = length / 2, width / 2
-    belt, bonnet, sill = 0.62 * height, 0.56 * height, 0.24
-    body = [(-e, sill), (e, sill), (e, 0.8 * bonnet), (0.28 * length, bonnet), (-e, belt)]
-    rear = rng.choice([-0.49, -0.44, -0.3])  # estate, hatchback, saloon
+    belt, hood, sill = 0.62 * height, 0.56 * height, 0.24
+    body = [(-e, sill), (e, sill), (e, 0.8 * hood), (0.28 * length, hood), (-e, belt)]
+    rear = rng.choice([-0.49, -0.44, -0.3])  # station wagon, hatchback, sedan
     roof = [
         (rear * length, belt),
-        (0.25 * length, bonnet),
+        (0.25 * length, hood),
         (0.08 * length, height),
         ((rear + 0.1) * length, height),
     ]
     parts = prism(body, w, paint)
     parts += prism(roof, 0.94 * w, paint, top_half_width=0.76 * w, glass=GLASS)
-    parts += _wheels(0.31 * length, w, 0.31) + _lights(e, w, 0.55 * bonnet, 0.8 * belt)
+    parts += _wheels(0.31 * length, w, 0.31) + _lights(e, w, 0.55 * hood, 0.8 * belt)
     return Model("Car", parts, (height, width, length))
 
 
 def van(rng: np.random.Generator) -> Model:
-    """A delivery van: KITTI's type Van, easily taken for a car."""
+    """Sample a delivery van, of KITTI's type Van, which resembles a car."""
     length, width, height = rng.uniform(4.6, 5.6), rng.uniform(1.85, 2.05), rng.uniform(2.1, 2.6)
     paint, e, w = _paint(rng), length / 2, width / 2
     nose = [(0.3 * length, 0.3), (e, 0.3), (e, 0.42 * height), (0.3 * length, 0.5 * height)]
@@ -73,7 +73,7 @@ def van(rng: np.random.Generator) -> Model:
 
 
 def truck(rng: np.random.Generator) -> Model:
-    """A lorry with a box body."""
+    """Sample a truck with a box body."""
     length, width, height = rng.uniform(6.5, 8.5), 2.4, rng.uniform(3.0, 3.5)
     e, w = length / 2, width / 2
     parts = box((-e, 0.55 * e), w, (0.9, height), _paint(rng))
@@ -86,7 +86,7 @@ def truck(rng: np.random.Generator) -> Model:
 
 
 def trailer(rng: np.random.Generator) -> Model:
-    """A trailer without a car: KITTI's type Misc."""
+    """Sample a trailer without a car, of KITTI's type Misc."""
     length, width, height = rng.uniform(2.0, 3.2), rng.uniform(1.4, 1.8), rng.uniform(1.1, 1.7)
     parts = box((-length / 2, 0.35 * length), width / 2, (0.45, height), _paint(rng))
     bar = np.array([(0.35 * length, 0.0, 0.5), (0.5 * length, 0.0, 0.45)])
@@ -105,9 +105,9 @@ def _wheels(axle: float, half_width: float, radius: float) -> list[Polygon]:
     wheels = []
     for forward in {axle, -axle}:
         for side in (-1, 1):
-            for scale, color, out in ((1.0, TYRE, 0.01), (0.5, HUB, 0.03)):
-                centre = np.array([forward, side * (half_width + out), radius])
-                points = rim * (radius * scale) + centre
+            for scale, color, out in ((1.0, TIRE, 0.01), (0.5, HUB, 0.03)):
+                center = np.array([forward, side * (half_width + out), radius])
+                points = rim * (radius * scale) + center
                 wheels.append(Polygon(points, color, outward=np.array([0.0, side, 0.0])))
     return wheels
 

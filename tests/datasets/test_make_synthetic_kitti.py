@@ -167,7 +167,7 @@ def test_conditions_are_recorded_and_seen(make):
 def test_a_second_call_reuses_or_refuses(make):
     folder, _, _ = make("a")
     before = contents(folder)
-    assert "exist already and are used as they are" in make("a")[2]
+    assert "scenes with these settings exist and are kept" in make("a")[2]
     _, code, error = make("a", "--seed", "5")
     assert code == 2 and "other settings (seed): --force" in error
     assert contents(folder) == before
@@ -199,8 +199,8 @@ def test_an_interrupted_call_leaves_no_half_folder(make, monkeypatch, synthetic)
         (["--conditions", "rain=1"], "--conditions rain=1: write day=SHARE"),
         (["--conditions", "day=-1"], "--conditions day=-1"),
         (["--conditions", "day=0"], "all shares are 0"),
-        (["--wrong-class", "0.8", "--jitter", "0.5"], "are shares: 0 to 1, together too"),
-        (["--wrong-class", "nan"], "are shares: 0 to 1"),
+        (["--wrong-class", "0.8", "--jitter", "0.5"], "must be from 0 to 1, and so must their sum"),
+        (["--wrong-class", "nan"], "must be from 0 to 1"),
         (["--output", "/proc/scenes"], "--output /proc/scenes cannot be written"),
         (["--output", ""], "--output is empty"),
         (["--train", "0"], "must be at least 1"),
@@ -216,6 +216,6 @@ def test_a_folder_of_somebody_else_is_not_touched(make, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     _, code, error = make("mine")
-    assert code == 2 and "was not rendered here: choose another --output" in error
+    assert code == 2 and "holds no rendered scenes: choose another --output" in error
     _, code, error = make("mine", "--force")
     assert code == 2 and (tmp_path / "mine" / "thesis.tex").exists()

@@ -164,8 +164,8 @@ def broken(key: str, number: int, **fields) -> dict:
     [
         (json.dumps(make_coco())[:-40], "is not a whole JSON file (Unterminated"),
         (broken("annotations", 2, bbox=None), "entry 2 of 'annotations' has no valid 'bbox'"),
-        (broken("categories", 0, name="hound"), "has no category dog: take COCO 2017's own"),
-        ({**make_coco(), "annotations": []}, "has no annotation of traffic on any image"),
+        (broken("categories", 0, name="hound"), "has no category dog: use COCO 2017's annotations"),
+        ({**make_coco(), "annotations": []}, "has no annotation of traffic: use"),
     ],
 )
 def test_a_malformed_file_is_one_line(prepare, tmp_path, content, message):

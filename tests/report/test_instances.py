@@ -6,7 +6,8 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from aid.modeling.teacher import build_teacher
-from aid_tools.report.instances import group_of, groups_of, image_stats, load_sample
+from aid_tools.report.instances import group_of, groups_of, image_stats
+from aid_tools.visualization.sample import load_sample
 
 CLEAN = {"spoiled": None, "visible": 0.9}
 CLASSES = ["Car", "Cyclist"]

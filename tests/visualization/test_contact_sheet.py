@@ -57,8 +57,8 @@ def test_crops_show_the_object_with_its_words():
     said = " ".join(text.get_text().replace("\n", " ") for text in page.figure.texts)
     for words in (
         "Car  w 0.50",
-        "D 7.0, largest part: what it is (class 60%)",
-        "largest part: whether anything is there (objectness 60%)",
+        "D 7.0, largest component: what it is (class 60%)",
+        "largest component: whether anything is there (objectness 60%)",
         "a.png",
     ):
         assert words in said

@@ -136,7 +136,7 @@ def test_a_checkpoint_without_adapters_leaves_a_map_out_and_says_so(
     _, pages = write(cfg, toy_dataset, tmp_path / "a", weights, count=0)
     missing, unlearned, divided = pages.notes
     assert re.match(r"Without the trained student's feature difference: .* no adapters", missing)
-    assert unlearned.startswith("RelativeWeighting goes by what it has seen in training")
+    assert unlearned.startswith("RelativeWeighting uses statistics of training")
     assert divided.startswith("AID.NORMALIZE divides maps by their mean over a batch")
 
 

@@ -1,1 +1,1 @@
-"""Tools around the method: reports, figures, prediction, export, benchmarks and studies."""
+"""Tools around the method: reports, visualization, prediction, export, benchmarks and studies."""

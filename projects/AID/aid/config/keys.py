@@ -138,7 +138,7 @@ def _add_feature_losses(cfg: CN) -> None:
 
 
 def _add_response_losses(cfg: CN) -> None:
-"""Add the keys of the losses on predictions."""
+    """Add the keys of the losses on predictions."""
     # ResponseLoss imitates the teacher's classes (Hinton et al., arXiv 1503.02531) and boxes.
     cfg.DISTILLATION.RESPONSE = CN()
     cfg.DISTILLATION.RESPONSE.TEMPERATURE = 1.0  # of the classes

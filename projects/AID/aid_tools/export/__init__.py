@@ -1,4 +1,4 @@
-"""Detectors as TorchScript and ONNX, compared with what they were made from."""
+"""Export of detectors to TorchScript and ONNX, with a comparison to the original."""
 
 from .comparison import TOLERANCE, Difference, compare_detections
 from .deployed import OUTPUTS, deployed

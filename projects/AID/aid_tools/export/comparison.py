@@ -1,4 +1,7 @@
-"""Whether an exported file finds what its detector finds."""
+"""Comparison of the detections of an exported file and its detector.
+
+Shape letters: D detections of an image, (H, W) size of an image, M side of a mask.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +13,9 @@ from aid.utils.errors import AIDError
 
 __all__ = ["TOLERANCE", "Difference", "compare_detections"]
 
-# The largest difference that is taken for rounding: of boxes in pixels, of scores, of masks'
-# probabilities.
+# Largest differences attributed to rounding: boxes in pixels, scores, mask probabilities.
 TOLERANCE = {"boxes": 0.1, "scores": 1e-3, "masks": 1e-2}
-# Of the images, each of which is also looked at in another size than that of the export.
+# Scales at which each image is compared; 0.75 tests sizes other than that of the export.
 SCALES = (1.0, 0.75)
 
 Detections = tuple[Tensor, ...]
@@ -21,11 +23,12 @@ Detections = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest ones found, and in how many detections.
+    """Differences between an exported file and its detector.
 
     Attributes:
-        largest: {"boxes": pixels, "scores": ..., "masks": ..., if there are any}.
-        detections: that were compared.
+        largest: largest difference by output: "boxes" in pixels, "scores", and "masks" if there
+            are any.
+        detections: number of compared detections.
     """
 
     largest: dict[str, float]
@@ -36,29 +39,28 @@ class Difference:
 def compare_detections(
     run: Callable[[Tensor], Detections], detector: nn.Module, images: list[Tensor], path: str
 ) -> Difference:
-    """Compare what a file and its detector find, on images of several sizes.
+    """Compare the detections of a file and its detector on images of several sizes.
 
     Args:
-        run: of :func:`~aid_tools.export.formats.load_exported`.
-        detector: in eval mode, on the CPU.
-        images: inputs of the file.
-        path: of the file, for the message.
+        run: function of the file, see :func:`~aid_tools.export.formats.load_exported`.
+        detector: detector in eval mode, on the CPU.
+        images: inputs of the file, (3, H, W) each.
+        path: path of the file, for error messages.
 
     Raises:
-        AIDError: they differ by more than :data:`TOLERANCE`, or nothing is found that could be
-            compared.
+        AIDError: the detections differ by more than :data:`TOLERANCE`, or there are none.
     """
     largest, detections = {}, 0
     for image in (_scaled(image, scale) for image in images for scale in SCALES):
         expected = _of_detector(detector, image)
-        found = run(image)
+        actual = run(image)
         where = f"on an image of {image.shape[1]}x{image.shape[2]}"
-        if len(found[0]) != len(expected[0]):
+        if len(actual[0]) != len(expected[0]):
             raise AIDError(
-                f"{path} is not used: {where} it finds {len(found[0])} objects, the detector "
+                f"{path} is not used: {where} it detects {len(actual[0])} objects, the detector "
                 f"{len(expected[0])}; choose another format"
             )
-        for name, value in _differences(found, expected).items():
+        for name, value in _differences(actual, expected).items():
             largest[name] = max(largest.get(name, 0.0), value)
             if not value <= TOLERANCE[name]:
                 raise AIDError(
@@ -68,8 +70,8 @@ def compare_detections(
         detections += len(expected[0])
     if not detections:
         raise AIDError(
-            "the detector finds nothing on the images of the comparison, which says nothing about "
-            "the exported files: name others with --images"
+            "the detector finds nothing on the images of the comparison, so that no exported file "
+            "can be compared: choose other images with --images"
         )
     return Difference(largest, detections)
 
@@ -81,34 +83,34 @@ def _scaled(image: Tensor, scale: float) -> Tensor:
 
 
 def _of_detector(detector: nn.Module, image: Tensor) -> Detections:
-    """Detections by the detector's own ``forward``; masks before they are pasted into the image."""
+    """Detections of the detector's ``forward``, with masks (D, 1, M, M) within the boxes."""
     (output,) = detector([{"image": image}])
-    found = output["instances"]
-    boxes = (found.pred_boxes.tensor, found.scores, found.pred_classes)
-    if not found.has("pred_masks"):
+    instances = output["instances"]
+    boxes = (instances.pred_boxes.tensor, instances.scores, instances.pred_classes)
+    if not instances.has("pred_masks"):
         return boxes
     (raw,) = detector.inference([{"image": image}], do_postprocess=False)
     return (*boxes, raw.pred_masks[raw.pred_boxes.nonempty()])
 
 
-def _differences(found: Detections, expected: Detections) -> dict[str, float]:
-    """Largest difference of boxes, scores and masks, detection by detection.
+def _differences(actual: Detections, expected: Detections) -> dict[str, float]:
+    """Largest differences of boxes, scores and masks over matched detections.
 
-    Each is compared with the nearest box of its class: where scores are all but equal, order says
-    nothing.
+    Each expected detection is matched to the nearest box of its class, because the order of
+    detections with almost equal scores is arbitrary.
     """
     names = ("boxes", "scores", "masks")[: len(expected) - 1]
     if not len(expected[0]):
         return dict.fromkeys(names, 0.0)
-    between = (expected[0][:, None] - found[0][None]).abs().amax(dim=2)
-    between[expected[2][:, None] != found[2][None]] = torch.inf
-    # Boxes that were cut off at the image's edge may be the same: there scores tell.
-    rest = between + (expected[1][:, None] - found[1][None]).abs()
+    between = (expected[0][:, None] - actual[0][None]).abs().amax(dim=2)
+    between[expected[2][:, None] != actual[2][None]] = torch.inf
+    # Boxes clipped at the image border can be identical; the scores distinguish them.
+    rest = between + (expected[1][:, None] - actual[1][None]).abs()
     nearest = []
     for row in range(len(rest)):
         nearest.append(int(rest[row].argmin()))
         rest[:, nearest[-1]] = torch.inf
     largest = [between[range(len(nearest)), nearest].max()]
-    for a, b in zip((found[1], *found[3:]), (expected[1], *expected[3:]), strict=True):
+    for a, b in zip((actual[1], *actual[3:]), (expected[1], *expected[3:]), strict=True):
         largest.append((a[nearest] - b).abs().max())
     return dict(zip(names, map(float, largest), strict=True))

@@ -1,4 +1,7 @@
-"""A detector as a function of one image, which can be traced and scripted."""
+"""Wrapper of a detector for tracing and scripting, from one image to tensors.
+
+Shape letters: (H, W) size of the image, D detections, M side of a mask.
+"""
 
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -8,7 +11,7 @@ from aid.utils.errors import AIDError
 
 __all__ = ["OUTPUTS", "deployed"]
 
-# In this order; the last one of detectors with masks only.
+# Output names in order; masks exist only for detectors with a mask head.
 OUTPUTS = ("boxes", "scores", "classes", "masks")
 
 
@@ -16,48 +19,49 @@ class _Deployed(nn.Module):
     def __init__(self, detector: nn.Module):
         super().__init__()
         self.detector = detector
-        self.eval()  # torch's exporter to ONNX leaves everything in the mode of the outermost
+        self.eval()  # the ONNX exporter sets all modules to the mode of the outermost one
 
 
 class _DeployedRCNN(_Deployed):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        found = self.detector.inference([{"image": image}], do_postprocess=False)[0]
-        found.pred_boxes.clip(found.image_size)
-        keep = found.pred_boxes.nonempty()
-        return found.pred_boxes.tensor[keep], found.scores[keep], found.pred_classes[keep]
+        result = self.detector.inference([{"image": image}], do_postprocess=False)[0]
+        result.pred_boxes.clip(result.image_size)
+        keep = result.pred_boxes.nonempty()
+        return result.pred_boxes.tensor[keep], result.scores[keep], result.pred_classes[keep]
 
 
 class _DeployedMaskRCNN(_Deployed):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        found = self.detector.inference([{"image": image}], do_postprocess=False)[0]
-        found.pred_boxes.clip(found.image_size)
-        keep = found.pred_boxes.nonempty()
-        boxes, masks = found.pred_boxes.tensor[keep], found.pred_masks[keep]
-        return boxes, found.scores[keep], found.pred_classes[keep], masks
+        result = self.detector.inference([{"image": image}], do_postprocess=False)[0]
+        result.pred_boxes.clip(result.image_size)
+        keep = result.pred_boxes.nonempty()
+        boxes, masks = result.pred_boxes.tensor[keep], result.pred_masks[keep]
+        return boxes, result.scores[keep], result.pred_classes[keep], masks
 
 
 class _DeployedDense(_Deployed):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # Detectron2's forward would return one thing when scripted and another when not.
+        # The return type of Detectron2's forward depends on whether it is scripted.
         images = self.detector.preprocess_image([{"image": image}])
         maps = self.detector.backbone(images.tensor)
         features = [maps[level] for level in self.detector.head_in_features]
-        found = self.detector.forward_inference(images, features, self.detector.head(features))[0]
-        found.pred_boxes.clip(found.image_size)
-        keep = found.pred_boxes.nonempty()
-        return found.pred_boxes.tensor[keep], found.scores[keep], found.pred_classes[keep]
+        predictions = self.detector.head(features)
+        result = self.detector.forward_inference(images, features, predictions)[0]
+        result.pred_boxes.clip(result.image_size)
+        keep = result.pred_boxes.nonempty()
+        return result.pred_boxes.tensor[keep], result.scores[keep], result.pred_classes[keep]
 
 
 def deployed(detector: nn.Module) -> nn.Module:
-    """The detector as a module from an image to tensors, :data:`OUTPUTS`.
+    """Wrap a detector in a module from an image to the tensors of :data:`OUTPUTS`.
 
-    The image is (3, H, W), float32, 0 to 255, resized and in the channel order as its config has
-    it. Boxes (D, 4) are XYXY in its pixels, with scores and classes (D,); masks (D, 1, M, M) are
-    probabilities within each box. These are the detections of the detector's own ``forward`` on an
-    image that is not resized back.
+    The input is (3, H, W), float32, 0 to 255, resized and with the channel order of the config.
+    Boxes (D, 4) are XYXY in its pixels, scores and classes are (D,), and masks (D, 1, M, M) are
+    probabilities within the boxes. The detections equal those of the detector's ``forward``
+    without the rescaling to the original image size.
 
     Raises:
-        AIDError: neither an R-CNN nor a dense detector.
+        AIDError: the detector is neither an R-CNN nor a dense detector, or predicts keypoints.
     """
     if isinstance(detector, GeneralizedRCNN):
         if getattr(detector.roi_heads, "keypoint_on", False):

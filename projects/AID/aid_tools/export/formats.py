@@ -1,4 +1,4 @@
-"""Files of a detector that run without this project and without Detectron2."""
+"""Export formats; the files run without this project and without Detectron2."""
 
 import importlib
 import logging
@@ -19,21 +19,21 @@ from .deployed import OUTPUTS, deployed
 
 __all__ = ["FILES", "TITLES", "check_packages", "export", "load_exported"]
 
-# Names of the files by format, and what the formats are called.
+# File names and titles by format.
 FILES = {"trace": "model_traced.pt", "script": "model_scripted.pt", "onnx": "model.onnx"}
 TITLES = {"trace": "TorchScript, traced", "script": "TorchScript, scripted", "onnx": "ONNX"}
-# The newest that torch's exporter of traces writes without conversion.
+# Newest version that torch's exporter of traces writes without conversion.
 OPSET = 17
-# Of Detectron2's Instances, which TorchScript wants to know beforehand.
+# Fields of Detectron2's Instances, which scripting must know in advance.
 FIELDS = {"pred_boxes": Boxes, "scores": Tensor, "pred_classes": Tensor}
 RCNN_FIELDS = {"proposal_boxes": Boxes, "objectness_logits": Tensor}
 
 
 def check_packages(kinds: list[str]) -> None:
-    """Say before the work that a package for one of the formats is missing.
+    """Check that the packages of the given formats can be imported.
 
     Raises:
-        AIDError: it is.
+        AIDError: a package is missing.
     """
     for package in ("onnx", "onnxruntime") if "onnx" in kinds else ():
         try:
@@ -49,20 +49,20 @@ def export(detector: nn.Module, kind: str, image: Tensor, path: str) -> None:
     """Write the detector to a file, for images of any size.
 
     Args:
-        detector: on the CPU, in eval mode.
-        kind: key of :data:`FILES`.
-        image: an example of the input, see :func:`~aid_tools.export.deployed.deployed`.
-        path: of the file.
+        detector: detector in eval mode, on the CPU.
+        kind: format, a key of :data:`FILES`.
+        image: example input, see :func:`~aid_tools.export.deployed.deployed`.
+        path: path of the file.
 
     Raises:
-        AIDError: there is no such export of this detector.
+        AIDError: the detector cannot be exported to this format.
     """
     module = deployed(detector)
     with _without_warnings(), torch.no_grad():
         if kind == "script":
             torch.jit.save(_script(module), path)
             return
-        # Detectron2's adapter makes len() of a tensor a part of the trace.
+        # Detectron2's adapter records len() of a tensor in the trace.
         adapter = TracingAdapter(module, image).eval()
         if kind == "trace":
             torch.jit.save(torch.jit.trace(adapter, (image,), check_trace=False), path)
@@ -94,22 +94,25 @@ def _script(module: nn.Module) -> torch.jit.ScriptModule:
     except (FrontendError, RuntimeError) as error:
         reason = next(x for x in str(error).splitlines() if x.strip())
         raise AIDError(
-            f"{type(module.detector).__name__} cannot be scripted, TorchScript does not take its "
-            f"code ({reason.strip()[:100]}): choose trace or onnx"
+            f"{type(module.detector).__name__} cannot be scripted, TorchScript does not support "
+            f"its code ({reason.strip()[:100]}): choose trace or onnx"
         ) from error
 
 
 def load_exported(path: str, kind: str, threads: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Read a file that :func:`export` wrote; returns a function from an image to its outputs.
+    """Load a file written by :func:`export`.
 
     Args:
-        path, kind: as for :func:`export`.
-        threads: that ONNX Runtime may use; TorchScript uses torch's own.
+        path, kind: path and format, see :func:`export`.
+        threads: number of threads of ONNX Runtime; TorchScript uses torch's setting.
+
+    Returns:
+        Function from an image to its outputs.
     """
     if kind != "onnx":
         with _without_warnings():
             return torch.jit.load(path)
-    import onnxruntime  # an extra
+    import onnxruntime  # optional dependency
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -119,8 +122,10 @@ def load_exported(path: str, kind: str, threads: int) -> Callable[[Tensor], tupl
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Of the tracer, since what is exported is run and compared, on images of several sizes, which
-    says more; and of torch that TorchScript is deprecated."""
+    """Suppress the warnings of the tracer and the deprecation warning of TorchScript.
+
+    The comparison on images of several sizes covers what the tracer warns about.
+    """
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

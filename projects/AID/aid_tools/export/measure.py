@@ -1,4 +1,4 @@
-"""What a detector costs in each form: time and size, side by side."""
+"""Latency and size of a detector and its exported forms."""
 
 import io
 import math
@@ -17,21 +17,21 @@ from .comparison import Difference
 
 __all__ = ["Row", "latencies", "num_parameters", "size_of_weights", "table"]
 
-# Runs that do not count; TorchScript optimises what it sees in the first ones.
+# Untimed runs; TorchScript optimizes during the first ones.
 WARM_UP = 5
 
 
 @dataclass(frozen=True)
 class Row:
-    """One form of a detector.
+    """Row of the table: one form of a detector.
 
     Attributes:
-        name: for people.
-        megabytes: of the file, in 1e6 bytes; of a detector that is not exported, of a file with its
-            weights alone.
-        parameters: of the detector, in millions.
-        difference: from the detector that was exported; None for a detector itself.
-        milliseconds: median for one image; NaN until it is measured.
+        name: display name.
+        megabytes: size of the file, in 1e6 bytes; for a detector that is not exported, size of a
+            file with its weights only.
+        parameters: number of parameters, in millions.
+        difference: difference to the original detector; None for an original detector.
+        milliseconds: median latency for one image; NaN before the measurement.
     """
 
     name: str
@@ -43,9 +43,12 @@ class Row:
 
 @torch.no_grad()
 def latencies(runs: list[Callable[[], object]], repeat: int) -> list[float]:
-    """Median milliseconds of each run, after warm-up.
+    """Median time of each function in milliseconds, after warm-up.
 
-    They are taken in turn, since a machine that is slow for a while is then slow for all of them.
+    Args:
+        runs: functions to time. They run in turn, so that a temporary slowdown of the machine
+            affects all of them.
+        repeat: number of timed runs of each function.
     """
     seconds = [[] for _ in runs]
     for number in tqdm(range(WARM_UP + repeat), desc="Timing", unit="round"):
@@ -58,26 +61,26 @@ def latencies(runs: list[Callable[[], object]], repeat: int) -> list[float]:
 
 
 def num_parameters(detector: nn.Module) -> float:
-    """In millions."""
+    """Number of parameters, in millions."""
     return sum(p.numel() for p in detector.parameters()) / 1e6
 
 
 def size_of_weights(detector: nn.Module) -> float:
-    """Megabytes of a file with the detector's weights alone."""
+    """Size of a file with the detector's weights only, in 1e6 bytes."""
     file = io.BytesIO()
     torch.save(detector.state_dict(), file)
     return file.seek(0, os.SEEK_END) / 1e6
 
 
 def table(rows: list[Row]) -> str:
-    """As Markdown."""
+    """Format the rows as a Markdown table."""
     cells = [
         [
             row.name,
             f"{row.milliseconds:.1f}",
             f"{row.megabytes:.1f}",
             f"{row.parameters:.2f}",
-            _said(row.difference),
+            _format(row.difference),
         ]
         for row in rows
     ]
@@ -86,7 +89,7 @@ def table(rows: list[Row]) -> str:
     return tabulate(cells, headers, tablefmt="pipe", colalign=right, disable_numparse=True)
 
 
-def _said(difference: Difference | None) -> str:
+def _format(difference: Difference | None) -> str:
     if difference is None:
         return ""
     units = {"boxes": "boxes {:.1g} px", "scores": "scores {:.1g}", "masks": "masks {:.1g}"}

@@ -1,4 +1,4 @@
-"""Trained detectors on images and videos of one's own."""
+"""Inference with trained detectors on image and video files."""
 
 from .detector import classes_of, load_config_of, load_detector
 from .predict import as_input, predict

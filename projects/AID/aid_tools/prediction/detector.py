@@ -1,4 +1,4 @@
-"""A trained detector, read back for use: no data set, no teacher."""
+"""Loading of a trained detector for inference, without its dataset or teacher."""
 
 import torch
 from detectron2.config import CfgNode
@@ -19,43 +19,43 @@ __all__ = ["classes_of", "load_config_of", "load_detector"]
 def load_config_of(
     config_file: str, weights: str | None, device: str | None, opts: list[str] = ()
 ) -> CfgNode:
-    """The config of a detector that is to be used as it is.
+    """Load the config of a detector for inference.
 
     Args:
         config_file: path, or a name in Detectron2's model zoo.
-        weights: path or URL; None for the config's own.
-        device: such as "cpu" or "cuda:1"; None for the config's own, or the CPU if that is not
-            here.
+        weights: path or URL; None for MODEL.WEIGHTS of the config.
+        device: device name such as "cpu" or "cuda:1"; None for MODEL.DEVICE of the config, or the
+            CPU if that device is not available.
         opts: ``KEY VALUE`` pairs that override the file.
 
     Raises:
-        AIDError: the config is malformed, there are no weights, or no such device.
+        AIDError: the config is malformed or names no weights, or ``device`` is not available.
     """
     cfg = load_teacher_config(config_file, "--config-file", opts)
-    # A student is Detectron2's detector, under Detectron2's names.
+    # A student needs no distillation here: build Detectron2's detector, with the same parameters.
     cfg.MODEL.META_ARCHITECTURE = plain_architecture(cfg.MODEL.META_ARCHITECTURE)
     cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
     if not cfg.MODEL.WEIGHTS:
         raise AIDError(f"{config_file} names no weights: add --weights FILE")
-    wanted = device or cfg.MODEL.DEVICE
-    if not _is_here(wanted):
+    chosen = device or cfg.MODEL.DEVICE
+    if not _is_available(chosen):
         if device:
-            raise AIDError(f"--device {device} is not here: choose cpu, or leave --device out")
-        wanted = "cpu"
-    cfg.MODEL.DEVICE = wanted
+            raise AIDError(f"--device {device} is not available: choose cpu, or omit --device")
+        chosen = "cpu"
+    cfg.MODEL.DEVICE = chosen
     return cfg
 
 
-def _is_here(device: str) -> bool:
+def _is_available(device: str) -> bool:
     try:
         torch.empty(0, device=device)
-    except (AssertionError, NotImplementedError, RuntimeError):  # torch has no one error for it
+    except (AssertionError, NotImplementedError, RuntimeError):  # the error depends on the device
         return False
     return True
 
 
 def load_detector(cfg: CfgNode) -> nn.Module:
-    """The detector of a config with its weights, in eval mode.
+    """Build the detector of a config and load its weights; returns it in eval mode.
 
     Raises:
         AIDError: the weights cannot be read or do not fit the config.
@@ -66,9 +66,11 @@ def load_detector(cfg: CfgNode) -> nn.Module:
 
 
 def classes_of(cfg: CfgNode) -> tuple[list[str], list[int]]:
-    """Names and COCO category ids of the detector's classes, by its data set's metadata.
+    """Names and COCO category ids of the detector's classes.
 
-    Where no data set of the config with as many classes is registered, both are their numbers.
+    They come from the metadata of the first dataset in DATASETS.TEST or DATASETS.TRAIN that is
+    registered and has as many classes as the detector. Without such a dataset, names and ids are
+    the class indices.
     """
     number = get_value(cfg, num_classes_key(cfg) or "MODEL.ROI_HEADS.NUM_CLASSES")
     for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):

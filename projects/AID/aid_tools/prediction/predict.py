@@ -1,4 +1,4 @@
-"""Detections of frame after frame."""
+"""Inference over a stream of frames."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -17,14 +17,14 @@ __all__ = ["as_input", "predict"]
 
 
 def as_input(image: np.ndarray, cfg: CfgNode) -> dict:
-    """An image as the detector takes it in an evaluation.
+    """Prepare an image for the detector as evaluation does.
 
     Args:
         image: (H, W, 3), uint8, in the channel order of INPUT.FORMAT.
         cfg: the detector's config.
 
     Returns:
-        The standard input of a Detectron2 model.
+        Standard input of a Detectron2 model.
     """
     sample = T.AugInput(image)
     T.AugmentationList(build_augmentation(cfg, is_train=False))(sample)
@@ -40,15 +40,15 @@ def predict(
     batch_size: int = 1,
     score_threshold: float = 0.0,
 ) -> Iterator[tuple[Frame, Instances]]:
-    """Run a detector on frames, of which no more than one batch is kept.
+    """Run a detector on frames, holding one batch in memory at a time.
 
     Args:
-        detector: in eval mode.
-        cfg: its config.
-        frames: of :func:`~aid_tools.prediction.sources.read_frames`.
-        batch_size: frames that go through the detector at once. Images of several sizes are padded
-            to the largest of their batch, which may change the last digits of what is found.
-        score_threshold: detections below it are left out.
+        detector: detector in eval mode.
+        cfg: the detector's config.
+        frames: frames, see :func:`~aid_tools.prediction.sources.read_frames`.
+        batch_size: number of frames per forward pass. Images of different sizes are padded to the
+            largest of the batch, which may change the last digits of the detections.
+        score_threshold: minimum score of the returned detections.
 
     Yields:
         Each frame with its detections, in pixels of the image, on the CPU.
@@ -57,5 +57,5 @@ def predict(
     while batch := list(islice(frames, batch_size)):
         outputs = detector([as_input(frame.image, cfg) for frame in batch])
         for frame, output in zip(batch, outputs, strict=True):
-            found = output["instances"].to("cpu")
-            yield frame, found[found.scores >= score_threshold]
+            detections = output["instances"].to("cpu")
+            yield frame, detections[detections.scores >= score_threshold]

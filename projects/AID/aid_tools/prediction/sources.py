@@ -1,4 +1,4 @@
-"""Images and frames of videos, one at a time, from whatever a user names."""
+"""Reading of images and video frames, one at a time, from files, folders and patterns."""
 
 import glob
 import os
@@ -21,11 +21,11 @@ VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 @dataclass(frozen=True)
 class Source:
-    """A file that a user named.
+    """Input image or video.
 
     Attributes:
-        path: of the file.
-        name: of what is written about it: its path below the folder that all sources share,
+        path: path of the file.
+        name: base name of its output files: the path relative to the common folder of all sources,
             without extension.
     """
 
@@ -39,13 +39,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Frame:
-    """An image, or one of a video's.
+    """Image, or frame of a video.
 
     Attributes:
-        source: that it is from.
-        image: (H, W, 3), uint8, in the channel order that was asked for.
-        number: of the frame in its video, from 0; 0 of an image.
-        rate: frames a second of the video, 0 of an image.
+        source: source of the frame.
+        image: (H, W, 3), uint8, in the requested channel order.
+        number: index of the frame in its video, from 0; 0 for an image.
+        rate: frames per second of the video; 0 for an image.
     """
 
     source: Source
@@ -55,36 +55,37 @@ class Frame:
 
     @property
     def name(self) -> str:
-        """Of what is written about it."""
+        """Base name of the output files of this frame."""
         video = self.source.is_video
         return f"{self.source.name}/{self.number:06d}" if video else self.source.name
 
 
 def find_sources(inputs: list[str]) -> list[Source]:
-    """The files behind what a user named, in that order; a folder's by name.
+    """List the image and video files that the inputs denote.
+
+    The result is in the order of the inputs; files of a folder or pattern are sorted by name.
 
     Args:
-        inputs: files, which need not be there; folders, whose images and videos at any depth are
-            meant; and patterns as of a shell, with ``**`` for any depth.
+        inputs: files, which may be missing; folders, searched recursively for images and videos;
+            and shell patterns, with ``**`` for any depth.
 
     Raises:
-        AIDError: a folder or pattern holds nothing, or two files would be written about under the
-            same name.
+        AIDError: a folder or pattern matches no file, or two files would have the same output name.
     """
     paths, folders = [], []
-    for given in inputs:
-        if os.path.isdir(given):
-            found = _files_below(given)
-            folders.append(os.path.abspath(given))
-        elif glob.has_magic(given) and not os.path.exists(given):
-            found = sorted(x for x in glob.glob(given, recursive=True) if os.path.isfile(x))
-            folders += [os.path.dirname(os.path.abspath(path)) for path in found]
+    for item in inputs:
+        if os.path.isdir(item):
+            files = _files_below(item)
+            folders.append(os.path.abspath(item))
+        elif glob.has_magic(item) and not os.path.exists(item):
+            files = sorted(x for x in glob.glob(item, recursive=True) if os.path.isfile(x))
+            folders += [os.path.dirname(os.path.abspath(path)) for path in files]
         else:
-            found = [given]
-            folders.append(os.path.dirname(os.path.abspath(given)))
-        if not found:
-            raise AIDError(f"{given} holds neither an image nor a video: check the path")
-        paths += found
+            files = [item]
+            folders.append(os.path.dirname(os.path.abspath(item)))
+        if not files:
+            raise AIDError(f"{item} holds neither an image nor a video: check the path")
+        paths += files
     root = os.path.commonpath(folders)
     unique = {os.path.abspath(path): path for path in paths}
     sources = [
@@ -96,25 +97,25 @@ def find_sources(inputs: list[str]) -> list[Source]:
 
 
 def _files_below(folder: str) -> list[str]:
-    found = (os.path.join(at, name) for at, _, names in os.walk(folder) for name in names)
-    return sorted(path for path in found if path.lower().endswith((*IMAGES, *VIDEOS)))
+    paths = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
+    return sorted(path for path in paths if path.lower().endswith((*IMAGES, *VIDEOS)))
 
 
 def _check_names(sources: list[Source]) -> None:
     seen = {}
     videos = {source.name: source for source in sources if source.is_video}
     for source in sources:
-        # A video's frames are written about in a folder of its name.
+        # The outputs of a video's frames are in a folder with the name of the video.
         other = videos.get(os.path.dirname(source.name), seen.setdefault(source.name, source))
         if other is not source:
             raise AIDError(
                 f"{other.path} and {source.path} would be written under the same name, "
-                f"{source.name}: rename one, or give them to separate calls"
+                f"{source.name}: rename one, or use separate calls"
             )
 
 
 def count_frames(sources: list[Source]) -> int:
-    """How many frames there are, as far as videos say."""
+    """Number of frames, by the frame counts in the headers of the videos."""
     return sum(_length(source.path) if source.is_video else 1 for source in sources)
 
 
@@ -126,20 +127,20 @@ def _length(path: str) -> int:
 def read_frames(
     sources: list[Source], channels: str, skipped: Callable[[str], None]
 ) -> Iterator[Frame]:
-    """Read frame after frame, keeping none.
+    """Read the frames of all sources one by one.
 
     Args:
-        sources: of :func:`find_sources`.
+        sources: result of :func:`find_sources`.
         channels: INPUT.FORMAT of a config, "BGR" or "RGB".
-        skipped: is told in a line of each image, and of each video, that cannot be read or has
-            frames that cannot.
+        skipped: callback for a one-line message about each image that cannot be read, and each
+            video that cannot be read or has unreadable frames.
     """
     for source in sources:
         if source.is_video:
             yield from _read_video(source, channels, skipped)
             continue
         try:
-            yield Frame(source, read_image(source.path, channels))  # as for an evaluation
+            yield Frame(source, read_image(source.path, channels))  # as in evaluation
         except FileNotFoundError:
             skipped(f"{source.path}: does not exist")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -149,10 +150,9 @@ def read_frames(
 def _read_video(source: Source, channels: str, skipped: Callable[[str], None]) -> Iterator[Frame]:
     with _opened(source.path) as video:
         if not video.isOpened():
-            why = (
-                "is no video that OpenCV reads" if os.path.exists(source.path) else "does not exist"
-            )
-            skipped(f"{source.path}: {why}")
+            exists = os.path.exists(source.path)
+            reason = "is no video that OpenCV can read" if exists else "does not exist"
+            skipped(f"{source.path}: {reason}")
             return
         length = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         rate = video.get(cv2.CAP_PROP_FPS) or 25.0

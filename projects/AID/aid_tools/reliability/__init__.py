@@ -1,4 +1,4 @@
-"""Does a run survive being killed? A campaign that kills trainings and looks at what they left."""
+"""Crash campaign: kills training runs and checks their checkpoints and resumed results."""
 
 from .campaign import run_campaign
 

@@ -1,4 +1,4 @@
-"""Kills trainings at seeded random moments, resumes them, and compares how they end."""
+"""Crash campaign: kill training runs at seeded random moments, resume them, compare the results."""
 
 import json
 import os
@@ -22,8 +22,8 @@ __all__ = ["run_campaign"]
 TEACHER = "configs/Quickstart/faster_rcnn_R34_FPN.yaml"
 STUDENT = "configs/Quickstart/faster_rcnn_R18_from_R34.yaml"
 SCENES = ("--train", "16", "--val", "4")
-PERIOD = 8  # iterations from one checkpoint to the next
-# An iteration of 0.06 s, so that an interpreter's start of 4 s is most of what a kill costs.
+PERIOD = 8  # iterations between checkpoints
+# Small model: 0.06 s per iteration, so that the start of the process (4 s) dominates the run time.
 SMALL = {
     "MODEL.RESNETS.DEPTH": 50,
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
@@ -39,28 +39,29 @@ SMALL = {
     "DATASETS.TEST": (),
     "VIS_PERIOD": 0,
 }
-# Of all kills, those that wait for a write, and for how long they let it go on.
+# Share of kills during the write of a checkpoint, and their maximum delay after its start.
 WRITES = 0.5
-INTO_WRITE = 0.005  # seconds, at most
+INTO_WRITE = 0.005  # seconds
 
 
 def run_campaign(
     root: str, output: str, kills: int, workers: tuple[int, ...] = (0, 2), seed: int = 0
 ) -> dict:
-    """Train a small AID student without interruption, then with kills, and compare.
+    """Train a small AID student without interruption and with kills, and compare the results.
 
     Args:
-        root: of the repository, with its scripts and configs.
-        output: folder for the runs, in ``crash_campaign/`` there, and crash_campaign.json.
-        kills: their number, dealt out to ``workers``.
-        workers: numbers of loader workers; for each a training is killed until its kills are spent.
-        seed: of the moments.
+        root: root of the repository, with its scripts and configs.
+        output: output folder, for the runs in ``crash_campaign/`` and crash_campaign.json.
+        kills: total number of kills, divided among ``workers``.
+        workers: numbers of loader workers. One run is killed and resumed for each of them.
+        seed: seed of the moments of the kills.
 
     Returns:
-        What is written to crash_campaign.json. ``failure`` is what did not hold, or None.
+        Content of crash_campaign.json. ``failure`` describes the violated invariant, or is None.
 
     Raises:
-        AIDError: no kill for one of ``workers``, a folder that cannot be written, or no scenes.
+        AIDError: there are fewer kills than ``workers``, the folder cannot be written, or the
+            scenes cannot be rendered.
     """
     if kills < len(workers):
         raise AIDError(f"--kills is {kills}: give at least one for each of workers {workers}")
@@ -87,7 +88,7 @@ def run_campaign(
 
 
 class _Campaign:
-    """The runs of a campaign, and what was counted."""
+    """Runs and counters of a campaign."""
 
     def __init__(self, root: str, folder: str, iterations: int, seed: int):
         self.result = {
@@ -114,7 +115,7 @@ class _Campaign:
 
     @contextmanager
     def record_failure(self) -> Iterator[None]:
-        """Note a promise that was broken, and whether checkpoints were equal if none was."""
+        """Record the violated invariant, or that all checkpoints are bit-equal."""
         try:
             yield
             self.result["bit_equal"] = True
@@ -138,7 +139,7 @@ class _Campaign:
         self._period = (time.monotonic() - start) * PERIOD / self.result["iterations"]
 
     def kill_and_resume(self, workers: int, kills: int, bar: tqdm) -> None:
-        """Train the student, kill it so many times, and compare its end with that of the other."""
+        """Kill and resume a student ``kills`` times, then compare it with the uninterrupted run."""
         folder = os.path.join(self._folder, f"workers_{workers}")
         seen = set()
         for number in range(kills):
@@ -155,7 +156,7 @@ class _Campaign:
         self.result["compared_checkpoints"] += compare_folders(self._whole, folder)
 
     def _wait_for_moment(self, victim: Victim, number: int) -> None:
-        # Kills come one checkpoint after the other, so that the run is not over before the last.
+        # Allow one more checkpoint per kill, so that the run does not end before the last kill.
         victim.wait_for_checkpoints(number)
         longest = self._period
         if self._random.random() < WRITES:
@@ -169,7 +170,7 @@ class _Campaign:
         if victim.start_iter != expected:
             victim.kill()
             raise BrokenPromise(
-                "other", f"{folder} went on from iteration {victim.start_iter}, not {expected}"
+                "other", f"{folder} resumed from iteration {victim.start_iter}, not {expected}"
             )
         return victim
 

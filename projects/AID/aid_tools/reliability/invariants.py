@@ -1,4 +1,4 @@
-"""What has to hold of an output folder whenever its process dies."""
+"""Invariants of an output folder after its process was killed."""
 
 import os
 
@@ -18,33 +18,34 @@ __all__ = [
 
 
 class BrokenPromise(Exception):
-    """What was to hold and did not, in one line."""
+    """Violation of an invariant; the message is one line."""
 
     def __init__(self, kind: str, message: str):
         """
         Args:
             kind: "unreadable", "lost", "unequal" or "other".
-            message: says where.
+            message: description, with the place of the violation.
         """
         super().__init__(message)
         self.kind = kind
 
 
 def finished(folder: str) -> list[str]:
-    """Names of the checkpoints in a folder, oldest first."""
+    """Names of the complete checkpoints in a folder, oldest first."""
     return sorted(name for name in os.listdir(folder) if name.endswith(".pth"))
 
 
 def check_folder(folder: str, seen: set[str]) -> None:
-    """Look at what a killed process left.
+    """Check the output folder of a killed process.
 
     Args:
         folder: the output folder.
-        seen: names of the checkpoints that were finished before.
+        seen: names of the checkpoints that were complete before.
 
     Raises:
-        BrokenPromise: a checkpoint cannot be read or has disappeared, or ``last_checkpoint`` does
-            not name the last, or the last but one if the process died between the two.
+        BrokenPromise: a checkpoint cannot be read or has disappeared, or ``last_checkpoint`` names
+            neither the last checkpoint nor the one before, which is valid if the process was
+            killed between writing the two files.
     """
     names = finished(folder)
     for name in names:
@@ -64,7 +65,7 @@ def check_folder(folder: str, seen: set[str]) -> None:
 
 
 def next_iteration(folder: str) -> int:
-    """The iteration from which a run in this folder has to go on."""
+    """Iteration from which a resumed run in this folder has to start."""
     last = os.path.join(folder, "last_checkpoint")
     if not os.path.exists(last):
         return 0
@@ -73,13 +74,13 @@ def next_iteration(folder: str) -> int:
 
 
 def compare_folders(whole: str, killed: str) -> int:
-    """Compare all that the checkpoints of two runs hold: model, adapters, optimizer, schedule.
+    """Compare the checkpoints of two runs bit by bit: model, adapters, optimizer, schedule.
 
     Returns:
-        The number of checkpoints, which is the same.
+        Number of compared checkpoints.
 
     Raises:
-        BrokenPromise: a checkpoint is missing or differs in a bit, or a part of one was left.
+        BrokenPromise: a checkpoint is missing or differs, or a partial file remains.
     """
     names = finished(whole)
     if finished(killed) != names:
@@ -98,26 +99,26 @@ def load(path: str) -> dict:
     """Read a checkpoint.
 
     Raises:
-        BrokenPromise: it cannot be read.
+        BrokenPromise: the file cannot be read.
     """
     try:
         return load_file(path)
-    except Exception as error:  # unpickling what is no pickle raises anything
+    except Exception as error:  # unpickling a damaged file can raise any exception
         reason = " ".join(f"{type(error).__name__} {error}".split())
         raise BrokenPromise("unreadable", f"{path} cannot be read: {reason}") from error
 
 
 def first_difference(a: object, b: object, place: str = "") -> str | None:
-    """Where two contents of checkpoints differ, such as "model.backbone.weight"; None: nowhere."""
+    """Path of the first difference of two checkpoints, such as "model.backbone.weight", or None."""
     if type(a) is not type(b):
         return place
     if isinstance(a, torch.Tensor):
         same = a.dtype == b.dtype and a.shape == b.shape and _bits(a) == _bits(b)
         return None if same else place
     if isinstance(a, dict):
-        odd = sorted(map(str, a.keys() ^ b.keys()))
-        if odd:
-            return f"{place}.{odd[0]}".lstrip(".")
+        unmatched = sorted(map(str, a.keys() ^ b.keys()))
+        if unmatched:
+            return f"{place}.{unmatched[0]}".lstrip(".")
         pairs = [(key, value, b[key]) for key, value in a.items()]
     elif isinstance(a, list | tuple):
         if len(a) != len(b):
@@ -125,8 +126,8 @@ def first_difference(a: object, b: object, place: str = "") -> str | None:
         pairs = [(i, x, y) for i, (x, y) in enumerate(zip(a, b, strict=True))]
     else:
         return None if repr(a) == repr(b) else place
-    found = (first_difference(x, y, f"{place}.{key}".lstrip(".")) for key, x, y in pairs)
-    return next((place for place in found if place is not None), None)
+    places = (first_difference(x, y, f"{place}.{key}".lstrip(".")) for key, x, y in pairs)
+    return next((place for place in places if place is not None), None)
 
 
 def _bits(tensor: torch.Tensor) -> bytes:

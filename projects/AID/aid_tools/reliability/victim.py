@@ -1,4 +1,4 @@
-"""A training process that is watched from outside, and killed."""
+"""Training process that is observed from outside and killed."""
 
 import os
 import re
@@ -13,30 +13,30 @@ from .invariants import BrokenPromise, finished
 
 __all__ = ["Victim"]
 
-# Seconds. A small checkpoint is written in some ten milliseconds.
+# Seconds. Writing a small checkpoint takes about 10 ms.
 POLL = 0.0005
 POLL_START = 0.02
-PATIENCE = 300  # for what takes a few
+PATIENCE = 300  # timeout of steps that take a few seconds
 
 
 class Victim:
-    """A training, from its first iteration on; it does not outlive its context.
+    """Training process, from its first iteration to the end of the context, which kills it.
 
     Attributes:
-        start_iter: the iteration it started from.
-        seen: names of all checkpoints that it had finished when somebody looked.
+        start_iter: first iteration of the process.
+        seen: names of all complete checkpoints observed so far.
     """
 
     def __init__(self, command: list[str], environment: dict[str, str], folder: str):
         """Start the process and wait for its first iteration.
 
         Args:
-            command: that starts the training.
-            environment: of the process.
-            folder: its output folder, which exists.
+            command: command that starts the training.
+            environment: environment variables of the process.
+            folder: its output folder, which must exist.
 
         Raises:
-            BrokenPromise: it ends, or waits, before that.
+            BrokenPromise: the process ends or makes no progress before its first iteration.
         """
         self.seen: set[str] = set()
         self._folder = folder
@@ -59,53 +59,53 @@ class Victim:
         self.kill()
 
     def wait_for_checkpoints(self, number: int) -> None:
-        """Wait until the folder holds so many."""
-        self._wait_until(lambda: len(self._look()) >= number)
+        """Wait until the folder holds ``number`` checkpoints."""
+        self._wait_until(lambda: len(self._update_seen()) >= number)
 
     def wait_for_write(self) -> None:
         """Wait until a checkpoint is being written."""
         self._wait_until(self.is_writing)
 
     def wait(self, seconds: float, at_most: int) -> None:
-        """Wait so long, but not for more checkpoints than ``at_most``."""
+        """Wait for a time in seconds, or until the folder holds ``at_most`` checkpoints."""
         end = time.monotonic() + seconds
-        self._wait_until(lambda: time.monotonic() >= end or len(self._look()) >= at_most)
+        self._wait_until(lambda: time.monotonic() >= end or len(self._update_seen()) >= at_most)
 
     def wait_for_end(self) -> None:
-        """Wait until it has finished.
+        """Wait until the process has finished.
 
         Raises:
-            BrokenPromise: it failed.
+            BrokenPromise: the process failed.
         """
         if self._process.wait(PATIENCE):
             raise self._ended()
 
     def is_writing(self) -> bool:
-        """Whether there is a part of a checkpoint; of a killed process: whether it was writing."""
+        """Whether a partial checkpoint exists; after a kill, whether it hit a write."""
         return any(name.endswith(f".pth{PART}") for name in os.listdir(self._folder))
 
     def kill(self) -> None:
-        """Kill it by SIGKILL, of which it hears nothing, if it has not ended."""
+        """Kill the process by SIGKILL, which it cannot handle, unless it has ended."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
-    def _look(self) -> list[str]:
+    def _update_seen(self) -> list[str]:
         names = finished(self._folder)
         self.seen.update(names)
         return names
 
     def _started(self) -> int | None:
         with open(self._log, errors="replace") as f:
-            found = re.search(r"Starting training from iteration (\d+)\n", f.read())
-        return found and int(found[1])
+            match = re.search(r"Starting training from iteration (\d+)\n", f.read())
+        return match and int(match[1])
 
-    def _wait_until(self, is_so: Callable[[], bool], poll: float = POLL) -> None:
+    def _wait_until(self, condition: Callable[[], bool], poll: float = POLL) -> None:
         end = time.monotonic() + PATIENCE
-        while not is_so():
+        while not condition():
             if self._process.poll() is not None:
                 raise self._ended()
             if time.monotonic() > end:
-                raise BrokenPromise("other", f"{self._log}: nothing happens")
+                raise BrokenPromise("other", f"{self._log}: no progress in {PATIENCE} s")
             time.sleep(poll)
 
     def _ended(self) -> BrokenPromise:

@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.data import transforms as T
-from detectron2.data.detection_utils import convert_image_to_rgb, read_image
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.data.detection_utils import convert_image_to_rgb
 from torch import Tensor, nn
 
 from aid.modeling.families import PerInstanceLosses, per_instance_losses
@@ -19,13 +17,14 @@ from aid.modeling.teacher import build_teacher
 from aid.modeling.weighting import TeacherStats, build_weighting
 from aid.utils.errors import AIDError
 
+from ..visualization.sample import load_sample
+
 __all__ = [
     "DOUBTS",
     "ImageStats",
     "group_of",
     "groups_of",
     "image_stats",
-    "load_sample",
     "read_records",
 ]
 
@@ -60,36 +59,6 @@ class ImageStats:
     annotations: list[dict]
     losses: Tensor
     weights: Tensor
-
-
-def load_sample(cfg: CfgNode, record: dict) -> tuple[dict, list[dict]]:
-    """Load an image at test size with its ground truth, without crowd annotations.
-
-    Args:
-        cfg: config of the detector.
-        record: dataset record in Detectron2's standard format.
-
-    Returns:
-        The model's input, with ``instances`` (G), and the G annotations.
-    """
-    image = read_image(record["file_name"], format=cfg.INPUT.FORMAT)
-    resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    transform = resize.get_transform(image)
-    image = transform.apply_image(image)
-    annotations = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
-    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
-    boxes = transform.apply_box(np.array(boxes, dtype=np.float64).reshape(-1, 4))
-    instances = Instances(image.shape[:2])
-    instances.gt_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32))
-    instances.gt_classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
-    sample = {
-        "image": torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1))),
-        "height": record["height"],
-        "width": record["width"],
-        "file_name": record["file_name"],
-        "instances": instances,
-    }
-    return sample, annotations
 
 
 def image_stats(

@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from aid.utils.errors import AIDError
 
+from ..visualization.sample import load_sample
 from .content import NUM_TIMED, Findings, describe, official_metric
 from .cost import Cost, measure_cost
 from .figures import draw_curves, draw_groups, draw_precision_recall, draw_sheet, save
 from .html import to_html
-from .instances import ImageStats, group_of, groups_of, image_stats, load_sample, read_records
+from .instances import ImageStats, group_of, groups_of, image_stats, read_records
 from .markdown import to_markdown
 from .outcome import outcome
 from .precision_recall import Curve, read_curves

@@ -1,7 +1,7 @@
-"""Pictures of what a student is taught: where, how much, by whom, and what came of it.
+"""Visualization of imitation weights, attention and feature differences.
 
-Here is what a training step itself draws. ``collect`` and the pages that show it know the models,
-and are imported by name.
+This package exports the drawing functions that training uses as well. ``collect`` and the modules
+that draw pages depend on the models and are imported by module name.
 """
 
 from aid.utils.drawing import COLORMAP, draw_boxes, draw_weights, enlarge, weight_image

@@ -1,4 +1,4 @@
-"""A page on which things have their places in inches, from the top left."""
+"""Matplotlib page with positions in inches from the top left corner."""
 
 import numpy as np
 import torch
@@ -17,25 +17,25 @@ __all__ = ["Canvas", "enlarged", "overlay"]
 
 DPI = 100
 MARGIN = 0.25
-# How much darker or brighter an image makes the colours of a map over it.
+# Strength with which the image darkens or brightens the colors of a map drawn over it.
 SHADING = 0.45
 
 
 class Canvas:
-    """A figure of a given size with a few kinds of things on it.
+    """Figure of fixed size with images, text and color bars.
 
     Attributes:
-        width, height: of the page, in inches.
-        figure: matplotlib's.
+        width, height: size of the page in inches.
+        figure: the Matplotlib figure.
     """
 
     def __init__(self, width: float, height: float):
         self.width, self.height = width, height
         self.figure = Figure(figsize=(width, height), dpi=DPI)
-        FigureCanvasAgg(self.figure)  # no display is needed
+        FigureCanvasAgg(self.figure)  # works without a display
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
-        """Axes without ticks, whose top left corner is at (x, y)."""
+        """Add axes without ticks, with their top left corner at (x, y)."""
         bottom = self.height - y - height
         axes = self.figure.add_axes(
             (x / self.width, bottom / self.height, width / self.width, height / self.height)
@@ -44,17 +44,17 @@ class Canvas:
         return axes
 
     def image(self, pixels: np.ndarray, x: float, y: float, width: float, height: float) -> Axes:
-        """Axes filled with an RGB image, in its own coordinates."""
+        """Add axes filled with an RGB image; their coordinates are its pixels."""
         axes = self.axes(x, y, width, height)
         rows, columns = pixels.shape[:2]
         axes.imshow(pixels, aspect="auto", extent=(0, columns, rows, 0), interpolation="bilinear")
         return axes
 
     def text(self, x: float, y: float, text: str, size: float = 10, **options) -> None:
-        """Text whose top left corner is at (x, y), unless told otherwise."""
+        """Add text, by default with its top left corner at (x, y)."""
         options = {"va": "top", "ha": "left", **options}
-        place = (x / self.width, 1 - y / self.height)
-        self.figure.text(*place, text, fontsize=size, **options)
+        position = (x / self.width, 1 - y / self.height)
+        self.figure.text(*position, text, fontsize=size, **options)
 
     def colorbar(
         self,
@@ -66,7 +66,7 @@ class Canvas:
         label: str,
         **options,
     ) -> None:
-        """A horizontal colour bar, 0.16 in high, with its ticks and label below it."""
+        """Add a horizontal color bar, 0.16 in high, with ticks and label below it."""
         axes = self.axes(x, y, width, 0.16)
         axes.set_axis_on()
         mappable = ScalarMappable(norm, colormaps[colormap])
@@ -81,7 +81,7 @@ class Canvas:
 
 
 def enlarged(image: np.ndarray, width: int) -> np.ndarray:
-    """An image (H, W, 3), enlarged smoothly to ``width`` pixels if it is narrower."""
+    """Enlarge an image (H, W, 3) to ``width`` pixels, bicubically, if it is narrower."""
     if image.shape[1] >= width:
         return image
     size = (round(image.shape[0] * width / image.shape[1]), width)
@@ -93,13 +93,13 @@ def enlarged(image: np.ndarray, width: int) -> np.ndarray:
 def overlay(
     image: np.ndarray, cells: Tensor, stride: int, colormap: str, norm: Normalize
 ) -> np.ndarray:
-    """The map of a level over its image.
+    """Draw the map of a feature level over its image.
 
     Args:
         image: (H, W, 3), RGB, uint8.
-        cells: (H_l, W_l), which may reach beyond the image by the padding.
+        cells: (H_l, W_l), which may extend beyond the image because of padding.
         stride: pixels per cell.
-        colormap, norm: from values to colours.
+        colormap, norm: mapping from values to colors.
 
     Returns:
         (H, W, 3), RGB, uint8.
@@ -107,8 +107,8 @@ def overlay(
     height, width = image.shape[:2]
     pixels = cells.repeat_interleave(stride, 0).repeat_interleave(stride, 1)[:height, :width]
     colors = colormaps[colormap](norm(pixels.numpy()))[..., :3]
-    grey = image.mean(axis=2, keepdims=True) / 255
-    # Towards black and white alike, so that a colour is on average the one in the colour bar.
-    shade = SHADING * (grey - grey.mean())
+    gray = image.mean(axis=2, keepdims=True) / 255
+    # Shading has zero mean, so that the mean color matches the color bar.
+    shade = SHADING * (gray - gray.mean())
     shaded = np.where(shade < 0, colors * (1 + shade), colors + shade * (1 - colors))
     return (255 * shaded).round().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What is shown of an image: the weights, attention and features of a training step.
+"""Weights, attention and feature differences of a training step, for visualization.
 
 Shape letters: G instances of the image, (H, W) size of a level.
 """
@@ -19,19 +19,19 @@ __all__ = ["Seen", "as_in_first_step", "collect"]
 
 @dataclass(frozen=True)
 class Seen:
-    """An image as one teacher and its student see it, on the CPU.
+    """Weights, attention and features of one teacher and its student on an image, on the CPU.
 
     Attributes:
-        weights: (G,), of imitation on each instance, whatever the granularity of the maps; None
-            where D is not asked for.
-        losses: (G,), the teacher's loss D; None likewise.
-        parts: {name: (G,)}, what each part contributes to D; empty likewise.
-        strides: {level: pixels per cell} of the levels that are imitated, finest first.
-        maps: {level: (H, W)}, weights of imitation.
-        attention: {level: (H, W)}, the teacher's, of mean 1.
-        student_attention: likewise.
+        weights: (G,), imitation weight of each instance, for any granularity of the maps; None if
+            the weighting rule needs no per-instance loss D.
+        losses: (G,), the teacher's per-instance loss D; None in the same case.
+        parts: {name: (G,)}, contribution of each component to D; empty in the same case.
+        strides: {level: pixels per cell} of the imitated levels, finest first.
+        maps: {level: (H, W)}, weight maps.
+        attention: {level: (H, W)}, spatial attention of the teacher, with mean 1.
+        student_attention: {level: (H, W)}, spatial attention of the student, with mean 1.
         difference: {level: (H, W)}, root of the mean over channels of (teacher - student)^2, in
-            units of the teacher's own root mean square on that level; None where no loss adapts the
+            units of the teacher's root mean square on that level; None if no loss adapts the
             student's features to the teacher's.
     """
 
@@ -45,7 +45,7 @@ class Seen:
     difference: dict[str, Tensor] | None
 
     def largest_part(self, instance: int) -> tuple[str, float]:
-        """Name of the part of D that is the largest, or not finite, and its value."""
+        """Name and value of the largest component of D; NaN counts as infinity."""
         values = {k: v[instance].nan_to_num(nan=torch.inf).item() for k, v in self.parts.items()}
         name = max(values, key=values.get)
         return name, values[name]
@@ -55,47 +55,51 @@ class Seen:
 def collect(
     student: DistillationMixin, sample: dict, attention: Callable[[Tensor], Tensor]
 ) -> list[Seen]:
-    """What each teacher of a student sees in an image, with a training step's own functions.
+    """Compute the visualized quantities of an image with the functions of a training step.
 
     Args:
-        student: with its teachers, in eval mode.
+        student: student with its teachers, in eval mode.
         sample: one of the model's ``batched_inputs``.
-        attention: from features (N, C, H, W) to attention (N, 1, H, W) of mean 1.
+        attention: function from features (N, C, H, W) to attention (N, 1, H, W) with mean 1.
+
+    Returns:
+        One result for each teacher.
     """
     instances = [sample["instances"].to(student.device)]
     images = student.preprocess_image([sample]).tensor
     features = student.backbone(images)
     outputs = student.evaluate_teachers([sample], instances, images, features)
     return [
-        _seen(distiller, judgement, features, attention)
-        for distiller, judgement in zip(student.distillers, outputs, strict=True)
+        _seen(distiller, output, features, attention)
+        for distiller, output in zip(student.distillers, outputs, strict=True)
     ]
 
 
 def _seen(
     distiller: Distiller,
-    judgement: TeacherOutput,
+    output: TeacherOutput,
     features: dict[str, Tensor],
     attention: Callable[[Tensor], Tensor],
 ) -> Seen:
-    weights, stats = judgement.weights, judgement.stats
-    theirs = {level: judgement.view.features[level].float() for level in distiller.strides}
-    ours = {level: features[level].float() for level in distiller.strides}
+    weights, stats = output.weights, output.stats
+    teacher = {level: output.view.features[level].float() for level in distiller.strides}
+    student = {level: features[level].float() for level in distiller.strides}
     parts, difference = {}, None
     if stats is not None:
         coefficients = distiller.weighting.coefficients
-        found = stats.teacher.components.items()
-        parts = {name: (coefficients.get(name, 1.0) * part).cpu() for name, part in found}
-    # The losses that ask for equal features; others leave their scale, or all of them, free.
+        components = stats.teacher.components.items()
+        parts = {name: (coefficients.get(name, 1.0) * x).cpu() for name, x in components}
+    # Only losses with adapters compare feature values; the others ignore their scale.
     adapting = [loss for loss in distiller.losses.values() if hasattr(loss, "adapt")]
     if adapting:
-        ones = {level: torch.ones_like(x[:, :1]) for level, x in theirs.items()}
+        ones = {level: torch.ones_like(x[:, :1]) for level, x in teacher.items()}
         difference = {
-            level: _difference(*adapting[0].compared(level, ours[level], teacher, ones[level]))
-            for level, teacher in theirs.items()
+            level: _difference(*adapting[0].compared(level, student[level], x, ones[level]))
+            for level, x in teacher.items()
         }
     teacher_attention, student_attention = (
-        {level: attention(x)[0, 0].cpu() for level, x in maps.items()} for maps in (theirs, ours)
+        {level: attention(x)[0, 0].cpu() for level, x in maps.items()}
+        for maps in (teacher, student)
     )
     return Seen(
         weights=None if weights.instance is None else weights.instance.cpu(),
@@ -117,9 +121,9 @@ def _difference(student: Tensor, teacher: Tensor) -> Tensor:
 
 @contextmanager
 def as_in_first_step(backbone: nn.Module) -> Iterator[None]:
-    """Let batch norm go by the batch, as in training, and forget it afterwards.
+    """Use batch statistics in the batch norm layers, and restore the backbone afterwards.
 
-    The running statistics of weights that were never trained are no statistics of anything.
+    The running statistics of an untrained backbone are meaningless.
     """
     mode, before = backbone.training, copy.deepcopy(backbone.state_dict())
     backbone.train()

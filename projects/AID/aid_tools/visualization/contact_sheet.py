@@ -1,4 +1,4 @@
-"""The objects on which a teacher is trusted most and least, on one page."""
+"""Contact sheet of the instances with the lowest and highest imitation weights."""
 
 import os
 import textwrap
@@ -17,21 +17,22 @@ __all__ = ["Entry", "draw_contact_sheet", "entries_of", "extremes"]
 
 COLUMNS = 8
 CROP, GAP, TEXT = 2.0, 0.2, 1.0
-# A crop's side is this many times that of its box, and at least so many pixels.
+# Side of a crop as a multiple of the longer side of its box, and its minimum in pixels.
 CONTEXT, MIN_SIDE = 1.6, 24
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An instance and what its teacher makes of it.
+    """Instance with its imitation weight and teacher loss.
 
     Attributes:
-        file_name: of its image.
+        file_name: file name of the image.
         box: XYXY, in pixels of the image at the network's input.
-        category: name of its class.
-        weight, loss: of imitation, and the teacher's loss D.
-        part: of D, the largest.
-        share: of D that this part makes.
+        category: name of the class.
+        weight: imitation weight.
+        loss: the teacher's per-instance loss D.
+        part: name of the largest component of D.
+        share: share of D due to this component.
     """
 
     file_name: str
@@ -44,12 +45,12 @@ class Entry:
 
 
 def entries_of(seen: Seen, sample: dict, names: list[str]) -> list[Entry]:
-    """The instances of an image.
+    """Build the entries of all instances of an image.
 
     Args:
-        seen: by a teacher.
-        sample: the image, as the model takes it.
-        names: of the classes, by id.
+        seen: result of one teacher on the image.
+        sample: input of the model, with ``instances``.
+        names: class names, by class id.
     """
     instances = sample["instances"]
     entries = []
@@ -73,9 +74,13 @@ def entries_of(seen: Seen, sample: dict, names: list[str]) -> list[Entry]:
 
 
 def extremes(entries: list[Entry], count: int) -> tuple[list[Entry], list[Entry]]:
-    """Those of least weight, least first, and those of most, most first; none is in both.
+    """Select the entries with the lowest and with the highest weights.
 
-    Of equal weights the one of larger loss is the less trusted.
+    Entries with equal weights are ordered by decreasing loss.
+
+    Returns:
+        Up to ``count`` entries in ascending order of weight, and up to ``count`` of the others in
+        descending order.
     """
     order = sorted(entries, key=lambda x: (x.weight, -x.loss))
     least = order[:count]
@@ -85,12 +90,12 @@ def extremes(entries: list[Entry], count: int) -> tuple[list[Entry], list[Entry]
 def draw_contact_sheet(
     sections: list[tuple[str, list[Entry]]], images: dict[str, np.ndarray], title: str
 ) -> Canvas:
-    """A page of crops.
+    """Draw a page of crops.
 
     Args:
-        sections: headings, and the entries under each.
+        sections: heading and entries of each section.
         images: {file name: (H, W, 3), RGB, uint8} of the entries.
-        title: of the page.
+        title: title of the page.
     """
     columns = min(COLUMNS, max(len(entries) for _, entries in sections))
     columns = max(columns, 5)
@@ -108,8 +113,8 @@ def draw_contact_sheet(
             _draw(canvas, entry, images[entry.file_name], x, y + k // columns * row_height)
         y += n * row_height
     note = (
-        "w: how much the teacher is imitated on the object (colour of the box). D: the teacher's "
-        "loss on it; the words say which part of D is the largest."
+        "w: imitation weight of the object (color of the box). D: the teacher's loss on it, with "
+        "its largest component."
     )
     canvas.text(MARGIN, y, note, 10.5)
     return canvas
@@ -131,14 +136,14 @@ def _draw(canvas: Canvas, entry: Entry, image: np.ndarray, x: float, y: float) -
         axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=line, linewidth=width))
     canvas.text(x, y + CROP + 0.05, f"{entry.category}  w {entry.weight:.2f}", 11, weight="bold")
     share = f"{name_of_part(entry.part)} {entry.share:.0%}"
-    text = f"D {entry.loss:.1f}, largest part: {reason(entry.part)} ({share})"
+    text = f"D {entry.loss:.1f}, largest component: {reason(entry.part)} ({share})"
     canvas.text(x, y + CROP + 0.26, "\n".join(textwrap.wrap(text, 28)), 9)
     name = textwrap.shorten(os.path.basename(entry.file_name), 30, placeholder="...")
     canvas.text(x, y + CROP + 0.80, name, 8, color="0.4")
 
 
 def _window(center: float, length: int, end: int) -> tuple[int, int]:
-    """An interval of this length around a center, moved and cut so that it lies in [0, end]."""
+    """Interval of a given length around a center, shifted and clipped to [0, end]."""
     length = min(length, end)
     start = min(max(round(center - length / 2), 0), end - length)
     return start, start + length

@@ -1,4 +1,4 @@
-"""Labels of boxes, placed so that they cover each other as little as can be."""
+"""Box labels, placed so that they overlap as little as possible."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ Rectangle = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 @dataclass(frozen=True)
 class Label:
-    """A text for a box.
+    """Text label of a box.
 
     Attributes:
-        box: in pixels of the axes' image.
-        text: with its lines.
-        color: of the box.
+        box: XYXY, in pixels of the axes' image.
+        text: text, which may have several lines.
+        color: color of the box.
     """
 
     box: Rectangle
@@ -25,17 +25,17 @@ class Label:
 
 
 def casing(color: tuple[float, ...]) -> str:
-    """The colour around a line that makes it visible on any image."""
+    """Outline color that makes a line of ``color`` visible on any image."""
     return "white" if 0.3 * color[0] + 0.6 * color[1] + 0.1 * color[2] < 0.5 else "black"
 
 
 def draw_labels(axes: Axes, labels: list[Label], size: float = 11) -> None:
-    """Draw boxes and their labels, with a line between them where they do not touch.
+    """Draw boxes and their labels, connected by a line where they do not touch.
 
     Args:
-        axes: with an image.
-        labels: of its boxes.
-        size: of the font.
+        axes: axes that show an image.
+        labels: labels of the boxes in it.
+        size: font size in points.
     """
     renderer = axes.figure.canvas.get_renderer()
     to_pixels = axes.transData.inverted()
@@ -82,10 +82,10 @@ def draw_labels(axes: Axes, labels: list[Label], size: float = 11) -> None:
 def place(
     boxes: list[Rectangle], sizes: list[tuple[float, float]], canvas: tuple[float, float]
 ) -> list[Rectangle]:
-    """A place for the label of each box, inside of the canvas.
+    """Choose a position inside the canvas for the label of each box.
 
-    Labels are placed one after the other, where they cover least of those before, then of the
-    boxes, and are nearest to their own.
+    Labels are placed greedily. The cost penalizes, in this order, overlap with labels placed
+    before, overlap with boxes, and the distance to the label's own box.
 
     Args:
         boxes: XYXY.
@@ -100,12 +100,12 @@ def place(
         others = [box for k, box in enumerate(boxes) if k != i]
 
         def cost(spot: Rectangle, i: int = i, others: list[Rectangle] = others) -> float:
-            own = (spot[2] - spot[0]) * (spot[3] - spot[1])
+            area = (spot[2] - spot[0]) * (spot[3] - spot[1])
             labels = sum(_overlap(spot, other) for other in placed.values())
             covered = sum(_overlap(spot, box) for box in others)
             inside = _overlap(spot, boxes[i])
             distance = _distance(spot, boxes[i]) / (sizes[i][1] or 1)
-            return (100 * labels + 6 * covered + 4 * inside) / own + distance
+            return (100 * labels + 6 * covered + 4 * inside) / area + distance
 
         placed[i] = min(_spots(boxes[i], sizes[i], canvas), key=cost)
     return [placed[i] for i in range(len(boxes))]
@@ -114,7 +114,7 @@ def place(
 def _spots(
     box: Rectangle, size: tuple[float, float], canvas: tuple[float, float]
 ) -> list[Rectangle]:
-    """Places around a box, the best first: above, below, beside it, then farther and farther."""
+    """Candidate positions around a box: above, below and beside it, at increasing distance."""
     (x1, y1, x2, y2), (width, height) = box, size
     spots = []
     for step in range(9):

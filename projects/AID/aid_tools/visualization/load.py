@@ -1,4 +1,4 @@
-"""From a config to a student with its teachers, before and after its training, and to images."""
+"""Loading of the student with its teachers, of its checkpoint, and of the images to show."""
 
 import os
 
@@ -17,19 +17,19 @@ __all__ = ["build_student", "choose_images", "load_records", "load_trained"]
 
 
 def build_student(cfg: CfgNode) -> DistillationMixin:
-    """The student as its training begins, with its teachers, in eval mode.
+    """Build a student with its teachers in the state in which training starts, in eval mode.
 
     Args:
-        cfg: the student's config; weights that MODEL.WEIGHTS does not have are drawn by SEED.
+        cfg: the student's config. Weights that MODEL.WEIGHTS lacks are initialized by SEED.
 
     Raises:
-        AIDError: the config does not distil, or what it names cannot be built or read.
+        AIDError: the config uses no distillation, or the student or a teacher cannot be built.
     """
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     if not issubclass(architecture, DistillationMixin):
         raise AIDError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no teacher: choose the "
-            "config of a student that distils, such as those in configs/AID"
+            "config of a student with distillation, such as those in configs/AID"
         )
     seed_all_rng(cfg.SEED)
     student = build_model(cfg)
@@ -44,40 +44,44 @@ def load_trained(student: DistillationMixin, path: str) -> bool:
     """Load a checkpoint of the student's run, with its adapters.
 
     Args:
-        student: of :func:`build_student`.
-        path: of the checkpoint.
+        student: result of :func:`build_student`.
+        path: path of the checkpoint.
 
     Returns:
-        Whether it has adapters.
+        True if the checkpoint has adapters.
 
     Raises:
-        AIDError: it cannot be read, or is of another detector, or of other teachers or losses.
+        AIDError: the checkpoint cannot be read, or belongs to another detector, to other teachers
+            or to other losses.
     """
-    parts, student.distillation = student.distillation, None
+    distillation, student.distillation = student.distillation, None
     try:
         StrictCheckpointer(student, "--weights").load(path)
     finally:
-        student.distillation = parts
+        student.distillation = distillation
     with clear_load_errors("--weights", path):
         adapters = load_file(path).get("distillation") if path.endswith(".pth") else None
     if adapters is None:
         return False
-    wanted, found = ({k: v.shape for k, v in x.items()} for x in (parts.state_dict(), adapters))
-    odd = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
-    if odd:
+    expected = {k: v.shape for k, v in distillation.state_dict().items()}
+    actual = {k: v.shape for k, v in adapters.items()}
+    names = expected.keys() | actual.keys()
+    mismatched = sorted(k for k in names if expected.get(k) != actual.get(k))
+    if mismatched:
         raise AIDError(
-            f"--weights {path}: its adapters are of other teachers or losses ({len(odd)} tensors, "
-            f"first {odd[0]}): give the config.yaml of its run as --config-file"
+            f"--weights {path}: its adapters are of other teachers or losses ({len(mismatched)} "
+            f"tensors, first {mismatched[0]}): give the config.yaml of its run as --config-file"
         )
-    parts.load_state_dict(adapters)
+    distillation.load_state_dict(adapters)
     return True
 
 
 def load_records(cfg: CfgNode, name: str) -> list[dict]:
-    """The images of a registered dataset, in Detectron2's standard format.
+    """Load the records of a registered dataset, in Detectron2's standard format.
 
     Raises:
-        AIDError: it is unknown, cannot be loaded, has other classes than the model, or no labels.
+        AIDError: the dataset is unknown, cannot be loaded, has no labels, or has other classes than
+            the model.
     """
     if name not in DatasetCatalog.list():
         known = ", ".join(dict.fromkeys((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)))
@@ -87,20 +91,20 @@ def load_records(cfg: CfgNode, name: str) -> list[dict]:
         )
     unmasked = cfg.clone()
     unmasked.defrost()
-    unmasked.MODEL.MASK_ON = False  # no mask is looked at
+    unmasked.MODEL.MASK_ON = False  # masks are not used here
     check_dataset(unmasked, "TRAIN", name)
     return DatasetCatalog.get(name)
 
 
 def choose_images(records: list[dict], wanted: str) -> list[dict]:
-    """Some images of a dataset.
+    """Select images of a dataset.
 
     Args:
-        records: of the dataset.
-        wanted: how many, or file names with commas between them.
+        records: records of the dataset.
+        wanted: number of images, evenly spaced, or comma-separated file names.
 
     Raises:
-        AIDError: a name that no image has, or no positive number.
+        AIDError: the number is not positive, or no image has a given name.
     """
     if wanted.isdecimal():
         if int(wanted) < 1:
@@ -119,6 +123,6 @@ def choose_images(records: list[dict], wanted: str) -> list[dict]:
 
 
 def spread(records: list[dict], count: int) -> list[dict]:
-    """So many records, evenly spaced."""
+    """Select ``count`` evenly spaced records."""
     count = min(count, len(records))
     return [records[i * len(records) // count] for i in range(count)]

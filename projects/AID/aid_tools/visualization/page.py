@@ -1,4 +1,4 @@
-"""One page for an image: what its student is taught there, teacher by teacher."""
+"""Page of an image: ground truth, weight maps, attention and feature differences by teacher."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from .words import name_of_part
 
 __all__ = ["Picture", "draw_page"]
 
-# Perceptually even, and of two kinds, so that a weight is not taken for anything else.
+# Perceptually uniform color maps. Weights have their own, to set them apart.
 COLORS = {"weight": "viridis", "attention": "cividis", "difference": "cividis"}
 # In inches.
 GAP, ROW_LABEL = 0.12, 0.95
@@ -23,27 +23,28 @@ CELL_WIDTH, CELL_HEIGHT, MIN_CELL_WIDTH = 3.2, 2.6, 2.2
 MIN_BODY, TRUTH_HEIGHT = 12.0, 8.0
 TITLE, HEAD, NAMES, FOOT, LINE = 0.75, 0.9, 0.6, 1.1, 0.25
 EXPLANATIONS = (
-    "Weight: bright places are copied from the teacher, dark ones are left to the student itself.",
-    "Attention: where a net's features are strong, and imitation looks most closely.",
-    "Teacher - student: how far the features are apart, the student's behind its adapter; 0 is "
-    "equal, 1 as far as if it had none.",
+    "Weight: the student imitates the teacher strongly in bright cells and little in dark ones.",
+    "Attention: relative magnitude of a model's features, by which the attention-guided "
+    "loss weights cells.",
+    "Teacher - student: distance between the features, after the student's adapter; 0: equal, "
+    "1: as far as from student features of 0.",
 )
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What a page shows.
+    """Content of a page.
 
     Attributes:
-        title: of the page.
+        title: title of the page.
         image: (H, W, 3), RGB, uint8.
-        boxes: (G, 4), XYXY in its pixels.
-        classes: names of the G instances.
-        teachers: a line about each teacher.
-        granularity: see AID.GRANULARITY.
-        before: what each teacher and the student see before training.
-        after: likewise with a trained student; None without one.
-        notes: what is left out and why.
+        boxes: (G, 4), XYXY in pixels of ``image``.
+        classes: class names of the G instances.
+        teachers: heading of each teacher.
+        granularity: value of AID.GRANULARITY.
+        before: results of each teacher with the student before training.
+        after: results with the trained student; None without one.
+        notes: remarks on omitted content.
     """
 
     title: str
@@ -66,7 +67,7 @@ class _Column:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Widths and heights in inches: of the text, a map, and the image with the ground truth."""
+    """Sizes in inches: width of the body, size of a map, size of the ground truth image."""
 
     body: float
     cell: tuple[float, float]
@@ -82,23 +83,22 @@ def _sizes(image: np.ndarray, num_columns: int) -> _Sizes:
 
 
 def draw_page(picture: Picture) -> Canvas:
-    """The page: for each teacher the labelled ground truth, then a row for each level."""
-    judging = picture.after or picture.before
-    after = picture.after or [None] * len(judging)
+    """Draw the page: for each teacher the labeled ground truth and a row of maps per level."""
+    shown = picture.after or picture.before
+    after = picture.after or [None] * len(shown)
     sets = [_columns(*both) for both in zip(picture.before, after, strict=True)]
     norms = _norms(sets)
     sizes = _sizes(picture.image, max(len(columns) for columns in sets))
     lines = [*EXPLANATIONS, *picture.notes]
-    num_rows = sum(len(seen.strides) for seen in judging)
+    num_rows = sum(len(seen.strides) for seen in shown)
     height = TITLE + len(sets) * (HEAD + sizes.truth[1] + NAMES + FOOT)
     height += num_rows * (sizes.cell[1] + GAP) + LINE * len(lines) + MARGIN
     canvas = Canvas(2 * MARGIN + ROW_LABEL + sizes.body, height)
     canvas.text(MARGIN, 0.2, picture.title, 16, weight="bold")
     x, y = MARGIN + ROW_LABEL, TITLE
-    for line, seen, columns in zip(picture.teachers, judging, sets, strict=True):
+    for line, seen, columns in zip(picture.teachers, shown, sets, strict=True):
         canvas.text(x, y, line, 14, weight="bold")
-        said = _explanation(seen, picture.granularity, len(judging))
-        canvas.text(x, y + 0.3, said, 11.5)
+        canvas.text(x, y + 0.3, _explanation(seen, picture.granularity, len(shown)), 11.5)
         y += HEAD
         _draw_truth(canvas, picture, seen, norms["weight"], (x, y, *sizes.truth))
         y += sizes.truth[1] + NAMES
@@ -119,7 +119,7 @@ def _draw_maps(
     norms: dict[str, Normalize],
     place: tuple[float, float, float, float],
 ) -> None:
-    """Rows of levels, columns of maps; ``place`` is that of the first."""
+    """Draw one row of maps per level; ``place`` is the position and size of the first map."""
     strides, columns = content
     x, y, width, height = place
     for row, (level, stride) in enumerate(strides.items()):
@@ -158,7 +158,7 @@ def _columns(before: Seen, after: Seen | None) -> list[_Column]:
 
 
 def _norms(sets: list[list[_Column]]) -> dict[str, Normalize]:
-    """One scale for each kind of map, over all levels and teachers of the page."""
+    """Normalization of each kind of map, shared by all levels and teachers of the page."""
     values = {"weight": [1.0], "difference": [1.0]}
     for columns in sets:
         for column in columns:
@@ -174,16 +174,16 @@ def _norms(sets: list[list[_Column]]) -> dict[str, Normalize]:
 
 def _explanation(seen: Seen, granularity: str, num_teachers: int) -> str:
     if seen.losses is None:
-        return "AID.GRANULARITY none: the same weight everywhere, so that D is not asked for"
-    others = ", beside the others" if num_teachers > 1 else ""
-    said = (
-        f"On each object: w, how much this teacher is imitated there{others} (colour of the box); "
-        "D, the teacher's own loss, and the largest part of it"
+        return "AID.GRANULARITY none: the weight is the same everywhere, and D is not computed"
+    others = " after mixing" if num_teachers > 1 else ""
+    message = (
+        f"On each object: w, the imitation weight of this teacher{others} (color of the box); D, "
+        "the teacher's loss, and its largest component"
     )
     if granularity != "instance":
-        said += f"\nAID.GRANULARITY {granularity}: maps have one weight per {granularity}, and w "
-        said += "is what an object alone would have"
-    return said
+        message += f"\nAID.GRANULARITY {granularity}: maps have one weight per {granularity}; w is "
+        message += "the weight of the object on its own"
+    return message
 
 
 def _draw_truth(
@@ -227,9 +227,9 @@ def _draw_bars(
     y: float,
     width: float,
 ) -> None:
-    """A colour bar for each kind of map, below the columns that it is for."""
+    """Draw a color bar for each kind of map, below its columns."""
     ticks = {"ticks": [0.1, 0.3, 1, 3, 10], "format": "%g"}
-    about = {
+    labels = {
         "weight": ("weight w (0: not imitated)", {}),
         "attention": (
             "attention, in multiples\nof its mean over the level",
@@ -240,12 +240,12 @@ def _draw_bars(
             {"extend": "max"},
         ),
     }
-    for kind, (label, options) in about.items():
-        places = [k for k, column in enumerate(columns) if column.kind == kind]
-        if not places:
+    for kind, (label, options) in labels.items():
+        positions = [k for k, column in enumerate(columns) if column.kind == kind]
+        if not positions:
             continue
-        left = x + places[0] * (width + GAP)
-        total = len(places) * (width + GAP) - GAP
+        left = x + positions[0] * (width + GAP)
+        total = len(positions) * (width + GAP) - GAP
         used = min(total, 4.5)
         x_bar = left + (total - used) / 2
         canvas.colorbar(COLORS[kind], norms[kind], x_bar, y, used, label, **options)

@@ -1,4 +1,4 @@
-"""All pages of a student and a dataset, in one folder."""
+"""Writing of the pages and the contact sheet of a student on a dataset."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -16,29 +16,30 @@ from aid.modeling.losses.attention import spatial_attention
 from aid.modeling.losses.functional import standardized
 from aid.utils.errors import AIDError
 
-from ..report.instances import load_sample
 from .collect import Seen, as_in_first_step, collect
 from .contact_sheet import Entry, draw_contact_sheet, entries_of, extremes
 from .load import build_student, load_trained
 from .page import Picture, draw_page
+from .sample import load_sample
 
 __all__ = ["Pages"]
 
 
 class Pages:
-    """Draws what a student is taught on a dataset.
+    """Draws the pages and the contact sheet of a student on a dataset.
 
     Attributes:
-        student: with its teachers; trained, once it has shown what it was before.
-        notes: what is left out of the pages, and why.
+        student: student with its teachers. :meth:`write` loads the trained weights after it has
+            collected the results before training.
+        notes: remarks on content that the pages omit.
     """
 
     def __init__(self, cfg: CfgNode, dataset: str, weights: str = ""):
         """
         Args:
             cfg: the student's config.
-            dataset: name of a registered one.
-            weights: a checkpoint of the student's run; empty for the student before training only.
+            dataset: name of a registered dataset.
+            weights: checkpoint of the student's run; empty to show the untrained student only.
 
         Raises:
             AIDError: see :func:`build_student`.
@@ -50,20 +51,22 @@ class Pages:
         self._dataset = dataset
         self._weights = weights
 
-    def write(self, shown: list[dict], judged: list[dict], count: int, output: str) -> list[str]:
+    def write(
+        self, shown: list[dict], candidates: list[dict], count: int, output: str
+    ) -> list[str]:
         """Write a page for each image, and the contact sheet.
 
         Args:
-            shown: images that get a page.
-            judged: images whose instances are candidates for the contact sheet.
-            count: of instances at each end of the contact sheet; 0 for none.
-            output: folder.
+            shown: records of the images that get a page.
+            candidates: records of the images whose instances may appear on the contact sheet.
+            count: number of instances in each section of the contact sheet; 0 for no sheet.
+            output: output folder.
 
         Returns:
             Paths of the files.
 
         Raises:
-            AIDError: an image or the checkpoint cannot be read, or the folder not written.
+            AIDError: an image or the checkpoint cannot be read, or the folder cannot be written.
         """
         try:
             os.makedirs(output, exist_ok=True)
@@ -83,16 +86,16 @@ class Pages:
             page.save(path)
             paths.append(path)
         if count:
-            paths += self._write_contact_sheet(judged, count, output)
+            paths += self._write_contact_sheet(candidates, count, output)
         return paths
 
-    def _collect(self, records: list[dict], what: str) -> Iterator[tuple[dict, list[Seen]]]:
-        for record in tqdm(records, desc=what, unit="image"):
+    def _collect(self, records: list[dict], title: str) -> Iterator[tuple[dict, list[Seen]]]:
+        for record in tqdm(records, desc=title, unit="image"):
             sample = self._load(record)
             yield sample, collect(self.student, sample, self._attention)
 
     def _attention(self, features: Tensor) -> Tensor:
-        """See :func:`collect`."""
+        """Spatial attention (N, 1, H, W) of features (N, C, H, W), by the keys of the config."""
         keys = self.cfg.DISTILLATION
         if keys.STANDARDIZE:
             features = standardized(features, torch.ones_like(features[:, :1]))
@@ -103,8 +106,8 @@ class Pages:
             return load_sample(self.cfg, record)[0]
         except OSError as error:
             raise AIDError(
-                f"image {record['file_name']} cannot be read: {error}: replace the file, or take "
-                "it out of the dataset"
+                f"image {record['file_name']} cannot be read: {error}: replace the file, or remove "
+                "it from the dataset"
             ) from error
 
     def _rgb(self, sample: dict) -> np.ndarray:
@@ -140,42 +143,41 @@ class Pages:
         if any(seen.difference is None for seen in first):
             names = ", ".join(self.cfg.DISTILLATION.LOSSES)
             self.notes.append(
-                f"Without feature differences: none of {names} asks for features equal to the "
-                "teacher's."
+                f"Without feature differences: none of {names} compares the values of the "
+                "student's and the teacher's features."
             )
         elif trained and not has_adapters:
             self.notes.append(
                 f"Without the trained student's feature difference: {self._weights} has no "
-                "adapters; only checkpoints of a run that distils have them."
+                "adapters; only checkpoints of a distillation run have them."
             )
         if not has_adapters and any(True for _ in self.student.weighting.buffers()):
             self.notes.append(
-                f"{self.cfg.AID.WEIGHTING} goes by what it has seen in training, and has seen "
-                "nothing yet: its weights will be others (--weights names a checkpoint)."
+                f"{self.cfg.AID.WEIGHTING} uses statistics of training, which are empty here: give "
+                "a checkpoint by --weights."
             )
-
         if self.cfg.AID.NORMALIZE and self.student.weighting.requires_stats:
             self.notes.append(
-                "AID.NORMALIZE divides maps by their mean over a batch, which is this image alone "
-                "here; the w of an object is not divided."
+                "AID.NORMALIZE divides maps by their mean over a batch, which is this "
+                "image only; the w of an object is not divided."
             )
 
     def _write_contact_sheet(self, records: list[dict], count: int, output: str) -> list[str]:
         entries: list[list[Entry]] = [[] for _ in self.student.distillers]
-        for sample, seen in self._collect(records, "Looking for extremes"):
-            for found, by_teacher in zip(entries, seen, strict=True):
-                if by_teacher.losses is None:
+        for sample, seen in self._collect(records, "Searching for extremes"):
+            for of_teacher, result in zip(entries, seen, strict=True):
+                if result.losses is None:
                     self.notes.append(
-                        "Without a contact sheet: AID.GRANULARITY none asks for no loss D."
+                        "Without a contact sheet: AID.GRANULARITY none does not use the loss D."
                     )
                     return []
-                found += entries_of(by_teacher, sample, self._names)
+                of_teacher += entries_of(result, sample, self._names)
         sections = []
-        for title, found in zip(self._teachers(), entries, strict=True):
-            least, most = extremes(found, count)
-            of = f"{len(found)} objects in {len(records)} images"
-            sections.append((f"{title}: trusted least, of {of}", least))
-            sections.append((f"{title}: trusted most", most))
+        for title, of_teacher in zip(self._teachers(), entries, strict=True):
+            least, most = extremes(of_teacher, count)
+            total = f"{len(of_teacher)} objects in {len(records)} images"
+            sections.append((f"{title}: lowest weights among {total}", least))
+            sections.append((f"{title}: highest weights", most))
         path = os.path.join(output, "contact_sheet.png")
         shown = {entry.file_name for _, section in sections for entry in section}
         images = {
@@ -183,13 +185,13 @@ class Pages:
             for record in records
             if record["file_name"] in shown
         }
-        title = f"Where teachers are trusted least and most on {self._dataset}"
+        title = f"Objects with the lowest and highest imitation weights on {self._dataset}"
         draw_contact_sheet(sections, images, title).save(path)
         return [path]
 
 
 def _paths(records: Iterable[dict], output: str) -> list[str]:
-    """A file for each image, by its name; numbered where names of several folders are the same."""
+    """Output path of each image, by its file name; repeated names get a number."""
     paths: dict[str, None] = {}
     for record in records:
         stem = os.path.splitext(os.path.basename(record["file_name"]))[0]

@@ -1,8 +1,8 @@
-"""Parts of the teacher's loss in plain words."""
+"""Display names of the components of the teacher's per-instance loss D."""
 
 __all__ = ["name_of_part", "reason"]
 
-# Name on a picture, and what the teacher gets wrong where this part is large.
+# Short name, and description of the error that a large component means.
 PARTS = {
     "cls": ("class", "what it is"),
     "box": ("box", "where its edges are"),
@@ -13,10 +13,10 @@ PARTS = {
 
 
 def name_of_part(part: str) -> str:
-    """A part of D, as short as it can be said."""
+    """Short display name of a component of D."""
     return PARTS.get(part, (part, part))[0]
 
 
 def reason(part: str) -> str:
-    """What a teacher is judged by whose loss is mostly this part."""
+    """Description of the teacher error that a component of D measures."""
     return PARTS.get(part, (part, part))[1]
