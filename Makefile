@@ -97,9 +97,10 @@ test: install  ## run the tests, under 10 minutes on 2 cores
 test-slow: install  ## run the slow tests
 	$(BIN)/python -m pytest -m slow
 
-lint: install  ## check format and lint rules
+lint: install  ## check format, lint rules and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 docs: install  ## build the documentation as HTML in output/docs/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs output/docs/html
