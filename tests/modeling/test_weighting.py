@@ -17,6 +17,8 @@ from aid.modeling.weighting import (
 )
 from aid.utils.errors import AIDError
 
+pytestmark = pytest.mark.core
+
 LEVELS = {"p2": ((4, 6), 8), "p3": ((2, 3), 16)}
 BOXES = [torch.tensor([[0.0, 0, 16, 16], [24, 8, 40, 24]]), torch.tensor([[8.0, 0, 24, 16]])]
 
