@@ -21,7 +21,7 @@ KILLS ?= 20
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo reuse visualize deploy model-zoo benchmark load-test crash-campaign \
-	test test-slow lint docs clean distclean always
+	test test-core test-slow lint docs clean distclean always
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -94,12 +94,16 @@ crash-campaign: install  ## kill training runs KILLS times, resume them, compare
 test: install  ## run the tests, under 10 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
+test-core: install  ## run the core tests, under 2 minutes on 2 cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "core and not slow"
+
 test-slow: install  ## run the slow tests
 	$(BIN)/python -m pytest -m slow
 
-lint: install  ## check format and lint rules
+lint: install  ## check format, lint rules and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 docs: install  ## build the documentation as HTML in output/docs/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs output/docs/html

@@ -1,10 +1,12 @@
-"""How config files are read, and that every file in configs/ builds what it says."""
+"""Reading of config files, and the contents of those in configs/."""
 
 import glob
 import os
 
 import pytest
+import torch
 from detectron2 import model_zoo
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
@@ -45,35 +47,52 @@ def test_the_configs_that_users_are_told_of_exist():
     assert sorted(f"{name}.yaml" for name in expected) == DETECTORS
 
 
-@pytest.mark.parametrize("file", DETECTORS)
-def test_every_detector_builds(file):
-    cfg = load_config(os.path.join(ROOT, file), ["MODEL.DEVICE", "cpu"])
-    model = build_model(cfg)
-    depth = int(file.split("_R")[1].split("_")[0])
-    assert cfg.MODEL.RESNETS.DEPTH == depth
+def test_every_file(subtests):
+    """Every file loads; a detector's agrees with its name, a student's with its teacher's."""
+    for file in FILES:
+        with subtests.test(file):
+            cfg = load(file)
+            if file in FRAGMENTS:
+                assert cfg.VERSION == 2
+                continue
+            check_detector(file, cfg)
+            if not file.startswith("Quickstart"):
+                check_schedule(file, cfg.SOLVER)
+            if file in STUDENTS:
+                check_teachers(file, cfg)
+                check_baseline(file, cfg)
+
+
+def load(file: str) -> CfgNode:
+    return load_config(os.path.join(ROOT, file))
+
+
+def check_detector(file: str, cfg: CfgNode) -> None:
+    built = cfg.clone()
+    built.MODEL.DEVICE = "meta"  # the modules without their weights
+    with torch.device("meta"):
+        model = build_model(built)
+    assert cfg.MODEL.RESNETS.DEPTH == int(file.split("_R")[1].split("_")[0])
     assert num_classes(model) == (13 if "COCO-Traffic" in file else 3)
     assert isinstance(model, DistillationMixin) == ("_from_" in file)
     assert cfg.MODEL.MASK_ON == ("mask_rcnn" in file)
     assert all(name in DatasetCatalog.list() for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     folder, name = os.path.split(file)
-    output = f"output/{folder}/{name[:-5]}".replace("Quickstart", "quickstart")
-    assert cfg.OUTPUT_DIR == output
+    assert cfg.OUTPUT_DIR == f"output/{folder}/{name[:-5]}".replace("Quickstart", "quickstart")
 
 
-def test_the_mask_head_is_that_of_the_model_zoo():
-    ours = load_config(os.path.join(ROOT, "Base-Mask-RCNN-FPN.yaml")).MODEL
-    theirs = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml").MODEL
-    assert ours.MASK_ON and ours.ROI_MASK_HEAD == theirs.ROI_MASK_HEAD
+def check_schedule(file: str, solver: CfgNode) -> None:
+    """The schedule is the paper's and Detectron2's."""
+    epochs = 24 if file.endswith("R101_FPN.yaml") else 12
+    epoch = solver.CHECKPOINT_PERIOD
+    assert solver.MAX_ITER == epochs * epoch
+    assert solver.STEPS == (epochs * 2 // 3 * epoch, epochs * 11 // 12 * epoch)
+    rate = 0.02 if "rcnn" in file else 0.01
+    assert solver.BASE_LR / solver.IMS_PER_BATCH == pytest.approx(rate / 16)
 
 
-@pytest.mark.parametrize("file", FRAGMENTS)
-def test_every_fragment_is_a_config(file):
-    assert load_config(os.path.join(ROOT, file)).VERSION == 2
-
-
-@pytest.mark.parametrize("file", STUDENTS)
-def test_a_students_teacher_is_what_its_own_config_writes(file):
-    cfg = load_config(os.path.join(ROOT, file))
+def check_teachers(file: str, cfg: CfgNode) -> None:
+    """The teachers' weights are where their own configs write them."""
     files = [cfg.TEACHER.CONFIG_FILE, *cfg.TEACHER.MORE_CONFIG_FILES]
     assert len(files) == (2 if file.endswith("from_two.yaml") else 1)
     for path, weights in zip(files, [cfg.TEACHER.WEIGHTS, *cfg.TEACHER.MORE_WEIGHTS], strict=True):
@@ -85,29 +104,24 @@ def test_a_students_teacher_is_what_its_own_config_writes(file):
     assert cfg.AID.GRANULARITY == expected
 
 
-@pytest.mark.parametrize("student, plain", [(f, f.split("_from")[0]) for f in STUDENTS])
-def test_student_and_baseline_differ_in_the_teacher_alone(student, plain):
-    folder, name = os.path.split(plain)
-    baseline = f"{BASELINES[folder]}/{name}_FPN.yaml"
-    ours, base = (load_config(os.path.join(ROOT, f)) for f in (student, baseline))
-    assert issubclass(META_ARCH_REGISTRY.get(ours.MODEL.META_ARCHITECTURE), DistillationMixin)
+def check_baseline(file: str, cfg: CfgNode) -> None:
+    """A student and its baseline differ in the teacher alone."""
+    folder, name = os.path.split(file.split("_from")[0])
+    baseline = load(f"{BASELINES[folder]}/{name}_FPN.yaml")
+    assert issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), DistillationMixin)
+    student = cfg.clone()
     for key in ("TEACHER", "DISTILLATION", "AID", "OUTPUT_DIR", "VIS_PERIOD"):
-        ours[key] = base[key]
-    ours.MODEL.META_ARCHITECTURE = base.MODEL.META_ARCHITECTURE
-    if "R101_from" in student:  # a student trains for half as long as a teacher
-        ours.SOLVER = base.SOLVER
-    assert ours.dump() == base.dump()
+        student[key] = baseline[key]
+    student.MODEL.META_ARCHITECTURE = baseline.MODEL.META_ARCHITECTURE
+    if "R101_from" in file:  # a student trains for half as long as a teacher
+        student.SOLVER = baseline.SOLVER
+    assert student.dump() == baseline.dump()
 
 
-@pytest.mark.parametrize("file", [f for f in DETECTORS if not f.startswith("Quickstart")])
-def test_schedules_are_those_of_the_paper_and_of_detectron2(file):
-    solver = load_config(os.path.join(ROOT, file)).SOLVER
-    epochs = 24 if file.endswith("R101_FPN.yaml") else 12
-    epoch = solver.CHECKPOINT_PERIOD
-    assert solver.MAX_ITER == epochs * epoch
-    assert solver.STEPS == (epochs * 2 // 3 * epoch, epochs * 11 // 12 * epoch)
-    rate = 0.02 if "rcnn" in file else 0.01
-    assert solver.BASE_LR / solver.IMS_PER_BATCH == pytest.approx(rate / 16)
+def test_the_mask_head_is_that_of_the_model_zoo():
+    ours = load_config(os.path.join(ROOT, "Base-Mask-RCNN-FPN.yaml")).MODEL
+    theirs = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml").MODEL
+    assert ours.MASK_ON and ours.ROI_MASK_HEAD == theirs.ROI_MASK_HEAD
 
 
 @pytest.mark.parametrize(

@@ -62,11 +62,6 @@ def train_one_iteration(cfg, dataset, folder):
     return json.loads((folder / "metrics.json").read_text())
 
 
-def test_blocks_have_less_than_40_lines(blocks):
-    assert len(blocks) == 3
-    assert all(sum(bool(line) for line in block.splitlines()) < 40 for block in blocks)
-
-
 @pytest.mark.parametrize(
     "kind, opts",
     [

@@ -77,6 +77,7 @@ def test_without_kitti_one_line_says_what_is_missing(train):
     assert done.stdout == "" and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.core
 def test_a_missing_teacher_is_named_before_anything_is_trained(workplace, train):
     (workplace[0] / "elsewhere").mkdir()
     done = train(f"Quickstart/{STUDENT}", "TEACHER.WEIGHTS", "elsewhere/gone.pth")
@@ -134,6 +135,7 @@ def test_a_truncated_image_is_named(arguments, runs, train, workplace):
         path.write_bytes(content)
 
 
+@pytest.mark.core
 def test_the_log_states_the_teacher_before_the_first_iteration(runs):
     log = runs[1][STUDENT]
     said, rest = log.split("Starting training")
@@ -146,6 +148,7 @@ def test_the_log_states_the_teacher_before_the_first_iteration(runs):
     assert "loss_distill_pkd" in rest and "eta: " in rest
 
 
+@pytest.mark.core
 def test_the_checkpoint_evaluates_without_a_teacher(runs, train, workplace):
     folders, _ = runs
     weights = os.path.join(folders[STUDENT], "model_final.pth")

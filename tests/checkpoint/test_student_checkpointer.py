@@ -13,6 +13,8 @@ from detectron2.modeling import build_model
 from aid.checkpoint import StudentCheckpointer
 from aid.utils.errors import AIDError
 
+pytestmark = pytest.mark.core
+
 
 @pytest.fixture
 def saved(student_model, tmp_path):

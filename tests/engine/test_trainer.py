@@ -12,6 +12,8 @@ from detectron2.evaluation import COCOEvaluator
 from aid.engine import AIDTrainer
 from aid.utils.errors import AIDError
 
+pytestmark = pytest.mark.core
+
 
 class StopAt(HookBase):
     """Ends a run as an interruption would, after the checkpoint of an iteration."""

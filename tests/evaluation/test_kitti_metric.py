@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from aid.data.kitti_labels import KITTIObject
 from aid.evaluation import as_dict, format_table, kitti_average_precision
 
+pytestmark = pytest.mark.core
+
 NAMES = {x.lower(): x for x in ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist")}
 NAMES |= {x.lower(): x for x in ("Tram", "Misc", "DontCare")}
 

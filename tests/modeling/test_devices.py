@@ -66,8 +66,11 @@ def test_a_loss_stays_on_the_device_and_does_not_wait_for_it(name, cfg, fake):
     assert found and all(value.device.type == GPU for value in found.values())
 
 
-@pytest.mark.parametrize("background", ["mean", "loss", "one"])
-@pytest.mark.parametrize("granularity", ["instance", "level", "image", "none"])
+@pytest.mark.parametrize(
+    "granularity, background",  # read for instances only
+    [("instance", x) for x in ("mean", "loss", "one")]
+    + [(x, "mean") for x in ("level", "image", "none")],
+)
 @pytest.mark.parametrize("name", sorted(k for k, _ in WEIGHTING_REGISTRY if k != "ClassWeighting"))
 def test_weights_stay_on_the_device_and_do_not_wait_for_it(
     name, granularity, background, cfg, fake

@@ -6,6 +6,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
+pytestmark = pytest.mark.core
+
 NUM_INSTANCES = (2, 0, 3, 1)  # one image is empty; so is a whole process, if there are four
 
 

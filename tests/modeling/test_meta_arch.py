@@ -12,6 +12,8 @@ from aid.config import load_config
 from aid.modeling.weighting import ExponentialWeighting
 from aid.utils.errors import AIDError
 
+pytestmark = pytest.mark.core
+
 KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
 PAIRS = [(kind, kind) for kind in KINDS] + [
     ("retinanet", "faster_rcnn"),

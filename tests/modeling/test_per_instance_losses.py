@@ -13,6 +13,8 @@ from aid.modeling.families.base import box_losses, mean_by
 from aid.modeling.teacher import Teacher
 from aid.utils.errors import AIDError
 
+pytestmark = pytest.mark.core
+
 KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
 PARTS = {kind: {"cls", "box", "rpn_cls", "rpn_box"} for kind in KINDS} | {
     "retinanet": {"cls", "box"},

@@ -11,6 +11,8 @@ from torch import nn
 
 from aid.modeling.families import per_instance_losses
 
+pytestmark = pytest.mark.core
+
 STRIDES = (8, 16, 32, 64, 128)
 
 

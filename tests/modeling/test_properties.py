@@ -18,6 +18,8 @@ from aid.modeling.weighting import (
     TeacherStats,
 )
 
+pytestmark = pytest.mark.core
+
 QUICK = settings(
     max_examples=100,
     deadline=None,

@@ -5,6 +5,8 @@ import torch
 
 from aid.modeling.weighting.maps import rasterize_boxes
 
+pytestmark = pytest.mark.core
+
 
 def paint(boxes, weights, background=0.5, size=(4, 6), stride=8):
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)

@@ -15,6 +15,8 @@ from aid.modeling.detectors.gfl import (
     quality_focal_losses,
 )
 
+pytestmark = pytest.mark.core
+
 
 def sigmoid(x):
     return 1 / (1 + math.exp(-x))

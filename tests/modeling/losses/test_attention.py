@@ -14,6 +14,8 @@ from aid.modeling.losses.attention import (
 )
 from aid.utils.errors import AIDError
 
+pytestmark = pytest.mark.core
+
 # The form of the paper.
 PAPER = {"standardize": False, "relative_temperature": False, "adapt_equal_widths": True}
 NAMES = ["loss_distill_feature", "loss_distill_channel", "loss_distill_spatial"]

@@ -9,6 +9,8 @@ import torch
 from aid.modeling.losses import CWDLoss
 from aid.utils.errors import AIDError
 
+pytestmark = pytest.mark.core
+
 
 def cost(student, teacher, weight=None, temperature=1.0, loss_weight=1.0):
     weight = torch.ones_like(teacher[:, :1]) if weight is None else weight

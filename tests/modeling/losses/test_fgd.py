@@ -12,6 +12,8 @@ from aid.modeling.losses import Context, FGDLoss
 from aid.modeling.losses.fgd import GlobalContext, foreground_share
 from aid.utils.errors import AIDError
 
+pytestmark = pytest.mark.core
+
 TERMS = ["foreground", "background", "attention", "global"]
 
 

@@ -6,6 +6,8 @@ import torch
 
 from aid.modeling.losses import FitNetLoss
 
+pytestmark = pytest.mark.core
+
 
 def cost(loss, student, teacher, weight):
     found = loss({"p2": student}, {"p2": teacher}, {"p2": weight}, None)

@@ -7,6 +7,8 @@ import torch
 
 from aid.modeling.losses import LocalisationLoss
 
+pytestmark = pytest.mark.core
+
 # Of 3 to 1 from 1 to 1.
 DIVERGENCE = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
 SURE, EVEN = [math.log(3), 0.0], [0.0, 0.0]

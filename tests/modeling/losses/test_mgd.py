@@ -8,6 +8,8 @@ from torch import nn
 from aid.modeling.losses import MGDLoss
 from aid.utils.errors import AIDError
 
+pytestmark = pytest.mark.core
+
 
 def make_loss(masked_share=0.0, channels=2, scale="sum", copies=True):
     """The loss; with ``copies``, what it generates is the positive part of what it is given."""

@@ -10,6 +10,8 @@ from torch import nn
 from aid.modeling.losses.functional import standardized
 from aid.modeling.losses.non_local import NonLocalBlock, NonLocalLoss
 
+pytestmark = pytest.mark.core
+
 
 def make_loss(channels=None, subsample=(2,)):
     channels = channels or {"p2": (4, 4)}

@@ -6,6 +6,8 @@ import torch
 
 from aid.modeling.losses import PKDLoss
 
+pytestmark = pytest.mark.core
+
 
 def cost(student, teacher, weight=None, loss_weight=1.0):
     weight = torch.ones_like(teacher[:, :1]) if weight is None else weight

@@ -13,6 +13,8 @@ from aid.config import load_config
 from aid.modeling.families import PairedPredictions, Predictions
 from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context, ResponseLoss
 
+pytestmark = pytest.mark.core
+
 QUICK = settings(max_examples=50, deadline=None, derandomize=True)
 ON_ANSWERS = ("CrossKDLoss", "LocalisationLoss", "ResponseLoss")
 ON_MAPS = sorted(k for k, _ in DISTILLATION_LOSS_REGISTRY if k not in ON_ANSWERS)

@@ -7,6 +7,8 @@ import torch
 
 from aid.modeling.losses import ResponseLoss
 
+pytestmark = pytest.mark.core
+
 CLS, BOX = "loss_distill_response_cls", "loss_distill_response_box"
 SURE, EVEN = [math.log(3), 0.0], [0.0, 0.0]
 # Of 3 to 1 from 1 to 1.

@@ -1,6 +1,7 @@
 """Loading of config files."""
 
 import os
+from collections.abc import Sequence
 
 import yaml
 from detectron2.config import CfgNode as CN
@@ -34,7 +35,7 @@ class _Reader(CN):
         return loaded
 
 
-def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = False) -> CN:
+def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: bool = False) -> CN:
     """Load a config file that may use the project's keys.
 
     Paths in TEACHER.CONFIG_FILE and TEACHER.MORE_CONFIG_FILES that are relative to the file that

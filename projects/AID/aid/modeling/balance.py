@@ -1,5 +1,7 @@
 """Strength of distillation, set by the ratio of its gradient to that of the task loss."""
 
+from collections.abc import Callable
+
 import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
@@ -89,13 +91,15 @@ class Balance(nn.Module):
             imitation, maps, scale, retain_graph=True, allow_unused=True
         )
         self._iteration = iteration
-        multiplier = []
+        multiplier: list[Tensor] = []
         weighted.register_hook(multiplier.append)
         for x, gradient in zip(maps, gradients, strict=True):
             if gradient is not None:
                 x.register_hook(self._observer(gradient.float() / scale, weight, multiplier))
 
-    def _observer(self, imitation: Tensor, weight: Tensor, multiplier: list[Tensor]):
+    def _observer(
+        self, imitation: Tensor, weight: Tensor, multiplier: list[Tensor]
+    ) -> Callable[[Tensor], None]:
         """Hook on a map that adds the squared norms of both gradients to :attr:`squares`."""
 
         def observe(gradient: Tensor) -> None:

@@ -76,7 +76,7 @@ def elementwise_box_giou(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     bottom_right = torch.maximum(boxes[:, 2:], targets[:, 2:])
     hull = (bottom_right - top_left).unbind(dim=1)
 
-    shared, hull = shared[0] * shared[1], hull[0] * hull[1]
-    union = size[0] * size[1] + target_size[0] * target_size[1] - shared
-    iou = shared / union.clamp(min=EPSILON)
-    return iou, iou - (hull - union) / hull.clamp(min=EPSILON)
+    intersection, hull_area = shared[0] * shared[1], hull[0] * hull[1]
+    union = size[0] * size[1] + target_size[0] * target_size[1] - intersection
+    iou = intersection / union.clamp(min=EPSILON)
+    return iou, iou - (hull_area - union) / hull_area.clamp(min=EPSILON)

@@ -43,7 +43,7 @@ def log_weights(
     if log_now:
         means = [x.mean() for x in weights.maps.values()]
         storage.put_scalar(f"{prefix}map_mean", torch.stack(means).mean().item(), False)
-    if weights.instance is None:
+    if weights.instance is None or weights.loss is None:
         return
     if log_now:
         values = _numbers(weights)
@@ -80,6 +80,7 @@ def _is_time_to_log() -> bool:
 
 def _numbers(weights: Weights) -> dict[str, float]:
     """Numbers for the log, copied from the device at once."""
+    assert weights.loss is not None and weights.instance is not None
     if not len(weights.loss):
         return {"num_instances": 0}
     finite = weights.loss.isfinite()

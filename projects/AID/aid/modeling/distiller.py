@@ -171,10 +171,11 @@ class Distiller:
             stats: of the teacher on it.
             weights: of imitation.
         """
+        components = weights.components
+        assert self.request is not None and components is not None
         batch.teacher_predictions = stats and stats.teacher.predictions
         with EventStorage():  # the teacher's RPN writes a log
             pairs = paired_predictions(self.teacher.detector, student, self.request, batch)
-        components = weights.components
         instance = {"cls": components.cls, "box": components.box}
         pairs.set_weights(instance, components.background)
         return pairs

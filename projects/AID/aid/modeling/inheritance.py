@@ -1,6 +1,7 @@
 """Initialization of a student from its teacher's weights."""
 
 import logging
+from collections.abc import Collection
 
 import torch
 from torch import nn
@@ -57,6 +58,6 @@ def inherit(student: nn.Module, teacher: nn.Module) -> list[str]:
     return inherited
 
 
-def _modules(names: list[str]) -> str:
+def _modules(names: Collection[str]) -> str:
     """Names of the modules of these tensors, without duplicates."""
     return ", ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in sorted(names)))

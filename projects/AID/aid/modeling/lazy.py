@@ -1,5 +1,7 @@
 """Functions that build a student with teachers from Detectron2's LazyConfig."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from .distiller import Distiller, losses_by_class
@@ -17,8 +19,8 @@ def distiller(
     teacher: Teacher,
     losses: list[nn.Module],
     weighting: Weighting,
-    levels: list[str] = (),
-    datasets: list[str] = (),
+    levels: Sequence[str] = (),
+    datasets: Sequence[str] = (),
 ) -> dict:
     """Arguments of a :class:`Distiller` for :func:`build_distilled`, which adds the student.
 

@@ -1,6 +1,9 @@
 """Students: Detectron2's detectors, which learn from teachers while they train."""
 
 import logging
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.config import CfgNode
@@ -38,7 +41,13 @@ __all__ = [
 ]
 
 
-class DistillationMixin:
+if TYPE_CHECKING:
+    from torch.nn import Module as _Detector  # the meta-architecture that follows the mixin
+else:
+    _Detector = object
+
+
+class DistillationMixin(_Detector):
     """Distillation for a Detectron2 meta-architecture, which follows it among the bases.
 
     The student is exactly the detector that Detectron2 builds until :meth:`build_distillation` is
@@ -53,12 +62,12 @@ class DistillationMixin:
 
     plain_architecture: str
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         after = cls.__mro__[cls.__mro__.index(DistillationMixin) + 1]
         cls.plain_architecture = after.__name__
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.distillation: nn.ModuleDict | None = None
         self.distillers: list[Distiller] = []
@@ -141,7 +150,7 @@ class DistillationMixin:
         )
         self.mixing = TeacherMixing([distiller.weighting for distiller in distillers])
 
-    def forward(self, batched_inputs: list[dict]):
+    def forward(self, batched_inputs: list[dict]) -> Any:
         """Detections in eval mode; in training the detector's losses and the distillation losses.
 
         Args:
@@ -195,11 +204,12 @@ class DistillationMixin:
             levels = dict.fromkeys(level for x in self.distillers for level in x.strides)
             maps = [features[level] for level in levels]
             one = next(iter(weighted.values()))
-            balance.measure(sum(terms.values()), one, strength, maps, iteration)
+            balance.measure(reduce(add, terms.values()), one, strength, maps, iteration)
         return weighted
 
     def _paused(self) -> dict[str, Tensor]:
         """Zero loss that gives the adapters zero gradients, as DDP requires."""
+        assert self.distillation is not None
         empty = [p.flatten()[:0].sum() for p in self.distillation.parameters()]
         return {"loss_distill_paused": sum(empty)} if empty else {}
 
@@ -255,10 +265,9 @@ class DistillationMixin:
         views, stats, weights = [], [], []
         for distiller in self.distillers:
             distiller.teacher.follow(self.device)
-            size = tuple(images.shape[-2:])
-            view = distiller.teacher.view(batched_inputs, size, self.input_format)
+            view = distiller.teacher.view(batched_inputs, _size(images), self.input_format)
             of_teacher = distiller.stats(view, instances, student_losses)
-            maps = {k: (tuple(features[k].shape[-2:]), v) for k, v in distiller.strides.items()}
+            maps = {k: (_size(features[k]), v) for k, v in distiller.strides.items()}
             views.append(view)
             stats.append(of_teacher)
             weights.append(distiller.weights(of_teacher, boxes, maps))
@@ -281,6 +290,12 @@ def plain_architecture(name: str) -> str:
     return getattr(META_ARCH_REGISTRY.get(name), "plain_architecture", name)
 
 
+def _size(images: Tensor) -> tuple[int, int]:
+    """Height and width of (..., H, W)."""
+    height, width = images.shape[-2:]
+    return height, width
+
+
 class _Tap:
     """Records the input and the output of a module, which must run once inside the context.
 
@@ -291,14 +306,15 @@ class _Tap:
     def __init__(self, module: nn.Module | None):
         self._module = module
         self._calls = 0
-        self.input = self.output = None
+        self.input: Any = None
+        self.output: Any = None
 
     def __enter__(self) -> "_Tap":
         if self._module is not None:
             self._handle = self._module.register_forward_hook(self._record)
         return self
 
-    def __exit__(self, kind: type | None, *exc_info) -> None:
+    def __exit__(self, kind: type | None, *exc_info: Any) -> None:
         if self._module is None:
             return
         self._handle.remove()
@@ -306,7 +322,7 @@ class _Tap:
             name = type(self._module).__name__
             assert self._calls == 1, f"{name} ran {self._calls} times in a forward pass, not once"
 
-    def _record(self, module: nn.Module, inputs: tuple, output: object) -> None:
+    def _record(self, module: nn.Module, inputs: tuple, output: Any) -> None:
         self._calls += 1
         self.input = inputs[0]
         self.output = output

@@ -1,6 +1,7 @@
 """Teachers: frozen detectors, built from their configs and weights."""
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -243,7 +244,7 @@ def _fits(weights: str, cfg: CfgNode) -> bool:
 
 
 def load_teacher_config(
-    config_file: str, key: str = "TEACHER.CONFIG_FILE", opts: list[str] = ()
+    config_file: str, key: str = "TEACHER.CONFIG_FILE", opts: Sequence[str] = ()
 ) -> CfgNode:
     """Read a teacher's config from a file or from Detectron2's model zoo.
 

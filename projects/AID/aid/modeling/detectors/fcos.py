@@ -1,5 +1,7 @@
 """FCOS (Tian et al., arXiv 1904.01355) for YAML configs; Detectron2 has it for LazyConfig only."""
 
+from typing import Any
+
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, META_ARCH_REGISTRY, build_backbone
@@ -38,7 +40,7 @@ class FCOS(fcos.FCOS):
     """
 
     @configurable
-    def __init__(self, *, input_format: str = "BGR", vis_period: int = 0, **kwargs):
+    def __init__(self, *, input_format: str = "BGR", vis_period: int = 0, **kwargs: Any) -> None:
         """
         Args:
             input_format: channel order of the images, "BGR" or "RGB".
@@ -80,7 +82,7 @@ class FCOS(fcos.FCOS):
             "vis_period": cfg.VIS_PERIOD,
         }
 
-    def losses(self, *args) -> dict[str, Tensor]:
+    def losses(self, *args: Any) -> dict[str, Tensor]:
         """Losses of Detectron2's FCOS.
 
         Raises:
@@ -95,7 +97,7 @@ class FCOS(fcos.FCOS):
                 "Predicted boxes contain NaN. Training has diverged."
             ) from error
 
-    def _transpose_dense_predictions(self, *args) -> list[list[Tensor]]:
+    def _transpose_dense_predictions(self, *args: Any) -> list[list[Tensor]]:
         return [
             [x.float() for x in levels] for levels in super()._transpose_dense_predictions(*args)
         ]

@@ -8,6 +8,8 @@ Shape letters:
     G: ground-truth instances of one image    C: candidates of an instance, all levels
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
@@ -274,7 +276,9 @@ class GFLHead(RetinaNetHead):
     """RetinaNet's head with one anchor per cell and distributions of box edges."""
 
     @configurable
-    def __init__(self, *, input_shape: list[ShapeSpec], conv_dims: list[int], reg_max: int, **args):
+    def __init__(
+        self, *, input_shape: list[ShapeSpec], conv_dims: list[int], reg_max: int, **args: Any
+    ) -> None:
         """
         Args:
             input_shape: shapes of the L levels.
@@ -376,12 +380,12 @@ def assign_cells(boxes: Boxes, anchors: list[Boxes], topk: int) -> tuple[Tensor,
     offset = boxes.get_centers()[:, None] - centers
     distance = torch.hypot(*offset.unbind(dim=2))  # (G, R)
 
-    candidates, first = [], 0
+    by_level, first = [], 0
     for level in distance.split([len(x) for x in anchors], dim=1):
         k = min(topk, level.shape[1])
-        candidates.append(first + level.topk(k, dim=1, largest=False).indices)
+        by_level.append(first + level.topk(k, dim=1, largest=False).indices)
         first += level.shape[1]
-    candidates = torch.cat(candidates, dim=1)  # (G, C)
+    candidates = torch.cat(by_level, dim=1)  # (G, C)
 
     overlap = iou.gather(1, candidates)
     mean = overlap.mean(dim=1, keepdim=True)

@@ -181,7 +181,10 @@ def match_anchors(match: Match, anchors: list[Boxes], truth: Targets) -> AnchorM
     )
 
 
-def match_by_overlap(matcher: Matcher, anchors: Boxes, boxes: Boxes) -> tuple[Tensor, ...]:
+def match_by_overlap(
+    matcher: Matcher, anchors: Boxes, boxes: Boxes
+) -> tuple[Tensor, Tensor, Tensor]:
     """A :data:`Match` by Detectron2's matcher; the best anchor is the one that overlaps most."""
     iou = pairwise_iou(boxes, anchors)
-    return *matcher(iou), iou.argmax(dim=1)
+    matches, labels = matcher(iou)
+    return matches, labels, iou.argmax(dim=1)

@@ -74,7 +74,7 @@ def tap_branches(
     Yields:
         Features by number, filled when the head runs.
     """
-    features = {number: ([], []) for number in numbers if number is not None}
+    features: dict[int, Branches] = {number: ([], []) for number in numbers if number is not None}
     with ExitStack() as stack:
         for number, branches in features.items():
             for (subnet, _), levels in zip(_branches(head), branches, strict=True):
@@ -107,7 +107,8 @@ def cross_predictions(
         Logits (N, A * K, H, W) and deltas (N, A * 4, H, W) of each level, for a GFL distributions
         (N, 4 * bins, H, W), as the head returns them.
     """
-    logits, deltas = [], []
+    logits: list[Tensor] = []
+    deltas: list[Tensor] = []
     for (subnet, predictor), of_student, out in zip(
         _branches(teacher.head), student, (logits, deltas), strict=True
     ):

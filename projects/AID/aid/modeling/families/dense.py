@@ -105,7 +105,9 @@ def choose_samples(
     Returns:
         Image (S,) and anchor (S,) of each sample, image after image.
     """
-    return ((matched_gt != background_index) | (scores > min_score)).nonzero(as_tuple=True)
+    chosen = (matched_gt != background_index) | (scores > min_score)
+    image, anchor = chosen.nonzero(as_tuple=True)
+    return image, anchor
 
 
 def check_dense(
@@ -152,8 +154,8 @@ def _levels(detector: nn.Module) -> tuple[str, ...]:
 
 
 def _detect(detector: nn.Module, images: ImageList, features: dict[str, Tensor]) -> list[Instances]:
-    features = [features[level] for level in detector.head_in_features]
-    detections = detector.forward_inference(images, features, detector.head(features))
+    maps = [features[level] for level in detector.head_in_features]
+    detections = detector.forward_inference(images, maps, detector.head(maps))
     for instances in detections:
         instances.pred_boxes.clip(instances.image_size)
     return detections
@@ -195,10 +197,13 @@ def _paired_predictions(
     matched_gt = matched_gt[image, anchor]
     cross = None
     if request.cross_convs is not None:
+        assert batch.student_branches is not None, "no branches were tapped"
         branches = batch.student_branches[request.cross_convs]
         outputs = cross_predictions(teacher, features, branches, request.cross_convs)
-        samples = (x[image, anchor] for x in flatten_predictions(teacher, outputs))
-        cross = _predictions(teacher, *samples, boxes)
+        cross_logits, cross_deltas, *_ = flatten_predictions(teacher, outputs)
+        cross = _predictions(
+            teacher, cross_logits[image, anchor], cross_deltas[image, anchor], boxes
+        )
     return PairedPredictions(
         student=_predictions(student, logits[image, anchor], deltas[image, anchor], boxes),
         teacher=of_teacher,

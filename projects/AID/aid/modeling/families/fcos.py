@@ -45,9 +45,9 @@ def fcos_losses(
     its center.
     """
     truth = Targets.from_instances(targets)
-    features = [features[level] for level in detector.head_in_features]
-    points = detector.anchor_generator(features)
-    predictions = detector.head(features)
+    maps = [features[level] for level in detector.head_in_features]
+    points = detector.anchor_generator(maps)
+    predictions = detector.head(maps)
     logits, deltas, centerness = (x.float() for x in flatten_predictions(detector, predictions))
     boxes = Boxes.cat(points).tensor.expand_as(deltas)
     # (S, K), (S, 4), (S, 1) and (S, 4), with S = N * R.

@@ -40,9 +40,9 @@ def gfl_losses(
     IoU of the predicted box, as in training.
     """
     truth = Targets.from_instances(targets)
-    features = [features[level] for level in detector.head_in_features]
-    anchors = detector.anchor_generator(features)
-    predictions = detector.head(features)
+    maps = [features[level] for level in detector.head_in_features]
+    anchors = detector.anchor_generator(maps)
+    predictions = detector.head(maps)
     logits, distributions = detector.transpose(predictions)  # (N, R, K), (N, R, 4 * B)
     boxes = Boxes.cat(anchors).tensor.expand(len(logits), -1, 4)
     logits, distributions, boxes = (x.flatten(0, 1) for x in (logits, distributions, boxes))

@@ -10,6 +10,7 @@ Shape letters:
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import singledispatch
+from typing import Any
 
 import torch
 from detectron2.structures import ImageList, Instances
@@ -145,8 +146,8 @@ class PredictionBatch:
     teacher: dict[str, Tensor]
     student: dict[str, Tensor]
     targets: list[Instances]
-    student_predictions: object = None
-    teacher_predictions: object = None
+    student_predictions: Any = None
+    teacher_predictions: Any = None
     student_branches: dict[int, Branches] | None = None
 
 

@@ -33,9 +33,9 @@ def retinanet_losses(
 ) -> PerInstanceLosses:
     """Focal loss, summed over classes, and box loss; see :func:`per_instance_losses`."""
     truth = Targets.from_instances(targets)
-    features = [features[level] for level in detector.head_in_features]
-    anchors = detector.anchor_generator(features)
-    predictions = detector.head(features)
+    maps = [features[level] for level in detector.head_in_features]
+    anchors = detector.anchor_generator(maps)
+    predictions = detector.head(maps)
     logits, deltas = flatten_predictions(detector, predictions)
 
     focal = partial(focal_losses, detector, truth)

@@ -97,9 +97,9 @@ def _rpn_losses(
     truth: Targets,
 ) -> tuple[PerInstanceLosses, list[Boxes]]:
     """Objectness and box losses of the RPN, and its proposals for the RoI heads."""
-    features = [features[level] for level in rpn.in_features]
-    anchors = rpn.anchor_generator(features)
-    logits, deltas = rpn.rpn_head(features)
+    maps = [features[level] for level in rpn.in_features]
+    anchors = rpn.anchor_generator(maps)
+    logits, deltas = rpn.rpn_head(maps)
     # The layout of RPN.forward: (N, A * B, H, W) -> (N, H * W * A, B).
     logits = [x.permute(0, 2, 3, 1).flatten(1) for x in logits]
     deltas = [x.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3) for x in deltas]
@@ -243,14 +243,19 @@ def deltas_of_class(predictor: FastRCNNOutputLayers, deltas: Tensor, classes: Te
 
 
 @detect.register
-def _(detector: GeneralizedRCNN, images: ImageList, features: dict[str, Tensor]):
+def _(detector: GeneralizedRCNN, images: ImageList, features: dict[str, Tensor]) -> list[Instances]:
     proposals, _ = detector.proposal_generator(images, features)
     return detector.roi_heads(images, features, proposals)[0]
 
 
 @run_heads.register
 @torch.no_grad()
-def _(detector: GeneralizedRCNN, images, features, targets) -> None:
+def _(
+    detector: GeneralizedRCNN,
+    images: ImageList,
+    features: dict[str, Tensor],
+    targets: list[Instances],
+) -> None:
     proposals, _ = detector.proposal_generator(images, features)
     rois = [
         Boxes.cat([of_image.proposal_boxes, truth.gt_boxes])

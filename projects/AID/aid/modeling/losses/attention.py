@@ -3,6 +3,8 @@
 Shape letters: N images, C_s and C_t channels of student and teacher, (H, W) size of a level.
 """
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
@@ -65,13 +67,13 @@ class _Means(torch.autograd.Function):
     """Means over positions (N, C) and over channels (N, 1, H, W), with one map for the gradient."""
 
     @staticmethod
-    def forward(ctx, x: Tensor):
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         ctx.shape = x.shape
         return x.mean(dim=(2, 3)), x.mean(dim=1, keepdim=True)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, by_channel: Tensor, by_position: Tensor):
+    def backward(ctx: Any, by_channel: Tensor, by_position: Tensor) -> Tensor:
         _, c, h, w = ctx.shape
         return (by_channel / (h * w))[..., None, None] + by_position / c
 
@@ -179,8 +181,12 @@ class AttentionGuidedLoss(FeatureLoss):
             # twice, since the norm below does not keep its output.
             same = student.shape[1] == teacher.shape[1]
             adapted = student if same else adapters.feature(student)
-            spatial_mask = sum(spatial_attention(x, t, relative) for x in (teacher, student)) / 2
-            channel_mask = sum(channel_attention(x, t, relative) for x in (teacher, adapted)) / 2
+            spatial_mask = (
+                spatial_attention(teacher, t, relative) + spatial_attention(student, t, relative)
+            ) / 2
+            channel_mask = (
+                channel_attention(teacher, t, relative) + channel_attention(adapted, t, relative)
+            ) / 2
         matrix = adapters.feature.weight.flatten(1).expand(len(student), -1, -1) if adapts else None
         feature = residual_norm(
             teacher.flatten(2),

@@ -5,6 +5,7 @@ S samples of a prediction loss.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -64,7 +65,7 @@ class Context:
 class DistillationLoss(nn.Module):
     """Base class of the distillation losses; a subclass defines :meth:`terms`."""
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         refuse_renamed(cls, {"asks": "request"})
 
@@ -101,7 +102,10 @@ class DistillationLoss(nn.Module):
         Returns:
             {name: scalar}, each multiplied by its own weight.
         """
-        some = next(iter(student.values())) if student else context.predictions.image
+        some = next(iter(student.values()), None)
+        if some is None:
+            assert context.predictions is not None
+            some = context.predictions.image
         with torch.autocast(some.device.type, enabled=False):
             student, teacher = (
                 {k: x if x.dtype == torch.float64 else x.float() for k, x in y.items()}
@@ -146,7 +150,13 @@ class FeatureLoss(DistillationLoss):
         self.standardize = standardize and self.can_standardize
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, levels, student_shapes, teacher_shapes) -> dict:
+    def from_config(
+        cls,
+        cfg: CfgNode,
+        levels: tuple[str, ...],
+        student_shapes: dict[str, ShapeSpec],
+        teacher_shapes: dict[str, ShapeSpec],
+    ) -> dict:
         return {
             "channels": channels_of(levels, student_shapes, teacher_shapes),
             "standardize": cfg.DISTILLATION.STANDARDIZE,
@@ -282,6 +292,7 @@ class PredictionLoss(DistillationLoss):
     ) -> dict[str, Tensor]:
         """Average the weighted losses of the samples; see :class:`DistillationLoss`."""
         predictions, num_images = context.predictions, len(context.instances)
+        assert predictions is not None and predictions.weights is not None
         terms = {}
         for component, losses in self.sample_losses(predictions).items():
             name, weight = self.term_weights[component]

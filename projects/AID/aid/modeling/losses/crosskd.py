@@ -76,6 +76,7 @@ class CrossKDLoss(PredictionLoss):
 
     def sample_losses(self, predictions: PairedPredictions) -> dict[str, Tensor]:
         cross, teacher = predictions.cross, predictions.teacher
+        assert cross is not None
         return {"cls": _class_losses(cross, teacher), "box": _box_losses(cross, teacher)}
 
 
@@ -89,4 +90,5 @@ def _box_losses(cross: Predictions, teacher: Predictions) -> Tensor:
     """Divergences (S,) of distributions if the heads predict them, else GIoU losses."""
     if teacher.distributions is None:
         return box_losses(cross.boxes, teacher.boxes)
+    assert cross.distributions is not None
     return edge_divergences(cross.distributions, teacher.distributions)

@@ -3,6 +3,8 @@
 Shape letters: N images, C channels, (H, W) size of a level.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
@@ -34,7 +36,7 @@ class CWDLoss(SingleTermLoss):
     can_standardize = False  # the temperature sets the scale of the softmax
 
     @configurable
-    def __init__(self, *, temperature: float, **kwargs):
+    def __init__(self, *, temperature: float, **kwargs: Any) -> None:
         """
         Args:
             temperature: T; the smaller, the sharper.

@@ -171,7 +171,8 @@ class FGDLoss(FeatureLoss):
     ) -> tuple[Tensor, ...]:
         """Compute the foreground, background, attention and global term."""
         boxes = [x.gt_boxes.tensor for x in context.instances]
-        share = foreground_share(boxes, teacher.shape[-2:], context.strides[name])
+        height, width = teacher.shape[-2:]
+        share = foreground_share(boxes, (height, width), context.strides[name])
         student = self.adapt(name, student)
         return (
             *self._focal(student, teacher, weights, share),
@@ -205,7 +206,7 @@ class FGDLoss(FeatureLoss):
         """Attention A_s (N, 1, H, W) and A_c (N, C, 1, 1), of mean 1 where weights are not 0."""
         magnitude = features.abs()
         by_channel = spatial_mean(magnitude, weights)
-        temperature = self.temperature
+        temperature: float | Tensor = self.temperature
         if self.relative_temperature:
             temperature = temperature * by_channel.mean(dim=1, keepdim=True).clamp(min=1e-12)
         energy = magnitude.mean(dim=1, keepdim=True) / temperature

@@ -7,6 +7,8 @@ are constant and not 0 have no effect.
 Shape letters: N images, C channels, (H, W) size of a level, P positions, S samples.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -108,12 +110,12 @@ def residual_norm(
 class _ResidualNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         target: Tensor,
         weights: tuple[Tensor, ...],
         bias: Tensor | None,
-        *products: Tensor | None,
-    ):
+        *products: Any,
+    ) -> Tensor:
         residual = target.clone() if bias is None else target - bias[..., None]
         for matrix, x in zip(products[::2], products[1::2], strict=True):
             if matrix is None:
@@ -132,7 +134,7 @@ class _ResidualNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         unit, *products = ctx.saved_tensors
         factor = -gradient[:, None, None]
         _, _, needs_bias, *needs = ctx.needs_input_grad

@@ -51,7 +51,7 @@ class LocalisationLoss(PredictionLoss):
         return f"weight {self.weight}, temperature {self.temperature}"
 
     def sample_losses(self, predictions: PairedPredictions) -> dict[str, Tensor]:
-        student, teacher = (
-            x.distributions / self.temperature for x in (predictions.student, predictions.teacher)
-        )
-        return {"box": edge_divergences(student, teacher)}
+        student, teacher = predictions.student.distributions, predictions.teacher.distributions
+        assert student is not None and teacher is not None
+        divergences = edge_divergences(student / self.temperature, teacher / self.temperature)
+        return {"box": divergences}

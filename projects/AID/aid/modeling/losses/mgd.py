@@ -3,6 +3,8 @@
 Shape letters: N images, C channels, (H, W) size of a level.
 """
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
@@ -34,8 +36,13 @@ class MGDLoss(SingleTermLoss):
 
     @configurable
     def __init__(
-        self, *, channels: dict[str, tuple[int, int]], masked_share: float, scale: str, **kwargs
-    ):
+        self,
+        *,
+        channels: dict[str, tuple[int, int]],
+        masked_share: float,
+        scale: str,
+        **kwargs: Any,
+    ) -> None:
         """
         Args:
             channels: {level: (C_s, C_t)}.
@@ -55,7 +62,7 @@ class MGDLoss(SingleTermLoss):
         self.masked_share = masked_share
         self.scale = scale
         self._random = torch.Generator()
-        self._seed = None
+        self._seed: int | None = None
 
     @classmethod
     def arguments(cls, cfg: CfgNode) -> dict:

@@ -3,6 +3,10 @@
 Shape letters: N images, G instances of the batch, L levels of the teacher's losses.
 """
 
+from functools import reduce
+from operator import add
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode, configurable
 from fvcore.common.registry import Registry
@@ -43,7 +47,7 @@ class Weighting(nn.Module):
         requires_quality: whether :attr:`TeacherStats.quality` is needed.
     """
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         refuse_renamed(cls, RENAMED)
 
@@ -127,7 +131,8 @@ class Weighting(nn.Module):
 
     def total(self, components: dict[str, Tensor]) -> Tensor:
         """Sum of the components of a loss, multiplied by their coefficients."""
-        return sum(self.coefficients.get(name, 1.0) * x for name, x in components.items())
+        terms = (self.coefficients.get(name, 1.0) * x for name, x in components.items())
+        return reduce(add, terms)
 
     def forward(
         self,
@@ -152,10 +157,10 @@ class Weighting(nn.Module):
         loss, background = self.teacher_error(stats)
         instance = self._finite_weight(loss)
         if self.granularity == "instance":
-            rest = self._background_weight(instance, loss.isfinite(), image, background)
+            by_level = self._background_weight(instance, loss.isfinite(), image, background)
         else:
-            rest = self._level_weight(loss, background, losses.level_share, image)
-        rest = {level: rest[:, losses.levels.index(level)] for level in levels}
+            by_level = self._level_weight(loss, background, losses.level_share, image)
+        rest = {level: by_level[:, losses.levels.index(level)] for level in levels}
         if self.granularity == "instance":
             maps = rasterize_boxes(boxes, instance, rest, levels)
         else:

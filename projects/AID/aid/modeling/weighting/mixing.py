@@ -3,6 +3,7 @@
 Shape letters: T teachers, N images, G instances of the batch.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -47,7 +48,7 @@ class TeacherMixing:
             return weights
         plain = weights[0].instance is None  # a rule without statistics, which is not normalized
         normalize = self.normalize and not plain
-        maps = [{} for _ in weights]
+        maps: list[dict[str, Tensor]] = [{} for _ in weights]
         for level in dict.fromkeys(level for x in weights for level in x.maps):
             teachers = [t for t, x in enumerate(weights) if level in x.maps]
             mixed = mix([weights[t].maps[level] for t in teachers])
@@ -55,22 +56,25 @@ class TeacherMixing:
                 mixed = normalized(mixed, by=mixed.sum(dim=0))
             for t, of_teacher in zip(teachers, mixed, strict=True):
                 maps[t][level] = of_teacher
-        instance = [None] * len(weights) if plain else mix([x.instance for x in weights])
+        instance: Iterable[Tensor | None] = [None] * len(weights)
+        if not plain:
+            instance = mix([x.instance for x in weights if x.instance is not None])
         components = self._components([x.components for x in weights], normalize)
-        mixed = zip(weights, maps, instance, components, strict=True)
-        return [replace(x, maps=m, instance=i, components=c) for x, m, i, c in mixed]
+        parts = zip(weights, maps, instance, components, strict=True)
+        return [replace(x, maps=m, instance=i, components=c) for x, m, i, c in parts]
 
     def _components(
         self, weights: list[ComponentWeights | None], normalize: bool
     ) -> list[ComponentWeights | None]:
         """Mixed weights of predictions; None for each teacher if there are none."""
-        if weights[0] is None:
+        given = [x for x in weights if x is not None]
+        if not given:
             return weights
-        cls = mix([torch.cat([x.cls, x.background]) for x in weights])
-        box = mix([x.box for x in weights])
+        cls = mix([torch.cat([x.cls, x.background]) for x in given])
+        box = mix([x.box for x in given])
         if normalize:
             cls, box = (normalized(x, by=x.sum(dim=0)) for x in (cls, box))
-        sizes = [len(weights[0].cls), len(weights[0].background)]
+        sizes = [len(given[0].cls), len(given[0].background)]
         return [
             ComponentWeights(c, b, background)
             for (c, background), b in zip((x.split(sizes) for x in cls), box, strict=True)
@@ -88,6 +92,6 @@ def mix(weights: list[Tensor]) -> Tensor:
     Returns:
         (T, ...), 0 where all weights are 0.
     """
-    weights = torch.stack(weights)
-    total = weights.sum(dim=0)
-    return weights * (weights / torch.where(total > 0, total, 1.0))
+    stacked = torch.stack(weights)
+    total = stacked.sum(dim=0)
+    return stacked * (stacked / torch.where(total > 0, total, 1.0))

@@ -1,5 +1,7 @@
 """Weighting rules. Importing the module registers them."""
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
@@ -18,7 +20,7 @@ class ExponentialWeighting(Weighting):
     """w = exp(-alpha * D), the weight of AID (arXiv 2201.11097)."""
 
     @configurable
-    def __init__(self, *, alpha: float, **kwargs):
+    def __init__(self, *, alpha: float, **kwargs: Any) -> None:
         """
         Args:
             alpha: rate at which the weight decreases with D; 0 is plain distillation.
@@ -52,7 +54,7 @@ class RelativeWeighting(ExponentialWeighting):
     """
 
     @configurable
-    def __init__(self, *, momentum: float, steps: int = 1, **kwargs):
+    def __init__(self, *, momentum: float, steps: int = 1, **kwargs: Any) -> None:
         """
         Args:
             momentum: momentum of the running mean, per iteration; its first values are means over
@@ -102,7 +104,7 @@ class ConstantWeighting(Weighting):
     """
 
     @configurable
-    def __init__(self, *, constant: float, **kwargs):
+    def __init__(self, *, constant: float, **kwargs: Any) -> None:
         """
         Args:
             constant: the weight of every instance and of the background.
@@ -145,7 +147,7 @@ class ClassWeighting(Weighting):
     """
 
     @configurable
-    def __init__(self, *, distrusted: list[int], **kwargs):
+    def __init__(self, *, distrusted: list[int], **kwargs: Any) -> None:
         """
         Args:
             distrusted: category ids with weight 0.
@@ -171,6 +173,7 @@ class ClassWeighting(Weighting):
 
     def teacher_error(self, stats: TeacherStats) -> tuple[Tensor, Tensor]:
         loss, background = super().teacher_error(stats)
+        assert stats.classes is not None
         wrong = torch.isin(stats.classes, stats.classes.new_tensor(self.distrusted))
         # A loss that is not finite is kept, for weight 0 whatever the class.
         return torch.where(loss.isfinite(), wrong.to(loss.dtype), loss), 0.0 * background
