@@ -5,6 +5,7 @@ import torch
 from detectron2.modeling import RetinaNet
 from detectron2.structures import Boxes
 
+from aid.config import load_config
 from aid.modeling.families import per_instance_losses
 from aid.modeling.losses import DistillationLoss
 from aid.modeling.weighting import Weighting
@@ -66,3 +67,20 @@ def test_the_imports_of_a_detector_family_work(tiny_model, make_batch):
 def test_an_old_name_that_would_be_ignored_is_refused(base, old, new):
     with pytest.raises(AIDError, match=f"Mine defines {old}, which is {new} since version 0.2"):
         type("Mine", (base,), {old: True})
+
+
+def test_lazyconfigs_may_use_the_old_functions(monkeypatch):
+    from aid.modeling import distilled, distiller, lazy, lesson
+
+    monkeypatch.setattr(lazy, "build_distilled", lambda **kwargs: kwargs)
+    first = lesson(teacher="teacher", losses=[], weighting="rule")
+    assert first == distiller(teacher="teacher", losses=[], weighting="rule")
+    expected = {"student": "student", "distillers": [first], "weight": 2.0}
+    assert distilled(student="student", lessons=[first], weight=2.0) == expected
+
+
+def test_a_config_of_a_run_with_a_key_that_went_is_read(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("DISTILLATION: {RESPONSE: {WEIGHT: 1.0, CLS_WEIGHT: 3.0}}\nVERSION: 2\n")
+    cfg = load_config(str(path))
+    assert cfg.DISTILLATION.RESPONSE.CLS_WEIGHT == 3 and "WEIGHT" not in cfg.DISTILLATION.RESPONSE

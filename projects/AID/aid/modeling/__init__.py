@@ -3,7 +3,7 @@
 from . import detectors, families, losses, weighting
 from .detectors import FCOS, GFL
 from .distiller import Distiller
-from .lazy import build_distilled, distiller
+from .lazy import build_distilled, distilled, distiller, lesson
 from .meta_arch import AIDFCOS, AIDGFL, AIDGeneralizedRCNN, AIDRetinaNet
 from .teacher import Teacher, build_teacher, load_teacher
 
@@ -18,6 +18,8 @@ __all__ = [
     "Teacher",
     "build_distilled",
     "build_teacher",
+    "distilled",
+    "lesson",
     "detectors",
     "distiller",
     "families",

@@ -1,6 +1,7 @@
 """Functions that build a student with teachers from Detectron2's LazyConfig."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -11,7 +12,7 @@ from .teacher import Teacher
 from .teacher_check import check_match
 from .weighting import Weighting
 
-__all__ = ["build_distilled", "distiller"]
+__all__ = ["build_distilled", "distilled", "distiller", "lesson"]
 
 
 def distiller(
@@ -70,3 +71,12 @@ def build_distilled(
         built.append(Distiller(student, x["teacher"], losses, x["weighting"], levels, number))
     student.set_distillers(built, schedule, weight, balance)
     return student
+
+
+def distilled(*, lessons: list[dict[str, Any]], **kwargs: Any) -> DistillationMixin:
+    """:func:`build_distilled` under its name of version 0.1, for LazyConfigs written for it."""
+    return build_distilled(distillers=lessons, **kwargs)
+
+
+# The name of version 0.1.
+lesson = distiller

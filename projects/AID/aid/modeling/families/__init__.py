@@ -1,4 +1,4 @@
-"""What the method needs to know of a detector: one file per family. Importing registers them."""
+"""Detector families, one file each. Importing the package registers them."""
 
 from . import fcos, gfl, retinanet, two_stage
 from .base import (

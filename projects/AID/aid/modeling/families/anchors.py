@@ -5,7 +5,6 @@ Shape letters as in base.py.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +35,7 @@ AnchorLosses = Callable[[Tensor, Tensor | slice], dict[str, Tensor]]
 
 def anchor_losses(
     head: nn.Module,
+    match: Match,
     classification_losses: Callable[[Tensor, Tensor], Tensor],
     logits: Tensor,
     deltas: Tensor,
@@ -44,10 +44,11 @@ def anchor_losses(
     levels: tuple[str, ...],
     prefix: str = "",
 ) -> PerInstanceLosses:
-    """Per-instance losses of a head with Detectron2's anchor matcher and box loss.
+    """Per-instance losses of a head with Detectron2's box encoding and box loss.
 
     Args:
-        head: an RPN or a dense detector, with its ``anchor_matcher`` and box loss.
+        head: an RPN or a dense detector; see :func:`box_losses`.
+        match: matching rule of an image's boxes with the anchors.
         classification_losses: from matched instances (S,) and logits (S, ...) to losses (S,);
             ``truth.background_index`` stands for background.
         logits: (N, R) or (N, R, K).
@@ -64,7 +65,6 @@ def anchor_losses(
             "box": box_losses(head, boxes[at], deltas[at], truth.boxes[matched_gt]),
         }
 
-    match = partial(match_by_overlap, head.anchor_matcher, Boxes.cat(anchors))
     return losses_per_instance(losses, match, anchors, truth, levels, prefix)
 
 

@@ -1,4 +1,4 @@
-"""What the method needs to know of a detector; every family implements it in a file of its own.
+"""Functions that the method needs of a detector; each family implements them in its own file.
 
 Shape letters:
 

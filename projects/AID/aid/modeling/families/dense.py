@@ -1,4 +1,4 @@
-"""What the dense detectors have in common: RetinaNet, GFL and FCOS.
+"""Common code of the dense detectors RetinaNet, GFL and FCOS.
 
 The anchor of a GFL's cell or of an FCOS's point is the only one there. Shape letters as in base.py.
 """

@@ -38,8 +38,9 @@ def retinanet_losses(
     predictions = detector.head(maps)
     logits, deltas = flatten_predictions(detector, predictions)
 
-    focal = partial(focal_losses, detector, truth)
-    losses = anchor_losses(detector, focal, logits, deltas, anchors, truth, loss_levels(detector))
+    match, focal = anchor_match(detector, anchors), partial(focal_losses, detector, truth)
+    levels = loss_levels(detector)
+    losses = anchor_losses(detector, match, focal, logits, deltas, anchors, truth, levels)
     losses.predictions = predictions
     return losses
 

@@ -5,6 +5,7 @@ Mask and keypoint losses are left out. Shape letters as in base.py.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...utils.errors import AIDError
-from .anchors import anchor_losses
+from .anchors import anchor_losses, match_by_overlap
 from .base import (
     NUM_CLASSES_KEYS,
     PerInstanceLosses,
@@ -111,6 +112,7 @@ def _rpn_losses(
 
     losses = anchor_losses(
         rpn,
+        partial(match_by_overlap, rpn.anchor_matcher, Boxes.cat(anchors)),
         objectness_losses,
         torch.cat(logits, dim=1),
         torch.cat(deltas, dim=1),
