@@ -92,12 +92,12 @@ optimizer = L(L(clipped)(optimizer=torch.optim.AdamW))(
 )
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.0),
-    warmup_length=20 / 150,
+    warmup_length=20 / 120,
     warmup_method="linear",
     warmup_factor=0.001,
 )
 
 train = get_config("common/train.py").train
-train.update(output_dir="output/lazy/faster_rcnn_R18_from_R34", max_iter=150, device="cpu", seed=1)
-train.update(eval_period=0, checkpointer=dict(period=150, max_to_keep=100))
+train.update(output_dir="output/lazy/faster_rcnn_R18_from_R34", max_iter=120, device="cpu", seed=1)
+train.update(eval_period=0, checkpointer=dict(period=120, max_to_keep=100))
 train.inherit = True  # the student starts from the teacher's FPN and heads
