@@ -77,7 +77,6 @@ def test_without_kitti_one_line_says_what_is_missing(train):
     assert done.stdout == "" and len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.core
 def test_a_missing_teacher_is_named_before_anything_is_trained(workplace, train):
     (workplace[0] / "elsewhere").mkdir()
     done = train(f"Quickstart/{STUDENT}", "TEACHER.WEIGHTS", "elsewhere/gone.pth")

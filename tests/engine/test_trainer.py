@@ -12,8 +12,6 @@ from detectron2.evaluation import COCOEvaluator
 from aid.engine import AIDTrainer
 from aid.utils.errors import AIDError
 
-pytestmark = pytest.mark.core
-
 
 class StopAt(HookBase):
     """Ends a run as an interruption would, after the checkpoint of an iteration."""
@@ -40,6 +38,7 @@ def train(cfg, stop_at=None, resume=False):
 
 
 # An optimizer's state does not depend on the family, what a student remembers does.
+@pytest.mark.core
 @pytest.mark.parametrize(
     "student, teacher, optimizer",
     [
@@ -84,6 +83,7 @@ def test_resuming_a_finished_run_says_so_and_evaluates_it_again(run_config, capl
         assert "bbox/AP50" in json.loads(f.read().splitlines()[-1])
 
 
+@pytest.mark.core
 def test_the_students_weights_change_and_metrics_are_written(run_config):
     opts = ["SOLVER.MAX_ITER", 20, "SOLVER.CHECKPOINT_PERIOD", 100]
     # Below 0, since a score may round to it.
