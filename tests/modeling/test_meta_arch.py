@@ -1,6 +1,8 @@
 """The invariants of a distilled student against the plain Detectron2 detector."""
 
 import copy
+import math
+import re
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from aid.config import load_config
+from aid.modeling.losses import FitNetLoss, LocalisationLoss
 from aid.modeling.weighting import ExponentialWeighting
 from aid.utils.errors import AIDError
 
@@ -237,6 +240,50 @@ def test_no_loss_chosen_is_an_error(student_config):
         build_model(cfg).build_distillation(cfg)
     cfg = student_config("faster_rcnn", opts=["DISTILLATION.SCALE", "mean"])
     with pytest.raises(AIDError, match="DISTILLATION.SCALE: 'mean'"):
+        build_model(cfg).build_distillation(cfg)
+
+
+WEIGHTS = ["ATTENTION.SPATIAL", "FGD.GLOBAL", "CROSS_KD.BOX", "RESPONSE.CLS"]
+WEIGHTS = [*(f"{x}_WEIGHT" for x in WEIGHTS), "WEIGHT", "PKD.WEIGHT", "NON_LOCAL.WEIGHT"]
+
+
+@pytest.mark.parametrize("key", WEIGHTS)
+@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf])
+def test_a_weight_that_would_drive_away_from_the_teacher_is_refused(key, value, student_config):
+    cfg = student_config("faster_rcnn", opts=[f"DISTILLATION.{key}", value])
+    with pytest.raises(AIDError, match=f"^DISTILLATION.{key} is {value}: it must be 0 or more"):
+        build_model(cfg).build_distillation(cfg)
+
+
+@pytest.mark.parametrize("build", [FitNetLoss, LocalisationLoss])
+def test_a_weight_without_a_config_is_refused_too(build):
+    kwargs = {"channels": {"p2": (4, 4)}} if build is FitNetLoss else {"temperature": 1.0}
+    with pytest.raises(AIDError, match=f"weight of loss_.* in {build.__name__} is -2.0: it must"):
+        build(weight=-2.0, **kwargs)
+
+
+@pytest.mark.parametrize("component", ["CLS", "BOX", "RPN_CLS", "RPN_BOX", "CTR"])
+def test_a_coefficient_that_would_reward_errors_is_refused(component, student_config):
+    key = f"AID.COEFFICIENTS.{component}"
+    cfg = student_config("faster_rcnn", opts=[key, -0.5])
+    with pytest.raises(AIDError, match=f"^{key} is -0.5: it must be 0 or more, and finite$"):
+        build_model(cfg).build_distillation(cfg)
+
+
+def test_a_loss_counts_once(student_config):
+    cfg = student_config("faster_rcnn", opts=["DISTILLATION.LOSSES", ["PKDLoss"] * 2])
+    with pytest.raises(AIDError, match="^DISTILLATION.LOSSES names PKDLoss twice"):
+        build_model(cfg).build_distillation(cfg)
+    cfg.DISTILLATION.LOSSES = [["PKDLoss"]]
+    with pytest.raises(AIDError, match="^DISTILLATION.LOSSES: .* is unknown"):
+        build_model(cfg).build_distillation(cfg)
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [8, -2], [2.5], ["8"]])
+def test_kernel_sizes_that_pool_nothing_are_refused(sizes, student_config):
+    key = "DISTILLATION.NON_LOCAL.SUBSAMPLE"
+    cfg = student_config("faster_rcnn", opts=[key, sizes])
+    with pytest.raises(AIDError, match=rf"^{key} is {re.escape(str(sizes))}: name kernel sizes"):
         build_model(cfg).build_distillation(cfg)
 
 

@@ -202,6 +202,7 @@ def test_relative_weights_before_any_instance_was_seen():
         (("AID.WEIGHTING", "ConstantWeighting", "AID.CONSTANT"), -1.0, "AID.CONSTANT is -1"),
         (("AID.WEIGHTING", "RelativeWeighting", "AID.MOMENTUM"), 1.0, "AID.MOMENTUM is 1"),
         ("AID.ALPHA", math.nan, "AID.ALPHA is nan"),
+        ("AID.ALPHA", math.inf, "AID.ALPHA is inf"),
     ],
 )
 def test_unknown_settings_are_named(key, value, message, repository):

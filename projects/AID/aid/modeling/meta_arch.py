@@ -12,7 +12,7 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
-from ..utils.errors import AIDError
+from ..utils.errors import AIDError, check_not_negative
 from .balance import Balance
 from .detectors import FCOS, GFL
 from .diagnostics import log_distillation_weight, log_weights
@@ -128,8 +128,10 @@ class DistillationMixin(_Detector):
             balance: see DISTILLATION.BALANCE.
 
         Raises:
-            AIDError: a negative balance, or a weighting rule that does not fit this student.
+            AIDError: a negative weight or balance, or a weighting rule that does not fit this
+                student.
         """
+        check_not_negative("DISTILLATION.WEIGHT", weight)
         self.distillers, self.schedule, self.distillation_weight = distillers, schedule, weight
         modules = nn.ModuleDict()
         for distiller in distillers:

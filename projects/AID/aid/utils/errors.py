@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 __all__ = [
     "AIDError",
+    "check_not_negative",
     "filter_known_warnings",
     "ignore_known_deprecations",
     "main_with_clear_errors",
@@ -17,6 +18,20 @@ __all__ = [
 
 class AIDError(Exception):
     """Invalid input or environment. The message is one line: what is wrong, where, what to do."""
+
+
+def check_not_negative(key: str, value: float) -> None:
+    """Check that a number is at least 0 and finite.
+
+    Args:
+        key: its config key, for the message.
+        value: the number.
+
+    Raises:
+        AIDError: it is negative, NaN or infinite.
+    """
+    if not 0 <= value < float("inf"):
+        raise AIDError(f"{key} is {value}: it must be 0 or more, and finite")
 
 
 def main_with_clear_errors(main: Callable) -> Callable:

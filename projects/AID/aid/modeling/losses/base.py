@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from ...utils.errors import AIDError
+from ...utils.errors import AIDError, check_not_negative
 from ...utils.renamed import refuse_renamed
 from ..families import PairedPredictions, PredictionRequest
 from .functional import mean_over_images, standardized
@@ -144,8 +144,13 @@ class FeatureLoss(DistillationLoss):
         Args:
             term_weights: weights of the terms that :meth:`level` returns, in the same order.
             standardize: see DISTILLATION.STANDARDIZE.
+
+        Raises:
+            AIDError: a negative weight.
         """
         super().__init__()
+        for name, weight in term_weights.items():
+            check_not_negative(f"the weight of {name} in {type(self).__name__}", weight)
         self.term_weights = term_weights
         self.standardize = standardize and self.can_standardize
 
@@ -269,7 +274,16 @@ class PredictionLoss(DistillationLoss):
     request: PredictionRequest
 
     def __init__(self, term_weights: dict[str, tuple[str, float]]):
+        """
+        Args:
+            term_weights: see the attributes.
+
+        Raises:
+            AIDError: a negative weight.
+        """
         super().__init__()
+        for name, weight in term_weights.values():
+            check_not_negative(f"the weight of {name} in {type(self).__name__}", weight)
         self.term_weights = term_weights
 
     def extra_repr(self) -> str:
@@ -328,7 +342,7 @@ def make_adapters(channels: dict[str, tuple[int, int]], always: bool = False) ->
 
 
 def check_temperature(key: str, value: float) -> None:
-    """Check that a temperature is positive.
+    """Check that a temperature is positive and finite.
 
     Args:
         key: its config key, for the message.
@@ -336,8 +350,8 @@ def check_temperature(key: str, value: float) -> None:
     Raises:
         AIDError: it is not.
     """
-    if not value > 0:
-        raise AIDError(f"{key} is {value}: it must be above 0")
+    if not 0 < value < float("inf"):
+        raise AIDError(f"{key} is {value}: it must be above 0, and finite")
 
 
 def average_norm(norms: Tensor, num_elements: int, scale: str) -> Tensor:
@@ -383,8 +397,10 @@ def build_distillation_losses(
         {name: loss}
 
     Raises:
-        AIDError: an empty list, an unknown name, or an unknown DISTILLATION.SCALE.
+        AIDError: an empty list, an unknown or repeated name, a negative weight of a loss, or an
+            unknown DISTILLATION.SCALE.
     """
+    _check_weights("DISTILLATION", cfg.DISTILLATION)
     if not cfg.DISTILLATION.LOSSES:
         raise AIDError(
             "DISTILLATION.LOSSES is empty: name at least one distillation loss, e.g. PKDLoss"
@@ -393,10 +409,27 @@ def build_distillation_losses(
         raise AIDError(f"DISTILLATION.SCALE: {cfg.DISTILLATION.SCALE!r} is not one of sum, rms")
     losses = nn.ModuleDict()
     for name in cfg.DISTILLATION.LOSSES:
-        if name not in DISTILLATION_LOSS_REGISTRY:
+        if not isinstance(name, str) or name not in DISTILLATION_LOSS_REGISTRY:
             known = ", ".join(sorted(key for key, _ in DISTILLATION_LOSS_REGISTRY))
             raise AIDError(f"DISTILLATION.LOSSES: {name!r} is unknown, choose from {known}")
+        if name in losses:
+            raise AIDError(
+                f"DISTILLATION.LOSSES names {name} twice: a loss counts once, by its weight"
+            )
         losses[name] = DISTILLATION_LOSS_REGISTRY.get(name)(
             cfg, levels, student_shapes, teacher_shapes
         )
     return losses
+
+
+def _check_weights(key: str, node: CfgNode) -> None:
+    """Check the weights below a key here, where their names are known, also of losses not in use.
+
+    Raises:
+        AIDError: a weight is negative, NaN or infinite.
+    """
+    for name, value in node.items():
+        if isinstance(value, CfgNode):
+            _check_weights(f"{key}.{name}", value)
+        elif name == "WEIGHT" or name.endswith("_WEIGHT"):
+            check_not_negative(f"{key}.{name}", value)

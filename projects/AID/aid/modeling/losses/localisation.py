@@ -37,8 +37,8 @@ class LocalisationLoss(PredictionLoss):
         Raises:
             AIDError: a temperature that is not positive.
         """
-        super().__init__({"box": ("loss_distill_localisation", weight * temperature**2)})
         check_temperature("DISTILLATION.LOCALISATION.TEMPERATURE", temperature)
+        super().__init__({"box": ("loss_distill_localisation", weight * temperature**2)})
         self.temperature = temperature
         self.weight = weight
 

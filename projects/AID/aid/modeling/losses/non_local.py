@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor, nn
 
+from ...utils.errors import AIDError
 from .base import (
     DISTILLATION_LOSS_REGISTRY,
     Context,
@@ -176,8 +177,16 @@ class NonLocalLoss(FeatureLoss):
             train_teacher: see DISTILLATION.NON_LOCAL.TRAIN_TEACHER.
             standardize: see DISTILLATION.STANDARDIZE.
             adapt_equal_widths: see DISTILLATION.ADAPT_EQUAL_WIDTHS.
+
+        Raises:
+            AIDError: no kernel size, or one that is no whole number above 0.
         """
         super().__init__({"loss_distill_non_local": weight}, standardize)
+        if not subsample or not all(isinstance(x, int) and x > 0 for x in subsample):
+            raise AIDError(
+                f"DISTILLATION.NON_LOCAL.SUBSAMPLE is {list(subsample)}: name kernel sizes, whole "
+                "numbers of at least 1"
+            )
         self.blocks = nn.ModuleDict(
             {
                 level: _Blocks(

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, configurable
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from ...utils.errors import AIDError
+from ...utils.errors import AIDError, check_not_negative
 from ...utils.renamed import refuse_renamed
 from .maps import constant_map, mean_with, normalized, rasterize_boxes
 from .structures import ComponentWeights, TeacherStats, Weights
@@ -70,7 +70,7 @@ class Weighting(nn.Module):
             coefficients: {component of the loss: its coefficient}; 1 for the others.
 
         Raises:
-            AIDError: an unknown granularity or background.
+            AIDError: an unknown granularity or background, or a negative coefficient.
         """
         super().__init__()
         for key, value, known in (
@@ -79,6 +79,8 @@ class Weighting(nn.Module):
         ):
             if value not in known:
                 raise AIDError(f"{key}: {value!r} is unknown, choose one of {', '.join(known)}")
+        for component, factor in (coefficients or {}).items():
+            check_not_negative(f"AID.COEFFICIENTS.{component.upper()}", factor)
         self.granularity = granularity
         self.background = background
         self.normalize = normalize

@@ -8,7 +8,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from torch import Tensor
 
-from ...utils.errors import AIDError
+from ...utils.errors import AIDError, check_not_negative
 from .base import WEIGHTING_REGISTRY, Weighting
 from .structures import ComponentWeights, TeacherStats, Weights
 
@@ -26,11 +26,11 @@ class ExponentialWeighting(Weighting):
             alpha: rate at which the weight decreases with D; 0 is plain distillation.
 
         Raises:
-            AIDError: a negative alpha, with which weights would increase with D.
+            AIDError: a negative alpha, with which weights would increase with D, or an infinite
+                one.
         """
         super().__init__(**kwargs)
-        if not alpha >= 0:
-            raise AIDError(f"AID.ALPHA is {alpha}: it must be 0 or more")
+        check_not_negative("AID.ALPHA", alpha)
         self.alpha = alpha
 
     @classmethod
@@ -110,11 +110,10 @@ class ConstantWeighting(Weighting):
             constant: the weight of every instance and of the background.
 
         Raises:
-            AIDError: a negative weight.
+            AIDError: a negative or infinite weight.
         """
         super().__init__(**kwargs)
-        if not constant >= 0:
-            raise AIDError(f"AID.CONSTANT is {constant}: it must be 0 or more")
+        check_not_negative("AID.CONSTANT", constant)
         self.constant = constant
 
     @classmethod
