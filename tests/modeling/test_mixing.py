@@ -7,10 +7,12 @@ from aid.modeling.weighting import (
     ComponentWeights,
     ConstantWeighting,
     ExponentialWeighting,
+    RelativeWeighting,
     TeacherMixing,
     Weights,
 )
 from aid.modeling.weighting.mixing import mix
+from aid.utils.errors import AIDError
 
 
 def exponential(**options):
@@ -41,6 +43,24 @@ def test_the_shares_are_the_softmax_of_minus_alpha_d():
     # The better a teacher, the more; and together they never have more than the best alone.
     assert (found.argmax(dim=0)[:2] == d.argmin(dim=0)[:2]).all()
     assert (found.sum(dim=0) <= w.amax(dim=0)).all()
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (ConstantWeighting(constant=1.0), "ConstantWeighting by instance, normalize False"),
+        (RelativeWeighting(alpha=0.5, momentum=0.9), "RelativeWeighting by instance"),
+        (exponential(granularity="none"), "ExponentialWeighting by none"),
+        (exponential(normalize=True), "instance, normalize True: give .* the same rule"),
+    ],
+)
+def test_weights_of_different_rules_are_not_mixed(other, message):
+    found = f"2 teachers: ExponentialWeighting by instance, normalize False; .*{message}"
+    with pytest.raises(AIDError, match=found):
+        TeacherMixing([exponential(), other])
+    with pytest.raises(AIDError, match="0 teachers: none: give at least one"):
+        TeacherMixing([])
+    TeacherMixing([exponential(), ExponentialWeighting(alpha=2.0, background="loss")])
 
 
 def test_permuted_teachers_have_permuted_weights():

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from aid.modeling.teacher_check import compare
-from aid.modeling.weighting import TeacherMixing
+from aid.modeling.weighting import ConstantWeighting, TeacherMixing
 from aid.utils.errors import AIDError
 
 TERMS = [f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_local")]
@@ -269,6 +269,18 @@ def test_what_is_wrong_with_a_further_teacher_is_said_of_that(student_model, fur
     refused(student, four, rf"teacher of {key}\[0\] .*further_1.yaml has 4 classes, the student 3")
     levels = ["DISTILLATION.LEVELS", ["p2", "p3"]]
     refused(student, [*further("retinanet"), *levels], rf"no common level p2: .*{key}\[0\]")
+
+
+def test_teachers_that_cannot_teach_together_are_refused_before_the_first_step(
+    student_model, further
+):
+    model, _ = student_model("faster_rcnn", opts=further("faster_rcnn"))
+    first, second = model.distillers
+    with pytest.raises(AIDError, match="two teachers have one number, with the modules losses"):
+        model.set_distillers([first, first], model.schedule)
+    second.weighting = ConstantWeighting(constant=0.5)
+    with pytest.raises(AIDError, match="2 teachers: ExponentialWeighting .*; ConstantWeighting"):
+        model.set_distillers([first, second], model.schedule)
 
 
 def test_attaching_says_of_all_what_is_in_use(student_config, further, caplog):

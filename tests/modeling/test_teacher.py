@@ -257,6 +257,21 @@ def test_levels_and_strides_must_agree(tiny_model, student_config):
         check_teacher(teacher, student, cfg)
 
 
+@pytest.mark.parametrize(
+    "rpn, rois",
+    [
+        (["p3", "p4", "p5", "p6"], ["p2", "p3", "p4"]),
+        (["p4", "p5", "p6", "p3"], ["p3", "p4", "p5"]),
+    ],
+)
+def test_levels_of_the_rois_that_the_rpn_does_not_read_are_refused(rpn, rois, tiny_model):
+    opts = ["MODEL.RPN.IN_FEATURES", rpn, "MODEL.ROI_HEADS.IN_FEATURES", rois]
+    model = tiny_model("faster_rcnn", [*opts, "MODEL.ANCHOR_GENERATOR.SIZES", [[8]] * 4])
+    message = f"ROI_HEADS.IN_FEATURES is {', '.join(rois)}, MODEL.RPN.IN_FEATURES p.*: instance"
+    with pytest.raises(AIDError, match=message):
+        Teacher(model, cfg=None)
+
+
 def test_a_teacher_without_fpn_is_refused(tiny_model):
     model = tiny_model("faster_rcnn")
     model.roi_heads = nn.Identity()

@@ -128,14 +128,21 @@ class DistillationMixin(_Detector):
             balance: see DISTILLATION.BALANCE.
 
         Raises:
-            AIDError: a negative weight or balance, or a weighting rule that does not fit this
-                student.
+            AIDError: no teacher, two with one number, or with different weighting rules; a negative
+                weight or balance; or a weighting rule that does not fit this student.
         """
         check_not_negative("DISTILLATION.WEIGHT", weight)
+        self.mixing = TeacherMixing([distiller.weighting for distiller in distillers])
         self.distillers, self.schedule, self.distillation_weight = distillers, schedule, weight
         modules = nn.ModuleDict()
         for distiller in distillers:
-            modules.update(distiller.modules_by_name())
+            own = distiller.modules_by_name()
+            if not modules.keys().isdisjoint(own):  # its losses would not be trained
+                raise AIDError(
+                    f"two teachers have one number, with the modules {', '.join(own)}: number the "
+                    "distillers from 0"
+                )
+            modules.update(own)
         if balance != 0:
             modules["balance"] = Balance(balance)
         self.distillation = modules.to(self.device)
@@ -150,7 +157,6 @@ class DistillationMixin(_Detector):
             schedule,
             "; ".join(str(distiller) for distiller in distillers),
         )
-        self.mixing = TeacherMixing([distiller.weighting for distiller in distillers])
 
     def forward(self, batched_inputs: list[dict]) -> Any:
         """Detections in eval mode; in training the detector's losses and the distillation losses.

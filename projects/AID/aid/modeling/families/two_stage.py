@@ -56,7 +56,16 @@ def _(detector: GeneralizedRCNN) -> tuple[str, ...]:
                 f"TEACHER.CONFIG_FILE: instance losses need {kind.__name__} or a subclass, "
                 f"the teacher has {type(module).__name__}: choose an FPN teacher"
             )
-    return tuple(detector.proposal_generator.in_features)
+    levels = tuple(detector.proposal_generator.in_features)
+    pooled = tuple(detector.roi_heads.box_in_features)
+    first = levels.index(pooled[0]) if pooled[0] in levels else 0
+    if levels[first : first + len(pooled)] != pooled:
+        raise AIDError(
+            f"TEACHER.CONFIG_FILE: MODEL.ROI_HEADS.IN_FEATURES is {', '.join(pooled)}, "
+            f"MODEL.RPN.IN_FEATURES {', '.join(levels)}: instance losses need an RPN that reads "
+            "all levels of the RoI heads, in the same order; choose another teacher"
+        )
+    return levels
 
 
 @per_instance_losses.register

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ...utils.errors import AIDError
 from .base import Weighting
 from .maps import normalized
 from .structures import ComponentWeights, Weights
@@ -28,7 +29,21 @@ class TeacherMixing:
         Args:
             weightings: rule of each teacher, built from one config. If there are several, their own
                 normalization is turned off.
+
+        Raises:
+            AIDError: no rule, or rules of different classes, granularity or normalization, whose
+                weights cannot be mixed.
         """
+        kinds = {(type(x).__name__, x.granularity, x.normalize): None for x in weightings}
+        if len(kinds) != 1:
+            found = "; ".join(
+                f"{name} by {granularity}, normalize {normalize}"
+                for name, granularity, normalize in kinds
+            )
+            raise AIDError(
+                f"weighting rules of {len(weightings)} teachers: {found or 'none'}: give at least "
+                "one teacher, and all teachers the same rule, AID.GRANULARITY and AID.NORMALIZE"
+            )
         self.normalize = weightings[0].normalize and len(weightings) > 1
         if self.normalize:
             for weighting in weightings:
