@@ -129,6 +129,34 @@ def test_a_file_that_runs_code_is_refused(name, variable, hostile_file, monkeypa
         assert marker.exists()
 
 
+KINDS = [torch.complex64, torch.bool, torch.int64, torch.int8, torch.uint8]
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_numbers_of_another_kind_are_no_weights(dtype, prefix, tmp_path):
+    state = {f"{prefix}{k}": v.to(dtype) for k, v in nn.Linear(2, 3).state_dict().items()}
+    path = str(tmp_path / "other.pth")
+    torch.save({"model": state}, path)
+    model = nn.Linear(2, 3)
+    before = model.weight.clone()
+    kind = f"weight is {dtype} in the file, torch.float32 in the model"
+    for load in (StrictCheckpointer(model, "KEY").load, StudentCheckpointer(model).load):
+        with pytest.raises(AIDError, match=rf"other.pth cannot be read \({kind}\): .* another kind"):
+            load(path)
+    assert torch.equal(model.weight, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_read(dtype, tmp_path):
+    state = {k: torch.ones_like(v, dtype=dtype) for k, v in nn.BatchNorm1d(2).state_dict().items()}
+    state["num_batches_tracked"] = torch.tensor(7, dtype=torch.int32)
+    torch.save({"model": state}, tmp_path / "half.pth")
+    model = nn.BatchNorm1d(2)
+    StrictCheckpointer(model, "KEY").load(str(tmp_path / "half.pth"))
+    assert model.weight.tolist() == [1, 1] and model.num_batches_tracked == 7
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint\n", b"\x80\x02}.", b"\x80\x02K\x01."])
 @pytest.mark.parametrize("name", ["other.pth", "other.pkl"])
 def test_a_file_of_another_kind_is_named(name, content, tmp_path):

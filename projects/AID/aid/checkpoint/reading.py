@@ -24,9 +24,34 @@ class _TensorsOnly(Checkpointer):
     def _load_file(self, f: str) -> dict:
         return load_file(f)
 
+    def _load_model(self, checkpoint: dict):
+        """Load the model's weights, after they got the model's names.
+
+        Raises:
+            TypeError: weights of another kind of number than the model's. PyTorch would convert
+                them: drop the imaginary part of complex numbers, and take masks and the codes of a
+                quantized model for weights.
+        """
+        weights = checkpoint["model"]
+        self._convert_ndarray_to_tensor(weights)
+        for name, expected in self.model.state_dict().items():
+            for key in (name, f"module.{name}"):  # of a model that was saved in its DDP wrapper
+                found = weights.get(key)
+                if found is not None and _kind(found) != _kind(expected):
+                    raise TypeError(
+                        f"{name} is {found.dtype} in the file, {expected.dtype} in the model"
+                    )
+        return super()._load_model(checkpoint)
+
+
+def _kind(x: torch.Tensor) -> str:
+    if x.is_floating_point():
+        return "floating point"
+    return str(x.dtype) if x.is_complex() or x.dtype == torch.bool or x.is_quantized else "integer"
+
 
 class SafeCheckpointer(DetectionCheckpointer, _TensorsOnly):
-    """Detectron2's checkpointer, restricted to files that cannot run code.
+    """Detectron2's checkpointer, restricted to files of numbers that cannot run code.
 
     Files of PyTorch are loaded with ``weights_only=True``, which Detectron2 does not ensure.
     Pickles, the format of Detectron2's model zoo, may contain plain arrays only.
