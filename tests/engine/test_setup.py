@@ -5,6 +5,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from aid.config import load_config
+from aid.data.classes import check_class_lists
 from aid.engine.setup import check_dataset
 from aid.utils.errors import AIDError
 
@@ -122,6 +123,34 @@ def test_a_dataset_with_other_classes(configure, tmp_path):
         configure(opts=["DATASETS.TEST", (name,)])
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize("key", ["TRAIN", "TEST"])
+@pytest.mark.parametrize("options", [[], ["--eval-only"]])
+def test_all_datasets_of_a_run_have_one_class_list(key, options, configure, toy_dataset, tmp_path):
+    """By the place in the list predictions become classes: in another order no box is right."""
+    name = f"turned_{tmp_path.name}"
+    DatasetCatalog.register(name, lambda: DatasetCatalog.get(toy_dataset))
+    MetadataCatalog.get(name).set(thing_classes=["Car", "Cyclist", "Pedestrian"])
+    both = [f"DATASETS.{key}", (toy_dataset, name)]
+    message = f"class 1 is Pedestrian in DATASETS.* {toy_dataset}, Cyclist in DATASETS.{key} {name}"
+    with pytest.raises(AIDError, match=f"class lists differ: {message}: .* in one order"):
+        configure(*options, opts=both)
+    MetadataCatalog.remove(name)
+    MetadataCatalog.get(name).set(thing_classes=("Car", "Pedestrian", "Cyclist"))
+    configure(*options, opts=both)
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_a_list_that_ends_early_is_another_one(tmp_path):
+    names = [f"short_{tmp_path.name}", f"long_{tmp_path.name}"]
+    for name, classes in zip(names, (["Car"], ["Car", "Bus"]), strict=True):
+        MetadataCatalog.get(name).thing_classes = classes
+    with pytest.raises(AIDError, match="class 1 is missing in here short_.*, Bus in there long_"):
+        check_class_lists(zip(("here", "there"), names, strict=True))
+    for name in names:
+        MetadataCatalog.remove(name)
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "gfl"])

@@ -203,7 +203,16 @@ def test_classes_must_agree(tiny_model, tiny_config, student_config):
     MetadataCatalog.get("order_b").thing_classes = ["Pedestrian", "Car", "Cyclist"]
     teacher = build_teacher(cfg)
     teacher.cfg.DATASETS.TRAIN = ("order_a",)
-    with pytest.raises(AIDError, match="class lists differ.*order_a.*order_b"):
+    found = r"class 0 is Pedestrian in the student's dataset order_b, Car in .*teacher.*order_a"
+    for keys in (
+        {"DATASETS__TRAIN": ("order_b",)},
+        {"DATASETS__TRAIN": ("of no known classes", "order_b")},
+        {"DATASETS__TEST": ("order_b",)},
+    ):
+        with pytest.raises(AIDError, match=f"class lists differ: {found}"):
+            check_teacher(teacher, tiny_model("faster_rcnn"), change(cfg, **keys))
+    teacher.cfg.DATASETS.TRAIN = ("of no known classes", "order_a")
+    with pytest.raises(AIDError, match=f"class lists differ: {found}"):
         check_teacher(teacher, tiny_model("faster_rcnn"), change(cfg, DATASETS__TRAIN=("order_b",)))
 
 

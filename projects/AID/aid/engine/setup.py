@@ -5,10 +5,11 @@ import os
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
 from ..config import get_value, load_config
+from ..data.classes import check_class_lists, class_list
 from ..data.masks import check_masks
 from ..data.register import register_from_file
 from ..evaluation import check_evaluator
@@ -34,8 +35,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
         output folder, from which a resumed run reads it.
 
     Raises:
-        AIDError: see :func:`load_config` and :func:`check_dataset`; the device does not exist, or
-            the output folder cannot be written or has a run of another model.
+        AIDError: see :func:`load_config` and :func:`check_dataset`; the datasets have different
+            class lists, the device does not exist, or the output folder cannot be written or has a
+            run of another model.
     """
     for path in args.register:
         register_from_file(path)
@@ -65,6 +67,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     for key in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             check_dataset(cfg, key, name)
+    check_class_lists((f"DATASETS.{k}", x) for k in ("TRAIN", "TEST") for x in cfg.DATASETS[k])
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(cfg, resume=args.resume)
     cfg.freeze()
@@ -118,7 +121,7 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> None:
             f"DATASETS.{key}: {name} cannot be loaded ({error}): check DETECTRON2_DATASETS"
         ) from error
     classes_key = num_classes_key(cfg)
-    names = MetadataCatalog.get(name).get("thing_classes", None)
+    names = class_list(name)
     if classes_key and names is not None and len(names) != get_value(cfg, classes_key):
         raise AIDError(
             f"{classes_key} is {get_value(cfg, classes_key)}, but DATASETS.{key} {name} "

@@ -31,7 +31,7 @@ def distiller(
             DISTILLATION_LOSS_REGISTRY.
         weighting: rule for the imitation weights.
         levels: levels to imitate; by default all that teacher and student have.
-        datasets: training datasets of the student; their classes must be the teacher's.
+        datasets: training and test datasets of the student; their classes must be the teacher's.
     """
     return {
         "teacher": teacher,

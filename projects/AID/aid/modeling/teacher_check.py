@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from ..data.classes import check_class_lists, class_list
 from ..utils.errors import AIDError
 from .families import PerInstanceLosses, loss_levels, num_classes, per_instance_losses
 from .teacher import Teacher
@@ -27,8 +27,9 @@ __all__ = [
 
 
 def check_teacher(teacher: Teacher, student: nn.Module, cfg: CfgNode) -> tuple[str, ...]:
-    """Run :func:`check_match` with DISTILLATION.LEVELS and DATASETS.TRAIN of a config."""
-    return check_match(teacher, student, cfg.DISTILLATION.LEVELS, cfg.DATASETS.TRAIN)
+    """Run :func:`check_match` with DISTILLATION.LEVELS and all DATASETS of a config."""
+    datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    return check_match(teacher, student, cfg.DISTILLATION.LEVELS, datasets)
 
 
 def check_match(
@@ -40,7 +41,7 @@ def check_match(
         teacher: the teacher.
         student: as Detectron2 built it.
         levels: levels to imitate; if empty, all that both have.
-        datasets: training datasets of the student.
+        datasets: training and test datasets of the student.
 
     Returns:
         The levels to imitate, finest first.
@@ -56,17 +57,19 @@ def check_match(
         )
     datasets = tuple(datasets)
     teacher_datasets = tuple(teacher.cfg.DATASETS.TRAIN)
-    student_names, teacher_names = (_class_names(x) for x in (datasets, teacher_datasets))
-    if student_names and teacher_names and student_names != teacher_names:
-        raise AIDError(
-            f"class lists differ: the teacher's datasets {teacher_datasets} "
-            f"({teacher.name}) have {teacher_names}, the student's {datasets} have {student_names}"
-        )
-    if student_names and not teacher_names and not set(teacher_datasets) <= set(datasets):
+    check_class_lists(
+        [
+            *(("the student's dataset", x) for x in datasets),
+            *((f"the dataset of the teacher ({teacher.name})", x) for x in teacher_datasets),
+        ]
+    )
+    student_names = next(filter(None, map(class_list, datasets)), None)
+    unknown = [x for x in teacher_datasets if not class_list(x) and x not in datasets]
+    if student_names and unknown:
         logging.getLogger(__name__).warning(
             "The classes of the teacher's dataset %s are not known here: make sure that %s has the "
             "student's classes in the student's order: %s",
-            teacher_datasets[0],
+            unknown[0],
             teacher.name,
             ", ".join(student_names),
         )
@@ -89,12 +92,6 @@ def check_match(
                 f"student; leave it out of DISTILLATION.LEVELS ({teacher.name})"
             )
     return tuple(sorted(wanted, key=lambda level: student_shapes[level].stride))
-
-
-def _class_names(datasets: Iterable[str]) -> list[str] | None:
-    """Class list of the first dataset; None if it is unknown without the dataset's files."""
-    name = next(iter(datasets), None)
-    return MetadataCatalog.get(name).get("thing_classes", None) if name else None
 
 
 @contextmanager

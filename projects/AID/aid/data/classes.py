@@ -1,0 +1,44 @@
+"""Class lists of datasets."""
+
+from collections.abc import Iterable
+
+from detectron2.data import MetadataCatalog
+
+from ..utils.errors import AIDError
+
+__all__ = ["check_class_lists", "class_list"]
+
+
+def class_list(dataset: str) -> list[str] | None:
+    """Class names of a dataset in the order of their ids; None if they are not known.
+
+    Those of some datasets are known only after the dataset was loaded.
+    """
+    names = MetadataCatalog.get(dataset).get("thing_classes", None)
+    return None if names is None else list(names)
+
+
+def check_class_lists(datasets: Iterable[tuple[str, str]]) -> None:
+    """Check that all datasets whose classes are known have the same classes in the same order.
+
+    Args:
+        datasets: pairs of where a dataset is named, for the message, and its name.
+
+    Raises:
+        AIDError: two lists differ.
+    """
+    known = [(where, name, class_list(name)) for where, name in datasets]
+    known = [x for x in known if x[2]]
+    for where, name, classes in known[1:]:
+        first_where, first_name, first = known[0]
+        if classes == first:
+            continue
+        longest = max(len(classes), len(first))
+        both = (x + ["missing"] * (longest - len(x)) for x in (first, classes))
+        pairs = enumerate(zip(*both, strict=True))
+        number, (a, b) = next((i, pair) for i, pair in pairs if len(set(pair)) > 1)
+        raise AIDError(
+            f"class lists differ: class {number} is {a} in {first_where} {first_name}, {b} in "
+            f"{where} {name}: the datasets of a run and of its teachers need one list of classes "
+            "in one order"
+        )
