@@ -252,6 +252,23 @@ def test_class_lists_that_cannot_be_compared_are_said(tiny_model, student_config
     assert "classes of the teacher's dataset fleet_train are not known here" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "own, warns", [(800, True), (97, True), (96, False), (43, False), (42, True)]
+)
+def test_a_teacher_made_for_another_size_is_said(own, warns, tiny_model, student_config, caplog):
+    cfg = student_config("faster_rcnn")
+    teacher = build_teacher(cfg)
+    check_teacher(teacher, tiny_model("faster_rcnn"), cfg)
+    for size in (0, cfg.INPUT.MIN_SIZE_TEST):  # 0: no resizing
+        teacher.cfg.INPUT.MIN_SIZE_TEST = size
+        check_teacher(teacher, tiny_model("faster_rcnn"), cfg)
+    assert "MIN_SIZE_TEST" not in caplog.text
+    teacher.cfg.INPUT.MIN_SIZE_TEST = own
+    check_teacher(teacher, tiny_model("faster_rcnn"), cfg)
+    assert (f"INPUT.MIN_SIZE_TEST is {own} in TEACHER.CONFIG_FILE" in caplog.text) == warns
+    assert ("faster_rcnn_teacher.yaml, 64 in the student" in caplog.text) == warns
+
+
 def test_levels_and_strides_must_agree(tiny_model, student_config):
     cfg = student_config("faster_rcnn")
     teacher, student = build_teacher(cfg), tiny_model("faster_rcnn")

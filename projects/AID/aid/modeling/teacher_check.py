@@ -25,10 +25,17 @@ __all__ = [
     "in_eval_mode",
 ]
 
+# Ratio of image sizes of teacher and student, either way, above which objects have another scale.
+MAX_SIZE_RATIO = 1.5
+
 
 def check_teacher(teacher: Teacher, student: nn.Module, cfg: CfgNode) -> tuple[str, ...]:
-    """Run :func:`check_match` with DISTILLATION.LEVELS and all DATASETS of a config."""
+    """Run :func:`check_match` with DISTILLATION.LEVELS and all DATASETS of a config.
+
+    Also warns if the teacher is tested at another image size than the student.
+    """
     datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    _compare_sizes(teacher, cfg)
     return check_match(teacher, student, cfg.DISTILLATION.LEVELS, datasets)
 
 
@@ -92,6 +99,21 @@ def check_match(
                 f"student; leave it out of DISTILLATION.LEVELS ({teacher.name})"
             )
     return tuple(sorted(wanted, key=lambda level: student_shapes[level].stride))
+
+
+def _compare_sizes(teacher: Teacher, cfg: CfgNode) -> None:
+    """Warn if a teacher sees objects at another size than the one that it is made for."""
+    own, of_student = teacher.cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST
+    if min(own, of_student) > 0 and max(own, of_student) > MAX_SIZE_RATIO * min(own, of_student):
+        logging.getLogger(__name__).warning(
+            "INPUT.MIN_SIZE_TEST is %d in %s, %d in the student: the teacher is imitated on images "
+            "of the student's size, where it may be much worse than its AP at its own size, which "
+            "TEACHER.EVAL_FIRST measures; to know, set the key to %d in the teacher's config",
+            own,
+            teacher.name,
+            of_student,
+            of_student,
+        )
 
 
 @contextmanager
