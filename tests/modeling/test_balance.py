@@ -151,6 +151,25 @@ def test_a_step_without_a_ratio_changes_nothing(pair):
     assert quotients(balance, pair) == pytest.approx(3)
 
 
+@pytest.mark.parametrize("known, warns", [([], True), ([0], False), ([9], False), ([10], True)])
+def test_a_factor_that_stays_0_is_said_once(known, warns, caplog):
+    """After the first iterations, each of which is measured."""
+    balance = Balance(1.0)
+    pairs = [(3.0, 1.0 if i in known else 0.0) for i in range(40)]
+    quotients(balance, *pairs[:9])
+    assert "BALANCE" not in caplog.text
+    quotients(balance, *pairs[9:])
+    said = [m for m in caplog.messages if "could not be measured in 10 attempts" in m]
+    assert len(said) == warns
+
+
+def test_a_resumed_balance_knows_its_factor(caplog):
+    resumed = Balance(1.0)
+    resumed.num_measured.fill_(1)
+    quotients(resumed, *[(3.0, 0.0)] * 12)
+    assert "BALANCE" not in caplog.text
+
+
 def test_what_belongs_to_an_iteration_is_taken_in_once(student_model, make_batch):
     """Micro-batches of one iteration are measured together, and have one factor."""
     model, _ = student_model("faster_rcnn", opts=PKD)

@@ -1,5 +1,6 @@
 """Strength of distillation, set by the ratio of its gradient to that of the task loss."""
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -30,7 +31,8 @@ class Balance(nn.Module):
     with norms over all maps and all processes. The factor is a running geometric mean over the
     iterations in which it is measured. It makes the result independent of the common scale of the
     distillation losses; only their proportion to each other matters. In the first iteration of a
-    run, before any measurement, the factor is 0.
+    run, before any measurement, the factor is 0. A warning is logged if it still is after the
+    measurements of the first iterations.
 
     g_imitation is computed by a separate backward pass to the maps; g_task is the difference of the
     whole gradient at the maps and g_imitation. The running mean is saved in checkpoints.
@@ -55,6 +57,7 @@ class Balance(nn.Module):
         # Squared norms of g_task and g_imitation in the iteration that is measured.
         self.register_buffer("squares", torch.zeros(2), persistent=False)
         self._iteration: int | None = None
+        self._num_updates = 0
 
     @property
     def factor(self) -> Tensor:
@@ -131,3 +134,15 @@ class Balance(nn.Module):
         step = torch.where(known, rate * (new - self.log_quotient), 0.0)
         self.log_quotient.add_(step)
         self.squares.zero_()
+        self._num_updates += 1
+        # Only now, since reading the number waits for the device.
+        if self._num_updates == PERIOD and self.num_measured == 0:
+            logging.getLogger(__name__).warning(
+                "The ratio of gradients for DISTILLATION.BALANCE could not be measured in %d "
+                "attempts: the distillation losses have weight 0, and the student does not "
+                "imitate; no gradient of theirs, or of the detector's own losses, reaches the "
+                "imitated feature maps, or gradients are not finite: check DISTILLATION.LOSSES, "
+                "their weights and DISTILLATION.LEVELS, or set DISTILLATION.BALANCE to 0.0, which "
+                "needs no measurement",
+                PERIOD,
+            )
