@@ -1,7 +1,9 @@
 """Files of weights: those that hold numbers are read, those that could run code are not."""
 
 import io
+import os
 import pickle
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -9,7 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from aid.checkpoint import SafeCheckpointer, StrictCheckpointer, StudentCheckpointer
+from aid.checkpoint import (
+    SafeCheckpointer,
+    StrictCheckpointer,
+    StudentCheckpointer,
+    load_file,
+)
 from aid.checkpoint.plain_pickle import check_pickle
 from aid.utils.errors import AIDError
 
@@ -129,6 +136,46 @@ def test_a_file_that_runs_code_is_refused(name, variable, hostile_file, monkeypa
         assert marker.exists()
 
 
+def packed_again(path, compression=zipfile.ZIP_DEFLATED) -> None:
+    """Compress the entries of a file of PyTorch."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("name", ["small.pth", "small.pyth", "small"])
+def test_a_small_file_that_takes_much_memory_is_refused(name, tmp_path, monkeypatch):
+    path = str(tmp_path / name)
+    torch.save({"model": {"weight": torch.zeros(500_000)}}, path)
+    load_file(path)
+    packed_again(path)
+    assert os.path.getsize(path) < 20_000
+    monkeypatch.setattr(torch, "load", None)  # nothing is unpacked
+    model = nn.Linear(2, 3)
+    for load in (StrictCheckpointer(model, "KEY").load, StudentCheckpointer(model).load):
+        with pytest.raises(AIDError, match=rf"{name} cannot be read .its 0.0.* MB hold 2 MB"):
+            load(path)
+
+
+def test_entries_that_share_their_bytes_are_counted_each(tmp_path):
+    path = tmp_path / "overlap.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data/0", bytes(100_000))
+        archive.filelist += archive.filelist * 9  # of one place in the file
+    with pytest.raises(ValueError, match="hold 1 MB, while PyTorch does not compress"):
+        load_file(str(path))
+
+
+def test_weights_that_barely_shrink_are_read(tmp_path):
+    path = str(tmp_path / "packed.pth")
+    state = nn.Linear(200, 300).state_dict()
+    torch.save({"model": state}, path)
+    packed_again(path)
+    assert torch.equal(load_file(path)["model"]["weight"], state["weight"])
+
+
 KINDS = [torch.complex64, torch.bool, torch.int64, torch.int8, torch.uint8]
 
 
@@ -142,7 +189,7 @@ def test_numbers_of_another_kind_are_no_weights(dtype, prefix, tmp_path):
     before = model.weight.clone()
     kind = f"weight is {dtype} in the file, torch.float32 in the model"
     for load in (StrictCheckpointer(model, "KEY").load, StudentCheckpointer(model).load):
-        with pytest.raises(AIDError, match=rf"other.pth cannot be read \({kind}\): .* another kind"):
+        with pytest.raises(AIDError, match=rf"other.pth cannot be read \({kind}\)"):
             load(path)
     assert torch.equal(model.weight, before)
 

@@ -1,6 +1,8 @@
 """Safe loading of weight files: no file can run code."""
 
+import os
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
@@ -15,9 +17,32 @@ from .plain_pickle import check_pickle
 __all__ = ["SafeCheckpointer", "clear_load_errors", "load_file"]
 
 
+# Largest ratio of the content of a file of PyTorch to the file. PyTorch does not compress.
+MAX_GROWTH = 4
+
+
 def load_file(path: str) -> dict:
-    """Load a file of PyTorch onto the CPU; only tensors and plain values are allowed."""
+    """Load a file of PyTorch onto the CPU; only tensors and plain values are allowed.
+
+    Raises:
+        ValueError: the file is compressed and would take many times its size in memory.
+        Exception: of any kind, if the file is no file of PyTorch, or not safe.
+    """
+    _check_growth(path)
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_growth(path: str) -> None:
+    """Check the size of a file's content before it is read; see :func:`load_file`."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        content = sum(entry.file_size for entry in archive.infolist())
+    size = os.path.getsize(path)
+    if content > MAX_GROWTH * size:
+        raise ValueError(
+            f"its {size / 1e6:.3g} MB hold {content / 1e6:.3g} MB, while PyTorch does not compress"
+        )
 
 
 class _TensorsOnly(Checkpointer):
