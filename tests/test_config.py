@@ -151,6 +151,75 @@ def test_a_malformed_file_is_one_line(tmp_path, text, message):
     assert "bad.yaml" in str(error.value) and "\n" not in str(error.value)
 
 
+def nested(opening: str, closing: str, levels: int = 9) -> str:
+    """Lines of aliases, each of nine of the one before."""
+    lines = [f"a0: &a0 {opening} AID.ALPHA: 1 {closing}"]
+    for k in range(1, levels):
+        lines.append(f"a{k}: &a{k} {opening} {', '.join(f'*a{k - 1}' for _ in range(9))} {closing}")
+    return "\n".join(lines)
+
+
+MERGED = ["a0: &a0 {k: 1}"]
+MERGED += [f"a{k}: &a{k} {{<<: [{', '.join([f'*a{k - 1}'] * 9)}]}}" for k in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (nested("[", "]"), "aliases .* written out it has more than 262144 characters"),
+        ("\n".join(MERGED), "aliases .* written out"),
+        ("a: &a [*a]\n", "aliases .* written out"),
+        ("a: &a {b: *a}\n", "aliases .* written out"),
+        (f"a: &a {'x' * 9000}\nb: [{', '.join(['*a'] * 50)}]\n", "aliases .* written out"),
+        ("#" * (2**18 + 1), "has more than 262144 characters: a config"),
+        ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ("a: &a " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+    ],
+)
+@pytest.mark.parametrize("at", ["file.yaml", "base.yaml"])
+def test_a_file_that_stands_for_more_than_memory_holds_is_refused(text, message, at, tmp_path):
+    for name, content in {"file.yaml": "_BASE_: base.yaml\n", "base.yaml": "", at: text}.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(AIDError, match=message) as error:
+        load_config(str(tmp_path / "file.yaml"))
+    assert ".yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_aliases_and_shared_bases_are_no_fault(tmp_path):
+    (tmp_path / "root.yaml").write_text("AID: {ALPHA: 0.2}\n")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text("_BASE_: root.yaml\n")
+    text = "_BASE_: [a.yaml, b.yaml]\nDATASETS: {TRAIN: &sets [x, y], TEST: *sets}\n"
+    (tmp_path / "file.yaml").write_text(text)
+    for _ in range(30):  # each reading counts for itself
+        cfg = load_config(str(tmp_path / "file.yaml"))
+    assert cfg.AID.ALPHA == 0.2 and cfg.DATASETS.TEST == ("x", "y")
+
+
+def test_bases_without_end_are_refused(tmp_path):
+    def write(*names):
+        for name, base in zip(names, names[1:], strict=False):
+            (tmp_path / f"{name}.yaml").write_text(f"_BASE_: {base}.yaml\n")
+        (tmp_path / f"{names[-1]}.yaml").write_text("VERSION: 2\n")
+
+    chain = [f"link_{k}" for k in range(50)]
+    write(*chain)
+    load_config(str(tmp_path / "link_0.yaml"))
+    write("one_more", *chain)
+    with pytest.raises(AIDError, match="one_more.yaml: its _BASE_ .* more than 50 files"):
+        load_config(str(tmp_path / "one_more.yaml"))
+    for k in range(7):  # ten million files
+        names = ", ".join([f"fan_{k + 1}.yaml"] * 10)
+        (tmp_path / f"fan_{k}.yaml").write_text(f"_BASE_: [{names}]\n")
+    (tmp_path / "fan_7.yaml").write_text("VERSION: 2\n")
+    with pytest.raises(AIDError, match="fan_0.yaml: its _BASE_ .* more than 50 files"):
+        load_config(str(tmp_path / "fan_0.yaml"))
+    write("to", "and_fro")
+    (tmp_path / "and_fro.yaml").write_text("_BASE_: to.yaml\n")
+    with pytest.raises(AIDError, match="to.yaml: its _BASE_ leads back to itself"):
+        load_config(str(tmp_path / "to.yaml"))
+
+
 @pytest.mark.parametrize("tag", ["object/apply:os.mkdir", "object/new:os.mkdir"])
 @pytest.mark.parametrize("at", ["file", "base", "base of a base"])
 def test_a_file_that_runs_code_is_refused(at, tag, tmp_path):

@@ -59,6 +59,9 @@ CONTENT = {
 }
 
 
+FIRST = {**CONTENT["experiments"]["first"], "strengths": [1, 2, 4, 8]}
+
+
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """A function (changes of the file) -> the study, whose output is below the current folder."""
@@ -129,6 +132,19 @@ def test_one_experiment_of_several(study):
         ({"rules": {}}, "uses 'plain_student', which is not defined"),
         ({"regimes": {"gap": {"student": "day"}}}, "uses 'teacher', which is not defined"),
         ({"experiments": 3}, "does not have the structure of a study"),
+        (
+            {"experiments": {"endless": {**FIRST, "seeds": list(range(2000))}}},
+            "more than 10000 combinations of seeds, .*: shorten",
+        ),
+        (
+            {"experiments": {x: {**FIRST, "seeds": list(range(800))} for x in "ab"}},
+            "more than 10000 combinations",
+        ),
+        (
+            {"rules": {"plain_student": {"plain": True}, "control": {"constant_of": "control"}}},
+            "a rule's constant_of leads back to itself",
+        ),
+        ({"scenes": "x" * 2**18}, "has more than 262144 characters"),
     ],
 )
 def test_a_study_that_makes_no_sense(study, changes, message):
@@ -171,6 +187,13 @@ def test_a_file_that_is_no_study(tmp_path):
     with pytest.raises(AIDError, match="a.yaml cannot be read: could not determine a constructor"):
         load_study(str(tmp_path / "a.yaml"))
     assert not marker.exists()
+    for text, message in (
+        ("a: &a [*a]", "written out it has more than"),
+        ("[" * 3000, "nested too deeply"),
+    ):
+        (tmp_path / "a.yaml").write_text(text)
+        with pytest.raises(AIDError, match=f"a.yaml.* {message}"):
+            load_study(str(tmp_path / "a.yaml"))
     (tmp_path / "a.yaml").write_text("output: x\nscenes: {}\n")
     with pytest.raises(AIDError, match="has no section detectors, regimes, rules, experiments"):
         load_study(str(tmp_path / "a.yaml"))

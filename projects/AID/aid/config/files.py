@@ -1,5 +1,6 @@
 """Loading of config files."""
 
+import io
 import os
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ from detectron2.config import get_cfg
 
 from ..utils.errors import AIDError
 from .keys import add_aid_config
+from .limits import read_limited
 
 __all__ = ["get_value", "load_config"]
 
@@ -16,15 +18,44 @@ __all__ = ["get_value", "load_config"]
 TEACHER_CONFIG_KEYS = ("CONFIG_FILE", "MORE_CONFIG_FILES")
 
 
+# Largest number of files that one config is made of. The project's have up to six.
+MAX_FILES = 50
+
+
 class _Reader(CN):
-    """Config node that resolves teachers' paths relative to the file or base that sets them."""
+    """Config node that resolves teachers' paths relative to the file or base that sets them.
+
+    Every reading has a subclass of its own.
+
+    Attributes:
+        chain: the file that is read, and before it those that name it as their base.
+        num_files: of the reading so far.
+    """
+
+    chain: tuple[str, ...] = ()
+    num_files = 0
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> io.StringIO:
+        with super()._open_cfg(filename) as f:
+            return io.StringIO(read_limited(filename, f))
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict:
+        chain, path = cls.chain, os.path.realpath(filename)
+        if path in chain:
+            raise AIDError(f"{filename}: its _BASE_ leads back to itself")
+        cls.chain, cls.num_files = (*chain, path), cls.num_files + 1
+        if cls.num_files > MAX_FILES:
+            raise AIDError(
+                f"{cls.chain[0]}: its _BASE_ and those of its bases name more than {MAX_FILES} "
+                "files, counted as often as they are named: use fewer"
+            )
         try:
             loaded = super().load_yaml_with_base(filename, allow_unsafe)  # recurses into bases
         except (AttributeError, TypeError):
             loaded = None
+        cls.chain = chain
         if not isinstance(loaded, dict):
             raise ValueError(f"{filename} is no mapping of keys, or its _BASE_ is no path")
         teacher = loaded.get("TEACHER")
@@ -50,14 +81,16 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
         The config, not frozen.
 
     Raises:
-        AIDError: the file is missing or malformed, a key is unknown, or a value has a wrong type.
+        AIDError: the file is missing, malformed or too large, a key is unknown, or a value has a
+            wrong type.
     """
     cfg = get_cfg()
     add_aid_config(cfg)
     if not os.path.isfile(config_file):
         raise AIDError(f"config file {config_file} does not exist: check --config-file")
     try:
-        read = _Reader.load_yaml_with_base(config_file, allow_unsafe=allow_unsafe)
+        reader = type("_Reading", (_Reader,), {})
+        read = reader.load_yaml_with_base(config_file, allow_unsafe=allow_unsafe)
         cfg.merge_from_file(config_file, allow_unsafe=allow_unsafe)
     except yaml.YAMLError as error:
         raise AIDError(
@@ -66,7 +99,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
     except (AssertionError, KeyError, TypeError, ValueError, OSError) as error:
         raise AIDError(f"{config_file}: {_one_line(error)}") from error
     except RecursionError as error:
-        raise AIDError(f"{config_file}: its _BASE_ leads back to itself") from error
+        raise AIDError(f"{config_file}: lists or keys are nested too deeply") from error
     for key, value in read.get("TEACHER", {}).items():
         if key in TEACHER_CONFIG_KEYS:
             cfg.TEACHER[key] = value

@@ -1,17 +1,22 @@
 """Expansion of a study's YAML file into jobs, each of which is one call of train_net.py."""
 
 import itertools
+import math
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 import yaml
 
+from aid.config.limits import read_limited
 from aid.utils.errors import AIDError
 
 __all__ = ["Job", "Scenes", "Study", "load_study"]
 
 SECTIONS = ("output", "scenes", "detectors", "regimes", "rules", "experiments")
+AXES = ("seeds", "detectors", "regimes", "strengths", "rules")
+# Largest number of combinations. The project's studies have a few hundred.
+MAX_JOBS = 10_000
 
 
 @dataclass(frozen=True)
@@ -97,19 +102,21 @@ def load_study(path: str, only: Collection[str] = ()) -> Study:
         only: names of experiments; empty for all.
 
     Raises:
-        AIDError: the file is missing or malformed, or an undefined name is used in an experiment,
-            in ``only`` or in ``register``.
+        AIDError: the file is missing, malformed or too large, or an undefined name is used in an
+            experiment, in ``only`` or in ``register``.
     """
     try:
         with open(path, encoding="utf-8") as f:
-            content = yaml.safe_load(f)
+            content = yaml.safe_load(read_limited(path, f))
+    except RecursionError as error:
+        raise AIDError(f"{path}: lists or keys are nested too deeply") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise AIDError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     missing = [x for x in SECTIONS if not isinstance(content, dict) or x not in content]
     if missing:
         raise AIDError(f"{path} has no section {', '.join(missing)}")
     register = _files_to_register(path, content.get("register", []))
-    jobs = {}
+    jobs, size = {}, 0
     try:
         experiments = dict(content["experiments"])
         unknown = [name for name in only if name not in experiments]
@@ -121,8 +128,17 @@ def load_study(path: str, only: Collection[str] = ()) -> Study:
         for name, experiment in experiments.items():
             if only and name not in only:
                 continue
-            for job in _Grid(content).jobs(experiment):
+            grid = _Grid(content)
+            size += grid.size(experiment)
+            if size > MAX_JOBS:
+                raise AIDError(
+                    f"{path}: its experiments have more than {MAX_JOBS} combinations of seeds, "
+                    "detectors, regimes, strengths and rules: shorten these lists"
+                )
+            for job in grid.jobs(experiment):
                 jobs.setdefault(job.folder, replace(job, register=register))
+    except RecursionError as error:
+        raise AIDError(f"{path}: a rule's constant_of leads back to itself") from error
     except KeyError as error:
         raise AIDError(f"{path}: an experiment uses {error}, which is not defined") from error
     except (AttributeError, TypeError, ValueError) as error:
@@ -148,8 +164,12 @@ class _Grid:
         self._content = content
         self._output = content["output"]
 
+    def size(self, experiment: dict) -> int:
+        """Number of combinations of an experiment."""
+        return math.prod(len(experiment[x]) for x in AXES)
+
     def jobs(self, experiment: dict) -> Iterator[Job]:
-        axes = (experiment[x] for x in ("seeds", "detectors", "regimes", "strengths", "rules"))
+        axes = (experiment[x] for x in AXES)
         # Seeds are outermost, so that an interrupted study has all cells with fewer seeds.
         for seed, detector, regime, strength, rule in itertools.product(*axes):
             job = self._student(experiment, seed, detector, regime, strength, rule)

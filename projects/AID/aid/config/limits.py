@@ -1,0 +1,58 @@
+"""Limits on the size of YAML files, of which a small one can stand for values without end."""
+
+from typing import TextIO
+
+import yaml
+
+from ..utils.errors import AIDError
+
+__all__ = ["read_limited"]
+
+# Largest size of a file, and of its content with all aliases written out. The dump of a whole
+# config has 15,000 characters.
+MAX_CHARACTERS = 2**18
+
+
+def read_limited(path: str, file: TextIO) -> str:
+    """Read the text of a YAML file, and check its size before any object is built.
+
+    Args:
+        path: of the file, for messages.
+        file: the open file.
+
+    Raises:
+        AIDError: the file, or its content with all aliases written out, is too large.
+        yaml.YAMLError: the file has aliases and is no YAML.
+        RecursionError: it is nested too deeply.
+    """
+    text = file.read(MAX_CHARACTERS + 1)
+    if len(text) > MAX_CHARACTERS:
+        raise AIDError(
+            f"{path} has more than {MAX_CHARACTERS} characters: a config or study has a few "
+            "thousand; check that it is the right file"
+        )
+    if "&" in text:  # an anchor, to which aliases refer
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and _num_characters(root, {}) > MAX_CHARACTERS:
+            raise AIDError(
+                f"{path}: with its aliases (*name) written out it has more than {MAX_CHARACTERS} "
+                "characters: use fewer aliases inside of what other aliases refer to"
+            )
+    return text
+
+
+def _num_characters(node: yaml.Node, known: dict[int, float]) -> float:
+    """Number of characters of a node with its aliases written out, and 1 for each value in it.
+
+    Args:
+        node: with the same object wherever an alias refers to it.
+        known: {id of a node: its result}, extended in place.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return 1 + len(node.value)
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # while it is open: an alias to a node around it
+        pairs = isinstance(node, yaml.MappingNode)
+        children = [x for pair in node.value for x in pair] if pairs else node.value
+        known[id(node)] = 1 + sum(_num_characters(x, known) for x in children)
+    return known[id(node)]
