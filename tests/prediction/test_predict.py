@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
 from aid.config import load_config
@@ -197,6 +198,39 @@ def test_classes_have_the_names_and_ids_of_their_data_set(tiny_config, toy_datas
     zoo = load_config_of("COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml", "model.pkl", "cpu")
     names, ids = classes_of(zoo)
     assert (names[79], ids[79], len(names)) == ("toothbrush", 90, 80)
+
+
+def test_classes_that_only_a_file_names_are_read_from_it(saved, toy_dataset, call, tmp_path):
+    """Registration alone reads no file; a category has the id that it has there."""
+    rows = [{"id": k, "name": n} for k, n in ((90, "pallet"), (3, "forklift"), (7, "person"))]
+    content = {"categories": rows, "images": [], "annotations": []}
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    name = f"file_{tmp_path.name}"
+    (tmp_path / "own.py").write_text(
+        "from aid.data import register_coco\n"
+        f"register_coco({name!r}, {str(tmp_path / 'val.json')!r}, 'nowhere')\n"
+    )
+    files = saved("faster_rcnn", ["DATASETS.TEST", (name,)])
+    args = [str(tmp_path / "0.png"), "--no-pictures", "--register", str(tmp_path / "own.py")]
+    try:
+        assert call(files, *args) == (0, [])
+        (tmp_path / "val.json").unlink()
+        status, said = call(files, *args, output="gone")
+        assert status == 2 and "val.json does not exist" in said[0]
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    written = json.loads((tmp_path / "out/detections.json").read_text())
+    assert [(x["id"], x["name"]) for x in written["categories"]] == [
+        (3, "forklift"), (7, "person"), (90, "pallet")
+    ]  # fmt: skip
+    assert {x["category_id"] for x in written["annotations"]} <= {3, 7, 90}
+
+
+def test_classes_of_traffic_need_no_file(tiny_config):
+    opts = ["DATASETS.TEST", ("coco_traffic_2017_val",), "MODEL.ROI_HEADS.NUM_CLASSES", 13]
+    names, ids = classes_of(load_config(tiny_config("faster_rcnn", opts)))
+    assert names[:2] == ["person", "bicycle"] and ids == list(range(1, 14))
 
 
 @pytest.mark.parametrize(
