@@ -116,8 +116,7 @@ def _summarize(groups: dict[str, tuple[list[float], list[float]]]) -> dict[str, 
 def _write_texts(findings: Findings, output: str) -> None:
     """Write report.json, report.md and report.html next to their figures."""
     with open(os.path.join(output, "report.json"), "w") as f:
-        # JSON has no NaN, COCO's value for a class without objects.
-        runs = [{k: None if v != v else v for k, v in row.items()} for row in findings.rows]
+        runs = [_without_nan(row) for row in findings.rows]
         content = {"outcome": findings.outcome, "runs": runs, "instances": findings.summary}
         json.dump(content, f, indent=1)
     several = f"{len(findings.runs)} runs compared" if len(findings.runs) > 1 else "1 run"
@@ -127,6 +126,13 @@ def _write_texts(findings: Findings, output: str) -> None:
     for name, text in texts.items():
         with open(os.path.join(output, name), "w", encoding="utf-8") as f:
             f.write(text)
+
+
+def _without_nan(row: dict) -> dict:
+    """Replace NaN, COCO's value for a class without objects, by None: JSON has no NaN."""
+    return {
+        k: _without_nan(v) if isinstance(v, dict) else None if v != v else v for k, v in row.items()
+    }
 
 
 def _read_all_curves(runs: list[Run], missing: list[str]) -> list[dict[str, dict[str, Curve]]]:
@@ -156,6 +162,8 @@ def _row(run: Run, role: str, cost: Cost) -> dict:
         "seed": run.cfg.SEED,
         "iterations": run.cfg.SOLVER.MAX_ITER,
         **run.results,
+        # Apart from the other keys, so that a class may have any name.
+        "classes": run.class_results,
         **asdict(cost),
         "seconds_per_iteration": run.seconds_per_iteration,
         "training_seconds": run.training_seconds,
