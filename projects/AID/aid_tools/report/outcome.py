@@ -60,7 +60,7 @@ def _measures(runs: Sequence[Run]) -> list[tuple[str, list[float]]]:
     measures = []
     coco = [run.metrics_at_end("bbox").get("AP") for run in runs]
     if None not in coco and not all(map(math.isnan, coco)):
-        # Detectron2 reports NaN for a run without detections.
+        # Runs of earlier versions have NaN where nothing was detected.
         measures.append(("", [0.0 if math.isnan(x) else x for x in coco]))
     kitti = [_moderate(run) for run in runs]
     if all(kitti) and any(any(x) for x in kitti):
