@@ -244,3 +244,28 @@ def test_classes_of_traffic_need_no_file(tiny_config):
 def test_what_a_detector_lacks(weights, device, message, tiny_config):
     with pytest.raises(AIDError, match=message):
         load_config_of(tiny_config("faster_rcnn"), weights, device)
+
+
+class Claim:
+    """Video of three frames, the second unreadable, whose header claims 2**31 - 1."""
+
+    def __init__(self, path):
+        self.reads = 0
+        self.isOpened, self.release = lambda: True, lambda: None
+
+    def get(self, key):
+        return 2.0**31 - 1 if key == cv2.CAP_PROP_FRAME_COUNT else 10.0
+
+    def read(self):
+        self.reads += 1
+        assert self.reads < 10_000
+        is_read = self.reads in (1, 3)
+        return is_read, np.zeros((*SIZE[::-1], 3), np.uint8) if is_read else None
+
+
+def test_the_length_that_a_video_claims_keeps_nothing_running(monkeypatch):
+    monkeypatch.setattr("cv2.VideoCapture", Claim)
+    lines = []
+    found = [x.number for x in read_frames([Source("a.avi", "a")], "BGR", lines.append)]
+    assert found == [0, 2]
+    assert lines == ["a.avi: 2147483645 of 2147483647 frames cannot be read"]

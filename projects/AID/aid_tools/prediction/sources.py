@@ -17,6 +17,8 @@ __all__ = ["Frame", "Source", "count_frames", "find_sources", "read_frames"]
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+# Number of unreadable frames in a row after which a video is not read on.
+MAX_UNREADABLE = 1000
 
 
 @dataclass(frozen=True)
@@ -156,17 +158,20 @@ def _read_video(source: Source, channels: str, skipped: Callable[[str], None]) -
             return
         length = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         rate = video.get(cv2.CAP_PROP_FPS) or 25.0
-        number, missing = 0, 0
+        number, missing, in_a_row = 0, 0, 0
         while True:
             is_read, image = video.read()
             if is_read:
                 image = image if channels == "BGR" else image[:, :, ::-1]
                 yield Frame(source, np.ascontiguousarray(image), number, rate)
-            elif number < length:
-                missing += 1
+                in_a_row = 0
+            # The length alone is no limit: it is what the header of the file claims.
+            elif number < length and in_a_row < MAX_UNREADABLE:
+                missing, in_a_row = missing + 1, in_a_row + 1
             else:
                 break
             number += 1
+        missing, number = missing + max(0, length - number), max(number, length)
         if missing or not number:
             skipped(f"{source.path}: {missing or 'all'} of {number} frames cannot be read")
 
