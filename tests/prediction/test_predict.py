@@ -182,6 +182,19 @@ def test_a_class_has_a_colour_and_a_box_its_place():
         assert (picture[int(40 * scale), int(30 * scale)] == 128).all()  # inside of the box
 
 
+def test_classes_that_text_files_cannot_tell_apart(tmp_path):
+    with pytest.raises(AIDError, match="--format kitti: .*not distinct"):
+        KITTIWriter(str(tmp_path), ["traffic light", "traffic_light"])
+    with KITTIWriter(str(tmp_path), [" "]) as writer:
+        writer.write(Frame(Source("a.png", "a"), np.zeros((4, 4, 3), np.uint8)), detection())
+    assert (tmp_path / "a.txt").read_text().startswith("_ -1 ")
+
+
+def test_a_class_name_is_no_formula():
+    image = np.full((*SIZE[::-1], 3), 128, np.uint8)
+    assert draw(image, detection(), ["$\\frac{$"]).shape[1] == 960
+
+
 def test_names_with_blanks_stay_one_field(tmp_path):
     with KITTIWriter(str(tmp_path), ["traffic light"]) as writer:
         writer.write(Frame(Source("a.png", "below/a"), np.zeros((4, 4, 3), np.uint8)), detection())

@@ -17,6 +17,7 @@ from aid.data.kitti_labels import write_result_file
 from aid.evaluation.kitti_files import kitti_objects
 from aid.utils.errors import AIDError
 from aid.utils.files import whole_file
+from aid.utils.text import figure_text, visible
 
 from .sources import Frame
 
@@ -35,10 +36,18 @@ class KITTIWriter(ExitStack):
         Args:
             folder: folder of the files, which are named after their frames.
             names: class names; whitespace, the separator of the format, becomes an underscore.
+
+        Raises:
+            AIDError: two classes have the same name then.
         """
         super().__init__()
         self._folder = folder
-        self._names = ["_".join(name.split()) for name in names]
+        self._names = [visible("_".join(name.split())) or "_" for name in names]
+        if len(set(self._names)) < len(self._names):
+            raise AIDError(
+                f"--format kitti: the class names {names} are not distinct with underscores "
+                "instead of whitespace: choose --format coco"
+            )
 
     def write(self, frame: Frame, detections: Instances) -> None:
         path = os.path.join(self._folder, f"{frame.name}.txt")
@@ -154,7 +163,7 @@ def draw(image: np.ndarray, detections: Instances, names: list[str]) -> np.ndarr
         boxes=detections.pred_boxes,
         masks=detections.pred_masks.numpy() if detections.has("pred_masks") else None,
         labels=[
-            f"{names[k]} {score:.0%}"
+            f"{figure_text(names[k])} {score:.0%}"
             for k, score in zip(classes, detections.scores.tolist(), strict=True)
         ],
         assigned_colors=[COLORS[k % len(COLORS)] for k in classes],

@@ -11,7 +11,7 @@ from aid.evaluation.kitti_metric import DIFFICULTIES
 
 from .figures import MAX_CLASSES
 from .instances import DOUBTS
-from .parts import Heading, Part, ReportFigure, Table, TableCell, Text, number
+from .parts import Heading, Part, ReportFigure, Table, TableCell, Text, code, number
 from .precision_recall import Curve
 from .runs import Run
 
@@ -192,7 +192,7 @@ def _instances(findings: Findings) -> list[Part]:
     return [
         Heading("Teacher's loss on the training labels"),
         Text(
-            f"`{run.name}`: median of the teacher's loss D and of the weight w on instances of "
+            f"{code(run.name)}: median of the teacher's loss D and of the weight w on instances of "
             f"{run.cfg.DATASETS.TRAIN[0]}, grouped {_grouping(findings.summary)}"
         ),
         Table(

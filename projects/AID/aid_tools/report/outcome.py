@@ -7,6 +7,7 @@ from statistics import mean
 
 from .cost import Cost
 from .pairs import Comparison, choose, differences
+from .parts import code
 from .runs import Run, roles
 
 __all__ = ["outcome"]
@@ -179,7 +180,7 @@ class _Story:
         """Sentence for each plain student with further differences from the distilled one."""
         sentences = []
         for i in (self.chosen.peer, self.chosen.other):
-            keys = [] if i is None else [f"`{x}`" for x in differences(self.runs[i], self.student)]
+            keys = [] if i is None else [code(x) for x in differences(self.runs[i], self.student)]
             if keys:
                 more = len(keys) - MAX_KEYS
                 end = f" and {more} more key{'s' if more > 1 else ''}" if more > 0 else ""
@@ -232,7 +233,7 @@ def _durations(*seconds: float) -> str:
 
 
 def _name(run: Run) -> str:
-    return f"`{run.name}`"
+    return code(run.name)
 
 
 def _capitalize(text: str) -> str:
