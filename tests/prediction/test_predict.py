@@ -1,6 +1,7 @@
 """Inputs, outputs and what is said of those that cannot be used."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -282,3 +283,24 @@ def test_the_length_that_a_video_claims_keeps_nothing_running(monkeypatch):
     found = [x.number for x in read_frames([Source("a.avi", "a")], "BGR", lines.append)]
     assert found == [0, 2]
     assert lines == ["a.avi: 2147483645 of 2147483647 frames cannot be read"]
+
+
+def test_files_whose_names_are_not_utf8_are_said_and_left_out(saved, toy_dataset, call, tmp_path):
+    """OpenCV ends the process when it is given such a name."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = [b"a\xe9.avi", b"b\xe9.png"]
+    for name in names:
+        with open(os.path.join(os.fsencode(folder), name), "wb") as f:
+            f.write((tmp_path / "0.png").read_bytes())
+    (folder / "plain.png").write_bytes((tmp_path / "0.png").read_bytes())
+    status, said = call(saved("faster_rcnn"), str(folder))
+    assert status == 1 and len(said) == 2
+    for name, line in zip((r"a\xe9.avi", r"b\xe9.png"), said, strict=True):
+        assert line == f"skipped: {folder}/{name}: its name is not UTF-8: rename the file"
+    assert os.listdir(tmp_path / "out/pictures") == ["plain.jpg"]
+
+
+def test_an_output_folder_whose_name_is_not_utf8(saved, toy_dataset, call, tmp_path):
+    status, said = call(saved("faster_rcnn"), str(tmp_path / "0.png"), output="o\udce9")
+    assert status == 2 and said[0].endswith(r"o\xe9 is not UTF-8: choose another name")

@@ -12,6 +12,7 @@ from .errors import AIDError
 __all__ = [
     "PART",
     "cannot_write",
+    "check_folder_name",
     "clear_write_errors",
     "output_folder",
     "remove_parts",
@@ -84,6 +85,24 @@ def clear_write_errors(folder: str) -> Iterator[None]:
         ) from error
 
 
+def check_folder_name(key: str, folder: str) -> None:
+    """Check that a folder to write to has a name that every library can handle.
+
+    Args:
+        key: config key or option of the folder.
+        folder: its path.
+
+    Raises:
+        AIDError: the name is not UTF-8, or contains a null character.
+    """
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        raise AIDError(f"{key} {folder} is not UTF-8: choose another name") from None
+    if "\0" in folder:
+        raise AIDError(f"{key} {folder} contains a null character: choose another name")
+
+
 @contextmanager
 def output_folder(folder: str) -> Iterator[None]:
     """Create the folder of a tool's ``--output``, and convert write errors to an AIDError.
@@ -91,6 +110,7 @@ def output_folder(folder: str) -> Iterator[None]:
     Raises:
         AIDError: the folder cannot be created or written.
     """
+    check_folder_name("--output", folder)
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:

@@ -118,7 +118,16 @@ def _check_names(sources: list[Source]) -> None:
 
 def count_frames(sources: list[Source]) -> int:
     """Number of frames, by the frame counts in the headers of the videos."""
-    return sum(_length(source.path) if source.is_video else 1 for source in sources)
+    return sum(_length(x.path) if x.is_video and _is_utf8(x.path) else 1 for x in sources)
+
+
+def _is_utf8(path: str) -> bool:
+    """Whether OpenCV can be given a path; with another one the process crashes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _length(path: str) -> int:
@@ -134,10 +143,13 @@ def read_frames(
     Args:
         sources: result of :func:`find_sources`.
         channels: INPUT.FORMAT of a config, "BGR" or "RGB".
-        skipped: callback for a one-line message about each image that cannot be read, and each
-            video that cannot be read or has unreadable frames.
+        skipped: callback for a message about each image that cannot be read, and each video that
+            cannot be read or has unreadable frames.
     """
     for source in sources:
+        if not _is_utf8(source.path):
+            skipped(f"{source.path}: its name is not UTF-8: rename the file")
+            continue
         if source.is_video:
             yield from _read_video(source, channels, skipped)
             continue
