@@ -173,7 +173,12 @@ def test_an_evaluation_that_cannot_be_written_ends_the_run_in_one_line(run_confi
 
 
 @pytest.mark.parametrize(
-    "name, said", [("o\udce9", "is not UTF-8"), ("o\0", "contains a null character")]
+    "name, said",
+    [
+        ("o\udce9", "is not UTF-8"),
+        ("o\0", "contains a null character"),
+        ("s3://o", "is a URL: name a folder of this machine"),
+    ],
 )
 def test_a_name_that_not_every_library_can_handle(name, said, configure, tmp_path):
     cfg = configure("--num-gpus", "0")

@@ -42,6 +42,7 @@ NAMES = [
 ]
 # Attributes that the classes give to their instances.
 ATTRIBUTES = [
+    (DetectionCheckpointer, "_parsed_url_during_load"),
     (COCOEvaluator, "_coco_api"),
     (COCOEvaluator, "_tasks"),
     (DefaultTrainer, "_trainer"),

@@ -93,8 +93,10 @@ def check_folder_name(key: str, folder: str) -> None:
         folder: its path.
 
     Raises:
-        AIDError: the name is not UTF-8, or contains a null character.
+        AIDError: the name is a URL, is not UTF-8, or contains a null character.
     """
+    if "://" in folder:
+        raise AIDError(f"{key} {folder} is a URL: name a folder of this machine")
     try:
         folder.encode()
     except UnicodeEncodeError:
