@@ -12,8 +12,10 @@ from detectron2.structures import Boxes, Instances
 
 from aid.config import load_config
 from aid.utils.errors import AIDError
+from aid.utils.files import output_folder
 from aid_tools.prediction import (
     KITTIWriter,
+    PictureWriter,
     Source,
     classes_of,
     count_frames,
@@ -304,3 +306,48 @@ def test_files_whose_names_are_not_utf8_are_said_and_left_out(saved, toy_dataset
 def test_an_output_folder_whose_name_is_not_utf8(saved, toy_dataset, call, tmp_path):
     status, said = call(saved("faster_rcnn"), str(tmp_path / "0.png"), output="o\udce9")
     assert status == 2 and said[0].endswith(r"o\xe9 is not UTF-8: choose another name")
+
+
+@pytest.mark.parametrize("suffix", ["avi", "png"])
+def test_pictures_are_whole_or_not_there(suffix, file_limit, tmp_path):
+    """OpenCV reports no failed write of a video."""
+    rng = np.random.default_rng(1)
+    frames = [
+        Frame(Source(f"a.{suffix}", "a"), rng.integers(256, size=(64, 96, 3), dtype=np.uint8), i, 9)
+        for i in range(5)
+    ]
+    with (
+        pytest.raises(AIDError, match=f"{tmp_path}.* cannot be written"),
+        output_folder(str(tmp_path)),
+        PictureWriter(str(tmp_path), ["Car"], "BGR") as writer,
+        file_limit(10_000),
+    ):
+        for frame in frames:
+            writer.write(frame, detection())
+    assert os.listdir(tmp_path) == []
+    with PictureWriter(str(tmp_path), ["Car"], "BGR") as writer:
+        writer.write(frames[0], detection())
+        assert (os.listdir(tmp_path) == ["a.jpg"]) == (suffix == "png")
+    assert os.listdir(tmp_path) == ["a.mp4" if suffix == "avi" else "a.jpg"]
+
+
+def test_an_interrupted_video_is_not_kept(tmp_path):
+    frame = Frame(Source("a.avi", "a"), np.zeros((64, 96, 3), np.uint8), 0, 9)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        PictureWriter(str(tmp_path), ["Car"], "BGR") as writer,
+    ):
+        writer.write(frame, detection())
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_video_in_a_folder_named_like_a_url(video, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("Exp:3")
+    video("Exp:3/clip.avi", 2)
+    frames = list(read_frames([Source("Exp:3/clip.avi", "clip")], "BGR", pytest.fail))
+    with PictureWriter("Exp:3", ["Car"], "BGR") as writer:
+        for frame in frames:
+            writer.write(frame, detection())
+    assert sorted(os.listdir("Exp:3")) == ["clip.avi", "clip.mp4"]

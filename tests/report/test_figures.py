@@ -87,3 +87,13 @@ def test_names_are_no_formulas(tiny_config, tmp_path):
     ]
     for figure in figures:  # raises for a formula that is none
         save(figure, str(tmp_path / "figure.png"))
+
+
+def test_a_figure_is_whole_or_not_there(file_limit, tmp_path):
+    figure, path = plt.figure(), tmp_path / "figure.png"
+    path.write_text("old")
+    with pytest.raises(OSError, match="File too large"), file_limit(100):
+        save(figure, str(path))
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+    save(figure, str(tmp_path / "figure.svg"))
+    assert "<svg" in (tmp_path / "figure.svg").read_text()

@@ -17,6 +17,7 @@ __all__ = [
     "output_folder",
     "remove_parts",
     "whole_file",
+    "write_text",
 ]
 
 # Suffix of an incomplete file.
@@ -28,25 +29,36 @@ NO_RIGHT = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
 
 
 @contextmanager
-def whole_file(path: str) -> Iterator[BinaryIO]:
+def whole_file(path: str, sync: bool = True) -> Iterator[BinaryIO]:
     """Open a file that replaces ``path`` only when it is written completely.
 
     If the process is killed at any time, ``path`` is either unchanged or complete. The content is
     synchronized to disk before the file is renamed, which extends this to a crash of the machine.
     A failed write leaves nothing behind; a killed process leaves ``path.tmp``, see
     :func:`remove_parts`.
+
+    Args:
+        path: path of the file.
+        sync: whether to wait for the disk; False for one of many small files.
     """
     part = path + PART
     try:
         with open(part, "wb") as f:
             yield f
             f.flush()
-            os.fsync(f.fileno())
+            if sync:
+                os.fsync(f.fileno())
         os.replace(part, path)
     except BaseException:
         with suppress(OSError):
             os.remove(part)
         raise
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a whole text file in UTF-8, see :func:`whole_file`."""
+    with whole_file(path) as f:
+        f.write(text.encode())
 
 
 def remove_parts(folder: str, *names: str) -> None:

@@ -190,7 +190,7 @@ def _read_video(source: Source, channels: str, skipped: Callable[[str], None]) -
 
 @contextmanager
 def _opened(path: str) -> Iterator[cv2.VideoCapture]:
-    video = cv2.VideoCapture(path)
+    video = cv2.VideoCapture(os.path.join(".", path))  # "a:b" alone would be a URL for FFmpeg
     try:
         yield video
     finally:

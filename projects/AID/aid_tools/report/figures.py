@@ -1,5 +1,6 @@
 """Figures of the report."""
 
+import os
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
@@ -7,6 +8,7 @@ import numpy as np
 from detectron2.structures import Instances
 from matplotlib.figure import Figure
 
+from aid.utils.files import whole_file
 from aid.utils.text import figure_text
 
 from ..visualization import draw_boxes, draw_weights, enlarge
@@ -33,8 +35,10 @@ CLASS_COLORS = ((255, 214, 10), (255, 90, 95), (64, 224, 255), (170, 120, 255), 
 
 
 def save(figure: Figure, path: str) -> None:
-    """Write a figure to a file and close it."""
-    figure.savefig(path, dpi=100, bbox_inches="tight")
+    """Write a figure to a file, in the format of its extension, and close it."""
+    kind = os.path.splitext(path)[1].removeprefix(".")
+    with whole_file(path) as f:
+        figure.savefig(f, format=kind, dpi=100, bbox_inches="tight")
     plt.close(figure)
 
 

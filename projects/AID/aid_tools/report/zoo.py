@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from aid.config import load_config
 from aid.engine.output_folder import flat_keys
 from aid.utils.errors import AIDError
-from aid.utils.files import whole_file
+from aid.utils.files import write_text
 from aid.utils.text import markdown_cell
 
 from .pairs import PASSING
@@ -89,9 +89,7 @@ class Zoo:
             },
         }
         target = self._record_of(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(str(target)) as f:
-            f.write(json.dumps(record, indent=1).encode() + b"\n")
+        _write(target, json.dumps(record, indent=1) + "\n")
         return str(target)
 
     def fill(self) -> None:
@@ -100,8 +98,7 @@ class Zoo:
         before = page.read_text(encoding="utf-8")
         after = TABLE.sub(lambda x: x[1] + HEADER + self._rows(x[2]) + x[3], before)
         if after != before:
-            with whole_file(str(page)) as f:
-                f.write(after.encode())
+            _write(page, after)
 
     def students(self) -> list[Path]:
         """Paths of the configs of all tables.
@@ -165,6 +162,14 @@ class Zoo:
                 return None
             path = path.parent / (bases if isinstance(bases, str) else bases[0])
         return _ap_near(run, load_config(str(path)).OUTPUT_DIR)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(str(path), text)
+    except OSError as error:
+        raise AIDError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _link(path: Path) -> str:
