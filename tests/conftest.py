@@ -1,10 +1,12 @@
 """Tiny detectors and batches. Every net here has a few ten thousand parameters and runs on CPU."""
 
+import contextlib
 import copy
 import functools
 import importlib.util
 import os
 import pickle
+import resource
 import sys
 
 import numpy as np
@@ -298,3 +300,19 @@ def toy_dataset(tmp_path, make_batch):
     yield name
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def file_limit():
+    """A context manager (bytes) in which a larger file is an error, as on a full disk."""
+
+    @contextlib.contextmanager
+    def limit(size: int):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit

@@ -292,7 +292,7 @@ def test_a_teacher_that_is_gone_leaves_the_rest_of_the_report(report):
 def test_a_report_that_cannot_be_made(runs, tmp_path):
     (tmp_path / "file").write_text("x")
     loaded = [load_run(runs[0][PLAIN])]
-    with pytest.raises(AIDError, match="--output .*file cannot be written: File exists"):
+    with pytest.raises(AIDError, match="--output .*file cannot be made: File exists"):
         write_report(loaded, str(tmp_path / "file"), num_images=1, num_train=1, threshold=0.1)
     for name in ("config.yaml", "metrics.json"):
         shutil.copy(os.path.join(runs[0][PLAIN], name), tmp_path)

@@ -29,7 +29,7 @@ from aid.data import register_from_file
 from aid.engine.setup import check_dataset
 from aid.modeling.teacher import build_teacher, num_teachers
 from aid.utils.errors import AIDError, main_with_clear_errors
-from aid.utils.files import output_folder
+from aid.utils.files import output_folder, write_text
 from aid_tools.arguments import (
     add_config_file,
     add_output,
@@ -92,11 +92,10 @@ def _write(args: argparse.Namespace, cfg: CfgNode) -> None:
     )
     page = f"{setting}\n\n{table(rows)}\n"
     print(page)
-    with open(os.path.join(args.output, "export.md"), "w") as f:
-        f.write(page)
-    with open(os.path.join(args.output, "export.json"), "w") as f:
-        measured = {"setting": setting, "rows": [asdict(row) for row in rows]}
-        json.dump({**_feeding(cfg), **measured}, f, indent=1)
+    write_text(os.path.join(args.output, "export.md"), page)
+    measured = {"setting": setting, "rows": [asdict(row) for row in rows]}
+    content = json.dumps({**_feeding(cfg), **measured}, indent=1)
+    write_text(os.path.join(args.output, "export.json"), content)
 
 
 def _export(

@@ -21,6 +21,7 @@ from pathlib import Path
 import aid  # noqa: F401  (registers models and datasets)
 from aid.data import register_from_file
 from aid.utils.errors import AIDError, main_with_clear_errors
+from aid.utils.text import visible
 from aid_tools.arguments import add_register, make_parser
 from aid_tools.report.zoo import Zoo
 
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
         register_from_file(args.register)
     zoo = Zoo(Path(__file__).resolve().parent.parent)
     for folder in args.runs:
-        print(f"{folder}: {zoo.add(folder, args.config, args.plain)}")
+        print(visible(f"{folder}: {zoo.add(folder, args.config, args.plain)}"))
     zoo.fill()
 
 

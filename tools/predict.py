@@ -25,6 +25,7 @@ import aid  # noqa: F401  (registers models and datasets)
 from aid.data import register_from_file
 from aid.utils.errors import AIDError, main_with_clear_errors
 from aid.utils.files import output_folder
+from aid.utils.text import one_line, visible
 from aid_tools.arguments import (
     add_config_file,
     add_device,
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         _check_empty(args.output)
         detector = load_detector(cfg)
         num_frames, num_skipped = _run(args, cfg, detector, sources)
-    print(f"{num_frames} images: {args.output}")
+    print(f"{num_frames} images: {visible(args.output)}")
     if num_skipped:
         sys.exit(1)
 
@@ -86,7 +87,7 @@ def _run(
 
     def skip(line: str) -> None:
         skipped.append(line)
-        tqdm.write(f"skipped: {line}", file=sys.stderr)
+        tqdm.write(f"skipped: {one_line(line)}", file=sys.stderr)
 
     with ExitStack() as stack:
         writers = []

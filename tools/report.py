@@ -18,6 +18,7 @@ from argparse import ArgumentParser
 import aid  # noqa: F401  (registers models and datasets)
 from aid.data import register_from_file
 from aid.utils.errors import AIDError, main_with_clear_errors
+from aid.utils.text import one_line, visible
 from aid_tools.arguments import add_output, add_register, make_parser
 from aid_tools.report import load_runs, write_report
 
@@ -31,9 +32,9 @@ def main(argv: list[str] | None = None) -> None:
         register_from_file(args.register)
     runs, left_out = load_runs(args.runs)
     for line in left_out:
-        print(f"warning: {line}", file=sys.stderr)
+        print(f"warning: {one_line(line)}", file=sys.stderr)
     write_report(runs, args.output, args.images, args.train_images, args.threshold, left_out)
-    print(f"Report: {os.path.join(args.output, 'report.html')}, also as report.md")
+    print(f"Report: {visible(os.path.join(args.output, 'report.html'))}, also as report.md")
 
 
 def build_parser() -> ArgumentParser:

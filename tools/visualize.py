@@ -18,6 +18,7 @@ import aid  # noqa: F401  (registers models, losses, rules and datasets)
 from aid.config import load_config
 from aid.data.register import register_from_file
 from aid.utils.errors import AIDError, main_with_clear_errors
+from aid.utils.text import one_line, visible
 from aid_tools.arguments import (
     add_config_file,
     add_num_gpus,
@@ -53,9 +54,9 @@ def main(argv: list[str] | None = None) -> None:
     shown = choose_images(records, args.images)
     pages = Pages(cfg, dataset, args.weights)
     for path in pages.write(shown, records, args.contact_sheet, args.output):
-        print(path)
+        print(visible(path))
     for note in pages.notes:
-        print(note)
+        print(one_line(note))
 
 
 def build_parser() -> argparse.ArgumentParser:

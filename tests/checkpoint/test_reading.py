@@ -211,3 +211,27 @@ def test_a_file_of_another_kind_is_named(name, content, tmp_path):
     with pytest.raises(AIDError, match=f"{name} (cannot be read|does not fit)") as error:
         StrictCheckpointer(nn.Linear(2, 3), "MODEL.WEIGHTS").load(str(tmp_path / name))
     assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize("folder", ["run?1", "Exp:3", "a#b", "a;b?c=d"])
+@pytest.mark.parametrize("checkpointer", [SafeCheckpointer, StudentCheckpointer])
+def test_a_file_of_this_machine_may_be_named_like_a_url(
+    folder, checkpointer, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir(folder)
+    saved, model = nn.Linear(2, 3), nn.Linear(2, 3)
+    StudentCheckpointer(saved, folder).save("last")
+    found = checkpointer(model, folder)
+    assert found.resume_or_load("", resume=True) == {}
+    assert torch.equal(model.weight, saved.weight)
+
+
+def test_a_query_is_still_read(tmp_path):
+    """Of Detectron2: weights with names of another library."""
+    torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "a.pth")
+    loaded = []
+    model = SafeCheckpointer(nn.Linear(2, 3))
+    model._load_model = loaded.append
+    model.load(f"{tmp_path}/a.pth?matching_heuristics=True")
+    assert loaded[0]["matching_heuristics"] is True

@@ -170,3 +170,20 @@ def test_an_evaluation_that_cannot_be_written_ends_the_run_in_one_line(run_confi
     with pytest.raises(AIDError, match="run cannot be written: "):
         trainer.train()
     assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("o\udce9", "is not UTF-8"),
+        ("o\0", "contains a null character"),
+        ("s3://o", "is a URL: name a folder of this machine"),
+    ],
+)
+def test_a_name_that_not_every_library_can_handle(name, said, configure, tmp_path):
+    cfg = configure("--num-gpus", "0")
+    cfg.defrost()
+    cfg.OUTPUT_DIR = f"{tmp_path}/new/{name}"
+    with pytest.raises(AIDError, match=f"OUTPUT_DIR .* {said}"):
+        check_output_folder(cfg, resume=False)
+    assert not (tmp_path / "new").exists()

@@ -118,8 +118,13 @@ def test_nothing_found_and_a_second_round(dataset, tmp_path):
     first = feed(evaluator, records, range(50))
     evaluator.reset()
     evaluator.process(records, [{"instances": detections(0)[:0]} for _ in records])
-    nothing = evaluator.evaluate()["kitti"]
+    results = evaluator.evaluate()
+    nothing = results["kitti"]
     assert nothing["mAP50"] == nothing["AP_R40-Car-easy"] == 0
+    # NaN where there is no object: cyclists, and small ones.
+    expected = {"AP": 0, "AP50": 0, "AP-Car": 0, "AP-Pedestrian": 0, "AP-Cyclist": np.nan}
+    np.testing.assert_equal({k: results["bbox"][k] for k in expected}, expected)
+    assert np.isnan(results["bbox"]["APs"]) and results["bbox"]["APm"] == 0
     assert nothing["objects-Car-easy"] == 50
     assert feed(evaluator, records, range(50))["kitti"] == first["kitti"]
     evaluator.reset()  # forgets

@@ -87,3 +87,12 @@ def test_a_missing_teacher_may_be_left_out(student, call, tmp_path):
 def test_images_that_cannot_be_read(student, call, tmp_path):
     status, said = call(*student, "--no-teacher", "--images", str(tmp_path / "gone.png"))
     assert status == 2 and "gone.png: does not exist" in said[0]
+
+
+@pytest.mark.parametrize("fmt", ["trace", "script", "onnx"])
+def test_a_file_is_whole_or_not_there(fmt, student, call, file_limit, tmp_path):
+    """On a full disk TorchScript aborts the process."""
+    with file_limit(20_000):
+        status, said = call(*student, "--no-teacher", "--format", fmt)
+    assert status == 2 and said[0].endswith("out cannot be written: File too large")
+    assert not list((tmp_path / "out").iterdir())

@@ -1,17 +1,21 @@
 """Inputs, outputs and what is said of those that cannot be used."""
 
 import json
+import os
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
 from aid.config import load_config
 from aid.utils.errors import AIDError
+from aid.utils.files import output_folder
 from aid_tools.prediction import (
     KITTIWriter,
+    PictureWriter,
     Source,
     classes_of,
     count_frames,
@@ -181,6 +185,19 @@ def test_a_class_has_a_colour_and_a_box_its_place():
         assert (picture[int(40 * scale), int(30 * scale)] == 128).all()  # inside of the box
 
 
+def test_classes_that_text_files_cannot_tell_apart(tmp_path):
+    with pytest.raises(AIDError, match="--format kitti: .*not distinct"):
+        KITTIWriter(str(tmp_path), ["traffic light", "traffic_light"])
+    with KITTIWriter(str(tmp_path), [" "]) as writer:
+        writer.write(Frame(Source("a.png", "a"), np.zeros((4, 4, 3), np.uint8)), detection())
+    assert (tmp_path / "a.txt").read_text().startswith("_ -1 ")
+
+
+def test_a_class_name_is_no_formula():
+    image = np.full((*SIZE[::-1], 3), 128, np.uint8)
+    assert draw(image, detection(), ["$\\frac{$"]).shape[1] == 960
+
+
 def test_names_with_blanks_stay_one_field(tmp_path):
     with KITTIWriter(str(tmp_path), ["traffic light"]) as writer:
         writer.write(Frame(Source("a.png", "below/a"), np.zeros((4, 4, 3), np.uint8)), detection())
@@ -199,6 +216,39 @@ def test_classes_have_the_names_and_ids_of_their_data_set(tiny_config, toy_datas
     assert (names[79], ids[79], len(names)) == ("toothbrush", 90, 80)
 
 
+def test_classes_that_only_a_file_names_are_read_from_it(saved, toy_dataset, call, tmp_path):
+    """Registration alone reads no file; a category has the id that it has there."""
+    rows = [{"id": k, "name": n} for k, n in ((90, "pallet"), (3, "forklift"), (7, "person"))]
+    content = {"categories": rows, "images": [], "annotations": []}
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    name = f"file_{tmp_path.name}"
+    (tmp_path / "own.py").write_text(
+        "from aid.data import register_coco\n"
+        f"register_coco({name!r}, {str(tmp_path / 'val.json')!r}, 'nowhere')\n"
+    )
+    files = saved("faster_rcnn", ["DATASETS.TEST", (name,)])
+    args = [str(tmp_path / "0.png"), "--no-pictures", "--register", str(tmp_path / "own.py")]
+    try:
+        assert call(files, *args) == (0, [])
+        (tmp_path / "val.json").unlink()
+        status, said = call(files, *args, output="gone")
+        assert status == 2 and "val.json does not exist" in said[0]
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    written = json.loads((tmp_path / "out/detections.json").read_text())
+    assert [(x["id"], x["name"]) for x in written["categories"]] == [
+        (3, "forklift"), (7, "person"), (90, "pallet")
+    ]  # fmt: skip
+    assert {x["category_id"] for x in written["annotations"]} <= {3, 7, 90}
+
+
+def test_classes_of_traffic_need_no_file(tiny_config):
+    opts = ["DATASETS.TEST", ("coco_traffic_2017_val",), "MODEL.ROI_HEADS.NUM_CLASSES", 13]
+    names, ids = classes_of(load_config(tiny_config("faster_rcnn", opts)))
+    assert names[:2] == ["person", "bicycle"] and ids == list(range(1, 14))
+
+
 @pytest.mark.parametrize(
     "weights, device, message",
     [
@@ -210,3 +260,94 @@ def test_classes_have_the_names_and_ids_of_their_data_set(tiny_config, toy_datas
 def test_what_a_detector_lacks(weights, device, message, tiny_config):
     with pytest.raises(AIDError, match=message):
         load_config_of(tiny_config("faster_rcnn"), weights, device)
+
+
+class Claim:
+    """Video of three frames, the second unreadable, whose header claims 2**31 - 1."""
+
+    def __init__(self, path):
+        self.reads = 0
+        self.isOpened, self.release = lambda: True, lambda: None
+
+    def get(self, key):
+        return 2.0**31 - 1 if key == cv2.CAP_PROP_FRAME_COUNT else 10.0
+
+    def read(self):
+        self.reads += 1
+        assert self.reads < 10_000
+        is_read = self.reads in (1, 3)
+        return is_read, np.zeros((*SIZE[::-1], 3), np.uint8) if is_read else None
+
+
+def test_the_length_that_a_video_claims_keeps_nothing_running(monkeypatch):
+    monkeypatch.setattr("cv2.VideoCapture", Claim)
+    lines = []
+    found = [x.number for x in read_frames([Source("a.avi", "a")], "BGR", lines.append)]
+    assert found == [0, 2]
+    assert lines == ["a.avi: 2147483645 of 2147483647 frames cannot be read"]
+
+
+def test_files_whose_names_are_not_utf8_are_said_and_left_out(saved, toy_dataset, call, tmp_path):
+    """OpenCV ends the process when it is given such a name."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = [b"a\xe9.avi", b"b\xe9.png"]
+    for name in names:
+        with open(os.path.join(os.fsencode(folder), name), "wb") as f:
+            f.write((tmp_path / "0.png").read_bytes())
+    (folder / "plain.png").write_bytes((tmp_path / "0.png").read_bytes())
+    status, said = call(saved("faster_rcnn"), str(folder))
+    assert status == 1 and len(said) == 2
+    for name, line in zip((r"a\xe9.avi", r"b\xe9.png"), said, strict=True):
+        assert line == f"skipped: {folder}/{name}: its name is not UTF-8: rename the file"
+    assert os.listdir(tmp_path / "out/pictures") == ["plain.jpg"]
+
+
+def test_an_output_folder_whose_name_is_not_utf8(saved, toy_dataset, call, tmp_path):
+    status, said = call(saved("faster_rcnn"), str(tmp_path / "0.png"), output="o\udce9")
+    assert status == 2 and said[0].endswith(r"o\xe9 is not UTF-8: choose another name")
+
+
+@pytest.mark.parametrize("suffix", ["avi", "png"])
+def test_pictures_are_whole_or_not_there(suffix, file_limit, tmp_path):
+    """OpenCV reports no failed write of a video."""
+    rng = np.random.default_rng(1)
+    frames = [
+        Frame(Source(f"a.{suffix}", "a"), rng.integers(256, size=(64, 96, 3), dtype=np.uint8), i, 9)
+        for i in range(5)
+    ]
+    with (
+        pytest.raises(AIDError, match=f"{tmp_path}.* cannot be written"),
+        output_folder(str(tmp_path)),
+        PictureWriter(str(tmp_path), ["Car"], "BGR") as writer,
+        file_limit(10_000),
+    ):
+        for frame in frames:
+            writer.write(frame, detection())
+    assert os.listdir(tmp_path) == []
+    with PictureWriter(str(tmp_path), ["Car"], "BGR") as writer:
+        writer.write(frames[0], detection())
+        assert (os.listdir(tmp_path) == ["a.jpg"]) == (suffix == "png")
+    assert os.listdir(tmp_path) == ["a.mp4" if suffix == "avi" else "a.jpg"]
+
+
+def test_an_interrupted_video_is_not_kept(tmp_path):
+    frame = Frame(Source("a.avi", "a"), np.zeros((64, 96, 3), np.uint8), 0, 9)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        PictureWriter(str(tmp_path), ["Car"], "BGR") as writer,
+    ):
+        writer.write(frame, detection())
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_video_in_a_folder_named_like_a_url(video, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("Exp:3")
+    video("Exp:3/clip.avi", 2)
+    frames = list(read_frames([Source("Exp:3/clip.avi", "clip")], "BGR", pytest.fail))
+    with PictureWriter("Exp:3", ["Car"], "BGR") as writer:
+        for frame in frames:
+            writer.write(frame, detection())
+    assert sorted(os.listdir("Exp:3")) == ["clip.avi", "clip.mp4"]

@@ -17,14 +17,16 @@ MEDIANS = {"instances": 3, "teacher_loss": 1.0, "weight": 0.9, "mean_weight": 0.
 def parts(tiny_config):
     """A function (groups of instances, keywords of the row) -> the report's parts."""
     name = "of_the_content"
-    MetadataCatalog.get(name).set(thing_classes=["Car", "Cyclist"])
 
-    def make(groups=(), **others):
+    def make(groups=(), classes=None, **others):
         opts = ["DATASETS.TRAIN", ("scenes",), "DATASETS.TEST", (name,)]
         run = Run("student", load_config(tiny_config("faster_rcnn", opts)), [])
+        classes = classes or {"Car": 30.0, "Cyclist": math.nan}
+        MetadataCatalog.pop(name, None)
+        MetadataCatalog.get(name).set(thing_classes=list(classes))
         row = {"run": "student", "role": "plain", "seed": 1, "iterations": 200, "parameters": 1.0}
         row |= {"gflops": 1.0, "seconds": 0.05, "seconds_per_iteration": 0.5, "AP": 25.0}
-        row |= {"training_seconds": 99.0, "AP50": 50.0, "Car": 30.0, "Cyclist": math.nan, **others}
+        row |= {"training_seconds": 99.0, "AP50": 50.0, "classes": classes, **others}
         summary = {group: MEDIANS for group in groups}
         return describe(Findings([run], [row], ["What came out."], [], [{}], summary, run))
 
@@ -49,6 +51,16 @@ def test_what_came_out_comes_first_and_tables_are_narrow(parts):
     assert headings == ["AP by class", "Cost", "Training", "Detections"]
     masks = next(x for x in parts(**{"mask AP": 20.0}) if isinstance(x, Table))
     assert masks.header[4:] == ["AP", "mask AP", "AP50"] and cells(masks)[5] == "20.0"
+
+
+def test_a_class_may_be_named_like_a_result(parts):
+    """Results of classes and of the whole have keys of their own."""
+    found = parts(classes={"AP": 1.0, "AP50": 2.0, "run": 3.0, "seconds": 4.0})
+    results, classes, cost = (x for x in found if isinstance(x, Table))
+    assert cells(results) == ["student", "plain", "200", "1.6", "25.0", "50.0"]
+    assert classes.header == ["run", "AP", "AP50", "run", "seconds"]
+    assert cells(classes) == ["student", "1.0", "2.0", "3.0", "4.0"]
+    assert cells(cost)[3] == "0.050"
 
 
 @pytest.mark.parametrize(

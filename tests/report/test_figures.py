@@ -3,9 +3,18 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
+from detectron2.structures import Boxes, Instances
 
 from aid.config import load_config
-from aid_tools.report.figures import MAX_CLASSES, draw_curves, draw_precision_recall
+from aid_tools.report.figures import (
+    MAX_CLASSES,
+    draw_curves,
+    draw_groups,
+    draw_precision_recall,
+    draw_sheet,
+    save,
+)
 from aid_tools.report.precision_recall import Curve
 from aid_tools.report.runs import Run
 
@@ -57,3 +66,34 @@ def test_curves_of_training_are_sums_of_losses_and_the_ap_of_every_evaluation(ti
     assert found["distillation loss"] == [[19, 3], [39, 2]]
     assert found["AP on the test set, in percent"] == [[20, 10], [40, 12]]
     assert not found["mean weight of the instances"]
+
+
+def test_names_are_no_formulas(tiny_config, tmp_path):
+    """Neither of classes nor of runs; a name may start with "_", too."""
+    name, metrics = "_$\\frac{$", [{"iteration": 19, "loss_cls": 1.0}]
+    run = Run(name, load_config(tiny_config("faster_rcnn")), metrics)
+    curves = draw_curves([run], [f"{name}\n(plain)"])
+    labels = [x.get_text() for x in curves.axes[0].get_legend().get_texts()]
+    assert labels == ["_\\$\\frac{\\$\n(plain)"]
+    image, found = np.zeros((8, 8, 3), np.uint8), Instances((8, 8))
+    found.set("scores", torch.zeros(0))
+    found.set("pred_classes", torch.zeros(0, dtype=torch.int64))
+    found.set("pred_boxes", Boxes(torch.zeros(0, 4)))
+    figures = [
+        curves,
+        draw_precision_recall([{name: {"easy": curve(40)}}], [name]),
+        draw_groups({name: ([1.0, 2.0], [0.5, 0.5])}),
+        draw_sheet([image], [[found]], None, [name], [name], 0.5),
+    ]
+    for figure in figures:  # raises for a formula that is none
+        save(figure, str(tmp_path / "figure.png"))
+
+
+def test_a_figure_is_whole_or_not_there(file_limit, tmp_path):
+    figure, path = plt.figure(), tmp_path / "figure.png"
+    path.write_text("old")
+    with pytest.raises(OSError, match="File too large"), file_limit(100):
+        save(figure, str(path))
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+    save(figure, str(tmp_path / "figure.svg"))
+    assert "<svg" in (tmp_path / "figure.svg").read_text()

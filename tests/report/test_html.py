@@ -13,7 +13,7 @@ from PIL import Image
 
 from aid_tools.report.html import to_html
 from aid_tools.report.markdown import to_markdown
-from aid_tools.report.parts import Text
+from aid_tools.report.parts import Table, TableCell, Text
 
 # Elements without an end tag.
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -119,6 +119,20 @@ def test_markdown_says_the_same(parts):
     assert text.startswith("# title\n\n| run")
     assert "\n\n## Pictures\n\n![noise" in text and "](small.png)" in text
     assert "| b" in text and "9.50 M" in text and "`code`" in text
+
+
+def test_names_break_neither_table_nor_page():
+    """Of runs, classes and groups: the same rows and columns, and no escape for a terminal."""
+    name = "a|b\x1b[31m\n<!-- x --> `c`"
+    parts = [Text(f"Of {name}"), Table(name, ["run", name], [[TableCell(name), TableCell("1")]])]
+    text = to_markdown(name, parts)
+    title, _, paragraph, _, *rows = text.splitlines()
+    assert title.startswith("# a|b\\x1b[31m &lt;!--") and paragraph.startswith("Of a|b\\x1b")
+    assert len(rows) == 3 and all(row.count("|") == 3 for row in rows)
+    page = Page(to_html(name, parts, ""))
+    for written in (text, "".join(x for y in page.texts.values() for x in y)):
+        assert "\x1b" not in written
+    assert page.texts["td"] == ["1"] and r"a|b\x1b[31m\n<!-- x --> `c`" in page.texts["th"]
 
 
 @pytest.mark.parametrize("scheme", [0, 1, 2], ids=["light", "dark", "print"])

@@ -39,6 +39,16 @@ def test_kittis_own_occlusion_serves_where_nothing_more_is_known():
     assert group_of({"category_id": 0}, 40, None, CLASSES) == "Car"
 
 
+def test_a_class_named_like_a_group_keeps_a_group_of_its_own():
+    classes = ["tiny", "tiny (class)", "Car (class)"]
+    groups = groups_of(classes)
+    assert len(set(groups)) == len(groups)
+    for k, expected in enumerate(groups[:3]):
+        assert group_of({"category_id": k}, 40, None, classes) == expected
+    assert groups[:3] == ["tiny (class)", "tiny (class) (class)", "Car (class)"]
+    assert group_of({"category_id": 0}, 15, None, classes) == "tiny"
+
+
 @pytest.fixture
 def record(tmp_path):
     Image.new("RGB", (192, 128), (10, 20, 30)).save(tmp_path / "a.png")

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from detectron2.data import MetadataCatalog
 
 from aid.config import load_config
 from aid_tools.report.pairs import choose, differences
@@ -104,3 +105,16 @@ def test_batches_of_another_size_are_no_equal_iterations(run):
     runs = [run("distilled", teacher="gone"), run("plain", ["SOLVER.IMS_PER_BATCH", 2])]
     found = choose(runs, [1.0] * 2, [20.0, 10.0])
     assert (found.peer, found.other, found.equal_time) == (None, 1, False)
+
+
+def test_a_class_named_ap_leaves_the_ap_of_the_run(run):
+    name = "classes_like_results"
+    MetadataCatalog.get(name).thing_classes = ["AP", "AP50", "mask AP"]
+    found = run("x", ["DATASETS.TEST", (name,), "MODEL.MASK_ON", True])
+    line = {"iteration": 9, "bbox/AP": 30.0, "bbox/AP50": 50.0, "segm/AP": 20.0}
+    found.metrics.append({**line, "bbox/AP-AP": 1.0, "bbox/AP-AP50": 2.0, "bbox/AP-mask AP": 3.0})
+    try:
+        assert found.results == {"AP": 30.0, "AP50": 50.0, "mask AP": 20.0}
+        assert found.class_results == {"AP": 1.0, "AP50": 2.0, "mask AP": 3.0}
+    finally:
+        MetadataCatalog.remove(name)

@@ -148,6 +148,19 @@ def test_a_run_elsewhere_is_told_its_config_and_its_plain_student(zoo, run):
         zoo.add(folder, str(zoo.root / "configs/Base-GFL.yaml"))
 
 
+def test_a_value_of_the_config_stays_in_its_cell(zoo, run):
+    """The end of a table in it: a second round would leave half of the row behind."""
+    name = "a|b\n<!-- end of zoo -->"
+    zoo.add(run(STUDENT, 15.0, ["MODEL.RESNETS.NORM", name]))
+    pages = []
+    for _ in range(2):
+        zoo.fill()
+        pages.append((zoo.root / "MODEL_ZOO.md").read_text())
+    assert pages[0] == pages[1] and pages[0].count("<!-- end of zoo -->") == 1
+    (row,) = (x for x in pages[0].splitlines() if x.startswith(f"| [{STUDENT}]("))
+    assert row.count("|") == 9 and "NORM a&#124;b&#92;n&lt;!-- end" in row
+
+
 def test_what_is_no_run_of_a_student(zoo, run, tmp_path):
     with pytest.raises(AIDError, match="config.yaml does not exist: .* is not a finished run"):
         zoo.add(str(tmp_path))

@@ -32,6 +32,7 @@ NAMES = [
     (DetectionCheckpointer, "_load_file"),
     (DetectionCheckpointer, "_load_model"),
     (DetectionCheckpointer, "_log_incompatible_keys"),
+    (COCOEvaluator, "_derive_coco_results"),
     (CfgNode, "_decode_cfg_value"),
     (PathHandler, "_get_supported_prefixes"),
     (PathHandler, "_get_local_path"),
@@ -41,6 +42,7 @@ NAMES = [
 ]
 # Attributes that the classes give to their instances.
 ATTRIBUTES = [
+    (DetectionCheckpointer, "_parsed_url_during_load"),
     (COCOEvaluator, "_coco_api"),
     (COCOEvaluator, "_tasks"),
     (DefaultTrainer, "_trainer"),

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from aid_tools.visualization.labels import casing, place
+from aid_tools.visualization.canvas import Canvas
+from aid_tools.visualization.labels import Label, casing, draw_labels, place
 
 
 def overlap(a, b) -> bool:
@@ -41,3 +42,13 @@ def test_neighbours_of_one_height_get_their_labels_side_by_side_or_above():
 
 def test_dark_lines_have_a_light_border():
     assert casing((0.27, 0.0, 0.33)) == "white" and casing((0.99, 0.91, 0.14)) == "black"
+
+
+def test_a_class_name_is_no_formula(tmp_path):
+    canvas, name = Canvas(4, 3), "$\\frac{$\x1b"
+    canvas.text(0.1, 0.1, name)
+    axes = canvas.image(np.zeros((60, 80, 3), np.uint8), 0.5, 0.5, 3, 2)
+    draw_labels(axes, [Label((10, 30, 40, 50), f"{name}\nD 1.0", (1.0, 1.0, 1.0, 1.0))])
+    canvas.save(str(tmp_path / "page.png"))  # raises for a formula that is none
+    (text,) = canvas.figure.texts
+    assert text.get_text() == "\\$\\frac{\\$\\x1b"

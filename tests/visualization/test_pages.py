@@ -163,5 +163,5 @@ def test_damaged_images_and_folders_are_named(student_config, toy_dataset, tmp_p
     with pytest.raises(AIDError, match=r"image .*0.png cannot be read"):
         write(cfg, toy_dataset, tmp_path / "a")
     (tmp_path / "file").write_text("")
-    with pytest.raises(AIDError, match=r"--output .*file cannot be written"):
+    with pytest.raises(AIDError, match=r"--output .*file cannot be made"):
         write(cfg, toy_dataset, tmp_path / "file")

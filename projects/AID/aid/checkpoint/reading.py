@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
+from urllib.parse import urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -81,6 +82,19 @@ class SafeCheckpointer(DetectionCheckpointer, _TensorsOnly):
     Files of PyTorch are loaded with ``weights_only=True``, which Detectron2 does not ensure.
     Pickles, the format of Detectron2's model zoo, may contain plain arrays only.
     """
+
+    def load(self, path: str, *args, **kwargs) -> dict:
+        """Load a file; the name of a local one is used as it is.
+
+        Detectron2 parses it as a URL, and would read ``a`` for ``a?b`` and ``a:b`` for ``A:b``.
+        """
+        if not (path and os.path.isfile(path)):
+            return super().load(path, *args, **kwargs)
+        self._parsed_url_during_load = urlparse("")  # without a query
+        try:
+            return Checkpointer.load(self, path, *args, **kwargs)
+        finally:
+            self._parsed_url_during_load = None
 
     def _load_file(self, filename: str) -> dict:
         if filename.endswith(".pkl"):

@@ -2,7 +2,7 @@
 
 from . import builtin
 from .build import build_test_loader, build_train_loader
-from .coco import load_coco, register_coco
+from .coco import load_coco, read_coco, register_coco
 from .coco_traffic import register_coco_traffic
 from .kitti import load_kitti, parse_label_file, register_kitti, register_kitti_test
 from .register import register_from_file
@@ -14,6 +14,7 @@ __all__ = [
     "load_coco",
     "load_kitti",
     "parse_label_file",
+    "read_coco",
     "register_coco",
     "register_coco_traffic",
     "register_from_file",

@@ -10,6 +10,8 @@ Layout of the root folder, as of COCO itself::
 
 import os
 
+from detectron2.data import MetadataCatalog
+
 from .coco import register_coco
 
 __all__ = ["CLASSES", "SPLITS", "annotation_file", "register_coco_traffic"]
@@ -54,3 +56,6 @@ def register_coco_traffic(name: str, root: str, split: str) -> None:
         f"datasets/prepare_coco_traffic.py --root {root} --split {split}`; see datasets/README.md",
         CLASSES,
     )
+    # Known without the file, so that the detections of a trained detector have these ids anywhere.
+    ids = {k + 1: k for k in range(len(CLASSES))}
+    MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id = ids

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from ..utils.errors import AIDError
+from ..utils.files import whole_file
 
 __all__ = ["CLASSES", "IGNORED_AS", "KITTIObject", "parse_label_file", "write_result_file"]
 
@@ -122,7 +123,8 @@ def write_result_file(path: str, objects: list[KITTIObject]) -> None:
     Unknown fields have the values of KITTI's development kit: truncation, occlusion and size -1,
     alpha and rotation -10, location -1000.
     """
-    with open(path, "w", encoding="utf-8") as f:
+    with whole_file(path, sync=False) as f:
         for x in objects:
             box = " ".join(map(repr, x.bbox))
-            f.write(f"{x.type} -1 -1 -10 {box} -1 -1 -1 -1000 -1000 -1000 -10 {x.score!r}\n")
+            line = f"{x.type} -1 -1 -10 {box} -1 -1 -1 -1000 -1000 -1000 -10 {x.score!r}\n"
+            f.write(line.encode())

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Subset
 from ..checkpoint import clear_load_errors, load_file
 from ..config import load_config
 from ..utils.errors import AIDError
+from ..utils.files import check_folder_name
 from .estimate import Evaluation, Found, existing_parent, summarize
 from .hooks import SeedStep
 from .setup import check_config_file, setup
@@ -52,6 +53,7 @@ def dry_run(args: Namespace) -> None:
         raise AIDError("--dry-run tries a training: leave out --eval-only")
     check_config_file(args.config_file)
     output = load_config(args.config_file, args.opts).OUTPUT_DIR
+    check_folder_name("OUTPUT_DIR", output)
     parent = existing_parent(output)
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
         raise AIDError(f"OUTPUT_DIR {output} cannot be written: {parent} is no writable folder")

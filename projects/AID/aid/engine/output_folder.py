@@ -17,7 +17,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
 from ..utils.errors import AIDError
-from ..utils.files import clear_write_errors, remove_parts, whole_file
+from ..utils.files import check_folder_name, clear_write_errors, remove_parts, whole_file
 
 __all__ = ["check_output_folder", "flat_keys", "start_records", "write_results"]
 
@@ -49,6 +49,7 @@ def check_output_folder(cfg: CfgNode, resume: bool) -> None:
         AIDError: the folder cannot be written, or the run to resume has another model.
     """
     folder = cfg.OUTPUT_DIR
+    check_folder_name("OUTPUT_DIR", folder)
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # permissions alone are not reliable

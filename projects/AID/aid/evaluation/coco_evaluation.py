@@ -1,11 +1,34 @@
 """COCO's metric for boxes and masks, for any dataset in Detectron2's catalog."""
 
+import io
+from contextlib import redirect_stdout
+
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from ..utils.d2 import coco_annotations, set_coco_tasks
 
 __all__ = ["build_coco_evaluator"]
+
+
+class _COCOEvaluator(COCOEvaluator):
+    """Detectron2's evaluator, for which a detector that finds nothing has an AP of 0.
+
+    Detectron2 reports NaN then, as for a dataset without objects.
+    """
+
+    def _derive_coco_results(
+        self, coco_eval: COCOeval | None, iou_type: str, class_names: list[str] | None = None
+    ) -> dict[str, float]:
+        if coco_eval is None:
+            with redirect_stdout(io.StringIO()):
+                coco_eval = COCOeval(self._coco_api, COCO(), iou_type)
+                coco_eval.evaluate()
+                coco_eval.accumulate()
+                coco_eval.summarize()
+        return super()._derive_coco_results(coco_eval, iou_type, class_names)
 
 
 def build_coco_evaluator(dataset_name: str, output_dir: str) -> COCOEvaluator:
@@ -15,7 +38,7 @@ def build_coco_evaluator(dataset_name: str, output_dir: str) -> COCOEvaluator:
     """
     metadata = MetadataCatalog.get(dataset_name)
     generated = metadata.get("json_file", None) is None
-    evaluator = COCOEvaluator(dataset_name, output_dir=output_dir, allow_cached_coco=False)
+    evaluator = _COCOEvaluator(dataset_name, output_dir=output_dir, allow_cached_coco=False)
     if generated:
         # The evaluator has read the converted file already. Its path must not stay in the metadata:
         # later evaluators would read this file even if data or output folder have changed.

@@ -82,8 +82,7 @@ class KITTIEvaluator(DatasetEvaluator):
                 results["kitti"] |= {f"AP_R40-{key}": x.r40, f"AP_R11-{key}": x.r11}
                 results["kitti"][f"objects-{key}"] = x.num_valid
         if "bbox" in results:
-            # Without any detection Detectron2 reports NaN; the AP is 0.
-            results["kitti"]["mAP50"] = results["bbox"]["AP50"] if any(detections.values()) else 0.0
+            results["kitti"]["mAP50"] = results["bbox"]["AP50"]
         return results
 
     def _write(self, detections: dict[str, list[KITTIObject]]) -> None:

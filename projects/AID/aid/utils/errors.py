@@ -7,6 +7,8 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from .text import one_line
+
 __all__ = [
     "AIDError",
     "check_not_negative",
@@ -17,7 +19,13 @@ __all__ = [
 
 
 class AIDError(Exception):
-    """Invalid input or environment. The message is one line: what is wrong, where, what to do."""
+    """Invalid input or environment. The message is one line: what is wrong, where, what to do.
+
+    What it quotes is made safe for a terminal.
+    """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 def check_not_negative(key: str, value: float) -> None:
@@ -65,7 +73,7 @@ def main_with_clear_errors(main: Callable) -> Callable:
 
 def _one_line(error: AIDError) -> str:
     # An error in a data loader's worker process has the worker's traceback before the message.
-    return " ".join(str(error).rsplit("AIDError: ", 1)[-1].split())
+    return str(error).rsplit("AIDError: ", 1)[-1]
 
 
 def ignore_known_deprecations() -> None:

@@ -12,10 +12,12 @@ from .errors import AIDError
 __all__ = [
     "PART",
     "cannot_write",
+    "check_folder_name",
     "clear_write_errors",
     "output_folder",
     "remove_parts",
     "whole_file",
+    "write_text",
 ]
 
 # Suffix of an incomplete file.
@@ -27,25 +29,36 @@ NO_RIGHT = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
 
 
 @contextmanager
-def whole_file(path: str) -> Iterator[BinaryIO]:
+def whole_file(path: str, sync: bool = True) -> Iterator[BinaryIO]:
     """Open a file that replaces ``path`` only when it is written completely.
 
     If the process is killed at any time, ``path`` is either unchanged or complete. The content is
     synchronized to disk before the file is renamed, which extends this to a crash of the machine.
     A failed write leaves nothing behind; a killed process leaves ``path.tmp``, see
     :func:`remove_parts`.
+
+    Args:
+        path: path of the file.
+        sync: whether to wait for the disk; False for one of many small files.
     """
     part = path + PART
     try:
         with open(part, "wb") as f:
             yield f
             f.flush()
-            os.fsync(f.fileno())
+            if sync:
+                os.fsync(f.fileno())
         os.replace(part, path)
     except BaseException:
         with suppress(OSError):
             os.remove(part)
         raise
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a whole text file in UTF-8, see :func:`whole_file`."""
+    with whole_file(path) as f:
+        f.write(text.encode())
 
 
 def remove_parts(folder: str, *names: str) -> None:
@@ -84,6 +97,26 @@ def clear_write_errors(folder: str) -> Iterator[None]:
         ) from error
 
 
+def check_folder_name(key: str, folder: str) -> None:
+    """Check that a folder to write to has a name that every library can handle.
+
+    Args:
+        key: config key or option of the folder.
+        folder: its path.
+
+    Raises:
+        AIDError: the name is a URL, is not UTF-8, or contains a null character.
+    """
+    if "://" in folder:
+        raise AIDError(f"{key} {folder} is a URL: name a folder of this machine")
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        raise AIDError(f"{key} {folder} is not UTF-8: choose another name") from None
+    if "\0" in folder:
+        raise AIDError(f"{key} {folder} contains a null character: choose another name")
+
+
 @contextmanager
 def output_folder(folder: str) -> Iterator[None]:
     """Create the folder of a tool's ``--output``, and convert write errors to an AIDError.
@@ -91,6 +124,7 @@ def output_folder(folder: str) -> Iterator[None]:
     Raises:
         AIDError: the folder cannot be created or written.
     """
+    check_folder_name("--output", folder)
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:

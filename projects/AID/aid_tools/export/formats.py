@@ -1,6 +1,7 @@
 """Export formats; the files run without this project and without Detectron2."""
 
 import importlib
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.jit.frontend import FrontendError
 
 from aid.utils.errors import AIDError
+from aid.utils.files import whole_file
 
 from .deployed import OUTPUTS, deployed
 
@@ -57,21 +59,28 @@ def export(detector: nn.Module, kind: str, image: Tensor, path: str) -> None:
     Raises:
         AIDError: the detector cannot be exported to this format.
     """
-    module = deployed(detector)
+    content = _exported(deployed(detector), kind, image)
+    with whole_file(path) as f:
+        f.write(content)
+
+
+def _exported(module: nn.Module, kind: str, image: Tensor) -> memoryview:
+    """Content of the file. In memory, since torch aborts the process if the disk is full."""
+    content = io.BytesIO()
     with _without_warnings(), torch.no_grad():
         if kind == "script":
-            torch.jit.save(_script(module), path)
-            return
+            torch.jit.save(_script(module), content)
+            return content.getbuffer()
         # Detectron2's adapter records len() of a tensor in the trace.
         adapter = TracingAdapter(module, image).eval()
         if kind == "trace":
-            torch.jit.save(torch.jit.trace(adapter, (image,), check_trace=False), path)
-            return
+            torch.jit.save(torch.jit.trace(adapter, (image,), check_trace=False), content)
+            return content.getbuffer()
         names = list(OUTPUTS[: len(adapter(image))])
         torch.onnx.export(
             adapter,
             (image,),
-            path,
+            content,
             dynamo=False,
             opset_version=OPSET,
             input_names=["image"],
@@ -81,6 +90,7 @@ def export(detector: nn.Module, kind: str, image: Tensor, path: str) -> None:
                 **{name: {0: "detections"} for name in names},
             },
         )
+    return content.getbuffer()
 
 
 def _script(module: nn.Module) -> torch.jit.ScriptModule:

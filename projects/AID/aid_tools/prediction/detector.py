@@ -2,12 +2,13 @@
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from torch import nn
 
 from aid.checkpoint import StrictCheckpointer
 from aid.config import get_value
+from aid.data import read_coco
 from aid.modeling.families import num_classes_key
 from aid.modeling.meta_arch import plain_architecture
 from aid.modeling.teacher import load_teacher_config
@@ -68,16 +69,46 @@ def load_detector(cfg: CfgNode) -> nn.Module:
 def classes_of(cfg: CfgNode) -> tuple[list[str], list[int]]:
     """Names and COCO category ids of the detector's classes.
 
-    They come from the metadata of the first dataset in DATASETS.TEST or DATASETS.TRAIN that is
-    registered and has as many classes as the detector. Without such a dataset, names and ids are
-    the class indices.
+    They are those of the first dataset in DATASETS.TEST or DATASETS.TRAIN that is registered and
+    has as many classes as the detector. Without such a dataset, names and ids are class indices.
+
+    Raises:
+        AIDError: the classes of a registered dataset are in a file that cannot be read, and no
+            other dataset names them.
     """
     number = get_value(cfg, num_classes_key(cfg) or "MODEL.ROI_HEADS.NUM_CLASSES")
+    unread = None
     for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        metadata = MetadataCatalog.get(dataset)
-        names = metadata.get("thing_classes", ())
+        try:
+            names, ids = _classes_in(dataset)
+        except AIDError as error:
+            unread = unread or error
+            continue
         if len(names) == number:
-            to_class = metadata.get("thing_dataset_id_to_contiguous_id", {})
-            to_id = {k: category for category, k in to_class.items()}
-            return list(names), [to_id.get(k, k) for k in range(number)]
+            return names, ids
+    if unread:
+        raise unread
     return [str(k) for k in range(number)], list(range(number))
+
+
+def _classes_in(dataset: str) -> tuple[list[str], list[int]]:
+    """Names and category ids of a dataset; empty if it is not registered.
+
+    A dataset in COCO's format that is not loaded yet has them in its file only.
+    """
+    metadata = MetadataCatalog.get(dataset)
+    path = metadata.get("json_file", None)
+    if dataset in DatasetCatalog.list():
+        if path and metadata.get("thing_dataset_id_to_contiguous_id", None) is None:
+            advice = "DATASETS names its dataset, from which the names of the classes are read"
+            rows = sorted(read_coco(path, advice)["categories"], key=lambda row: row["id"])
+            return [row["name"] for row in rows], [row["id"] for row in rows]
+        if metadata.get("thing_classes", None) is None:
+            try:
+                DatasetCatalog.get(dataset)  # which may set them
+            except OSError as error:
+                raise AIDError(f"DATASETS: {dataset} cannot be loaded: {error}") from error
+    names = metadata.get("thing_classes", ())
+    to_class = metadata.get("thing_dataset_id_to_contiguous_id", {})
+    to_id = {k: category for category, k in to_class.items()}
+    return list(names), [to_id.get(k, k) for k in range(len(names))]

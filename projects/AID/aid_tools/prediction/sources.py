@@ -17,6 +17,8 @@ __all__ = ["Frame", "Source", "count_frames", "find_sources", "read_frames"]
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+# Number of unreadable frames in a row after which a video is not read on.
+MAX_UNREADABLE = 1000
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,16 @@ def _check_names(sources: list[Source]) -> None:
 
 def count_frames(sources: list[Source]) -> int:
     """Number of frames, by the frame counts in the headers of the videos."""
-    return sum(_length(source.path) if source.is_video else 1 for source in sources)
+    return sum(_length(x.path) if x.is_video and _is_utf8(x.path) else 1 for x in sources)
+
+
+def _is_utf8(path: str) -> bool:
+    """Whether OpenCV can be given a path; with another one the process crashes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _length(path: str) -> int:
@@ -132,10 +143,13 @@ def read_frames(
     Args:
         sources: result of :func:`find_sources`.
         channels: INPUT.FORMAT of a config, "BGR" or "RGB".
-        skipped: callback for a one-line message about each image that cannot be read, and each
-            video that cannot be read or has unreadable frames.
+        skipped: callback for a message about each image that cannot be read, and each video that
+            cannot be read or has unreadable frames.
     """
     for source in sources:
+        if not _is_utf8(source.path):
+            skipped(f"{source.path}: its name is not UTF-8: rename the file")
+            continue
         if source.is_video:
             yield from _read_video(source, channels, skipped)
             continue
@@ -156,24 +170,27 @@ def _read_video(source: Source, channels: str, skipped: Callable[[str], None]) -
             return
         length = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         rate = video.get(cv2.CAP_PROP_FPS) or 25.0
-        number, missing = 0, 0
+        number, missing, in_a_row = 0, 0, 0
         while True:
             is_read, image = video.read()
             if is_read:
                 image = image if channels == "BGR" else image[:, :, ::-1]
                 yield Frame(source, np.ascontiguousarray(image), number, rate)
-            elif number < length:
-                missing += 1
+                in_a_row = 0
+            # The length alone is no limit: it is what the header of the file claims.
+            elif number < length and in_a_row < MAX_UNREADABLE:
+                missing, in_a_row = missing + 1, in_a_row + 1
             else:
                 break
             number += 1
+        missing, number = missing + max(0, length - number), max(number, length)
         if missing or not number:
             skipped(f"{source.path}: {missing or 'all'} of {number} frames cannot be read")
 
 
 @contextmanager
 def _opened(path: str) -> Iterator[cv2.VideoCapture]:
-    video = cv2.VideoCapture(path)
+    video = cv2.VideoCapture(os.path.join(".", path))  # "a:b" alone would be a URL for FFmpeg
     try:
         yield video
     finally:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import cv2
 import numpy as np
@@ -16,7 +16,8 @@ from detectron2.utils.visualizer import Visualizer
 from aid.data.kitti_labels import write_result_file
 from aid.evaluation.kitti_files import kitti_objects
 from aid.utils.errors import AIDError
-from aid.utils.files import whole_file
+from aid.utils.files import PART, whole_file
+from aid.utils.text import figure_text, visible
 
 from .sources import Frame
 
@@ -35,10 +36,18 @@ class KITTIWriter(ExitStack):
         Args:
             folder: folder of the files, which are named after their frames.
             names: class names; whitespace, the separator of the format, becomes an underscore.
+
+        Raises:
+            AIDError: two classes have the same name then.
         """
         super().__init__()
         self._folder = folder
-        self._names = ["_".join(name.split()) for name in names]
+        self._names = [visible("_".join(name.split())) or "_" for name in names]
+        if len(set(self._names)) < len(self._names):
+            raise AIDError(
+                f"--format kitti: the class names {names} are not distinct with underscores "
+                "instead of whitespace: choose --format coco"
+            )
 
     def write(self, frame: Frame, detections: Instances) -> None:
         path = os.path.join(self._folder, f"{frame.name}.txt")
@@ -62,7 +71,7 @@ class COCOWriter(ExitStack):
         super().__init__()
         self._ids = ids
         self._file = self.enter_context(whole_file(path))
-        self._images = self.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  (the stack closes it)
+        self._images = self.enter_context(tempfile.TemporaryFile(dir=os.path.dirname(path)))  # noqa: SIM115  (the stack closes it)
         self._num_images = self._num_detections = 0
         categories = [{"id": k, "name": name} for k, name in zip(ids, names, strict=True)]
         self._file.write(b'{"categories": %s, "annotations": [' % json.dumps(categories).encode())
@@ -95,7 +104,10 @@ def _append(file, row: dict, number: int) -> None:
 
 
 class PictureWriter(ExitStack):
-    """Writes each image and each video with the detections drawn on it."""
+    """Writes each image and each video with the detections drawn on it.
+
+    A video gets its final name when it is complete.
+    """
 
     def __init__(self, folder: str, names: list[str], channels: str):
         """
@@ -108,7 +120,7 @@ class PictureWriter(ExitStack):
         self._folder = folder
         self._names = names
         self._channels = channels
-        self._video: tuple[str, cv2.VideoWriter] | None = None
+        self._video: _Video | None = None
 
     def write(self, frame: Frame, detections: Instances) -> None:
         rgb = frame.image if self._channels == "RGB" else frame.image[:, :, ::-1]
@@ -118,21 +130,80 @@ class PictureWriter(ExitStack):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if frame.source.is_video:
             self._film(path, frame.rate, picture)
-        elif not cv2.imwrite(path, picture):
-            raise AIDError(f"{path} cannot be written: check the free disk space")
+            return
+        is_encoded, content = cv2.imencode(".jpg", picture)
+        if not is_encoded:
+            raise AIDError(f"{path} cannot be written: OpenCV cannot encode it as JPEG")
+        with whole_file(path, sync=False) as f:
+            f.write(content.tobytes())
 
     def _film(self, path: str, rate: float, picture: np.ndarray) -> None:
-        if self._video is None or self._video[0] != path:
-            self.close()  # the previous video is complete
-            size = (picture.shape[1], picture.shape[0])
-            writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
-            self.callback(writer.release)
-            if not writer.isOpened():
-                raise AIDError(
-                    f"{path} cannot be written: this OpenCV has no mp4v encoder; add --no-pictures"
-                )
-            self._video = path, writer
-        self._video[1].write(np.ascontiguousarray(picture))
+        if self._video is None or self._video.path != path:
+            self._end_video(is_complete=True)
+            self._video = _Video(path, rate, (picture.shape[1], picture.shape[0]))
+        self._video.write(picture)
+
+    def _end_video(self, is_complete: bool) -> None:
+        video, self._video = self._video, None
+        if video is not None:
+            video.end(is_complete)
+
+    def __exit__(self, *exc_info) -> bool | None:
+        self._end_video(is_complete=exc_info[0] is None)
+        return super().__exit__(*exc_info)
+
+
+class _Video:
+    """Video file under a temporary name until it is complete.
+
+    Attributes:
+        path: path of the complete file.
+    """
+
+    def __init__(self, path: str, rate: float, size: tuple[int, int]):
+        self.path = path
+        # OpenCV takes the format from the suffix, and "a:b" alone for a URL.
+        self._part = f"{os.path.join('.', path)}{PART}.mp4"
+        self._number = 0
+        fourcc = cv2.VideoWriter_fourcc(*"mp4v")
+        self._writer = cv2.VideoWriter(self._part, fourcc, rate, size)
+        if not self._writer.isOpened():
+            self.end(is_complete=False)
+            raise AIDError(
+                f"{path} cannot be written: this OpenCV has no mp4v encoder; add --no-pictures"
+            )
+
+    def write(self, picture: np.ndarray) -> None:
+        self._writer.write(np.ascontiguousarray(picture))
+        self._number += 1
+
+    def end(self, is_complete: bool) -> None:
+        """Close the file, and keep it if it is complete.
+
+        Raises:
+            AIDError: the file lacks frames that were written.
+        """
+        self._writer.release()
+        try:
+            if is_complete:
+                self._check()
+                os.replace(self._part, self.path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.remove(self._part)
+
+    def _check(self) -> None:
+        with open(self._part, "rb") as f:
+            os.fsync(f.fileno())
+        # OpenCV reports no failed write.
+        video = cv2.VideoCapture(self._part)
+        number = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+        video.release()
+        if number != self._number:
+            raise AIDError(
+                f"{self.path} cannot be written, {max(number, 0)} of {self._number} frames are in "
+                "the file: make room on the disk"
+            )
 
 
 def draw(image: np.ndarray, detections: Instances, names: list[str]) -> np.ndarray:
@@ -154,7 +225,7 @@ def draw(image: np.ndarray, detections: Instances, names: list[str]) -> np.ndarr
         boxes=detections.pred_boxes,
         masks=detections.pred_masks.numpy() if detections.has("pred_masks") else None,
         labels=[
-            f"{names[k]} {score:.0%}"
+            f"{figure_text(names[k])} {score:.0%}"
             for k, score in zip(classes, detections.scores.tolist(), strict=True)
         ],
         assigned_colors=[COLORS[k % len(COLORS)] for k in classes],

@@ -11,7 +11,7 @@ from aid.evaluation.kitti_metric import DIFFICULTIES
 
 from .figures import MAX_CLASSES
 from .instances import DOUBTS
-from .parts import Heading, Part, ReportFigure, Table, TableCell, Text, number
+from .parts import Heading, Part, ReportFigure, Table, TableCell, Text, code, number
 from .precision_recall import Curve
 from .runs import Run
 
@@ -27,7 +27,7 @@ class Findings:
 
     Attributes:
         runs: the R runs.
-        rows: R rows of the tables.
+        rows: R rows of the tables; "classes" holds {class: AP}.
         outcome: summary sentences.
         missing: a line for each thing that the report cannot show, with the reason.
         curves: R entries of :func:`~aid_tools.report.precision_recall.read_curves`; may be empty.
@@ -100,7 +100,7 @@ def _results(findings: Findings) -> list[Part]:
 
 def _by_class(findings: Findings) -> list[Part]:
     classes = findings.runs[0].classes
-    table = [[TableCell(row["run"]), *_measured(row, classes)] for row in findings.rows]
+    table = [[TableCell(row["run"]), *_measured(row["classes"], classes)] for row in findings.rows]
     return [Heading("AP by class"), Table("COCO AP by class", ["run", *classes], table)]
 
 
@@ -192,7 +192,7 @@ def _instances(findings: Findings) -> list[Part]:
     return [
         Heading("Teacher's loss on the training labels"),
         Text(
-            f"`{run.name}`: median of the teacher's loss D and of the weight w on instances of "
+            f"{code(run.name)}: median of the teacher's loss D and of the weight w on instances of "
             f"{run.cfg.DATASETS.TRAIN[0]}, grouped {_grouping(findings.summary)}"
         ),
         Table(

@@ -1,11 +1,15 @@
 """Figures of the report."""
 
+import os
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 import numpy as np
 from detectron2.structures import Instances
 from matplotlib.figure import Figure
+
+from aid.utils.files import whole_file
+from aid.utils.text import figure_text
 
 from ..visualization import draw_boxes, draw_weights, enlarge
 from .instances import ImageStats
@@ -31,8 +35,10 @@ CLASS_COLORS = ((255, 214, 10), (255, 90, 95), (64, 224, 255), (170, 120, 255), 
 
 
 def save(figure: Figure, path: str) -> None:
-    """Write a figure to a file and close it."""
-    figure.savefig(path, dpi=100, bbox_inches="tight")
+    """Write a figure to a file, in the format of its extension, and close it."""
+    kind = os.path.splitext(path)[1].removeprefix(".")
+    with whole_file(path) as f:
+        figure.savefig(f, format=kind, dpi=100, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -49,13 +55,16 @@ def draw_curves(runs: list[Run], labels: list[str]) -> Figure:
         for run, label, color in zip(runs, labels, _cycle(COLORS, len(runs)), strict=True):
             if points := points_of(run):
                 marker = "o" if len(points) < 10 else ""
-                axis.plot(*zip(*points, strict=True), label=label, color=color, marker=marker)
+                axis.plot(
+                    *zip(*points, strict=True), label=figure_text(label), color=color, marker=marker
+                )
         axis.set(title=title, xlabel="iteration")
         axis.set_ylim(bottom=0)
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
         if axis.lines:
-            axis.legend(frameon=False, fontsize=9)
+            # Named, since a label that starts with "_" is left out otherwise.
+            axis.legend(handles=axis.lines, frameon=False, fontsize=9)
         else:
             axis.text(0.5, 0.5, "not in any run", ha="center", transform=axis.transAxes)
     axes[1, 0].set_ylim(0, 1)
@@ -87,7 +96,8 @@ def draw_precision_recall(curves: list[dict[str, dict[str, Curve]]], labels: lis
     handles = []
     for by_class, label, color in zip(curves, labels, _cycle(COLORS, len(curves)), strict=True):
         if by_class:
-            handles.append(plt.Line2D([], [], color=color, lw=3, label=label.replace("\n", " ")))
+            label = figure_text(label.replace("\n", " "))
+            handles.append(plt.Line2D([], [], color=color, lw=3, label=label))
         for row, name in enumerate(classes):
             for column, curve in enumerate(by_class.get(name, {}).values()):
                 axes[row, column].plot(
@@ -96,7 +106,7 @@ def draw_precision_recall(curves: list[dict[str, dict[str, Curve]]], labels: lis
     for row, name in enumerate(classes):
         for column, criterion in enumerate(criteria):
             axis = axes[row, column]
-            axis.set(title=f"{name}, {criterion}", xlabel="recall", ylabel="precision")
+            axis.set(title=figure_text(f"{name}, {criterion}"), xlabel="recall", ylabel="precision")
             axis.set(xlim=(0, 1), ylim=(0, 1.02))
             axis.grid(alpha=0.3)
             if axis.lines:
@@ -137,11 +147,11 @@ def draw_sheet(
             axes[row, -1].imshow(draw_weights(x.image, x.boxes, x.weights, x.losses))
     titles = [*labels, "ground truth: weight w, teacher's loss D"][:columns]
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=13)
+        axis.set_title(figure_text(title), fontsize=13)
     for axis in axes.flat:
         axis.set_axis_off()
     handles = [
-        plt.Line2D([], [], color=np.array(color) / 255, lw=4, label=name)
+        plt.Line2D([], [], color=np.array(color) / 255, lw=4, label=figure_text(name))
         for name, color in zip(classes, _cycle(CLASS_COLORS, len(classes)), strict=True)
     ]
     figure.legend(
@@ -168,7 +178,7 @@ def draw_groups(groups: dict[str, tuple[list[float], list[float]]]) -> Figure:
         groups: {name: (losses, weights)}; empty groups are left out.
     """
     groups = {name: values for name, values in groups.items() if values[0]}
-    ticks = [f"{name}\n({len(losses)})" for name, (losses, _) in groups.items()]
+    ticks = [f"{figure_text(name)}\n({len(losses)})" for name, (losses, _) in groups.items()]
     figure, axes = plt.subplots(1, 2, figsize=(13, 4.5), layout="constrained")
     for axis, column, title in ((axes[0], 0, "teacher's loss D"), (axes[1], 1, "weight w")):
         boxes = axis.boxplot(

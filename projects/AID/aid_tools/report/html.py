@@ -2,15 +2,17 @@
 
 import base64
 import hashlib
+import html
 import io
 import os
 import re
 from collections.abc import Iterable
-from html import escape
 from importlib.resources import files
 from itertools import takewhile
 
 from PIL import Image
+
+from aid.utils.text import one_line, visible
 
 from .parts import Heading, Part, ReportFigure, Table, TableCell, Text
 
@@ -71,17 +73,17 @@ def to_html(title: str, parts: list[Part], folder: str) -> str:
     lead = list(takewhile(lambda part: isinstance(part, Text), introduction))
     return PAGE.format(
         policy=policy,
-        title=escape(title),
+        title=_escape(title),
         style=style,
         script=script,
         lead=f'<div class="lead">\n{_write_all(lead, folder)}\n</div>' if lead else "",
         contents="\n".join(
-            f'<li><a href="#section-{i}">{escape(name)}</a></li>'
+            f'<li><a href="#section-{i}">{_escape(name)}</a></li>'
             for i, (name, _) in enumerate(sections)
         ),
         introduction=_write_all(introduction[len(lead) :], folder),
         sections="\n".join(
-            f'<section aria-labelledby="section-{i}">\n<h2 id="section-{i}">{escape(name)}</h2>\n'
+            f'<section aria-labelledby="section-{i}">\n<h2 id="section-{i}">{_escape(name)}</h2>\n'
             f"{_write_all(content, folder)}\n</section>"
             for i, (name, content) in enumerate(sections)
         ),
@@ -115,7 +117,7 @@ def _write(part: Part, folder: str) -> str:
             return _write_table(part)
         case ReportFigure(file, alt, caption):
             source = _data_uri(os.path.join(folder, file))
-            image = f'<img src="{source}" alt="{escape(alt)}">'
+            image = f'<img src="{source}" alt="{_escape(alt)}">'
             return (
                 f"<figure>\n{_scrollable(image)}\n"
                 f"<figcaption>{_inline(caption)}</figcaption>\n</figure>"
@@ -130,28 +132,32 @@ def _scrollable(content: str) -> str:
     )
 
 
+def _escape(text: str) -> str:
+    return html.escape(visible(text))
+
+
 def _inline(text: str) -> str:
-    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+    return re.sub("`([^`]+)`", r"<code>\1</code>", _escape(one_line(text)))
 
 
 def _write_table(table: Table) -> str:
     header = "".join(
-        f'<th scope="col"{_number_class(row[i] for row in table.rows)}>{escape(name)}</th>'
+        f'<th scope="col"{_number_class(row[i] for row in table.rows)}>{_escape(name)}</th>'
         for i, name in enumerate(table.header)
     )
     rows = "\n".join(
-        f'<tr><th scope="row">{escape(first.text)}</th>{"".join(map(_write_cell, rest))}</tr>'
+        f'<tr><th scope="row">{_escape(first.text)}</th>{"".join(map(_write_cell, rest))}</tr>'
         for first, *rest in table.rows
     )
     return _scrollable(
-        f'<table class="sortable">\n<caption>{escape(table.caption)}</caption>\n'
+        f'<table class="sortable">\n<caption>{_escape(table.caption)}</caption>\n'
         f"<thead><tr>{header}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
     )
 
 
 def _write_cell(cell: TableCell) -> str:
     value = "" if cell.value is None else f' data-value="{cell.value!r}"'
-    return f"<td{_number_class([cell])}{value}>{escape(cell.text)}</td>"
+    return f"<td{_number_class([cell])}{value}>{_escape(cell.text)}</td>"
 
 
 def _number_class(cells: Iterable[TableCell]) -> str:

@@ -35,6 +35,8 @@ DOUBTS = {
     "mostly hidden": "the object is mostly hidden",
     "tiny": "the object is tiny in the network's input",
 }
+# Suffix of the group of a class that is named like a doubt.
+CLASS = " (class)"
 # "mostly hidden": less than this share of the silhouette is visible, or KITTI's occlusion state is
 # "largely occluded".
 HIDDEN_VISIBLE, HIDDEN_OCCLUDED = 0.45, 2
@@ -133,7 +135,7 @@ def read_records(dataset: str) -> dict | None:
 
 def groups_of(classes: list[str]) -> list[str]:
     """Names of all groups in the order of the figure: classes (without doubts), then doubts."""
-    return [*classes, *DOUBTS]
+    return [*map(_group_of_class, classes), *DOUBTS]
 
 
 def group_of(annotation: dict, side: float, known: dict | None, classes: list[str]) -> str:
@@ -152,4 +154,12 @@ def group_of(annotation: dict, side: float, known: dict | None, classes: list[st
         hidden = annotation.get("occluded", 0) == HIDDEN_OCCLUDED
     doubts = (spoiled == "class", spoiled == "jitter", hidden, side < TINY_SIDE)
     applying = (doubt for doubt, holds in zip(DOUBTS, doubts, strict=True) if holds)
-    return next(applying, classes[annotation["category_id"]])
+    return next(applying, _group_of_class(classes[annotation["category_id"]]))
+
+
+def _group_of_class(name: str) -> str:
+    """Name of a class's group, which is its own name unless that is the name of a doubt."""
+    plain = name
+    while plain.endswith(CLASS):
+        plain = plain.removesuffix(CLASS)
+    return name + CLASS if plain in DOUBTS else name

@@ -2,6 +2,8 @@
 
 from tabulate import tabulate
 
+from aid.utils.text import markdown_cell, markdown_text
+
 from .parts import Heading, Part, ReportFigure, Table, Text
 
 __all__ = ["to_markdown"]
@@ -9,17 +11,18 @@ __all__ = ["to_markdown"]
 
 def to_markdown(title: str, parts: list[Part]) -> str:
     """Write a report as Markdown."""
-    return "\n\n".join([f"# {title}", *map(_write, parts)]) + "\n"
+    return "\n\n".join([f"# {markdown_text(title)}", *map(_write, parts)]) + "\n"
 
 
 def _write(part: Part) -> str:
     match part:
         case Heading(text):
-            return f"## {text}"
+            return f"## {markdown_text(text)}"
         case Text(text):
-            return text
+            return markdown_text(text)
         case Table(_, header, rows):
-            texts = [[cell.text for cell in row] for row in rows]
-            return tabulate(texts, header, tablefmt="github", disable_numparse=True)
+            texts = [[markdown_cell(cell.text) for cell in row] for row in rows]
+            names = list(map(markdown_cell, header))
+            return tabulate(texts, names, tablefmt="github", disable_numparse=True)
         case ReportFigure(file, alt):
-            return f"![{alt}]({file})"
+            return f"![{markdown_text(alt)}]({file})"

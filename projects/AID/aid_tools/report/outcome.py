@@ -7,6 +7,7 @@ from statistics import mean
 
 from .cost import Cost
 from .pairs import Comparison, choose, differences
+from .parts import code
 from .runs import Run, roles
 
 __all__ = ["outcome"]
@@ -60,7 +61,7 @@ def _measures(runs: Sequence[Run]) -> list[tuple[str, list[float]]]:
     measures = []
     coco = [run.metrics_at_end("bbox").get("AP") for run in runs]
     if None not in coco and not all(map(math.isnan, coco)):
-        # Detectron2 reports NaN for a run without detections.
+        # Runs of earlier versions have NaN where nothing was detected.
         measures.append(("", [0.0 if math.isnan(x) else x for x in coco]))
     kitti = [_moderate(run) for run in runs]
     if all(kitti) and any(any(x) for x in kitti):
@@ -179,7 +180,7 @@ class _Story:
         """Sentence for each plain student with further differences from the distilled one."""
         sentences = []
         for i in (self.chosen.peer, self.chosen.other):
-            keys = [] if i is None else [f"`{x}`" for x in differences(self.runs[i], self.student)]
+            keys = [] if i is None else [code(x) for x in differences(self.runs[i], self.student)]
             if keys:
                 more = len(keys) - MAX_KEYS
                 end = f" and {more} more key{'s' if more > 1 else ''}" if more > 0 else ""
@@ -232,7 +233,7 @@ def _durations(*seconds: float) -> str:
 
 
 def _name(run: Run) -> str:
-    return f"`{run.name}`"
+    return code(run.name)
 
 
 def _capitalize(text: str) -> str:

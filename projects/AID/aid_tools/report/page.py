@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 from tqdm import tqdm
 
 from aid.utils.errors import AIDError
+from aid.utils.files import output_folder, write_text
 
 from ..visualization.sample import load_sample
 from .content import NUM_TIMED, Findings, describe, official_metric
@@ -59,10 +60,18 @@ def write_report(
             f"the runs were tested on different datasets, {sorted(tested)}: choose runs with the "
             "same test set"
         )
-    try:
-        os.makedirs(output, exist_ok=True)
-    except OSError as error:
-        raise AIDError(f"--output {output} cannot be written: {error.strerror}") from error
+    with output_folder(output):
+        _write(runs, output, num_images, num_train, threshold, list(missing))
+
+
+def _write(
+    runs: list[Run],
+    output: str,
+    num_images: int,
+    num_train: int,
+    threshold: float,
+    missing: list[str],
+) -> None:
     role_of = roles(runs)
     labels = [f"{run.name}\n({role})" for run, role in zip(runs, role_of, strict=True)]
     adaptive = next((run for run in runs if run.weighs_instances), None)
@@ -76,7 +85,6 @@ def write_report(
         detections.append(detected)
     rows = [_row(*columns) for columns in zip(runs, role_of, costs, strict=True)]
 
-    missing = list(missing)
     save(draw_curves(runs, labels), os.path.join(output, "curves.png"))
     curves = _read_all_curves(runs, missing)
     if any(curves):
@@ -115,18 +123,22 @@ def _summarize(groups: dict[str, tuple[list[float], list[float]]]) -> dict[str, 
 
 def _write_texts(findings: Findings, output: str) -> None:
     """Write report.json, report.md and report.html next to their figures."""
-    with open(os.path.join(output, "report.json"), "w") as f:
-        # JSON has no NaN, COCO's value for a class without objects.
-        runs = [{k: None if v != v else v for k, v in row.items()} for row in findings.rows]
-        content = {"outcome": findings.outcome, "runs": runs, "instances": findings.summary}
-        json.dump(content, f, indent=1)
+    runs = [_without_nan(row) for row in findings.rows]
+    content = {"outcome": findings.outcome, "runs": runs, "instances": findings.summary}
+    write_text(os.path.join(output, "report.json"), json.dumps(content, indent=1))
     several = f"{len(findings.runs)} runs compared" if len(findings.runs) > 1 else "1 run"
     title = f"{findings.runs[0].test_set}: {several}"
     parts = describe(findings)
     texts = {"report.md": to_markdown(title, parts), "report.html": to_html(title, parts, output)}
     for name, text in texts.items():
-        with open(os.path.join(output, name), "w", encoding="utf-8") as f:
-            f.write(text)
+        write_text(os.path.join(output, name), text)
+
+
+def _without_nan(row: dict) -> dict:
+    """Replace NaN, COCO's value for a class without objects, by None: JSON has no NaN."""
+    return {
+        k: _without_nan(v) if isinstance(v, dict) else None if v != v else v for k, v in row.items()
+    }
 
 
 def _read_all_curves(runs: list[Run], missing: list[str]) -> list[dict[str, dict[str, Curve]]]:
@@ -156,6 +168,8 @@ def _row(run: Run, role: str, cost: Cost) -> dict:
         "seed": run.cfg.SEED,
         "iterations": run.cfg.SOLVER.MAX_ITER,
         **run.results,
+        # Apart from the other keys, so that a class may have any name.
+        "classes": run.class_results,
         **asdict(cost),
         "seconds_per_iteration": run.seconds_per_iteration,
         "training_seconds": run.training_seconds,

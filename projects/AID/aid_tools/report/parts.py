@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-__all__ = ["Heading", "Part", "ReportFigure", "Table", "TableCell", "Text", "number"]
+__all__ = ["Heading", "Part", "ReportFigure", "Table", "TableCell", "Text", "code", "number"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,11 @@ class TableCell:
 def number(value: float, form: str = "{:.1f}") -> TableCell:
     """Make a cell from a number and its format; NaN gets no sort key."""
     return TableCell(form.format(value), None if math.isnan(value) else float(value))
+
+
+def code(name: str) -> str:
+    """Mark a name as code in a :class:`Text`."""
+    return "`" + name.replace("`", "'") + "`"
 
 
 @dataclass(frozen=True)

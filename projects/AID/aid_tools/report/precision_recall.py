@@ -57,7 +57,7 @@ def read_curves(run: Run, metric: str) -> dict[str, dict[str, Curve]]:
     curves, aps = _read_kitti(run) if metric == "kitti" else _read_coco(run)
     for key, ap in aps.items():
         reported = run.metrics_at_end(metric).get(key)
-        # Without detections COCO's evaluator reports nothing or NaN.
+        # Runs of earlier versions have NaN where nothing was detected.
         if reported is not None and abs(ap - reported) > TOLERANCE:
             raise AIDError(
                 f"{_inference(run)} does not belong to the last evaluation on {run.test_set} "

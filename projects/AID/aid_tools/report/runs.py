@@ -98,14 +98,19 @@ class Run:
     def results(self) -> dict[str, float]:
         """COCO metrics at the end of the run, in percent.
 
-        AP, AP50 and the AP of each class; "mask AP" for a detector with masks. NaN if missing.
+        AP and AP50; "mask AP" for a detector with masks. NaN if missing.
         """
         metrics = self.metrics_at_end("bbox")
-        keys = {"AP": "AP", "AP50": "AP50", **{name: f"AP-{name}" for name in self.classes}}
-        results = {name: metrics.get(key, math.nan) for name, key in keys.items()}
+        results = {name: metrics.get(name, math.nan) for name in ("AP", "AP50")}
         if self.cfg.MODEL.MASK_ON:
             results["mask AP"] = self.metrics_at_end("segm").get("AP", math.nan)
         return results
+
+    @cached_property
+    def class_results(self) -> dict[str, float]:
+        """COCO's AP of each class at the end of the run, in percent; NaN if missing."""
+        metrics = self.metrics_at_end("bbox")
+        return {name: metrics.get(f"AP-{name}", math.nan) for name in self.classes}
 
     @property
     def seconds_per_iteration(self) -> float:

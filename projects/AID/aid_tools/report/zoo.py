@@ -9,6 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import yaml
 from detectron2.config import CfgNode
@@ -16,7 +17,8 @@ from detectron2.config import CfgNode
 from aid.config import load_config
 from aid.engine.output_folder import flat_keys
 from aid.utils.errors import AIDError
-from aid.utils.files import whole_file
+from aid.utils.files import write_text
+from aid.utils.text import markdown_cell
 
 from .pairs import PASSING
 from .runs import Run, load_run
@@ -87,19 +89,16 @@ class Zoo:
             },
         }
         target = self._record_of(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(str(target)) as f:
-            f.write(json.dumps(record, indent=1).encode() + b"\n")
+        _write(target, json.dumps(record, indent=1) + "\n")
         return str(target)
 
     def fill(self) -> None:
         """Regenerate the tables of the page; the text around them stays unchanged."""
         page = self.root / PAGE
-        before = page.read_text()
+        before = page.read_text(encoding="utf-8")
         after = TABLE.sub(lambda x: x[1] + HEADER + self._rows(x[2]) + x[3], before)
         if after != before:
-            with whole_file(str(page)) as f:
-                f.write(after.encode())
+            _write(page, after)
 
     def students(self) -> list[Path]:
         """Paths of the configs of all tables.
@@ -108,7 +107,8 @@ class Zoo:
             AIDError: the page does not exist or has no marked table.
         """
         page = self.root / PAGE
-        folders = [x[2] for x in TABLE.finditer(page.read_text())] if page.is_file() else []
+        text = page.read_text(encoding="utf-8") if page.is_file() else ""
+        folders = [x[2] for x in TABLE.finditer(text)]
         if not folders:
             raise AIDError(
                 f"{page} has no table between <!-- zoo: FOLDER --> and <!-- end of zoo -->"
@@ -122,12 +122,12 @@ class Zoo:
         return "".join(self._row(path) for path in self._students(folder))
 
     def _row(self, path: Path) -> str:
-        config = f"[{path.stem}]({path.relative_to(self.root).as_posix()})"
+        config = f"[{markdown_cell(path.stem)}]({_link(path.relative_to(self.root))})"
         target = self._record_of(path)
         if not target.is_file():
             return f"| {config} | - | - | not run | - | - | - | - |\n"
         x = json.loads(target.read_text())
-        changed = ", ".join(f"{key} {value}" for key, value in x["changed"].items())
+        changed = markdown_cell(", ".join(f"{key} {value}" for key, value in x["changed"].items()))
         cells = [
             config + (f", with {changed}" if changed else ""),
             ", ".join(_shown(ap, ".1f") for ap in x["teacher_AP"]),
@@ -136,7 +136,7 @@ class Zoo:
             _shown(x["seconds_per_iteration"], ".3g"),
             _shown(x["memory"], "d") + (" MB" if x["memory"] else ""),
             str(x["seed"]),
-            f"[json]({target.relative_to(self.root).as_posix()})",
+            f"[json]({_link(target.relative_to(self.root))})",
         ]
         return f"| {' | '.join(cells)} |\n"
 
@@ -162,6 +162,18 @@ class Zoo:
                 return None
             path = path.parent / (bases if isinstance(bases, str) else bases[0])
         return _ap_near(run, load_config(str(path)).OUTPUT_DIR)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(str(path), text)
+    except OSError as error:
+        raise AIDError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _link(path: Path) -> str:
+    return quote(path.as_posix())
 
 
 def _changes(config: CfgNode, run: Run) -> dict[str, object]:

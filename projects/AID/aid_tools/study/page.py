@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from aid.utils.errors import AIDError
+from aid.utils.files import whole_file, write_text
 
 from .cells import BASELINES, EQUAL_TIME, GridCells, Group, against, cells_of, compare_rules
 from .figures import draw_differences, draw_strengths
@@ -49,8 +50,7 @@ def write_study(
     }
     try:
         os.makedirs(folder, exist_ok=True)
-        with open(os.path.join(folder, "study.json"), "w") as f:
-            f.write(_as_json(content))
+        write_text(os.path.join(folder, "study.json"), _as_json(content))
         parts = ["# All runs of the study", _teachers(results)]
         parts += _differences(content["comparisons"], folder)
         parts += _strengths(tune(results))
@@ -59,8 +59,7 @@ def write_study(
         for group, cells in sorted(groups.items()):
             parts += _group(group, cells, folder)
         _save(draw_rules(), folder, "rules.png")
-        with open(os.path.join(folder, "tables.md"), "w") as f:
-            f.write("\n\n".join(parts) + "\n")
+        write_text(os.path.join(folder, "tables.md"), "\n\n".join(parts) + "\n")
     except OSError as error:
         raise AIDError(f"{folder} cannot be written: {error.strerror}") from error
 
@@ -77,7 +76,8 @@ def _as_run(result: dict) -> dict:
 
 
 def _save(figure: Figure, folder: str, name: str) -> str:
-    figure.savefig(os.path.join(folder, name), dpi=110)
+    with whole_file(os.path.join(folder, name)) as f:
+        figure.savefig(f, format="png", dpi=110)
     plt.close(figure)
     return name
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from aid.utils.files import whole_file
+from aid.utils.text import figure_text
 
 __all__ = ["Canvas", "enlarged", "overlay"]
 
@@ -54,7 +55,7 @@ class Canvas:
         """Add text, by default with its top left corner at (x, y)."""
         options = {"va": "top", "ha": "left", **options}
         position = (x / self.width, 1 - y / self.height)
-        self.figure.text(*position, text, fontsize=size, **options)
+        self.figure.text(*position, figure_text(text), fontsize=size, **options)
 
     def colorbar(
         self,

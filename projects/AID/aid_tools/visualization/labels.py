@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
+from aid.utils.text import figure_text
+
 __all__ = ["Label", "casing", "draw_labels", "place"]
 
 Rectangle = tuple[float, float, float, float]  # x1, y1, x2, y2
@@ -49,7 +51,7 @@ def draw_labels(axes: Axes, labels: list[Label], size: float = 11) -> None:
         text = axes.text(
             x1,
             y1,
-            label.text,
+            figure_text(label.text),
             fontsize=size,
             va="top",
             ha="left",

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from aid.modeling.losses.attention import spatial_attention
 from aid.modeling.losses.functional import standardized
 from aid.utils.errors import AIDError
+from aid.utils.files import output_folder
 
 from .collect import Seen, as_in_first_step, collect
 from .contact_sheet import Entry, draw_contact_sheet, entries_of, extremes
@@ -68,10 +69,12 @@ class Pages:
         Raises:
             AIDError: an image or the checkpoint cannot be read, or the folder cannot be written.
         """
-        try:
-            os.makedirs(output, exist_ok=True)
-        except OSError as error:
-            raise AIDError(f"--output {output} cannot be written: {error.strerror}") from error
+        with output_folder(output):
+            return self._write(shown, candidates, count, output)
+
+    def _write(
+        self, shown: list[dict], candidates: list[dict], count: int, output: str
+    ) -> list[str]:
         with as_in_first_step(self.student.backbone):
             before = [seen for _, seen in self._collect(shown, "Before training")]
         trained = bool(self._weights)
