@@ -146,6 +146,16 @@ def test_divergence_is_one_line(run_config, caplog):
     assert not any(record.exc_info for record in caplog.records)
 
 
+def test_weights_that_are_not_finite_at_the_end_of_a_run_are_an_error(run_config):
+    """The loss of the last iteration is finite; its step makes the weights infinite."""
+    opts = ["SOLVER.BASE_LR", 3e38, "SOLVER.WARMUP_ITERS", 0, "SOLVER.MAX_ITER", 1]
+    cfg = run_config("run", opts=opts)
+    with pytest.raises(AIDError, match="training diverged: .* is not there yet") as error:
+        train(cfg)
+    assert "\n" not in str(error.value)
+    assert not [name for name in os.listdir(cfg.OUTPUT_DIR) if name.endswith(".pth")]
+
+
 def test_adamw_has_detectron2s_groups_and_clipping(run_config):
     opts = ["SOLVER.OPTIMIZER", "AdamW", "SOLVER.CLIP_GRADIENTS.ENABLED", True]
     opts += ["SOLVER.WEIGHT_DECAY_NORM", 0.0, "SOLVER.WEIGHT_DECAY", 0.05]

@@ -10,6 +10,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import Checkpointer
 
 from ..utils.errors import AIDError
+from .finite import NonFiniteError, non_finite
 from .plain_pickle import check_pickle
 
 __all__ = ["SafeCheckpointer", "clear_load_errors", "load_file"]
@@ -26,7 +27,7 @@ class _TensorsOnly(Checkpointer):
 
 
 class SafeCheckpointer(DetectionCheckpointer, _TensorsOnly):
-    """Detectron2's checkpointer, restricted to files that cannot run code.
+    """Detectron2's checkpointer, restricted to files that cannot run code, and to finite weights.
 
     Files of PyTorch are loaded with ``weights_only=True``, which Detectron2 does not ensure.
     Pickles, the format of Detectron2's model zoo, may contain plain arrays only.
@@ -39,6 +40,13 @@ class SafeCheckpointer(DetectionCheckpointer, _TensorsOnly):
             load_file(filename)  # a check: Detectron2 then loads it with PyTorch's defaults
         return super()._load_file(filename)
 
+    def _load_model(self, checkpoint: dict):
+        incompatible = super()._load_model(checkpoint)
+        # Of the model, where a large number of a more precise type has become infinite.
+        if broken := non_finite(self.model.state_dict()):
+            raise NonFiniteError(broken)
+        return incompatible
+
 
 @contextmanager
 def clear_load_errors(key: str, path: str) -> Iterator[None]:
@@ -49,12 +57,17 @@ def clear_load_errors(key: str, path: str) -> Iterator[None]:
         path: of the file.
 
     Raises:
-        AIDError: the file cannot be read or is not safe.
+        AIDError: the file cannot be read, is not safe, or holds NaN or infinity.
     """
     try:
         yield
     except AIDError:
         raise
+    except NonFiniteError as error:
+        raise AIDError(
+            f"{key} {path} holds {error}: the training that wrote it diverged; choose an earlier "
+            "checkpoint, or train again"
+        ) from error
     except Exception as error:  # an invalid pickle can raise any exception
         is_refused = isinstance(error, UnpicklingError) and re.search(r"GLOBAL (\S+)", str(error))
         if is_refused:

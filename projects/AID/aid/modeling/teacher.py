@@ -217,12 +217,6 @@ def load_teacher(
             f"{weights_key} {weights} is a checkpoint of the student's own architecture, and not "
             f"of {config_key} {config_file}: name the teacher's weights"
         ) from None
-    broken = [k for k, v in detector.state_dict().items() if not v.isfinite().all()]
-    if broken:
-        raise AIDError(
-            f"{weights_key} {weights} holds NaN or infinity in {len(broken)} tensors, first "
-            f"{broken[0]}: the teacher's training diverged; train it again"
-        )
     return Teacher(detector, teacher_cfg, f"{config_key} {config_file}", weights)
 
 
