@@ -12,7 +12,14 @@ from ..data.seeding import seed_all
 from ..modeling.balance import Balance
 from ..modeling.teacher_check import are_comparable, compare
 
-__all__ = ["CollectFigures", "CompareTeacher", "DropPictures", "SeedStep", "UpdateBalance"]
+__all__ = [
+    "CollectFigures",
+    "CompareTeacher",
+    "DropPictures",
+    "SaveNormalizers",
+    "SeedStep",
+    "UpdateBalance",
+]
 
 
 class CompareTeacher(HookBase):
@@ -82,6 +89,43 @@ class UpdateBalance(HookBase):
         self._balance.update()
 
 
+class SaveNormalizers(HookBase):
+    """Hook that saves the running loss normalizer of RetinaNet and FCOS of every process.
+
+    The normalizer is no buffer and differs between processes, of which only the main one saves
+    checkpoints: they are gathered before.
+    """
+
+    def __init__(self, model: nn.Module, period: int):
+        """
+        Args:
+            model: the detector, of any family.
+            period: iterations between checkpoints.
+        """
+        self._model = model
+        self._period = period
+        self._gathered: tuple[int, list[float]] = (-1, [])
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        own = getattr(self._model, "loss_normalizer", None)
+        if own is not None and (done % self._period == 0 or done >= self.trainer.max_iter):
+            self._gathered = (self.trainer.iter, comm.all_gather(own))
+
+    def state_dict(self) -> dict:
+        iteration, by_process = self._gathered
+        if iteration == self.trainer.iter:
+            return {"by_process": by_process}
+        # Saved at another time, when the other processes do not take part.
+        own = getattr(self._model, "loss_normalizer", None)
+        return {} if own is None else {"by_process": [own]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        saved, rank = state_dict["by_process"], comm.get_rank()
+        same_number = len(saved) == comm.get_world_size()
+        self._model.loss_normalizer = saved[rank if same_number else 0]
+
+
 class CollectFigures(HookBase):
     """Hook that frees Matplotlib's figures after the images of a step have been drawn.
 
@@ -116,8 +160,7 @@ class SeedStep(HookBase):
     """Hook that seeds every iteration by run, process and iteration number.
 
     Detectron2 samples anchors and RoIs at random and saves no random state. With this hook the
-    random numbers of a resumed run are those of an uninterrupted one, in every process. This alone
-    does not make resuming exact, see :class:`~aid.engine.trainer.AIDTrainer`.
+    random numbers of a resumed run are those of an uninterrupted one, in every process.
     """
 
     def __init__(self, seed: int):

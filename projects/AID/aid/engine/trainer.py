@@ -25,7 +25,14 @@ from ..utils.errors import AIDError
 from ..utils.files import cannot_write, clear_write_errors
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection
-from .hooks import CollectFigures, CompareTeacher, DropPictures, SeedStep, UpdateBalance
+from .hooks import (
+    CollectFigures,
+    CompareTeacher,
+    DropPictures,
+    SaveNormalizers,
+    SeedStep,
+    UpdateBalance,
+)
 from .optimizer import build_optimizer, pause_adapters
 from .output_folder import write_results
 from .tensorboard import GroupingTensorboardWriter
@@ -40,10 +47,8 @@ class AIDTrainer(DefaultTrainer):
     have the plain student under "model"; SOLVER.OPTIMIZER sets the optimizer; evaluation uses the
     metric of COCO or KITTI.
 
-    A resumed run continues with the data and random numbers of an uninterrupted one. On the CPU its
-    weights are bit-identical to it, with one exception: RetinaNet and FCOS in several processes.
-    Each process has its own running ``loss_normalizer``, but a checkpoint has only that of rank 0,
-    which is given to every rank on resume.
+    A run that is resumed with the same number of processes continues with the data and random
+    numbers of an uninterrupted one. On the CPU its weights are bit-identical to it.
 
     The constructor sets no process-wide options except logging, as :class:`DefaultTrainer` does;
     :func:`~aid.engine.setup` sets those of a run.
@@ -80,6 +85,7 @@ class AIDTrainer(DefaultTrainer):
         student = _unwrap(self.model)
         if isinstance(student, DistillationMixin) and student.balance is not None:
             hooks.append(UpdateBalance(student.balance))
+        hooks.append(SaveNormalizers(student, self.cfg.SOLVER.CHECKPOINT_PERIOD))
         hooks += super().build_hooks()
         if not comm.is_main_process():
             hooks.append(DropPictures())
@@ -199,16 +205,9 @@ class AIDTrainer(DefaultTrainer):
                 write_results(cfg.OUTPUT_DIR, results[-1])
         return results
 
-    def state_dict(self) -> dict:
-        state = super().state_dict()
-        # The running normalizer of RetinaNet and FCOS is no buffer, and differs between processes:
-        # a checkpoint has that of rank 0.
-        normalizer = getattr(_unwrap(self.model), "loss_normalizer", None)
-        return state if normalizer is None else {**state, "loss_normalizer": normalizer}
-
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
-        if "loss_normalizer" in state_dict:
+        if "loss_normalizer" in state_dict:  # written before SaveNormalizers was, by process 0
             _unwrap(self.model).loss_normalizer = state_dict["loss_normalizer"]
 
     @classmethod
