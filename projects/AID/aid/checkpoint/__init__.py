@@ -3,7 +3,7 @@
 from . import torchvision_weights
 from .finite import NonFiniteError, non_finite
 from .plain_pickle import check_pickle
-from .reading import SafeCheckpointer, clear_load_errors, load_file
+from .reading import SafeCheckpointer, clear_load_errors, last_checkpoint, load_file
 from .strict_checkpointer import StrictCheckpointer
 from .student_checkpointer import StudentCheckpointer
 
@@ -14,6 +14,7 @@ __all__ = [
     "StudentCheckpointer",
     "check_pickle",
     "clear_load_errors",
+    "last_checkpoint",
     "load_file",
     "non_finite",
     "torchvision_weights",

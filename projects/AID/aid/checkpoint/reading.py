@@ -1,5 +1,6 @@
 """Safe loading of weight files: no file can run code."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,37 @@ from ..utils.errors import AIDError
 from .finite import NonFiniteError, non_finite
 from .plain_pickle import check_pickle
 
-__all__ = ["SafeCheckpointer", "clear_load_errors", "load_file"]
+__all__ = ["SafeCheckpointer", "clear_load_errors", "last_checkpoint", "load_file"]
 
 
 def load_file(path: str) -> dict:
     """Load a file of PyTorch onto the CPU; only tensors and plain values are allowed."""
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def last_checkpoint(folder: str) -> str:
+    """Read the file name of the last checkpoint in an output folder; "" if there is none.
+
+    Raises:
+        AIDError: the file ``last_checkpoint`` cannot be read or leads out of the folder.
+    """
+    path = os.path.join(folder, "last_checkpoint")
+    try:
+        with open(path, encoding="utf-8") as f:
+            name = f.read().strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, UnicodeError) as error:
+        raise AIDError(
+            f"{path} cannot be read ({error}): remove it, and write the name of a checkpoint beside "
+            "it into a new one"
+        ) from error
+    if os.path.basename(name) != name or not name.endswith(".pth") or not name.isprintable():
+        raise AIDError(
+            f"{path} holds {name[:80]!r}: write the name of a checkpoint beside it there, such as "
+            "model_final.pth"
+        )
+    return name
 
 
 class _TensorsOnly(Checkpointer):
@@ -32,6 +58,15 @@ class SafeCheckpointer(DetectionCheckpointer, _TensorsOnly):
     Files of PyTorch are loaded with ``weights_only=True``, which Detectron2 does not ensure.
     Pickles, the format of Detectron2's model zoo, may contain plain arrays only.
     """
+
+    def get_checkpoint_file(self) -> str:
+        """Path of the last checkpoint in the save folder; "" if there is none.
+
+        Raises:
+            AIDError: see :func:`last_checkpoint`.
+        """
+        name = last_checkpoint(self.save_dir)
+        return os.path.join(self.save_dir, name) if name else ""
 
     def _load_file(self, filename: str) -> dict:
         if filename.endswith(".pkl"):
