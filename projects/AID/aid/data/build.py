@@ -163,6 +163,9 @@ class _SeededDataset(Dataset):
         self._dataset = dataset
         self._key = key
 
+    def __len__(self) -> int:
+        return len(self._dataset)
+
     def __getitem__(self, position_and_index: tuple[int, int]) -> dict:
         position, index = position_and_index
         with seeded(*self._key, position, SAMPLES):

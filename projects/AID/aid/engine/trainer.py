@@ -4,7 +4,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from detectron2.config import CfgNode
@@ -205,7 +205,27 @@ class AIDTrainer(DefaultTrainer):
                 write_results(cfg.OUTPUT_DIR, results[-1])
         return results
 
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "conditions": self._conditions()}
+
+    def _conditions(self) -> dict[str, int]:
+        """What a resumed run must have in common with the one before to be the same, by name."""
+        conditions = {"SEED": self.cfg.SEED, "number of processes": comm.get_world_size()}
+        with suppress(AttributeError, TypeError):  # a loader that a subclass has built
+            conditions["number of training images"] = len(self.data_loader.dataset)
+        return conditions
+
     def load_state_dict(self, state_dict: dict) -> None:
+        now = self._conditions()
+        for name, before in state_dict.get("conditions", {}).items():
+            if name in now and now[name] != before:
+                logging.getLogger(__name__).warning(
+                    "--resume: the %s was %d when the run stopped, and is %d now: from here on it "
+                    "sees other images than without the interruption",
+                    name,
+                    before,
+                    now[name],
+                )
         super().load_state_dict(state_dict)
         if "loss_normalizer" in state_dict:  # written before SaveNormalizers was, by process 0
             _unwrap(self.model).loss_normalizer = state_dict["loss_normalizer"]
