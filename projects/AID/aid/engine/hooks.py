@@ -2,20 +2,24 @@
 
 import gc
 import logging
+from contextlib import nullcontext
 
 import torch
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import PreciseBN
 from detectron2.utils import comm
 from torch import nn
 
 from ..data.seeding import seed_all
 from ..modeling.balance import Balance
+from ..modeling.meta_arch import DistillationMixin
 from ..modeling.teacher_check import are_comparable, compare
 
 __all__ = [
     "CollectFigures",
     "CompareTeacher",
     "DropPictures",
+    "PreciseStatistics",
     "SaveNormalizers",
     "SeedStep",
     "UpdateBalance",
@@ -47,7 +51,7 @@ class CompareTeacher(HookBase):
             self._handle = self._student.register_forward_pre_hook(self._compare)
 
     def _compare(self, student: nn.Module, inputs: tuple) -> None:
-        if not student.training:  # it is evaluated
+        if not student.training or student.is_plain:  # evaluated, or for PreciseStatistics
             return
         self._losses.append(torch.stack(compare(student, self._teachers, *inputs)))
         self._left -= 1
@@ -87,6 +91,32 @@ class UpdateBalance(HookBase):
 
     def after_step(self) -> None:
         self._balance.update()
+
+
+class PreciseStatistics(PreciseBN):
+    """Detectron2's PreciseBN, whose forward passes are no training steps.
+
+    They run no teacher, and leave the state of the distillation and the running loss normalizer of
+    RetinaNet and FCOS as they are. Adapters keep their running statistics, which nothing reads.
+    """
+
+    def __init__(self, hook: PreciseBN):
+        """
+        Args:
+            hook: whose settings it takes over.
+        """
+        vars(self).update(vars(hook))
+
+    def update_stats(self) -> None:
+        if self._disabled:
+            return
+        model = getattr(self._model, "module", self._model)  # of DDP
+        normalizer = getattr(model, "loss_normalizer", None)
+        is_student = isinstance(model, DistillationMixin)
+        with model.as_plain_detector() if is_student else nullcontext():
+            super().update_stats()
+        if normalizer is not None:
+            model.loss_normalizer = normalizer
 
 
 class SaveNormalizers(HookBase):

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, create_ddp_model
+from detectron2.engine.hooks import PreciseBN
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import TensorboardXWriter
@@ -29,6 +30,7 @@ from .hooks import (
     CollectFigures,
     CompareTeacher,
     DropPictures,
+    PreciseStatistics,
     SaveNormalizers,
     SeedStep,
     UpdateBalance,
@@ -86,7 +88,9 @@ class AIDTrainer(DefaultTrainer):
         if isinstance(student, DistillationMixin) and student.balance is not None:
             hooks.append(UpdateBalance(student.balance))
         hooks.append(SaveNormalizers(student, self.cfg.SOLVER.CHECKPOINT_PERIOD))
-        hooks += super().build_hooks()
+        hooks += [
+            PreciseStatistics(x) if isinstance(x, PreciseBN) else x for x in super().build_hooks()
+        ]
         if not comm.is_main_process():
             hooks.append(DropPictures())
         if self.cfg.VIS_PERIOD > 0:

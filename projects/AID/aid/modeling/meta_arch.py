@@ -1,6 +1,8 @@
 """Students: Detectron2's detectors, which learn from teachers while they train."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
@@ -49,6 +51,7 @@ class DistillationMixin:
         plain_architecture: name of the detector's own meta-architecture.
         distillation: modules of the distillers and the balance; None before they are built.
         distillers: one for each teacher.
+        is_plain: whether it runs :meth:`as_plain_detector`.
     """
 
     plain_architecture: str
@@ -62,6 +65,20 @@ class DistillationMixin:
         super().__init__(*args, **kwargs)
         self.distillation: nn.ModuleDict | None = None
         self.distillers: list[Distiller] = []
+        self.is_plain = False
+
+    @contextmanager
+    def as_plain_detector(self) -> Iterator[None]:
+        """Train-mode forward passes without teachers, which change no state of the distillation."""
+        self.is_plain = True
+        if self.distillation is not None:
+            self.distillation.eval()
+        try:
+            yield
+        finally:
+            self.is_plain = False
+            if self.distillation is not None:
+                self.distillation.train(self.training)
 
     @property
     def teacher(self) -> Teacher:
@@ -153,7 +170,7 @@ class DistillationMixin:
         Raises:
             AIDError: training without :meth:`build_distillation`.
         """
-        if not self.training:
+        if not self.training or self.is_plain:
             return super().forward(batched_inputs)
         if self.distillation is None:
             raise AIDError(
