@@ -129,6 +129,14 @@ def test_a_metric_that_is_not_there_is_said_before_training(configure, toy_datas
         configure("--num-gpus", "0")
 
 
+def test_what_would_have_no_effect(configure):
+    with pytest.raises(AIDError, match="TEST.AUG.ENABLED is on, .*: turn it off"):
+        configure(opts=["TEST.AUG.ENABLED", True])
+    configure(opts=["DATASETS.TEST", ()])  # a training without evaluation
+    with pytest.raises(AIDError, match="--eval-only: DATASETS.TEST is empty: name"):
+        configure("--eval-only", opts=["DATASETS.TEST", ()])
+
+
 def test_the_training_set_is_not_needed_to_evaluate(configure):
     with pytest.raises(AIDError, match="'gone' is not registered"):
         configure(opts=["DATASETS.TRAIN", ("gone",)])

@@ -1,12 +1,14 @@
 """Reading of runs, their roles, and the choice of runs to compare."""
 
 import math
+import shutil
 
 import pytest
 
 from aid.config import load_config
+from aid.utils.errors import AIDError
 from aid_tools.report.pairs import choose, differences
-from aid_tools.report.runs import Run, roles
+from aid_tools.report.runs import Run, load_run, roles
 
 
 @pytest.fixture
@@ -104,3 +106,25 @@ def test_batches_of_another_size_are_no_equal_iterations(run):
     runs = [run("distilled", teacher="gone"), run("plain", ["SOLVER.IMS_PER_BATCH", 2])]
     found = choose(runs, [1.0] * 2, [20.0, 10.0])
     assert (found.peer, found.other, found.equal_time) == (None, 1, False)
+
+
+@pytest.fixture
+def folder(tiny_config, toy_dataset, tmp_path):
+    """A function (content of metrics.json, overrides) -> output folder of a run."""
+
+    def make(metrics: str, opts=()) -> str:
+        keys = ["DATASETS.TRAIN", (toy_dataset,), "DATASETS.TEST", (toy_dataset,), *opts]
+        path = tmp_path / "run"
+        path.mkdir()
+        shutil.copy(tiny_config("faster_rcnn", keys), path / "config.yaml")
+        (path / "metrics.json").write_text(metrics)
+        (path / "model_final.pth").touch()
+        return str(path)
+
+    return make
+
+
+def test_a_run_without_test_sets(folder):
+    found = folder('{"iteration": 19, "time": 0.5}', ["DATASETS.TEST", ()])
+    with pytest.raises(AIDError, match="DATASETS.TEST is empty, .* --resume DATASETS.TEST"):
+        load_run(found)

@@ -38,7 +38,8 @@ def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = 
     """Load a config file that may use the project's keys.
 
     Paths in TEACHER.CONFIG_FILE and TEACHER.MORE_CONFIG_FILES that are relative to the file that
-    sets them become absolute, so that the dumped config is valid in any folder.
+    sets them become absolute, so that the dumped config is valid in any folder. A ``~`` at the start
+    of OUTPUT_DIR is the home folder, as in a shell.
 
     Args:
         config_file: path of the YAML file.
@@ -75,6 +76,7 @@ def load_config(config_file: str, opts: list[str] = (), *, allow_unsafe: bool = 
         raise AIDError(f"command line options: {_one_line(error)}") from error
     for key in TEACHER_CONFIG_KEYS:
         cfg.TEACHER[key] = _all_beside(config_file, cfg.TEACHER[key])
+    cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
     return cfg
 
 

@@ -35,8 +35,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
         output folder, from which a resumed run reads it.
 
     Raises:
-        AIDError: see :func:`load_config` and :func:`check_dataset`; the device does not exist, or
-            the output folder cannot be written or has a run of another model.
+        AIDError: see :func:`load_config` and :func:`check_dataset`; the device does not exist, a
+            key has a value that would have no effect, or the output folder cannot be written or has
+            a run of another model.
     """
     for path in args.register:
         register_from_file(path)
@@ -63,6 +64,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise AIDError(
             "SOLVER.AMP.ENABLED is on, but MODEL.DEVICE is cpu: mixed precision needs a GPU"
         )
+    if cfg.TEST.AUG.ENABLED:
+        raise AIDError(
+            "TEST.AUG.ENABLED is on, but train_net.py evaluates without augmentation: turn it off"
+        )
+    if args.eval_only and not cfg.DATASETS.TEST:
+        raise AIDError("--eval-only: DATASETS.TEST is empty: name the dataset to evaluate on")
     for key in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             check_dataset(cfg, key, name)

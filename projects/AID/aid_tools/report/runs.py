@@ -182,6 +182,11 @@ def load_run(folder: str) -> Run:
                 f"{paths[0]}: dataset {name!r} is not registered: add --register FILE, as for "
                 "training"
             )
+    if not cfg.DATASETS.TEST:
+        raise AIDError(
+            f"{paths[0]}: DATASETS.TEST is empty, so that the run was never evaluated: run "
+            f"train_net.py with --config-file {paths[0]} --resume DATASETS.TEST \"('NAME',)\""
+        )
     run = Run(folder, cfg, metrics)
     if not (run.metrics_at_end("bbox") or run.metrics_at_end("kitti")):
         raise AIDError(
