@@ -10,6 +10,7 @@ import detectron2.engine
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from aid.engine import argument_parser, launch
 from aid.engine.connection import clear_connection_errors, is_lost_connection
@@ -183,6 +184,33 @@ def test_a_process_that_loses_another(timeout, reason, tmp_path):
         rf"process 0 of 2 lost the others \([^)]*{reason}.*--resume goes on.*", said
     )
     assert "/gloo/" not in said and "GLHF" not in said
+
+
+class KillsItsWorker(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        if get_worker_info() is not None:
+            be_killed(None)
+
+
+def test_a_worker_that_is_killed():
+    said = "a worker of the data loader .process .* ended .*--resume"
+    with pytest.raises(AIDError, match=said), clear_connection_errors():
+        list(DataLoader(KillsItsWorker(), num_workers=1))
+
+
+@pytest.mark.parametrize(
+    "said, how",
+    [
+        ("DataLoader worker (pid 12) is killed by signal: Killed. ", "by signal Killed"),
+        ("DataLoader worker (pid(s) 12, 13) exited unexpectedly", "unexpectedly"),
+    ],
+)
+def test_what_torch_says_of_a_worker(said, how):
+    with pytest.raises(AIDError, match=f"12.* ended {how} [(]a killed"), clear_connection_errors():
+        raise RuntimeError(said)
 
 
 def test_what_is_no_lost_connection():

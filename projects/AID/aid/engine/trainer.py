@@ -25,7 +25,7 @@ from ..modeling.meta_arch import DistillationMixin
 from ..utils.errors import AIDError
 from ..utils.files import cannot_write, clear_write_errors
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
-from .connection import is_lost_connection
+from .connection import is_lost_connection, is_lost_worker
 from .hooks import (
     CollectFigures,
     CompareTeacher,
@@ -284,8 +284,8 @@ def _without_known_tracebacks(folder: str) -> Iterator[None]:
 
     def is_wanted(record: logging.LogRecord) -> bool:
         error = record.exc_info and record.exc_info[1]
-        known = isinstance(error, AIDError | FloatingPointError) or is_lost_connection(error)
-        return not (known or cannot_write(error, folder))
+        known = isinstance(error, AIDError | FloatingPointError) or is_lost_worker(error)
+        return not (known or is_lost_connection(error) or cannot_write(error, folder))
 
     logger.addFilter(is_wanted)
     try:
