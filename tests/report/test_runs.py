@@ -124,6 +124,17 @@ def folder(tiny_config, toy_dataset, tmp_path):
     return make
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["[1]", "null", "3", '{"iteration": "19"}', '{"loss": 1.0}', '{"iteration": 1, "bbox/AP": "x"}']
+    + ["[" * 100_000, "{"],
+)
+def test_metrics_of_another_program(line, folder):
+    with pytest.raises(AIDError, match="metrics.json is not one JSON object per line: ") as error:
+        load_run(folder('{"iteration": 1, "bbox/AP": 1.0}\n' + line))
+    assert "\n" not in str(error.value)
+
+
 def test_a_run_without_test_sets(folder):
     found = folder('{"iteration": 19, "time": 0.5}', ["DATASETS.TEST", ()])
     with pytest.raises(AIDError, match="DATASETS.TEST is empty, .* --resume DATASETS.TEST"):
