@@ -24,8 +24,8 @@ class StudentCheckpointer(SafeCheckpointer):
     "model" in a file has exactly the keys of the plain detector, so that Detectron2 alone can load
     it; adapters and other modules of the distillation are under "distillation". Other models are
     saved as by Detectron2. If the process is killed or the disk is full, all checkpoints in the
-    folder are complete, and ``last_checkpoint`` names one of them. A checkpoint with NaN or infinity
-    is neither written nor resumed from.
+    folder are complete, and ``last_checkpoint`` names one of them. A checkpoint with NaN or
+    infinity is neither written nor resumed from.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", **kwargs):
@@ -49,8 +49,8 @@ class StudentCheckpointer(SafeCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         if broken := non_finite(data):
             raise AIDError(
-                f"training diverged: {path} would hold {NonFiniteError(broken)} and is not written; "
-                "lower SOLVER.BASE_LR or DISTILLATION.WEIGHT, or turn on "
+                f"training diverged: {path} would hold {NonFiniteError(broken)} and is not "
+                "written; lower SOLVER.BASE_LR or DISTILLATION.WEIGHT, or turn on "
                 "SOLVER.CLIP_GRADIENTS.ENABLED; the last good checkpoint, from which --resume goes "
                 f"on, is {self._last_good or 'not there yet'}"
             )
