@@ -41,7 +41,9 @@ def test_a_checkpoint_to_be_resumed(hostile_file, run_config):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("content", ["../x.pth", "/tmp/x.pth", "x.pkl", ".", "", "x\0.pth", b"\xff"])
+@pytest.mark.parametrize(
+    "content", ["../x.pth", "/tmp/x.pth", "x.pkl", ".", "", "x\0.pth", b"\xff"]
+)
 def test_a_name_of_the_last_checkpoint_that_is_none(content, run_config):
     cfg = run_config("run")
     with open(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"), "wb") as f:

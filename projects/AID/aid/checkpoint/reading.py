@@ -36,8 +36,8 @@ def last_checkpoint(folder: str) -> str:
         return ""
     except (OSError, UnicodeError) as error:
         raise AIDError(
-            f"{path} cannot be read ({error}): remove it, and write the name of a checkpoint beside "
-            "it into a new one"
+            f"{path} cannot be read ({error}): remove it, and write the name of a checkpoint "
+            "beside it into a new one"
         ) from error
     if os.path.basename(name) != name or not name.endswith(".pth") or not name.isprintable():
         raise AIDError(
