@@ -108,8 +108,8 @@ def _number(name: str) -> int:
     least = 1 if name.endswith(("SIZE", "PORT")) else 0
     if not (value.isascii() and value.isdigit() and least <= int(value) < 2**16):
         raise AIDError(
-            f"the environment variable {name} is {value!r}, where torchrun sets a whole number from "
-            f"{least} on: start with torchrun, or unset LOCAL_RANK"
+            f"the environment variable {name} is {value!r}, where torchrun sets a whole number "
+            f"from {least} on: start with torchrun, or unset LOCAL_RANK"
         )
     return int(value)
 

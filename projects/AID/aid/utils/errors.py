@@ -23,8 +23,9 @@ class AIDError(Exception):
 def main_with_clear_errors(main: Callable) -> Callable:
     """Decorate an entry point so that an :class:`AIDError` ends it with one line on stderr.
 
-    The exit code is then 2, as argparse's for invalid arguments, and 130 after Ctrl-C. Other exceptions are bugs and keep
-    their traceback. Known deprecation warnings are hidden, see :func:`ignore_known_deprecations`.
+    The exit code is then 2, as argparse's for invalid arguments, and 130 after Ctrl-C. Other
+    exceptions are bugs and keep their traceback. Known deprecation warnings are hidden, see
+    :func:`ignore_known_deprecations`.
     """
 
     @functools.wraps(main)

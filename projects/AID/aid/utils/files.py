@@ -22,7 +22,8 @@ __all__ = [
 PART = ".tmp"
 # Errors that only a write raises.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-# Errors of a folder without permissions or that was removed, or of one in a file's place; reading other files raises them too.
+# Errors of a folder without permissions or that was removed, or of one in a file's place; reading
+# other files raises them too.
 NO_RIGHT = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
