@@ -4,7 +4,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import torch
 from detectron2.config import CfgNode
@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint import StudentCheckpointer
+from ..config import clear_value_errors
 from ..data.build import build_test_loader, build_train_loader, micro_batch_size
 from ..evaluation import build_evaluator
 from ..modeling.inheritance import inherit
@@ -69,8 +70,17 @@ class AIDTrainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
-        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
+        with clear_value_errors(cfg, self._is_no_value_error):
+            self.cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+            self._build(self.cfg)
+
+    def _build(self, cfg: CfgNode) -> None:
         micro_batch_size(cfg)  # fail before the model is built
+        if cfg.SOLVER.CHECKPOINT_PERIOD < 1:
+            raise AIDError(
+                f"SOLVER.CHECKPOINT_PERIOD is {cfg.SOLVER.CHECKPOINT_PERIOD}: it must be 1 or more"
+            )
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
@@ -81,6 +91,10 @@ class AIDTrainer(DefaultTrainer):
         self.checkpointer = StudentCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
+
+    def _is_no_value_error(self, error: Exception) -> bool:
+        lost = is_lost_connection(error) or is_lost_worker(error)
+        return lost or cannot_write(error, self.cfg.OUTPUT_DIR) is not None
 
     def build_hooks(self) -> list:
         hooks = [SeedStep(self.cfg.SEED)]
@@ -132,8 +146,17 @@ class AIDTrainer(DefaultTrainer):
         # TorchScript (focal loss) optimizes after the first calls in a process, which changes the
         # rounding. On the CPU, where resuming is exact otherwise, it must not.
         optimize = _unwrap(self.model).device.type != "cpu"
-        with torch.jit.optimized_execution(optimize):
+        with torch.jit.optimized_execution(optimize), self._clear_first_step():
             super().run_step()
+
+    def after_step(self) -> None:
+        with self._clear_first_step():
+            super().after_step()
+
+    def _clear_first_step(self) -> AbstractContextManager:
+        if self.iter > self.start_iter:
+            return nullcontext()
+        return clear_value_errors(self.cfg, self._is_no_value_error)
 
     def train(self):
         """Evaluate the teachers if TEACHER.EVAL_FIRST, train, and evaluate the student.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from detectron2.config import CfgNode
 from detectron2.model_zoo import get_config_file
-from detectron2.modeling import build_model
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ..checkpoint import StrictCheckpointer
 from ..config import load_config
 from ..utils.errors import AIDError
+from .build import build_detector
 from .families import (
     DetectionQuality,
     PerInstanceLosses,
@@ -207,7 +207,7 @@ def load_teacher(
             f"train_net.py --config-file {config_file}`, which writes "
             f"{teacher_cfg.OUTPUT_DIR}/model_final.pth, or name another file"
         )
-    detector = build_model(teacher_cfg)
+    detector = build_detector(teacher_cfg)
     try:
         StrictCheckpointer(detector, weights_key).load(weights)
     except AIDError:
@@ -230,7 +230,7 @@ def _named(cfg: CfgNode, first: str, more: str, number: int) -> tuple[str, str]:
 def _fits(weights: str, cfg: CfgNode) -> bool:
     """Whether a file has exactly the weights of the detector of a config."""
     try:
-        StrictCheckpointer(build_model(cfg), "MODEL.WEIGHTS").load(weights)
+        StrictCheckpointer(build_detector(cfg), "MODEL.WEIGHTS").load(weights)
     except AIDError:
         return False
     return True
