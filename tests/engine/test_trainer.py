@@ -171,6 +171,7 @@ def test_weights_that_are_not_finite_at_the_end_of_a_run_are_an_error(run_config
         train(cfg)
     assert "\n" not in str(error.value)
     assert not [name for name in os.listdir(cfg.OUTPUT_DIR) if name.endswith(".pth")]
+    assert "inference" not in os.listdir(cfg.OUTPUT_DIR)  # nor is it evaluated
 
 
 def test_adamw_has_detectron2s_groups_and_clipping(run_config):

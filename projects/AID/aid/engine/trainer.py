@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, create_ddp_model
-from detectron2.engine.hooks import PreciseBN
+from detectron2.engine.hooks import EvalHook, PreciseBN
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import TensorboardXWriter
@@ -71,6 +71,7 @@ class AIDTrainer(DefaultTrainer):
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         self.cfg = cfg
+        self._is_in_step = False
         with clear_value_errors(cfg, self._is_no_value_error):
             self.cfg = self.auto_scale_workers(cfg, comm.get_world_size())
             self._build(self.cfg)
@@ -149,9 +150,19 @@ class AIDTrainer(DefaultTrainer):
         with torch.jit.optimized_execution(optimize), self._clear_first_step():
             super().run_step()
 
+    def before_step(self) -> None:
+        self._is_in_step = True
+        super().before_step()
+
     def after_step(self) -> None:
         with self._clear_first_step():
             super().after_step()
+        self._is_in_step = False
+
+    def after_train(self) -> None:
+        if self._is_in_step:  # it failed: Detectron2 would evaluate after the last iteration
+            self._hooks = [x for x in self._hooks if not isinstance(x, EvalHook)]
+        super().after_train()
 
     def _clear_first_step(self) -> AbstractContextManager:
         if self.iter > self.start_iter:
