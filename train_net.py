@@ -14,11 +14,11 @@ import aid  # noqa: F401  (registers models, losses and datasets)
 
 # isort: split
 from detectron2.evaluation import verify_results
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from aid.checkpoint import SafeCheckpointer, StrictCheckpointer
 from aid.engine import AIDTrainer, argument_parser, dry_run, launch, setup
+from aid.modeling.build import build_detector
 from aid.utils.errors import AIDError, main_with_clear_errors
 
 
@@ -34,7 +34,7 @@ def main(args):
 
 
 def evaluate(cfg, resume):
-    model = build_model(cfg)  # without building teachers
+    model = build_detector(cfg)  # without building teachers
     last = SafeCheckpointer(model, cfg.OUTPUT_DIR)
     weights = last.get_checkpoint_file() if resume and last.has_checkpoint() else cfg.MODEL.WEIGHTS
     if not weights:

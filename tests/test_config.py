@@ -255,6 +255,13 @@ def test_a_whole_number_where_a_float_belongs(tmp_path):
         load_config(str(path))
 
 
+def test_an_output_folder_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.yaml").write_text('OUTPUT_DIR: "~/x"\n')
+    assert load_config(str(tmp_path / "run.yaml")).OUTPUT_DIR == f"{tmp_path}/x"
+    assert load_config(str(tmp_path / "run.yaml"), ["OUTPUT_DIR", "a/~"]).OUTPUT_DIR == "a/~"
+
+
 def test_the_teachers_config_is_found_beside_the_students(tmp_path):
     (tmp_path / "teacher.yaml").write_text("VERSION: 2\n")
     path = tmp_path / "student.yaml"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from aid.utils.errors import AIDError
+from aid.utils.errors import AIDError, main_with_clear_errors
 from aid.utils.files import clear_write_errors, output_folder, remove_parts, whole_file
 
 
@@ -47,7 +47,9 @@ def test_what_a_killed_process_leaves_is_removed(tmp_path):
 def test_an_error_of_the_folder_is_one_line(tmp_path):
     folder = str(tmp_path / "out")
     named = PermissionError(errno.EACCES, "Permission denied", f"{folder}/log.txt")
+    place = IsADirectoryError(errno.EISDIR, "Is a directory", f"{folder}/log.txt")
     for error, said in (
+        (place, f"{folder}/log.txt is a folder"),
         (named, "Permission denied"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded"),
     ):
@@ -89,3 +91,11 @@ def test_what_keeps_an_output_folder_from_being_written(tmp_path):
     elsewhere = FileNotFoundError(errno.ENOENT, "No such file or directory", "/nowhere/weights")
     with pytest.raises(FileNotFoundError), output_folder(folder):
         raise elsewhere
+
+
+def test_a_folder_in_place_of_a_file_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main_with_clear_errors(open)(tmp_path)
+    assert stopped.value.code == 2
+    line = f"error: {tmp_path} is a folder, where a file belongs: remove it, or name a file\n"
+    assert capsys.readouterr().err == line

@@ -10,8 +10,9 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
-from aid.checkpoint import StudentCheckpointer
+from aid.checkpoint import StrictCheckpointer, StudentCheckpointer
 from aid.utils.errors import AIDError
+from aid_tools.prediction import load_detector
 
 pytestmark = pytest.mark.core
 
@@ -154,3 +155,69 @@ def test_weights_of_which_nothing_fits_are_refused(student_model, tmp_path):
     torch.save({"model": {"foo.weight": torch.ones(3)}}, tmp_path / "other.pth")
     with pytest.raises(AIDError, match="none of the weights in the file belongs to this detector"):
         StudentCheckpointer(model).load(str(tmp_path / "other.pth"), checkpointables=[])
+
+
+@pytest.mark.parametrize("part", ["model", "distillation", "trainer"])
+def test_what_is_not_finite_is_not_written_and_the_last_good_one_is_named(part, saved):
+    model, _, path = saved
+    folder = os.path.dirname(path)
+    before = contents(folder)
+    momentum = torch.nn.Linear(2, 2)
+    checkpointer = StudentCheckpointer(model, folder, trainer=momentum)
+    tensor = {
+        "model": model.backbone.fpn_output2.bias,
+        "distillation": next(model.distillation.parameters()),
+        "trainer": momentum.bias,
+    }[part]
+    with torch.no_grad():
+        tensor.flatten()[0] = torch.inf
+    said = rf"diverged: .*bad.pth would hold NaN or infinity in 1 tensors, first {part}\..* is not"
+    with pytest.raises(AIDError, match=f"{said}.*is not there yet$"):
+        checkpointer.save("bad")
+    assert contents(folder) == before
+    with torch.no_grad():
+        tensor.flatten()[0] = 0
+    checkpointer.save("good")
+    with torch.no_grad():
+        tensor.flatten()[0] = torch.nan
+    with pytest.raises(AIDError, match=rf"{said}.*goes on, is {folder}/good.pth$"):
+        checkpointer.save("bad")
+
+
+def test_what_is_not_finite_is_not_resumed_and_the_last_good_one_is_named(saved, student_model):
+    model, _, path = saved
+    folder = os.path.dirname(path)
+    bad = torch.load(path)
+    bad["model"]["backbone.fpn_output2.bias"][0] = torch.inf
+    torch.save(bad, f"{folder}/bad.pth")
+    Path(f"{folder}/damaged.pth").write_bytes(b"no checkpoint")
+    said = r"bad.pth holds NaN or infinity in 1 tensors, first model.backbone.fpn_output2.bias: "
+    other, _ = student_model("faster_rcnn", seed=1)
+    with pytest.raises(AIDError, match=f"--resume: .*{said}.*; write model.pth, the last good"):
+        StudentCheckpointer(other, folder).load(f"{folder}/bad.pth")
+    os.remove(path)
+    with pytest.raises(AIDError, match="no other checkpoint beside it is good: start without"):
+        StudentCheckpointer(other, folder).load(f"{folder}/bad.pth")
+    with pytest.raises(AIDError, match="^MODEL.WEIGHTS .*bad.pth holds NaN .*, first backbone"):
+        StudentCheckpointer(other, folder).load(f"{folder}/bad.pth", checkpointables=[])
+
+
+def test_numbers_that_a_smaller_type_cannot_hold_are_refused(tiny_model, tmp_path):
+    model = tiny_model("faster_rcnn")
+    state = {k: v.double() for k, v in model.state_dict().items()}
+    state["backbone.fpn_output2.bias"][0] = 1e300
+    torch.save({"model": state}, tmp_path / "large.pth")
+    with pytest.raises(AIDError, match="weights .*large.pth holds NaN or infinity in 1 tensors"):
+        StrictCheckpointer(model, "weights").load(str(tmp_path / "large.pth"))
+
+
+def test_what_is_not_finite_is_neither_evaluated_nor_deployed(saved, load_script):
+    _, cfg, path = saved
+    bad = torch.load(path)
+    bad["model"]["backbone.fpn_output2.bias"][0] = torch.nan
+    torch.save(bad, path)
+    cfg.MODEL.WEIGHTS = path
+    evaluate = load_script("train_net.py").evaluate
+    for use in (load_detector, lambda cfg: evaluate(cfg, resume=False)):
+        with pytest.raises(AIDError, match="model.pth holds NaN or infinity in 1 tensors, .*train"):
+            use(cfg)

@@ -70,6 +70,19 @@ def test_a_resumed_run_says_where_it_would_go_on(done, arguments, run_config, tm
     assert ("iterations" in found["estimate"]) != is_finished
 
 
+@pytest.mark.parametrize("name", ["../outside.pth", "{folder}/outside.pth"])
+def test_a_checkpoint_elsewhere_is_not_linked(name, arguments, tmp_path, monkeypatch):
+    trial = tmp_path / "temporary"
+    trial.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(trial))
+    args = arguments("--resume")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/last_checkpoint").write_text(name.format(folder=trial))
+    with pytest.raises(AIDError, match="out/last_checkpoint holds .*: write the name of a check"):
+        dry_run(args)
+    assert not list(trial.rglob("*"))
+
+
 def test_to_resume_where_nothing_is_starts_afresh(arguments, capsys):
     dry_run(arguments("--resume"))
     assert lines_of(capsys.readouterr().out)["starts at"] == "iteration 0 of 4"

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from aid.engine import AIDTrainer
 from aid.engine.hooks import CompareTeacher
+from aid.modeling.teacher import Teacher
 
 LOGGER = "aid.engine.hooks"
 
@@ -91,6 +92,36 @@ def test_a_run_that_ends_before_is_evaluated_as_ever(run_config):
 def test_another_family_is_not_looked_at(run_config, monkeypatch):
     monkeypatch.setattr("aid.engine.hooks.compare", None)
     assert train(run_config("run", "retinanet", "faster_rcnn", ["SOLVER.MAX_ITER", 1]))
+
+
+@pytest.mark.parametrize("student", ["faster_rcnn", "retinanet"])
+def test_precise_statistics_are_no_training(student, run_config, monkeypatch):
+    """Only the statistics differ, and the teacher runs once for each iteration."""
+    views = []
+    view = Teacher.view
+    monkeypatch.setattr(Teacher, "view", lambda *args: views.append(1) or view(*args))
+    opts = ["TEST.EVAL_PERIOD", 2, "DATASETS.TEST", (), "AID.WEIGHTING", "RelativeWeighting"]
+    opts += ["DISTILLATION.BALANCE", 2.0, "TEST.PRECISE_BN.NUM_ITER", 3]
+    runs, numbers = [], []
+    for name, on in (("without", False), ("with", True)):
+        views.clear()
+        cfg = run_config(name, student, opts=[*opts, "TEST.PRECISE_BN.ENABLED", on])
+        train(cfg)
+        numbers.append(len(views))
+        runs.append(torch.load(f"{cfg.OUTPUT_DIR}/model_final.pth"))
+    expected, found = runs
+    assert numbers[0] == numbers[1]
+    statistics = [k for k in expected["model"] if "running_" in k and "bottom_up" in k]
+    assert statistics
+    assert not all(torch.equal(found["model"][k], expected["model"][k]) for k in statistics)
+    for part in ("model", "distillation"):
+        for k, v in expected[part].items():
+            if part == "distillation" or not ("running_" in k or "num_batches" in k):
+                assert torch.equal(found[part][k], v), k
+    normalizers = [x["trainer"]["hooks"].get("SaveNormalizers") for x in runs]
+    assert normalizers[0] == normalizers[1] and (normalizers[0] is None) == (
+        student == "faster_rcnn"
+    )
 
 
 def test_figures_do_not_pile_up(run_config):

@@ -32,14 +32,30 @@ def test_weights_that_the_config_names(key, name, hostile_file, run_config):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("name", ["evil.pth", "evil.pkl"])
-def test_a_checkpoint_to_be_resumed(name, hostile_file, run_config):
-    path, marker = hostile_file(name)
+def test_a_checkpoint_to_be_resumed(hostile_file, run_config):
     cfg = run_config("run")
+    path, marker = hostile_file(os.path.join(cfg.OUTPUT_DIR, "evil.pth"))
     with open(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"), "w") as f:
-        f.write(os.path.relpath(path, cfg.OUTPUT_DIR))
-    assert name in refused(cfg, resume=True)
+        f.write("evil.pth")
+    assert "evil.pth" in refused(cfg, resume=True)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["../x.pth", "/tmp/x.pth", "x.pkl", ".", "", "x\0.pth", b"\xff"]
+)
+def test_a_name_of_the_last_checkpoint_that_is_none(content, run_config):
+    cfg = run_config("run")
+    with open(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"), "wb") as f:
+        f.write(content if isinstance(content, bytes) else content.encode())
+    said = "/run/last_checkpoint (holds .*: write|cannot be read .*: remove)"
+    with pytest.raises(AIDError, match=said) as error:
+        AIDTrainer(cfg).resume_or_load(resume=True)
+    assert "\n" not in str(error.value)
+    os.remove(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
+    os.mkdir(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
+    with pytest.raises(AIDError, match="last_checkpoint cannot be read .*Is a directory"):
+        AIDTrainer(cfg).resume_or_load(resume=True)
 
 
 def test_a_detector_to_be_evaluated(hostile_file, run_config, load_script):

@@ -10,10 +10,11 @@ import detectron2.engine
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from aid.engine import argument_parser, launch
 from aid.engine.connection import clear_connection_errors, is_lost_connection
-from aid.utils.errors import AIDError
+from aid.utils.errors import AIDError, main_with_clear_errors
 
 
 def parse(*options):
@@ -64,6 +65,11 @@ def forks(monkeypatch):
         (["--machine-rank", "1"], "numbered from 0 to 0"),
         (["--num-machines", "2"], "needs --dist-url tcp://HOST:PORT"),
         (["--timeout", "0"], "--timeout is 0: give a number of minutes above 0"),
+        (["--timeout", "nan"], "--timeout is nan: give a number of minutes above 0"),
+        (["--timeout", "1e300"], "--timeout is 1e.300: give .* and 525600 at most"),
+        (["--dist-url", "x"], "--dist-url x: write tcp://HOST:PORT"),
+        (["--dist-url", "tcp://host"], "--dist-url tcp://host: write tcp://HOST:PORT"),
+        (["--dist-url", "tcp://host:70000"], "--dist-url tcp://host:70000: write tcp"),
     ],
 )
 def test_options_that_make_no_sense(options, message, started):
@@ -106,6 +112,10 @@ def test_a_single_process_is_this_one(options, num_gpus):
         (["--num-processes", "2"], {}, "leave out --num-gpus"),
         (["--num-machines", "2"], {}, "leave out --num-gpus"),
         ([], {"MASTER_PORT": None}, "LOCAL_RANK is set, .* but not MASTER_PORT"),
+        ([], {"WORLD_SIZE": "x"}, "variable WORLD_SIZE is 'x', where torchrun sets a whole"),
+        ([], {"LOCAL_WORLD_SIZE": "0"}, "variable LOCAL_WORLD_SIZE is '0'"),
+        ([], {"MASTER_PORT": "x"}, "variable MASTER_PORT is 'x'"),
+        ([], {"RANK": "-1"}, "variable RANK is '-1'"),
         ([], {"WORLD_SIZE": "3"}, "2 of 3 processes here: start as many on every"),
         ([], {}, "--nproc-per-node 2: torch finds 0 GPUs here; --num-gpus 0 runs on the CPU"),
     ],
@@ -121,6 +131,24 @@ def test_under_torchrun(options, changes, message, tiny_config, monkeypatch):
     config = tiny_config("faster_rcnn", ["MODEL.DEVICE", "cuda"])
     with pytest.raises(AIDError, match=message):
         launch(never, parse("--config-file", config, *options))
+
+
+def press_ctrl_c(args):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "options, line",
+    [
+        ([], "error: interrupted: the same command with --resume goes on from the last checkpoint"),
+        (["--dry-run"], "error: interrupted\n"),
+    ],
+)
+def test_ctrl_c_is_one_line(options, line, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main_with_clear_errors(launch)(press_ctrl_c, parse("--num-gpus", "0", *options))
+    said = capsys.readouterr().err
+    assert stopped.value.code == 130 and said.startswith(line) and said.count("\n") == 1
 
 
 def refuse(args):
@@ -183,6 +211,33 @@ def test_a_process_that_loses_another(timeout, reason, tmp_path):
         rf"process 0 of 2 lost the others \([^)]*{reason}.*--resume goes on.*", said
     )
     assert "/gloo/" not in said and "GLHF" not in said
+
+
+class KillsItsWorker(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        if get_worker_info() is not None:
+            be_killed(None)
+
+
+def test_a_worker_that_is_killed():
+    said = "a worker of the data loader .process .* ended .*--resume"
+    with pytest.raises(AIDError, match=said), clear_connection_errors():
+        list(DataLoader(KillsItsWorker(), num_workers=1))
+
+
+@pytest.mark.parametrize(
+    "said, how",
+    [
+        ("DataLoader worker (pid 12) is killed by signal: Killed. ", "by signal Killed"),
+        ("DataLoader worker (pid(s) 12, 13) exited unexpectedly", "unexpectedly"),
+    ],
+)
+def test_what_torch_says_of_a_worker(said, how):
+    with pytest.raises(AIDError, match=f"12.* ended {how} [(]a killed"), clear_connection_errors():
+        raise RuntimeError(said)
 
 
 def test_what_is_no_lost_connection():

@@ -55,13 +55,38 @@ def test_all_processes_end_with_the_same_student_and_adapters(processes, run_con
     assert any(name.startswith("distillation.") for name in first)
 
 
-def test_resumed_in_two_processes_it_ends_with_the_same_weights(run_config, in_processes):
-    cfg = run_config("run", opts=["SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUMULATION_STEPS", 2])
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "fcos"])
+def test_resumed_in_two_processes_it_ends_with_the_same_weights(kind, run_config, in_processes):
+    opts = ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUMULATION_STEPS", 2]
+    cfg = run_config("run", kind, opts=opts)
     expected = in_processes(2, train, cfg)
     with open(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"), "w") as f:
         f.write("model_0000001.pth")
     for found, weights in zip(in_processes(2, train, cfg, True), expected, strict=True):
         assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+
+
+def normalizer_after_resume(cfg, of_process_0):
+    """Of this process, from a checkpoint of another number of processes or of an older version."""
+    trainer = AIDTrainer(cfg)
+    trainer.resume_or_load(resume=True)
+    return trainer.model.module.loss_normalizer == of_process_0
+
+
+@pytest.mark.parametrize("version", ["one process", "0.1"])
+def test_a_checkpoint_with_one_normalizer_gives_it_to_all(version, run_config, in_processes):
+    opts = ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 1]
+    cfg = run_config("run", "retinanet", opts=opts)
+    train(cfg)
+    path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    content = torch.load(path)
+    (saved,) = content["trainer"]["hooks"]["SaveNormalizers"]["by_process"]
+    assert saved != 100  # its start
+    if version == "0.1":
+        del content["trainer"]["hooks"]["SaveNormalizers"]
+        content["trainer"]["loss_normalizer"] = saved
+        torch.save(content, path)
+    assert in_processes(2, normalizer_after_resume, cfg, saved) == [True, True]
 
 
 def count_pictures(cfg):

@@ -1,6 +1,9 @@
 """From arguments to a config: seeds, devices, folders."""
 
+import re
+
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
@@ -20,6 +23,24 @@ def test_a_drawn_seed_is_written_down_and_found_at_resume(configure):
     assert seed >= 0
     assert configure("--resume", opts=["SEED", -1]).SEED == seed
     assert configure(opts=["SEED", -1]).SEED != seed
+
+
+@pytest.mark.parametrize("config", ["without a seed", "gone"])
+def test_a_drawn_seed_is_found_in_the_checkpoint_too(config, configure, tmp_path):
+    configure(opts=["SEED", -1])
+    path = tmp_path / "out" / "config.yaml"
+    if config == "gone":
+        path.unlink()
+    else:
+        path.write_text(re.sub("(?m)^SEED: .*$", "SEED: -1", path.read_text()))
+    assert configure("--resume", opts=["SEED", -1]).SEED >= 0  # no checkpoint yet
+    torch.save({"trainer": {"conditions": {"SEED": 12}}}, tmp_path / "out" / "model_0000001.pth")
+    (tmp_path / "out" / "last_checkpoint").write_text("model_0000001.pth")
+    if config == "gone":
+        path.unlink()
+    else:
+        path.write_text(re.sub("(?m)^SEED: .*$", "SEED: -1", path.read_text()))
+    assert configure("--resume", opts=["SEED", -1]).SEED == 12
 
 
 def test_the_main_process_decides_on_the_seed(configure, monkeypatch):
@@ -107,6 +128,14 @@ def test_a_metric_that_is_not_there_is_said_before_training(configure, toy_datas
     MetadataCatalog.get(toy_dataset).evaluator_type = "lvis"
     with pytest.raises(AIDError, match="evaluator_type 'lvis', this project evaluates by COCO's"):
         configure("--num-gpus", "0")
+
+
+def test_what_would_have_no_effect(configure):
+    with pytest.raises(AIDError, match="TEST.AUG.ENABLED is on, .*: turn it off"):
+        configure(opts=["TEST.AUG.ENABLED", True])
+    configure(opts=["DATASETS.TEST", ()])  # a training without evaluation
+    with pytest.raises(AIDError, match="--eval-only: DATASETS.TEST is empty: name"):
+        configure("--eval-only", opts=["DATASETS.TEST", ()])
 
 
 def test_the_training_set_is_not_needed_to_evaluate(configure):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.evaluation import COCOEvaluator
 
@@ -83,6 +83,23 @@ def test_resuming_a_finished_run_says_so_and_evaluates_it_again(run_config, capl
         assert "bbox/AP50" in json.loads(f.read().splitlines()[-1])
 
 
+def test_a_run_that_goes_on_under_other_conditions_says_so(run_config, toy_dataset, caplog):
+    train(run_config("run"), stop_at=0)
+    train(run_config("run"), stop_at=1, resume=True)
+    assert "--resume: the " not in caplog.text
+    records = DatasetCatalog.get(toy_dataset)[:5]
+    DatasetCatalog.remove(toy_dataset)
+    DatasetCatalog.register(toy_dataset, lambda: records)
+    path = run_config("run").OUTPUT_DIR + "/model_0000001.pth"
+    content = torch.load(path)
+    content["trainer"]["conditions"]["number of processes"] = 4
+    torch.save(content, path)
+    train(run_config("run", opts=["SEED", 5]), stop_at=2, resume=True)
+    for said in ("SEED was 3", "processes was 4", "training images was 7"):
+        assert f"{said} when the run stopped, and is " in caplog.text
+    assert "and is 5 now: from here on" in caplog.text
+
+
 @pytest.mark.core
 def test_the_students_weights_change_and_metrics_are_written(run_config):
     opts = ["SOLVER.MAX_ITER", 20, "SOLVER.CHECKPOINT_PERIOD", 100]
@@ -146,6 +163,17 @@ def test_divergence_is_one_line(run_config, caplog):
         train(cfg)
     assert "\n" not in str(error.value)
     assert not any(record.exc_info for record in caplog.records)
+
+
+def test_weights_that_are_not_finite_at_the_end_of_a_run_are_an_error(run_config):
+    """The loss of the last iteration is finite; its step makes the weights infinite."""
+    opts = ["SOLVER.BASE_LR", 3e38, "SOLVER.WARMUP_ITERS", 0, "SOLVER.MAX_ITER", 1]
+    cfg = run_config("run", opts=opts)
+    with pytest.raises(AIDError, match="training diverged: .* is not there yet") as error:
+        train(cfg)
+    assert "\n" not in str(error.value)
+    assert not [name for name in os.listdir(cfg.OUTPUT_DIR) if name.endswith(".pth")]
+    assert "inference" not in os.listdir(cfg.OUTPUT_DIR)  # nor is it evaluated
 
 
 def test_adamw_has_detectron2s_groups_and_clipping(run_config):

@@ -1,13 +1,15 @@
 """Reading of runs, their roles, and the choice of runs to compare."""
 
 import math
+import shutil
 
 import pytest
 from detectron2.data import MetadataCatalog
 
 from aid.config import load_config
+from aid.utils.errors import AIDError
 from aid_tools.report.pairs import choose, differences
-from aid_tools.report.runs import Run, roles
+from aid_tools.report.runs import Run, load_run, roles
 
 
 @pytest.fixture
@@ -118,3 +120,36 @@ def test_a_class_named_ap_leaves_the_ap_of_the_run(run):
         assert found.class_results == {"AP": 1.0, "AP50": 2.0, "mask AP": 3.0}
     finally:
         MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def folder(tiny_config, toy_dataset, tmp_path):
+    """A function (content of metrics.json, overrides) -> output folder of a run."""
+
+    def make(metrics: str, opts=()) -> str:
+        keys = ["DATASETS.TRAIN", (toy_dataset,), "DATASETS.TEST", (toy_dataset,), *opts]
+        path = tmp_path / "run"
+        path.mkdir()
+        shutil.copy(tiny_config("faster_rcnn", keys), path / "config.yaml")
+        (path / "metrics.json").write_text(metrics)
+        (path / "model_final.pth").touch()
+        return str(path)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[1]", "null", "3", '{"iteration": "19"}', '{"loss": 1.0}', '{"iteration": 1, "bbox/AP": "x"}']
+    + ["[" * 100_000, "{"],
+)
+def test_metrics_of_another_program(line, folder):
+    with pytest.raises(AIDError, match="metrics.json is not one JSON object per line: ") as error:
+        load_run(folder('{"iteration": 1, "bbox/AP": 1.0}\n' + line))
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_without_test_sets(folder):
+    found = folder('{"iteration": 19, "time": 0.5}', ["DATASETS.TEST", ()])
+    with pytest.raises(AIDError, match="DATASETS.TEST is empty, .* --resume DATASETS.TEST"):
+        load_run(found)

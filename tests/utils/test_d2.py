@@ -9,6 +9,7 @@ import pytest
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer
+from detectron2.engine.hooks import PreciseBN
 from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling import RetinaNet
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -47,6 +48,8 @@ ATTRIBUTES = [
     (COCOEvaluator, "_tasks"),
     (DefaultTrainer, "_trainer"),
     (TensorboardXWriter, "_writer_args"),
+    (PreciseBN, "_disabled"),
+    (PreciseBN, "_model"),
 ]
 
 

@@ -1,17 +1,21 @@
 """Checkpointers, and torchvision's ImageNet weights by path (``torchvision://...``)."""
 
 from . import torchvision_weights
+from .finite import NonFiniteError, non_finite
 from .plain_pickle import check_pickle
-from .reading import SafeCheckpointer, clear_load_errors, load_file
+from .reading import SafeCheckpointer, clear_load_errors, last_checkpoint, load_file
 from .strict_checkpointer import StrictCheckpointer
 from .student_checkpointer import StudentCheckpointer
 
 __all__ = [
+    "NonFiniteError",
     "SafeCheckpointer",
     "StrictCheckpointer",
     "StudentCheckpointer",
     "check_pickle",
     "clear_load_errors",
+    "last_checkpoint",
     "load_file",
+    "non_finite",
     "torchvision_weights",
 ]

@@ -13,9 +13,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import Checkpointer
 
 from ..utils.errors import AIDError
+from .finite import NonFiniteError, non_finite
 from .plain_pickle import check_pickle
 
-__all__ = ["SafeCheckpointer", "clear_load_errors", "load_file"]
+__all__ = ["SafeCheckpointer", "clear_load_errors", "last_checkpoint", "load_file"]
 
 
 # Largest ratio of the content of a file of PyTorch to the file. PyTorch does not compress.
@@ -44,6 +45,31 @@ def _check_growth(path: str) -> None:
         raise ValueError(
             f"its {size / 1e6:.3g} MB hold {content / 1e6:.3g} MB, while PyTorch does not compress"
         )
+
+
+def last_checkpoint(folder: str) -> str:
+    """Read the file name of the last checkpoint in an output folder; "" if there is none.
+
+    Raises:
+        AIDError: the file ``last_checkpoint`` cannot be read or leads out of the folder.
+    """
+    path = os.path.join(folder, "last_checkpoint")
+    try:
+        with open(path, encoding="utf-8") as f:
+            name = f.read().strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, UnicodeError) as error:
+        raise AIDError(
+            f"{path} cannot be read ({error}): remove it, and write the name of a checkpoint "
+            "beside it into a new one"
+        ) from error
+    if os.path.basename(name) != name or not name.endswith(".pth") or not name.isprintable():
+        raise AIDError(
+            f"{path} holds {name[:80]!r}: write the name of a checkpoint beside it there, such as "
+            "model_final.pth"
+        )
+    return name
 
 
 class _TensorsOnly(Checkpointer):
@@ -77,7 +103,7 @@ def _kind(x: torch.Tensor) -> str:
 
 
 class SafeCheckpointer(DetectionCheckpointer, _TensorsOnly):
-    """Detectron2's checkpointer, restricted to files of numbers that cannot run code.
+    """Detectron2's checkpointer, restricted to finite numbers in files that cannot run code.
 
     Files of PyTorch are loaded with ``weights_only=True``, which Detectron2 does not ensure.
     Pickles, the format of Detectron2's model zoo, may contain plain arrays only.
@@ -96,12 +122,28 @@ class SafeCheckpointer(DetectionCheckpointer, _TensorsOnly):
         finally:
             self._parsed_url_during_load = None
 
+    def get_checkpoint_file(self) -> str:
+        """Path of the last checkpoint in the save folder; "" if there is none.
+
+        Raises:
+            AIDError: see :func:`last_checkpoint`.
+        """
+        name = last_checkpoint(self.save_dir)
+        return os.path.join(self.save_dir, name) if name else ""
+
     def _load_file(self, filename: str) -> dict:
         if filename.endswith(".pkl"):
             check_pickle(filename)
         elif filename.endswith(".pyth"):
             load_file(filename)  # a check: Detectron2 then loads it with PyTorch's defaults
         return super()._load_file(filename)
+
+    def _load_model(self, checkpoint: dict):
+        incompatible = super()._load_model(checkpoint)
+        # Of the model, where a large number of a more precise type has become infinite.
+        if broken := non_finite(self.model.state_dict()):
+            raise NonFiniteError(broken)
+        return incompatible
 
 
 @contextmanager
@@ -113,12 +155,17 @@ def clear_load_errors(key: str, path: str) -> Iterator[None]:
         path: of the file.
 
     Raises:
-        AIDError: the file cannot be read or is not safe.
+        AIDError: the file cannot be read, is not safe, or holds NaN or infinity.
     """
     try:
         yield
     except AIDError:
         raise
+    except NonFiniteError as error:
+        raise AIDError(
+            f"{key} {path} holds {error}: the training that wrote it diverged; choose an earlier "
+            "checkpoint, or train again"
+        ) from error
     except Exception as error:  # an invalid pickle can raise any exception
         is_refused = isinstance(error, UnpicklingError) and re.search(r"GLOBAL (\S+)", str(error))
         if is_refused:

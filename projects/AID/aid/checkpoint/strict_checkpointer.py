@@ -30,7 +30,8 @@ class StrictCheckpointer(SafeCheckpointer):
         """Load a file into the model.
 
         Raises:
-            AIDError: the file cannot be read, or its keys or shapes are not those of the model.
+            AIDError: the file cannot be read or is not finite, or its keys or shapes are not those
+                of the model.
         """
         self._path = path
         with clear_load_errors(self._key, path):

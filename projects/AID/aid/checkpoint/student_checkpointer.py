@@ -1,13 +1,16 @@
 """Checkpoints that keep the student separate from its distillation."""
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from ..utils.errors import AIDError
 from ..utils.files import clear_write_errors, whole_file
-from .reading import SafeCheckpointer, clear_load_errors
+from .finite import NonFiniteError, non_finite
+from .reading import SafeCheckpointer, clear_load_errors, load_file
 from .strict_checkpointer import mismatches
 
 __all__ = ["StudentCheckpointer"]
@@ -21,11 +24,13 @@ class StudentCheckpointer(SafeCheckpointer):
     "model" in a file has exactly the keys of the plain detector, so that Detectron2 alone can load
     it; adapters and other modules of the distillation are under "distillation". Other models are
     saved as by Detectron2. If the process is killed or the disk is full, all checkpoints in the
-    folder are complete, and ``last_checkpoint`` names one of them.
+    folder are complete, and ``last_checkpoint`` names one of them. A checkpoint with NaN or
+    infinity is neither written nor resumed from.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", **kwargs):
         super().__init__(model, save_dir, **kwargs)
+        self._last_good = ""  # path of the last checkpoint of this run
         if getattr(self.model, "distillation", None) is not None:
             self.add_checkpointable("distillation", self.model.distillation)
 
@@ -33,7 +38,7 @@ class StudentCheckpointer(SafeCheckpointer):
         """Save ``name``.pth to the save folder; see fvcore's ``Checkpointer.save``.
 
         Raises:
-            AIDError: the disk is full, or the folder cannot be written.
+            AIDError: the content is not finite, the disk is full, or the folder cannot be written.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -42,11 +47,19 @@ class StudentCheckpointer(SafeCheckpointer):
         data.update((key, obj.state_dict()) for key, obj in self.checkpointables.items())
         data.update(kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")
+        if broken := non_finite(data):
+            raise AIDError(
+                f"training diverged: {path} would hold {NonFiniteError(broken)} and is not "
+                "written; lower SOLVER.BASE_LR or DISTILLATION.WEIGHT, or turn on "
+                "SOLVER.CLIP_GRADIENTS.ENABLED; the last good checkpoint, from which --resume goes "
+                f"on, is {self._last_good or 'not there yet'}"
+            )
         self.logger.info("Saving checkpoint to %s", path)
         with clear_write_errors(self.save_dir):
             with whole_file(path) as f:
                 torch.save(data, f)
             self.tag_last_checkpoint(os.path.basename(path))
+        self._last_good = path
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of the checkpoint to resume from to ``last_checkpoint``."""
@@ -57,8 +70,8 @@ class StudentCheckpointer(SafeCheckpointer):
         """Load a checkpoint; see fvcore's ``Checkpointer.load``.
 
         Raises:
-            AIDError: the file cannot be read or has no weights of this detector; on resume also if
-                any weights do not match or the adapters are missing.
+            AIDError: the file cannot be read, is not finite, or has no weights of this detector; on
+                resume also if any weights do not match or the adapters are missing.
         """
         resumed = path and (checkpointables is None or "distillation" in checkpointables)
         self._resumes_from = path if resumed else None
@@ -69,9 +82,16 @@ class StudentCheckpointer(SafeCheckpointer):
                 f"{path} has no distillation adapters: it is not a checkpoint of this training; "
                 "start without --resume and with MODEL.WEIGHTS, or with another OUTPUT_DIR"
             )
+        self._last_good = self._resumes_from or ""
         return rest
 
     def _load_model(self, checkpoint: dict):
+        path = self._resumes_from
+        if path and (broken := non_finite(checkpoint)):  # the state of the optimizer, too
+            raise AIDError(
+                f"--resume: {path} holds {NonFiniteError(broken)}: training diverged before it was "
+                f"written; {_way_back(path)}, and lower SOLVER.BASE_LR"
+            )
         self._adapters_loaded = "distillation" in checkpoint
         incompatible = super()._load_model(checkpoint)
         own_keys = {k for k, _ in self.model.named_parameters() if not k.startswith(PREFIX)}
@@ -95,3 +115,13 @@ class StudentCheckpointer(SafeCheckpointer):
                 "choose another OUTPUT_DIR, or the config of that run"
             )
         super()._log_incompatible_keys(incompatible)
+
+
+def _way_back(path: str) -> str:
+    """Advice that names the newest finite checkpoint in the folder of one that is not finite."""
+    others = [x for x in Path(path).parent.glob("*.pth") if x.name != os.path.basename(path)]
+    for other in sorted(others, key=lambda x: x.stat().st_mtime, reverse=True):
+        with suppress(Exception):  # a damaged file can raise any
+            if not non_finite(load_file(str(other))):
+                return f"write {other.name}, the last good one, into last_checkpoint beside it"
+    return "no other checkpoint beside it is good: start without --resume"

@@ -17,6 +17,9 @@ __all__ = ["get_value", "load_config"]
 # Keys of the section TEACHER that are paths of config files.
 TEACHER_CONFIG_KEYS = ("CONFIG_FILE", "MORE_CONFIG_FILES")
 
+# Ends of keys that may be None in Detectron2.
+NONE_ALLOWED = ("NORM", "WEIGHT_DECAY_BIAS")
+
 
 # Largest number of files that one config is made of. The project's have up to six.
 MAX_FILES = 50
@@ -70,7 +73,8 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
     """Load a config file that may use the project's keys.
 
     Paths in TEACHER.CONFIG_FILE and TEACHER.MORE_CONFIG_FILES that are relative to the file that
-    sets them become absolute, so that the dumped config is valid in any folder.
+    sets them become absolute, so that the dumped config is valid in any folder. A ``~`` at the
+    start of OUTPUT_DIR is the home folder, as in a shell.
 
     Args:
         config_file: path of the YAML file.
@@ -109,7 +113,18 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
         raise AIDError(f"command line options: {_one_line(error)}") from error
     for key in TEACHER_CONFIG_KEYS:
         cfg.TEACHER[key] = _all_beside(config_file, cfg.TEACHER[key])
+    _check_none(cfg)
+    cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
     return cfg
+
+
+def _check_none(node: CN, prefix: str = "") -> None:
+    """Refuse values of None, which YACS accepts for any key and Detectron2 for a few."""
+    for key, value in node.items():
+        if isinstance(value, CN):
+            _check_none(value, f"{prefix}{key}.")
+        elif value is None and not key.endswith(NONE_ALLOWED):
+            raise AIDError(f"{prefix}{key} is None: give it a value, or leave it out")
 
 
 def get_value(cfg: CN, key: str) -> object:

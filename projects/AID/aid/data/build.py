@@ -96,7 +96,7 @@ def micro_batch_size(cfg: CfgNode) -> int:
     if steps < 1:
         raise AIDError(f"SOLVER.ACCUMULATION_STEPS is {steps}: it must be 1 or more")
     size, rest = divmod(images, comm.get_world_size() * steps)
-    if rest or not size:
+    if rest or size < 1:
         raise AIDError(
             f"SOLVER.IMS_PER_BATCH {images} is not divisible by the number of processes, "
             f"{comm.get_world_size()}, times SOLVER.ACCUMULATION_STEPS, {steps}: change one of them"
@@ -162,6 +162,9 @@ class _SeededDataset(Dataset):
     def __init__(self, dataset: Dataset, *key: int):
         self._dataset = dataset
         self._key = key
+
+    def __len__(self) -> int:
+        return len(self._dataset)
 
     def __getitem__(self, position_and_index: tuple[int, int]) -> dict:
         position, index = position_and_index

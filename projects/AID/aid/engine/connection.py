@@ -1,4 +1,4 @@
-"""Clear errors for lost connections between the processes of a run."""
+"""Clear errors for lost connections between the processes of a run, and for lost workers."""
 
 import re
 from collections.abc import Iterator
@@ -9,10 +9,13 @@ from detectron2.utils import comm
 
 from ..utils.errors import AIDError
 
-__all__ = ["clear_connection_errors", "is_lost_connection", "not_joined"]
+__all__ = ["clear_connection_errors", "is_lost_connection", "is_lost_worker", "not_joined"]
 
 # Gloo has no exception class of its own; its messages start with the path of the source file.
 GLOO = re.compile(r"/gloo/.*(peer|connect|timed out)", re.IGNORECASE)
+
+# Messages of PyTorch for a worker process of a data loader that is gone.
+WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by|exited)(.*)")
 
 
 def is_lost_connection(error: BaseException) -> bool:
@@ -22,16 +25,30 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and GLOO.search(str(error)) is not None
 
 
+def is_lost_worker(error: BaseException | None) -> bool:
+    """Whether an error means that a worker process of a data loader was killed."""
+    return isinstance(error, RuntimeError) and WORKER.search(str(error)) is not None
+
+
 @contextmanager
 def clear_connection_errors() -> Iterator[None]:
-    """Convert errors of lost connections to an AIDError.
+    """Convert errors of lost connections and workers to an AIDError.
 
     Raises:
-        AIDError: the connection to other processes was lost or could not be established.
+        AIDError: the connection to other processes was lost or could not be established, or a
+            worker of a data loader was killed.
     """
     try:
         yield
     except RuntimeError as error:
+        if lost := WORKER.search(str(error)):
+            signal = re.search(r"signal: ([^.]+)", lost[2])
+            how = f"by signal {signal[1].strip()}" if signal else "unexpectedly"
+            raise AIDError(
+                f"a worker of the data loader (process {lost[1]}) ended {how} (a killed one often "
+                "means that memory ran out: lower DATALOADER.NUM_WORKERS, or provide more shared "
+                "memory); --resume goes on from the last checkpoint"
+            ) from error
         if not is_lost_connection(error):
             raise
         if not dist.is_initialized():

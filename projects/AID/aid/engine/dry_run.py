@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from ..checkpoint import clear_load_errors, load_file
+from ..checkpoint import clear_load_errors, last_checkpoint, load_file
 from ..config import load_config
 from ..utils.errors import AIDError
 from ..utils.files import check_folder_name
@@ -74,16 +74,15 @@ def dry_run(args: Namespace) -> None:
 
 def _stand_in(folder: str, output: str) -> str:
     """Link the last checkpoint of ``output`` into ``folder``; return its name, or "" if none."""
-    last = os.path.join(output, "last_checkpoint")
-    if not os.path.isfile(last):
+    checkpoint = last_checkpoint(output)
+    if not checkpoint:
         return ""
     for name in ("last_checkpoint", "config.yaml"):
         if os.path.isfile(os.path.join(output, name)):
             shutil.copy(os.path.join(output, name), folder)
-    with open(last) as f:
-        name = f.read().strip()
-    os.symlink(os.path.abspath(os.path.join(output, name)), os.path.join(folder, name))
-    return name
+    source = os.path.abspath(os.path.join(output, checkpoint))
+    os.symlink(source, os.path.join(folder, checkpoint))
+    return checkpoint
 
 
 class _Trial(AIDTrainer):

@@ -2,17 +2,28 @@
 
 import gc
 import logging
+from contextlib import nullcontext
 
 import torch
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import PreciseBN
 from detectron2.utils import comm
 from torch import nn
 
 from ..data.seeding import seed_all
 from ..modeling.balance import Balance
+from ..modeling.meta_arch import DistillationMixin
 from ..modeling.teacher_check import are_comparable, compare
 
-__all__ = ["CollectFigures", "CompareTeacher", "DropPictures", "SeedStep", "UpdateBalance"]
+__all__ = [
+    "CollectFigures",
+    "CompareTeacher",
+    "DropPictures",
+    "PreciseStatistics",
+    "SaveNormalizers",
+    "SeedStep",
+    "UpdateBalance",
+]
 
 
 class CompareTeacher(HookBase):
@@ -40,7 +51,7 @@ class CompareTeacher(HookBase):
             self._handle = self._student.register_forward_pre_hook(self._compare)
 
     def _compare(self, student: nn.Module, inputs: tuple) -> None:
-        if not student.training:  # it is evaluated
+        if not student.training or student.is_plain:  # evaluated, or for PreciseStatistics
             return
         self._losses.append(torch.stack(compare(student, self._teachers, *inputs)))
         self._left -= 1
@@ -82,6 +93,69 @@ class UpdateBalance(HookBase):
         self._balance.update()
 
 
+class PreciseStatistics(PreciseBN):
+    """Detectron2's PreciseBN, whose forward passes are no training steps.
+
+    They run no teacher, and leave the state of the distillation and the running loss normalizer of
+    RetinaNet and FCOS as they are. Adapters keep their running statistics, which nothing reads.
+    """
+
+    def __init__(self, hook: PreciseBN):
+        """
+        Args:
+            hook: whose settings it takes over.
+        """
+        vars(self).update(vars(hook))
+
+    def update_stats(self) -> None:
+        if self._disabled:
+            return
+        model = getattr(self._model, "module", self._model)  # of DDP
+        normalizer = getattr(model, "loss_normalizer", None)
+        is_student = isinstance(model, DistillationMixin)
+        with model.as_plain_detector() if is_student else nullcontext():
+            super().update_stats()
+        if normalizer is not None:
+            model.loss_normalizer = normalizer
+
+
+class SaveNormalizers(HookBase):
+    """Hook that saves the running loss normalizer of RetinaNet and FCOS of every process.
+
+    The normalizer is no buffer and differs between processes, of which only the main one saves
+    checkpoints: they are gathered before.
+    """
+
+    def __init__(self, model: nn.Module, period: int):
+        """
+        Args:
+            model: the detector, of any family.
+            period: iterations between checkpoints.
+        """
+        self._model = model
+        self._period = period
+        self._gathered: tuple[int, list[float]] = (-1, [])
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        own = getattr(self._model, "loss_normalizer", None)
+        if own is not None and (done % self._period == 0 or done >= self.trainer.max_iter):
+            self._gathered = (self.trainer.iter, comm.all_gather(own))
+
+    def state_dict(self) -> dict:
+        iteration, by_process = self._gathered
+        if iteration == self.trainer.iter:
+            return {"by_process": by_process}
+        # Saved at another time, when the other processes do not take part.
+        own = getattr(self._model, "loss_normalizer", None)
+        return {} if own is None else {"by_process": [own]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        saved, rank = state_dict["by_process"], comm.get_rank()
+        same_number = len(saved) == comm.get_world_size()
+        self._model.loss_normalizer = saved[rank if same_number else 0]
+
+
 class CollectFigures(HookBase):
     """Hook that frees Matplotlib's figures after the images of a step have been drawn.
 
@@ -116,8 +190,7 @@ class SeedStep(HookBase):
     """Hook that seeds every iteration by run, process and iteration number.
 
     Detectron2 samples anchors and RoIs at random and saves no random state. With this hook the
-    random numbers of a resumed run are those of an uninterrupted one, in every process. This alone
-    does not make resuming exact, see :class:`~aid.engine.trainer.AIDTrainer`.
+    random numbers of a resumed run are those of an uninterrupted one, in every process.
     """
 
     def __init__(self, seed: int):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -14,13 +15,18 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..config import load_config
-from ..utils.errors import AIDError, ignore_known_deprecations
+from ..utils.errors import AIDError, ignore_known_deprecations, no_file
 from .connection import clear_connection_errors, not_joined
 
 __all__ = ["launch"]
 
+# Largest --timeout, in minutes.
+YEAR = 525600
 # Environment variables that torchrun sets.
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+TORCHRUN_NUMBERS = tuple(name for name in TORCHRUN if name != "MASTER_ADDR")
+# What --dist-url may be, besides "auto".
+URL = re.compile(r"tcp://[^/\s]+:(\d{1,5})|file:///\S+")
 
 
 def launch(main: Callable[[Namespace], object], args: Namespace) -> None:
@@ -36,14 +42,21 @@ def launch(main: Callable[[Namespace], object], args: Namespace) -> None:
         AIDError: the options do not fit each other or the machine, a process raised an AIDError, or
             a process was killed.
     """
-    if args.timeout <= 0:
-        raise AIDError(f"--timeout is {args.timeout:g}: give a number of minutes above 0")
-    if "LOCAL_RANK" in os.environ:
-        with clear_connection_errors():
-            _join(args)
-        _run(main, args)
-    else:
-        _start(main, args)
+    if not 0 < args.timeout <= YEAR:  # neither is NaN
+        raise AIDError(
+            f"--timeout is {args.timeout:g}: give a number of minutes above 0, and {YEAR} at most"
+        )
+    try:
+        if "LOCAL_RANK" in os.environ:
+            with clear_connection_errors():
+                _join(args)
+            _run(main, args)
+        else:
+            _start(main, args)
+    except KeyboardInterrupt:
+        is_training = not (args.eval_only or getattr(args, "dry_run", False))
+        how = ": the same command with --resume goes on from the last checkpoint in OUTPUT_DIR"
+        raise KeyboardInterrupt(f"interrupted{how if is_training else ''}") from None
 
 
 def _run(main: Callable[[Namespace], object], args: Namespace) -> None:
@@ -53,7 +66,10 @@ def _run(main: Callable[[Namespace], object], args: Namespace) -> None:
         # On GPUs Detectron2 gathers by gloo, and connects on first use. Connected now, a process
         # notices immediately if another one ends, even during set-up.
         comm.all_gather(None)
-        main(args)
+        try:
+            main(args)
+        except IsADirectoryError as error:
+            raise no_file(error) from error
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -70,7 +86,7 @@ def _join(args: Namespace) -> None:
             "torchrun says how many processes there are (--nnodes, --nproc-per-node): leave out "
             "--num-gpus, --num-processes and --num-machines; --num-gpus 0 means the CPU"
         )
-    world_size, local_rank, local_size = (int(os.environ[name]) for name in TORCHRUN[1:4])
+    _, world_size, local_rank, local_size, _ = map(_number, TORCHRUN_NUMBERS)
     if world_size % local_size:
         raise AIDError(
             f"torchrun started {local_size} of {world_size} processes here: start as many on every "
@@ -84,6 +100,18 @@ def _join(args: Namespace) -> None:
     dist.init_process_group("gloo" if on_cpu else "nccl", timeout=timedelta(minutes=args.timeout))
     comm.create_local_process_group(local_size)
     comm.synchronize()
+
+
+def _number(name: str) -> int:
+    """Value of an environment variable that torchrun sets."""
+    value = os.environ[name]
+    least = 1 if name.endswith(("SIZE", "PORT")) else 0
+    if not (value.isascii() and value.isdigit() and least <= int(value) < 2**16):
+        raise AIDError(
+            f"the environment variable {name} is {value!r}, where torchrun sets a whole number "
+            f"from {least} on: start with torchrun, or unset LOCAL_RANK"
+        )
+    return int(value)
 
 
 def _start(main: Callable[[Namespace], object], args: Namespace) -> None:
@@ -144,11 +172,20 @@ def _check_options(args: Namespace) -> None:
             args.dist_url == "auto" and machines > 1,
             f"--num-machines {machines} needs --dist-url tcp://HOST:PORT, a free port of machine 0",
         ),
+        (
+            args.dist_url != "auto" and not _is_url(args.dist_url),
+            f"--dist-url {args.dist_url}: write tcp://HOST:PORT, with a free port of machine 0",
+        ),
     ):
         if wrong:
             raise AIDError(message)
     if (gpus or 0) > 1:
         _check_gpus(f"--num-gpus {gpus}", gpus)
+
+
+def _is_url(text: str) -> bool:
+    match = URL.fullmatch(text)
+    return match is not None and (match[1] is None or 0 < int(match[1]) < 2**16)
 
 
 def _check_gpus(option: str, number: int) -> None:

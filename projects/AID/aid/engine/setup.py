@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
+from ..checkpoint import clear_load_errors, last_checkpoint, load_file
 from ..config import get_value, load_config
 from ..data.classes import check_class_lists, class_list
 from ..data.masks import check_masks
@@ -36,8 +37,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         AIDError: see :func:`load_config` and :func:`check_dataset`; the datasets have different
-            class lists, the device does not exist, or the output folder cannot be written or has a
-            run of another model.
+            class lists, the device does not exist, a key has a value that would have no effect, or
+            the output folder cannot be written or has a run of another model.
     """
     for path in args.register:
         register_from_file(path)
@@ -64,6 +65,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise AIDError(
             "SOLVER.AMP.ENABLED is on, but MODEL.DEVICE is cpu: mixed precision needs a GPU"
         )
+    if cfg.TEST.AUG.ENABLED:
+        raise AIDError(
+            "TEST.AUG.ENABLED is on, but train_net.py evaluates without augmentation: turn it off"
+        )
+    if args.eval_only and not cfg.DATASETS.TEST:
+        raise AIDError("--eval-only: DATASETS.TEST is empty: name the dataset to evaluate on")
     for key in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             check_dataset(cfg, key, name)
@@ -159,11 +166,22 @@ def _check_image_ids(records: list[dict], name: str) -> None:
 
 
 def _draw_seed(cfg: CfgNode, resume: bool) -> int:
-    seed = None
-    previous = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    if resume and comm.is_main_process() and os.path.isfile(previous):
-        seed = load_config(previous).SEED
+    seed = _previous_seed(cfg.OUTPUT_DIR) if resume and comm.is_main_process() else None
     drawn = comm.shared_random_seed()
     # The main process decides: others may see no file, or an incomplete one.
     previous_seed = comm.all_gather(seed)[0]
     return drawn if previous_seed is None else previous_seed
+
+
+def _previous_seed(folder: str) -> int | None:
+    """Seed of the run in an output folder, from its config.yaml or else its last checkpoint."""
+    path = os.path.join(folder, "config.yaml")
+    if os.path.isfile(path) and (seed := load_config(path).SEED) >= 0:
+        return seed
+    name = last_checkpoint(folder)
+    if not name:
+        return None
+    path = os.path.join(folder, name)
+    with clear_load_errors("--resume:", path):
+        trainer = load_file(path).get("trainer", {})
+        return trainer.get("conditions", {}).get("SEED")

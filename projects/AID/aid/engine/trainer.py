@@ -4,11 +4,12 @@ import logging
 import os
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, create_ddp_model
+from detectron2.engine.hooks import EvalHook, PreciseBN
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import TensorboardXWriter
@@ -17,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint import StudentCheckpointer
+from ..config import clear_value_errors
 from ..data.build import build_test_loader, build_train_loader, micro_batch_size
 from ..evaluation import build_evaluator
 from ..modeling.inheritance import inherit
@@ -24,8 +26,16 @@ from ..modeling.meta_arch import DistillationMixin
 from ..utils.errors import AIDError
 from ..utils.files import cannot_write, clear_write_errors
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
-from .connection import is_lost_connection
-from .hooks import CollectFigures, CompareTeacher, DropPictures, SeedStep, UpdateBalance
+from .connection import is_lost_connection, is_lost_worker
+from .hooks import (
+    CollectFigures,
+    CompareTeacher,
+    DropPictures,
+    PreciseStatistics,
+    SaveNormalizers,
+    SeedStep,
+    UpdateBalance,
+)
 from .optimizer import build_optimizer, pause_adapters
 from .output_folder import write_results
 from .tensorboard import GroupingTensorboardWriter
@@ -40,10 +50,8 @@ class AIDTrainer(DefaultTrainer):
     have the plain student under "model"; SOLVER.OPTIMIZER sets the optimizer; evaluation uses the
     metric of COCO or KITTI.
 
-    A resumed run continues with the data and random numbers of an uninterrupted one. On the CPU its
-    weights are bit-identical to it, with one exception: RetinaNet and FCOS in several processes.
-    Each process has its own running ``loss_normalizer``, but a checkpoint has only that of rank 0,
-    which is given to every rank on resume.
+    A run that is resumed with the same number of processes continues with the data and random
+    numbers of an uninterrupted one. On the CPU its weights are bit-identical to it.
 
     The constructor sets no process-wide options except logging, as :class:`DefaultTrainer` does;
     :func:`~aid.engine.setup` sets those of a run.
@@ -62,8 +70,18 @@ class AIDTrainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
-        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
+        self._is_in_step = False
+        with clear_value_errors(cfg, self._is_no_value_error):
+            self.cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+            self._build(self.cfg)
+
+    def _build(self, cfg: CfgNode) -> None:
         micro_batch_size(cfg)  # fail before the model is built
+        if cfg.SOLVER.CHECKPOINT_PERIOD < 1:
+            raise AIDError(
+                f"SOLVER.CHECKPOINT_PERIOD is {cfg.SOLVER.CHECKPOINT_PERIOD}: it must be 1 or more"
+            )
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
@@ -75,12 +93,19 @@ class AIDTrainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
+    def _is_no_value_error(self, error: Exception) -> bool:
+        lost = is_lost_connection(error) or is_lost_worker(error)
+        return lost or cannot_write(error, self.cfg.OUTPUT_DIR) is not None
+
     def build_hooks(self) -> list:
         hooks = [SeedStep(self.cfg.SEED)]
         student = _unwrap(self.model)
         if isinstance(student, DistillationMixin) and student.balance is not None:
             hooks.append(UpdateBalance(student.balance))
-        hooks += super().build_hooks()
+        hooks.append(SaveNormalizers(student, self.cfg.SOLVER.CHECKPOINT_PERIOD))
+        hooks += [
+            PreciseStatistics(x) if isinstance(x, PreciseBN) else x for x in super().build_hooks()
+        ]
         if not comm.is_main_process():
             hooks.append(DropPictures())
         if self.cfg.VIS_PERIOD > 0:
@@ -122,8 +147,27 @@ class AIDTrainer(DefaultTrainer):
         # TorchScript (focal loss) optimizes after the first calls in a process, which changes the
         # rounding. On the CPU, where resuming is exact otherwise, it must not.
         optimize = _unwrap(self.model).device.type != "cpu"
-        with torch.jit.optimized_execution(optimize):
+        with torch.jit.optimized_execution(optimize), self._clear_first_step():
             super().run_step()
+
+    def before_step(self) -> None:
+        self._is_in_step = True
+        super().before_step()
+
+    def after_step(self) -> None:
+        with self._clear_first_step():
+            super().after_step()
+        self._is_in_step = False
+
+    def after_train(self) -> None:
+        if self._is_in_step:  # it failed: Detectron2 would evaluate after the last iteration
+            self._hooks = [x for x in self._hooks if not isinstance(x, EvalHook)]
+        super().after_train()
+
+    def _clear_first_step(self) -> AbstractContextManager:
+        if self.iter > self.start_iter:
+            return nullcontext()
+        return clear_value_errors(self.cfg, self._is_no_value_error)
 
     def train(self):
         """Evaluate the teachers if TEACHER.EVAL_FIRST, train, and evaluate the student.
@@ -200,15 +244,28 @@ class AIDTrainer(DefaultTrainer):
         return results
 
     def state_dict(self) -> dict:
-        state = super().state_dict()
-        # The running normalizer of RetinaNet and FCOS is no buffer, and differs between processes:
-        # a checkpoint has that of rank 0.
-        normalizer = getattr(_unwrap(self.model), "loss_normalizer", None)
-        return state if normalizer is None else {**state, "loss_normalizer": normalizer}
+        return {**super().state_dict(), "conditions": self._conditions()}
+
+    def _conditions(self) -> dict[str, int]:
+        """What a resumed run must have in common with the one before to be the same, by name."""
+        conditions = {"SEED": self.cfg.SEED, "number of processes": comm.get_world_size()}
+        with suppress(AttributeError, TypeError):  # a loader that a subclass has built
+            conditions["number of training images"] = len(self.data_loader.dataset)
+        return conditions
 
     def load_state_dict(self, state_dict: dict) -> None:
+        now = self._conditions()
+        for name, before in state_dict.get("conditions", {}).items():
+            if name in now and now[name] != before:
+                logging.getLogger(__name__).warning(
+                    "--resume: the %s was %d when the run stopped, and is %d now: from here on it "
+                    "sees other images than without the interruption",
+                    name,
+                    before,
+                    now[name],
+                )
         super().load_state_dict(state_dict)
-        if "loss_normalizer" in state_dict:
+        if "loss_normalizer" in state_dict:  # written before SaveNormalizers was, by process 0
             _unwrap(self.model).loss_normalizer = state_dict["loss_normalizer"]
 
     @classmethod
@@ -261,8 +318,8 @@ def _without_known_tracebacks(folder: str) -> Iterator[None]:
 
     def is_wanted(record: logging.LogRecord) -> bool:
         error = record.exc_info and record.exc_info[1]
-        known = isinstance(error, AIDError | FloatingPointError) or is_lost_connection(error)
-        return not (known or cannot_write(error, folder))
+        known = isinstance(error, AIDError | FloatingPointError) or is_lost_worker(error)
+        return not (known or is_lost_connection(error) or cannot_write(error, folder))
 
     logger.addFilter(is_wanted)
     try:

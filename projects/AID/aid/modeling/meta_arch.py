@@ -1,6 +1,8 @@
 """Students: Detectron2's detectors, which learn from teachers while they train."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
@@ -58,6 +60,7 @@ class DistillationMixin(_Detector):
         plain_architecture: name of the detector's own meta-architecture.
         distillation: modules of the distillers and the balance; None before they are built.
         distillers: one for each teacher.
+        is_plain: whether it runs :meth:`as_plain_detector`.
     """
 
     plain_architecture: str
@@ -71,6 +74,20 @@ class DistillationMixin(_Detector):
         super().__init__(*args, **kwargs)
         self.distillation: nn.ModuleDict | None = None
         self.distillers: list[Distiller] = []
+        self.is_plain = False
+
+    @contextmanager
+    def as_plain_detector(self) -> Iterator[None]:
+        """Train-mode forward passes without teachers, which change no state of the distillation."""
+        self.is_plain = True
+        if self.distillation is not None:
+            self.distillation.eval()
+        try:
+            yield
+        finally:
+            self.is_plain = False
+            if self.distillation is not None:
+                self.distillation.train(self.training)
 
     @property
     def teacher(self) -> Teacher:
@@ -170,7 +187,7 @@ class DistillationMixin(_Detector):
         Raises:
             AIDError: training without :meth:`build_distillation`.
         """
-        if not self.training:
+        if not self.training or self.is_plain:
             return super().forward(batched_inputs)
         if self.distillation is None:
             raise AIDError(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from detectron2.config import CfgNode
 from detectron2.model_zoo import get_config_file
-from detectron2.modeling import build_model
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from ..checkpoint import StrictCheckpointer
 from ..config import load_config
 from ..utils.errors import AIDError
+from .build import build_detector
 from .families import (
     DetectionQuality,
     PerInstanceLosses,
@@ -208,7 +208,7 @@ def load_teacher(
             f"train_net.py --config-file {config_file}`, which writes "
             f"{teacher_cfg.OUTPUT_DIR}/model_final.pth, or name another file"
         )
-    detector = build_model(teacher_cfg)
+    detector = build_detector(teacher_cfg)
     try:
         StrictCheckpointer(detector, weights_key).load(weights)
     except AIDError:
@@ -218,12 +218,6 @@ def load_teacher(
             f"{weights_key} {weights} is a checkpoint of the student's own architecture, and not "
             f"of {config_key} {config_file}: name the teacher's weights"
         ) from None
-    broken = [k for k, v in detector.state_dict().items() if not v.isfinite().all()]
-    if broken:
-        raise AIDError(
-            f"{weights_key} {weights} holds NaN or infinity in {len(broken)} tensors, first "
-            f"{broken[0]}: the teacher's training diverged; train it again"
-        )
     return Teacher(detector, teacher_cfg, f"{config_key} {config_file}", weights)
 
 
@@ -237,7 +231,7 @@ def _named(cfg: CfgNode, first: str, more: str, number: int) -> tuple[str, str]:
 def _fits(weights: str, cfg: CfgNode) -> bool:
     """Whether a file has exactly the weights of the detector of a config."""
     try:
-        StrictCheckpointer(build_model(cfg), "MODEL.WEIGHTS").load(weights)
+        StrictCheckpointer(build_detector(cfg), "MODEL.WEIGHTS").load(weights)
     except AIDError:
         return False
     return True

@@ -15,6 +15,7 @@ __all__ = [
     "filter_known_warnings",
     "ignore_known_deprecations",
     "main_with_clear_errors",
+    "no_file",
 ]
 
 
@@ -45,8 +46,9 @@ def check_not_negative(key: str, value: float) -> None:
 def main_with_clear_errors(main: Callable) -> Callable:
     """Decorate an entry point so that an :class:`AIDError` ends it with one line on stderr.
 
-    The exit code is then 2, as argparse's for invalid arguments. Other exceptions are bugs and keep
-    their traceback. Known deprecation warnings are hidden, see :func:`ignore_known_deprecations`.
+    The exit code is then 2, as argparse's for invalid arguments, and 130 after Ctrl-C. Other
+    exceptions are bugs and keep their traceback. Known deprecation warnings are hidden, see
+    :func:`ignore_known_deprecations`.
     """
 
     @functools.wraps(main)
@@ -62,13 +64,23 @@ def main_with_clear_errors(main: Callable) -> Callable:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except AIDError as error:
-            line = _one_line(error)
+            line, code = _one_line(error), 2
+        except IsADirectoryError as error:
+            line, code = str(no_file(error)), 2
+        except KeyboardInterrupt as error:
+            line, code = str(error) or "interrupted", 130  # as shells report it
         # Printed outside of the except clause: the frames that failed are released by now, and
         # their progress bars closed.
         print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(code)
 
     return wrapper
+
+
+def no_file(error: IsADirectoryError) -> AIDError:
+    """Create the error of a folder that stands where a file belongs."""
+    path = error.filename2 or error.filename
+    return AIDError(f"{path} is a folder, where a file belongs: remove it, or name a file")
 
 
 def _one_line(error: AIDError) -> str:

@@ -24,8 +24,9 @@ __all__ = [
 PART = ".tmp"
 # Errors that only a write raises.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-# Errors of a folder without permissions or that was removed; reading other files raises them too.
-NO_RIGHT = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
+# Errors of a folder without permissions or that was removed, or of one in a file's place; reading
+# other files raises them too.
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 @contextmanager
@@ -92,7 +93,7 @@ def clear_write_errors(folder: str) -> Iterator[None]:
         if cause is None:
             raise
         raise AIDError(
-            f"OUTPUT_DIR {folder} cannot be written: {cause.strerror}; make room there, or choose "
+            f"OUTPUT_DIR {folder} cannot be written: {_reason(cause)}; make room there, or choose "
             "another one; finished checkpoints are as they were, --resume goes on from the last"
         ) from error
 
@@ -136,6 +137,12 @@ def output_folder(folder: str) -> Iterator[None]:
         if cause is None:
             raise
         raise AIDError(f"--output {folder} cannot be written: {cause.strerror}") from error
+
+
+def _reason(error: OSError) -> str:
+    """Description of an error, with the path of a folder that stands in a file's place."""
+    path = error.filename2 or error.filename
+    return f"{path} is a folder" if error.errno == errno.EISDIR else str(error.strerror)
 
 
 def cannot_write(error: BaseException | None, folder: str) -> OSError | None:

@@ -3,12 +3,12 @@
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import build_model
 from torch import nn
 
 from aid.checkpoint import StrictCheckpointer
 from aid.config import get_value
 from aid.data import read_coco
+from aid.modeling.build import build_detector
 from aid.modeling.families import num_classes_key
 from aid.modeling.meta_arch import plain_architecture
 from aid.modeling.teacher import load_teacher_config
@@ -61,7 +61,7 @@ def load_detector(cfg: CfgNode) -> nn.Module:
     Raises:
         AIDError: the weights cannot be read or do not fit the config.
     """
-    detector = build_model(cfg)
+    detector = build_detector(cfg)
     StrictCheckpointer(detector, "weights").load(cfg.MODEL.WEIGHTS)
     return detector.eval()
 

@@ -20,7 +20,7 @@ from aid.modeling.meta_arch import DistillationMixin
 from aid.modeling.weighting import build_weighting
 from aid.utils.errors import AIDError
 
-__all__ = ["Run", "load_run", "load_runs", "roles"]
+__all__ = ["Run", "load_run", "load_runs", "read_metrics", "roles"]
 
 
 @dataclass(frozen=True)
@@ -175,18 +175,18 @@ def load_run(folder: str) -> Run:
     cfg = load_config(paths[0])
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    with open(paths[1]) as f:
-        lines = f.read().splitlines()
-    try:
-        metrics = _by_iteration(map(json.loads, lines), cfg.SOLVER.MAX_ITER)
-    except json.JSONDecodeError as error:
-        raise AIDError(f"{paths[1]} is not one JSON object per line: {error}") from error
+    metrics = read_metrics(paths[1], cfg.SOLVER.MAX_ITER)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if name not in DatasetCatalog.list():
             raise AIDError(
                 f"{paths[0]}: dataset {name!r} is not registered: add --register FILE, as for "
                 "training"
             )
+    if not cfg.DATASETS.TEST:
+        raise AIDError(
+            f"{paths[0]}: DATASETS.TEST is empty, so that the run was never evaluated: run "
+            f"train_net.py with --config-file {paths[0]} --resume DATASETS.TEST \"('NAME',)\""
+        )
     run = Run(folder, cfg, metrics)
     if not (run.metrics_at_end("bbox") or run.metrics_at_end("kitti")):
         raise AIDError(
@@ -227,10 +227,30 @@ def load_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
     return runs, left_out
 
 
+def read_metrics(path: str, max_iter: int) -> list[dict]:
+    """Read a metrics.json up to an iteration, one entry per iteration, see :attr:`Run.metrics`.
+
+    Raises:
+        AIDError: the file is not what train_net.py writes.
+    """
+    try:
+        with open(path) as f:
+            return _by_iteration(map(json.loads, f.read().splitlines()), max_iter)
+    except (ValueError, RecursionError) as error:
+        raise AIDError(f"{path} is not one JSON object per line: {error}") from error
+
+
 def _by_iteration(lines: Iterable[dict], max_iter: int) -> list[dict]:
-    """Merge the lines of each iteration; a resumed run logs some iterations twice."""
-    merged = {}
-    for line in lines:
+    """Merge the lines of each iteration; a resumed run logs some iterations twice.
+
+    Raises:
+        ValueError: a line is not what train_net.py writes.
+    """
+    merged: dict[int, dict] = {}
+    for number, line in enumerate(lines, start=1):
+        numbers = isinstance(line, dict) and all(isinstance(x, int | float) for x in line.values())
+        if not numbers or not isinstance(line.get("iteration"), int):
+            raise ValueError(f"line {number} has no iteration, or values that are no numbers")
         if line["iteration"] <= max_iter:
             merged.setdefault(line["iteration"], {}).update(line)
     return [merged[iteration] for iteration in sorted(merged)]

@@ -21,7 +21,7 @@ from aid.utils.files import write_text
 from aid.utils.text import markdown_cell
 
 from .pairs import PASSING
-from .runs import Run, load_run
+from .runs import Run, load_run, read_metrics
 
 __all__ = ["Zoo"]
 
@@ -192,8 +192,8 @@ def _teachers(run: Run) -> list[float | None]:
     for k, weights in enumerate((run.cfg.TEACHER.WEIGHTS, *run.cfg.TEACHER.MORE_WEIGHTS)):
         first = os.path.join(run.folder, f"teacher_{k}" if k else "teacher", "metrics.json")
         if run.cfg.TEACHER.EVAL_FIRST and os.path.isfile(first):
-            with open(first) as f:
-                aps.append(_ap(Run(os.path.dirname(first), run.cfg, [json.load(f)]), run))
+            metrics = read_metrics(first, max_iter=0)
+            aps.append(_ap(Run(os.path.dirname(first), run.cfg, metrics), run))
         elif os.path.basename(weights) == "model_final.pth":
             aps.append(_ap_near(run, os.path.dirname(weights)))
         else:  # the last evaluation in that folder is of other weights

@@ -7,7 +7,14 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils.env import seed_all_rng
 
-from aid.checkpoint import StrictCheckpointer, StudentCheckpointer, clear_load_errors, load_file
+from aid.checkpoint import (
+    NonFiniteError,
+    StrictCheckpointer,
+    StudentCheckpointer,
+    clear_load_errors,
+    load_file,
+    non_finite,
+)
 from aid.engine.setup import check_dataset
 from aid.modeling.inheritance import inherit
 from aid.modeling.meta_arch import DistillationMixin
@@ -61,6 +68,8 @@ def load_trained(student: DistillationMixin, path: str) -> bool:
         student.distillation = distillation
     with clear_load_errors("--weights", path):
         adapters = load_file(path).get("distillation") if path.endswith(".pth") else None
+        if broken := non_finite(adapters):
+            raise NonFiniteError(broken)
     if adapters is None:
         return False
     expected = {k: v.shape for k, v in distillation.state_dict().items()}
