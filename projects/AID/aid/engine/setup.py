@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from ..config import get_value, load_config
+from ..data.conventions import warn_of_boxes
 from ..data.masks import check_masks
 from ..data.register import register_from_file
 from ..evaluation import check_evaluator
@@ -132,6 +133,8 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> None:
             f"DATASETS.TRAIN: {name} has no object to train on in {len(records)} images: check its "
             "labels, where only objects of the classes count that are no crowds or ignored regions"
         )
+    if comm.is_main_process():
+        warn_of_boxes(f"DATASETS.{key}: {name}", records)
     if cfg.MODEL.MASK_ON:
         check_masks(cfg, key, name, records)
 
