@@ -32,7 +32,7 @@ def dataset(tmp_path):
 
     def make(content=COCO, classes=None) -> str:
         text = content if isinstance(content, str) else json.dumps(content)
-        (tmp_path / "a.json").write_text(text)
+        (tmp_path / "a.json").write_text(text, encoding="utf-8")
         register_coco(name, str(tmp_path / "a.json"), str(tmp_path), "mount it", classes)
         return name
 
@@ -116,7 +116,8 @@ def edited(key: str, number: int, **fields) -> dict:
             edited("annotations", 0, segmentation=[5, 5, 9, 5, 9, 9]),
             "most likely in a segmentation",
         ),
-        (edited("annotations", 0, ignore=1), "AssertionError"),
+        (edited("annotations", 0, ignore=1), "annotation 1 has 'ignore' 1, .*: set 'iscrowd' to 1"),
+        ("\ufeff" + json.dumps(COCO), "starts with a byte-order mark.*: save it as UTF-8 without"),
     ],
 )
 def test_what_is_malformed(dataset, content, message):

@@ -44,7 +44,13 @@ def read_coco(path: str, how_to_get: str) -> dict:
     """
     try:
         with open(path, encoding="utf-8") as f:
-            coco = json.load(f)
+            text = f.read()
+        if text.startswith("\ufeff"):
+            raise AIDError(
+                f"{path} starts with a byte-order mark, which COCO's metric cannot read: save it "
+                "as UTF-8 without one"
+            )
+        coco = json.loads(text)
     except FileNotFoundError:
         raise AIDError(f"{path} does not exist: {how_to_get}") from None
     except OSError as error:
@@ -94,6 +100,12 @@ def _check(coco: object) -> None:
                     f"annotation {annotation['id']} has {field} {annotation[field]}, which is not "
                     f"in {key!r}"
                 )
+        if annotation.get("ignore", 0) != 0:
+            raise ValueError(
+                f"annotation {annotation['id']} has 'ignore' {annotation['ignore']!r}, which is "
+                "not supported: set 'iscrowd' to 1 for a region that the metric ignores, and take "
+                "'ignore' out"
+            )
         if not _is_box(annotation["bbox"], *sizes[annotation["image_id"]]):
             raise ValueError(
                 f"annotation {annotation['id']} of image {annotation['image_id']} has bbox "
