@@ -106,14 +106,19 @@ def micro_batch_size(cfg: CfgNode) -> int:
 class _CheckedMapper:
     """Detectron2's mapper, with an AIDError that names the file of an image that cannot be used.
 
-    Earlier checks read the headers of images at most.
+    Earlier checks read the headers of images at most. In training objects without a usable mask are
+    left out if masks are trained.
     """
 
     def __init__(self, cfg: CfgNode, mapper: DatasetMapper):
         self._mapper = mapper
         self._longest = longest_side(cfg, mapper.is_train)
+        self._needs_masks = cfg.MODEL.MASK_ON and mapper.is_train
 
     def __call__(self, record: dict) -> dict | None:
+        if self._needs_masks and "annotations" in record:
+            labels = [x for x in record["annotations"] if x.get("segmentation")]
+            record = {**record, "annotations": labels}
         with clear_image_errors(record["file_name"]):
             check_header(record["file_name"], self._longest)
             return self._mapper(record)
