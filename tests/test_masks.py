@@ -13,6 +13,7 @@ from PIL import Image
 from aid.data import build_train_loader, register_coco, register_kitti
 from aid.engine import AIDTrainer, argument_parser, setup
 from aid.evaluation import build_evaluator
+from aid.utils.d2 import coco_annotations
 from aid.utils.errors import AIDError
 from aid_tools.report import load_run, write_report
 
@@ -252,3 +253,67 @@ def test_masks_of_another_format_are_said_before_training(dataset, configure, mo
     monkeypatch.setattr("aid.data.masks.find_spec", lambda name: None)
     with pytest.raises(AIDError, match="polygons, which INPUT.CROP cuts with shapely: install it"):
         configure(polygons, polygons, ["INPUT.CROP.ENABLED", True])
+
+
+def box_as_polygon(coco):
+    coco["annotations"][1]["segmentation"] = [[4, 6, 30, 22]]
+
+
+def nested(coco):
+    points = coco["annotations"][1]["segmentation"][0]
+    coco["annotations"][1]["segmentation"] = [np.reshape(points, (-1, 2)).tolist()]
+
+
+@pytest.mark.parametrize("change", [box_as_polygon, nested])
+def test_objects_without_a_usable_polygon_are_counted(change, dataset, configure, caplog):
+    good, bad = dataset(), dataset(change=change)
+    with pytest.raises(AIDError, match=f"^DATASETS.TEST: {bad} has no mask for 1 of 16 objects"):
+        configure(good, bad)
+    cfg = configure(bad, good)
+    said = [x.getMessage() for x in caplog.records if "no usable polygon" in x.getMessage()]
+    assert len(said) == 1 and said[0].startswith(f"DATASETS.TRAIN: {bad}: 1 of 12 objects, first")
+
+    def numbers(cfg):
+        loader = iter(build_train_loader(cfg))
+        return sorted(len(x["instances"]) for _ in range(2) for x in next(loader))
+
+    assert numbers(cfg) == [2, 3, 3, 3]
+    assert numbers(configure(bad, good, ["MODEL.MASK_ON", False])) == [3, 3, 3, 3]
+
+
+def test_the_metric_sees_no_polygon_that_training_does_not(dataset, tmp_path):
+    def change(coco):
+        coco["annotations"][0]["segmentation"].append([1, 2, 3, 4])
+
+    name = dataset(change=change)
+    DatasetCatalog.get(name)
+    labels = coco_annotations(build_evaluator(name, str(tmp_path / "inference")))
+    assert [len(x["segmentation"]) for x in labels[:3]] == [1, 1, 1]
+
+
+def test_the_metric_refuses_masks_that_would_crash_it(dataset, tmp_path):
+    name = dataset()
+    DatasetCatalog.get(name)
+    path = MetadataCatalog.get(name).json_file
+    with open(path) as f:
+        coco = json.load(f)
+    coco["annotations"][5]["segmentation"][0][0] = 1e9
+    with open(path, "w") as f:
+        json.dump(coco, f)
+    with pytest.raises(AIDError, match=f"{name}: annotation 6 of image 2: its polygon has x 1000"):
+        build_evaluator(name, str(tmp_path / "inference"))
+
+
+def test_masks_that_a_file_registers_are_checked_too(dataset, configure):
+    good = dataset()
+    records = DatasetCatalog.get(good)
+    records[0]["annotations"][0]["segmentation"][0][0] = float("nan")
+    name = f"{good}_registered"
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).thing_classes = MetadataCatalog.get(good).thing_classes
+    try:
+        with pytest.raises(AIDError, match=f"{name}: an object in .*/1.png: its polygon has x nan"):
+            configure(name, good)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

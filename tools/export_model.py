@@ -26,6 +26,7 @@ from torch import nn
 
 import aid  # noqa: F401  (registers models and datasets)
 from aid.data import register_from_file
+from aid.data.images import longest_side
 from aid.engine.setup import check_dataset
 from aid.modeling.teacher import build_teacher, num_teachers
 from aid.utils.errors import AIDError, main_with_clear_errors
@@ -125,7 +126,8 @@ def _pictures(args: argparse.Namespace, cfg: CfgNode) -> list[np.ndarray]:
         sources = find_sources(names[: args.num_images])
     else:
         raise AIDError("no dataset of DATASETS.TEST is registered: add --images IMAGE ...")
-    frames = read_frames(sources, cfg.INPUT.FORMAT, _fail)
+    longest = longest_side(cfg, is_train=False)
+    frames = read_frames(sources, cfg.INPUT.FORMAT, _fail, longest)
     return [frame.image for frame in islice(frames, args.num_images)]
 
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import aid  # noqa: F401  (registers models and datasets)
 from aid.data import register_from_file
+from aid.data.images import longest_side
 from aid.utils.errors import AIDError, main_with_clear_errors
 from aid.utils.files import output_folder
 from aid.utils.text import one_line, visible
@@ -101,7 +102,7 @@ def _run(
         for writer in writers:
             stack.enter_context(writer)
         bar = stack.enter_context(tqdm(total=count_frames(sources), unit="image"))
-        frames = read_frames(sources, cfg.INPUT.FORMAT, skip)
+        frames = read_frames(sources, cfg.INPUT.FORMAT, skip, longest_side(cfg, is_train=False))
         results = predict(detector, cfg, frames, args.batch_size, args.score_threshold)
         for frame, detections in results:
             for writer in writers:

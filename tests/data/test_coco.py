@@ -3,12 +3,18 @@
 import json
 import re
 
+import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
 from aid.data import register_coco
+from aid.data.masks import MAX_OUTLINE, usable_mask
 from aid.utils.errors import AIDError
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools
 
 COCO = {
     "categories": [{"id": 7, "name": "forklift"}, {"id": 3, "name": "pallet"}],
@@ -32,7 +38,7 @@ def dataset(tmp_path):
 
     def make(content=COCO, classes=None) -> str:
         text = content if isinstance(content, str) else json.dumps(content)
-        (tmp_path / "a.json").write_text(text)
+        (tmp_path / "a.json").write_text(text, encoding="utf-8")
         register_coco(name, str(tmp_path / "a.json"), str(tmp_path), "mount it", classes)
         return name
 
@@ -112,14 +118,121 @@ def edited(key: str, number: int, **fields) -> dict:
         (edited("annotations", 0, bbox=[10**400, 2, 9, 8]), "int too large to convert to float"),
         (edited("annotations", 0, bbox=[30, 2, 9, 8]), "not outside of the image"),
         (edited("annotations", 0, bbox=[-9, 2, 8, 8]), "not outside of the image"),
-        (
-            edited("annotations", 0, segmentation=[5, 5, 9, 5, 9, 9]),
-            "most likely in a segmentation",
-        ),
-        (edited("annotations", 0, ignore=1), "AssertionError"),
+        (edited("annotations", 0, area=float("nan")), "annotation 1 has area nan"),
+        (edited("annotations", 0, id=2**63), "'annotations' has an id beyond 9223372036854775807"),
+        (edited("images", 0, width=10**8), "at most 89478485 pixels"),
+        (edited("annotations", 0, ignore=1), "annotation 1 has 'ignore' 1, .*: set 'iscrowd' to 1"),
+        ("\ufeff" + json.dumps(COCO), "starts with a byte-order mark.*: save it as UTF-8 without"),
+        (edited("annotations", 0, keypoints=[1, 2]), "annotation 1 of image 4: its keypoints must"),
+        (edited("annotations", 0, segmentation="abc"), "4: its segmentation must be polygons"),
     ],
 )
 def test_what_is_malformed(dataset, content, message):
     with pytest.raises(AIDError, match=f"a.json.*{message}") as error:
         DatasetCatalog.get(dataset(content))
     assert "\n" not in str(error.value)
+
+
+# --- masks, in images of 30 x 20
+
+TRIANGLE = [1.0, 2.0, 9.5, 2.0, 9.0, 10.0]
+
+
+def rle(**changes) -> dict:
+    mask = np.zeros((20, 30), np.uint8, order="F")
+    mask[2:10, 1:10] = 1
+    encoded = mask_util.encode(mask)
+    return {"size": [20, 30], "counts": encoded["counts"].decode(), **changes}
+
+
+@pytest.mark.parametrize(
+    "segmentation, expected",
+    [
+        (None, None),
+        ([], None),
+        ([[]], []),
+        ([1, 2, 9, 8], []),
+        (TRIANGLE, []),
+        ([[1, 2, 9, 8]], []),
+        ([[[1, 2], [9, 2], [9, 8]]], []),
+        ([[1, 2, 3, 4, 5, 6, 7]], []),
+        ([["1", "2", "9", "2", "9", "10"]], []),
+        ([TRIANGLE, [1, 2, 9, 8]], [TRIANGLE]),
+        ([TRIANGLE, [-30, -20, 60, 40, 0, 0]], [TRIANGLE, [-30, -20, 60, 40, 0, 0]]),
+    ],
+)
+def test_a_box_is_kept_whatever_its_polygons(dataset, segmentation, expected):
+    """Detectron2 drops objects whose polygons are malformed, COCO's metric of boxes does not."""
+    _, record = DatasetCatalog.get(dataset(edited("annotations", 0, segmentation=segmentation)))
+    assert [x["bbox"] for x in record["annotations"]] == [[1, 2, 9, 8], [5, 5, 0, 3]]
+    assert record["annotations"][0].get("segmentation") == expected
+
+
+@pytest.mark.parametrize("given", [rle(), rle(counts=[22, *(8 * [8, 12]), 8, 410])])
+def test_an_rle_is_the_same_compressed_or_not(dataset, given):
+    _, record = DatasetCatalog.get(dataset(edited("annotations", 0, segmentation=given)))
+    found = mask_util.decode(record["annotations"][0]["segmentation"])
+    assert (found == mask_util.decode(rle())).all() and found.sum() == 72
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_counts_are_decoded_as_in_c(seed):
+    """Noise has counts of all sizes, and differences of both signs."""
+    rng = np.random.default_rng(seed)
+    mask = np.asfortranarray(np.repeat(rng.random((40, 60)) < 0.3, 1 + seed, axis=0), np.uint8)
+    height, width = mask.shape
+    encoded = mask_util.encode(mask)
+    for counts in (encoded["counts"], encoded["counts"].decode()):
+        given = {"size": [height, width], "counts": counts}
+        assert usable_mask(given, width, height) == given
+
+
+@pytest.mark.parametrize(
+    "segmentation, message",
+    [
+        ([[1e9, 2, 9, 2, 9, 10]], "polygon has x 1000000000.0, far outside of the image of 30x20"),
+        ([TRIANGLE, [1, 2, 9, 2, 9, 41]], "polygon has y 41, far outside"),
+        ([[1, 2, 9, 2, 9, float("nan")]], "polygon has y nan, far outside"),
+        ([[1, 2, float("nan"), 2, 9, 4]], "polygon has x nan, far outside"),
+        ([[float("-inf"), 2, 9, 2, 9, 10]], "polygon has x -inf, far outside"),
+        ([[10**400, 2, 9, 2, 9, 10]], "polygon has x 1000000"),
+        ([[-30, 0, 60, 40] * (MAX_OUTLINE // 180 + 1)], "outline of more than 4194304 pixels"),
+        (rle(size=[30, 20]), r"RLE of size \[30, 20\]: it must be \[20, 30\], height and width"),
+        (rle(size=[0, 0]), r"RLE of size \[0, 0\]"),
+        (rle(size=20), "RLE of size 20"),
+        ({"counts": [600]}, "RLE of size None"),
+        ({"size": [20, 30]}, "RLE without valid counts"),
+        (rle(counts=""), "counts add up to 0: .* add up to 600"),
+        (rle(counts=[599]), "counts add up to 599"),
+        (rle(counts=[700, -100]), "counts add up to 600: they must be 0 or more"),
+        (rle(counts=[300.0, 300]), "RLE without valid counts"),
+        (rle(counts="~~~~"), "RLE without valid counts"),
+        (rle(counts="oooooooooooo"), "RLE without valid counts"),
+        (rle(counts=rle()["counts"][:-1]), "RLE without valid counts|counts add up to"),
+    ],
+)
+def test_numbers_that_code_in_c_must_not_see(dataset, segmentation, message):
+    """They end in a crash of the process, an endless loop, or the allocation of a terabyte."""
+    name = dataset(edited("annotations", 0, segmentation=segmentation))
+    with pytest.raises(AIDError, match=f"a.json.*annotation 1 of image 4: its .*{message}") as e:
+        DatasetCatalog.get(name)
+    assert "\n" not in str(e.value) and len(str(e.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"segmentation": [TRIANGLE, [1, 2, 9, 8], TRIANGLE]},
+        {"segmentation": rle(), "iscrowd": 1},
+        {"segmentation": rle(counts=[22, *(8 * [8, 12]), 8, 410])},
+        {"keypoints": [3, 4, 2, 0, 0, 0]},
+    ],
+)
+def test_records_of_sound_files_are_those_of_detectron2(dataset, tmp_path, fields):
+    records = DatasetCatalog.get(dataset(edited("annotations", 0, **fields)))
+    assert records == load_coco_json(str(tmp_path / "a.json"), str(tmp_path), "warehouse_again")
+    again = MetadataCatalog.pop("warehouse_again")
+    metadata = MetadataCatalog.get(f"warehouse_{tmp_path.name}")
+    for key in ("thing_classes", "thing_dataset_id_to_contiguous_id"):
+        assert metadata.get(key) == again.get(key)

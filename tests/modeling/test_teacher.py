@@ -15,7 +15,7 @@ from torch import nn
 
 from aid.config import load_config
 from aid.modeling.teacher import Teacher, build_teacher, load_teacher_config
-from aid.modeling.teacher_check import check_teacher
+from aid.modeling.teacher_check import check_match, check_teacher
 from aid.utils.errors import AIDError
 
 
@@ -303,3 +303,34 @@ def test_a_teacher_without_fpn_is_refused(tiny_model):
     model.roi_heads = nn.Identity()
     with pytest.raises(AIDError, match="need StandardROIHeads.*has Identity"):
         Teacher(model, cfg=None)
+
+
+@pytest.mark.parametrize(
+    "student, teacher", [("RGB", "L"), ("L", "BGR"), ("RGBA", "RGB"), ("YUV-BT.601", "BGR")]
+)
+def test_images_that_a_teacher_cannot_read(student, teacher, tiny_model, tiny_config):
+    channels = {"L": 1, "RGBA": 4}
+
+    def opts(name):
+        number = channels.get(name, 3)
+        keys = ["INPUT.FORMAT", name, "MODEL.PIXEL_MEAN", [100.0] * number]
+        return [*keys, "MODEL.PIXEL_STD", [50.0] * number]
+
+    cfg = load_config(tiny_config("faster_rcnn", opts(teacher)))
+    built = Teacher(tiny_model("faster_rcnn", opts(teacher)), cfg, "TEACHER.CONFIG_FILE t.yaml")
+    with pytest.raises(
+        AIDError, match=f"INPUT.FORMAT is {student} in the student, {teacher} in .*t.yaml: use BGR"
+    ):
+        check_match(built, tiny_model("faster_rcnn", opts(student)))
+
+
+@pytest.mark.parametrize("name, number, mean", [("L", 1, 1), ("L", 1, 3), ("RGBA", 4, 4)])
+def test_images_of_other_channels(name, number, mean, tiny_model, tiny_config, make_batch):
+    keys = ["INPUT.FORMAT", name, "MODEL.PIXEL_MEAN", [100.0] * mean]
+    keys += ["MODEL.PIXEL_STD", [50.0] * mean]
+    detector = tiny_model("faster_rcnn", keys)
+    teacher = Teacher(detector, load_config(tiny_config("faster_rcnn", keys)))
+    batch = [{**x, "image": x["image"][[0, 1, 2, 0][:number]]} for x in make_batch()]
+    assert check_match(teacher, detector)
+    view = teacher.view(batch, (64, 96), name)
+    assert torch.equal(view.images.tensor, detector.preprocess_image(batch).tensor)

@@ -1,10 +1,17 @@
 """Pictures of weights: the right pixels in the right colours."""
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
+from aid.utils.drawing import MAX_AREA, enlargement
+from aid_tools.prediction.writers import draw
+from aid_tools.report.figures import draw_sheet
 from aid_tools.visualization import COLORMAP, draw_boxes, draw_weights, enlarge, weight_image
+from aid_tools.visualization.canvas import enlarged as enlarged_to
+from aid_tools.visualization.page import MAX_CELL_HEIGHT, _sizes
 
 
 def color_of(weight: float) -> list[int]:
@@ -59,3 +66,28 @@ def test_colours_are_rgb_whatever_the_detector_wants():
     nothing = torch.zeros(0)
     picture = weight_image(sample, "BGR", nothing, nothing, torch.zeros(7, 120), stride=8)
     assert picture[:, 10, 10].tolist() == [200, 0, 0]
+
+
+def test_high_images_are_enlarged_within_an_area():
+    image = np.zeros((2000, 20, 3), np.uint8)
+    enlarged, factor = enlarge(image)
+    assert factor == 14 and enlarged.shape == (28_000, 280, 3)
+    assert enlargement(2000, 20) ** 2 * 2000 * 20 == pytest.approx(MAX_AREA)
+    assert enlargement(200, 480) == 2 and enlargement(200, 1242) == 1
+    assert enlarge(np.zeros((3000, 4000, 3), np.uint8))[1] == 1
+
+
+def test_a_high_image_is_drawn_in_every_place(monkeypatch):
+    monkeypatch.setattr("aid.utils.drawing.MAX_AREA", area := 1 << 18)
+    image = np.zeros((2000, 20, 3), np.uint8)
+    none = Instances((2000, 20))
+    none.pred_boxes = Boxes(torch.zeros(0, 4))
+    none.pred_classes, none.scores = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+    assert draw(image, none, ["a"]).size <= 3 * area
+    assert enlarged_to(image, 1200).size <= 3.1 * area
+    figure = draw_sheet([image], [[none]], None, ["run"], ["a"], 0.5)
+    width, height = figure.get_size_inches()
+    plt.close(figure)
+    assert height < 5 * width
+    sizes = _sizes(image, 4)
+    assert sizes.cell == pytest.approx((MAX_CELL_HEIGHT / 100, MAX_CELL_HEIGHT))

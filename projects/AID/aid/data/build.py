@@ -5,7 +5,7 @@ depends neither on interruptions nor on the number of workers: the augmentation 
 seeded by its position in the stream, and a resumed stream skips the consumed samples.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from detectron2.config import CfgNode
@@ -16,15 +16,14 @@ from detectron2.data import (
     build_detection_test_loader,
 )
 from detectron2.data.build import trivial_batch_collator
-from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..checkpoint import check_pickle, clear_load_errors
 from ..utils.d2 import train_loader_from_config
 from ..utils.errors import AIDError
+from .images import check_header, clear_image_errors, longest_side
 from .seeding import seeded
 
 __all__ = ["build_test_loader", "build_train_loader", "micro_batch_size"]
@@ -58,7 +57,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
         micro_batch_size(cfg),
         start_iter * cfg.SOLVER.ACCUMULATION_STEPS,
     )
-    dataset = MapDataset(DatasetFromList(dicts, copy=False), _NamesFile(parts["mapper"]))
+    dataset = MapDataset(DatasetFromList(dicts, copy=False), _CheckedMapper(cfg, parts["mapper"]))
     return DataLoader(
         _SeededDataset(dataset, cfg.SEED, comm.get_rank()),
         batch_sampler=batches,
@@ -75,7 +74,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         AIDError: a proposal file is not safe to unpickle.
     """
     _check_proposals(cfg, "PROPOSAL_FILES_TEST")
-    mapper = _NamesFile(DatasetMapper(cfg, is_train=False))
+    mapper = _CheckedMapper(cfg, DatasetMapper(cfg, is_train=False))
     return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
 
@@ -104,34 +103,25 @@ def micro_batch_size(cfg: CfgNode) -> int:
     return size
 
 
-class _NamesFile:
-    """Mapper wrapper that raises an AIDError with the file name of a damaged image.
+class _CheckedMapper:
+    """Detectron2's mapper, with an AIDError that names the file of an image that cannot be used.
 
-    Earlier checks read the headers of images only.
+    Earlier checks read the headers of images at most. In training objects without a usable mask are
+    left out if masks are trained.
     """
 
-    def __init__(self, mapper: Callable[[dict], dict | None]):
+    def __init__(self, cfg: CfgNode, mapper: DatasetMapper):
         self._mapper = mapper
+        self._longest = longest_side(cfg, mapper.is_train)
+        self._needs_masks = cfg.MODEL.MASK_ON and mapper.is_train
 
     def __call__(self, record: dict) -> dict | None:
-        try:
+        if self._needs_masks and "annotations" in record:
+            labels = [x for x in record["annotations"] if x.get("segmentation")]
+            record = {**record, "annotations": labels}
+        with clear_image_errors(record["file_name"]):
+            check_header(record["file_name"], self._longest)
             return self._mapper(record)
-        except (OSError, SyntaxError, ValueError) as error:  # of Pillow and of the mapper
-            if isinstance(error, SizeMismatchError) or not _is_readable(record["file_name"]):
-                raise AIDError(
-                    f"image {record['file_name']} cannot be used: {error}: replace the file, or "
-                    "take it out of the dataset"
-                ) from error
-            raise
-
-
-def _is_readable(file_name: str) -> bool:
-    try:
-        with Image.open(file_name) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return True
 
 
 class _Batches(Sampler):

@@ -1,21 +1,28 @@
-"""Datasets in COCO's instance format, validated before Detectron2 reads them.
+"""Datasets in COCO's instance format, validated and in Detectron2's standard format.
 
-Detectron2's loader silently replaces an image whose id is repeated, and drops boxes of negative
-size.
+Detectron2's own loader silently replaces an image whose id is repeated, and drops objects whose
+polygons are malformed.
 """
 
 import json
+import logging
 import math
 import os
 from collections import Counter
 from collections.abc import Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
+from pycocotools import mask as mask_util
 
 from ..utils.errors import AIDError
+from .images import MAX_PIXELS
+from .masks import usable_mask
 
 __all__ = ["load_coco", "read_coco", "register_coco"]
+
+# COCO's metric stores ids as 64-bit integers.
+MAX_ID = 2**63 - 1
 
 # Fields that Detectron2 and COCO's metric require, with their types.
 FIELDS = {
@@ -44,7 +51,13 @@ def read_coco(path: str, how_to_get: str) -> dict:
     """
     try:
         with open(path, encoding="utf-8") as f:
-            coco = json.load(f)
+            text = f.read()
+        if text.startswith("\ufeff"):
+            raise AIDError(
+                f"{path} starts with a byte-order mark, which COCO's metric cannot read: save it "
+                "as UTF-8 without one"
+            )
+        coco = json.loads(text)
     except FileNotFoundError:
         raise AIDError(f"{path} does not exist: {how_to_get}") from None
     except OSError as error:
@@ -69,6 +82,8 @@ def _check(coco: object) -> None:
                 if not (isinstance(entry, dict) and isinstance(entry.get(field), kind)):
                     raise ValueError(f"entry {number} of {key!r} has no valid {field!r}")
         ids[key] = _unique(key, "id", entries)
+        if max(map(abs, ids[key]), default=0) > MAX_ID:
+            raise ValueError(f"{key!r} has an id beyond {MAX_ID}")
     _unique("categories", "name", coco["categories"])
     if not coco["categories"]:
         raise ValueError("'categories' is empty")
@@ -80,8 +95,11 @@ def _check(coco: object) -> None:
             )
     sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
     for image_id, size in sizes.items():
-        if min(size) < 1:
-            raise ValueError(f"image {image_id} has width and height {size}")
+        if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+            raise ValueError(
+                f"image {image_id} has width and height {size}: they must be 1 or more, with "
+                f"at most {MAX_PIXELS} pixels"
+            )
     for annotation in coco["annotations"]:
         if annotation["id"] < 1:
             raise ValueError(
@@ -94,6 +112,14 @@ def _check(coco: object) -> None:
                     f"annotation {annotation['id']} has {field} {annotation[field]}, which is not "
                     f"in {key!r}"
                 )
+        if annotation.get("ignore", 0) != 0:
+            raise ValueError(
+                f"annotation {annotation['id']} has 'ignore' {annotation['ignore']!r}, which is "
+                "not supported: set 'iscrowd' to 1 for a region that the metric ignores, and take "
+                "'ignore' out"
+            )
+        if not math.isfinite(annotation["area"]):
+            raise ValueError(f"annotation {annotation['id']} has area {annotation['area']}")
         if not _is_box(annotation["bbox"], *sizes[annotation["image_id"]]):
             raise ValueError(
                 f"annotation {annotation['id']} of image {annotation['image_id']} has bbox "
@@ -154,14 +180,66 @@ def load_coco(name: str, json_file: str, image_root: str, how_to_get: str) -> li
     registered = MetadataCatalog.get(name).get("thing_classes", names)
     if names != registered:
         raise AIDError(f"{json_file} has the categories {names}, registered are {registered}")
+    metadata = MetadataCatalog.get(name)
+    metadata.thing_classes = names
+    category_ids = sorted(x["id"] for x in coco["categories"])
+    # COCO's evaluator translates the classes back.
+    metadata.thing_dataset_id_to_contiguous_id = {k: i for i, k in enumerate(category_ids)}
     try:
-        return load_coco_json(json_file, image_root, name)
-    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise AIDError(
-            f"{json_file} is not in COCO's instance format, most likely in a segmentation or "
-            f"keypoints: {reason}"
-        ) from error
+        records = _to_records(coco, image_root, metadata.thing_dataset_id_to_contiguous_id)
+    except (OverflowError, ValueError) as error:
+        raise AIDError(f"{json_file} is not in COCO's instance format: {error}") from None
+    logging.getLogger(__name__).info("%s: %d images in %s", name, len(records), json_file)
+    return records
+
+
+def _to_records(coco: dict, image_root: str, classes: dict[int, int]) -> list[dict]:
+    """Convert valid content to Detectron2's standard format, with the images in order of their ids.
+
+    Objects without a mask have no "segmentation"; objects whose mask has no usable polygon have an
+    empty list.
+    """
+    records = {
+        x["id"]: {
+            "file_name": os.path.join(image_root, x["file_name"]),
+            "height": x["height"],
+            "width": x["width"],
+            "image_id": x["id"],
+            "annotations": [],
+        }
+        for x in sorted(coco["images"], key=lambda x: x["id"])
+    }
+    for annotation in coco["annotations"]:
+        record = records[annotation["image_id"]]
+        label = {key: annotation[key] for key in ("iscrowd", "bbox")}
+        label["category_id"] = classes[annotation["category_id"]]
+        label["bbox_mode"] = BoxMode.XYWH_ABS
+        try:
+            if annotation.get("segmentation"):
+                label["segmentation"] = _read_mask(annotation["segmentation"], record)
+            if annotation.get("keypoints"):
+                label["keypoints"] = _read_keypoints(annotation["keypoints"])
+        except (OverflowError, ValueError) as error:
+            raise ValueError(
+                f"annotation {annotation['id']} of image {annotation['image_id']}: {error}"
+            ) from None
+        record["annotations"].append(label)
+    return list(records.values())
+
+
+def _read_mask(segmentation: object, record: dict) -> list | dict:
+    mask = usable_mask(segmentation, record["width"], record["height"]) or []
+    if isinstance(mask, dict) and isinstance(mask["counts"], list):
+        return mask_util.frPyObjects(mask, record["height"], record["width"])
+    return mask
+
+
+def _read_keypoints(keypoints: object) -> list[float]:
+    """Read x, y, visibility of each keypoint; Detectron2 has coordinates, not pixel indices."""
+    is_list = isinstance(keypoints, list) and len(keypoints) % 3 == 0
+    if not is_list or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in keypoints):
+        raise ValueError("its keypoints must be x, y, visibility of each one")
+    return [x if i % 3 == 2 else x + 0.5 for i, x in enumerate(keypoints)]
 
 
 def register_coco(

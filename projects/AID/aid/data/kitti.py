@@ -12,9 +12,9 @@ import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from PIL import Image
 
 from ..utils.errors import AIDError
+from .images import ImageFault, check_header
 from .kitti_labels import CLASSES, IGNORED_AS, parse_label_file
 
 __all__ = [
@@ -96,18 +96,16 @@ def read_size(file_name: str) -> tuple[int, int]:
     """Read width and height of an image from its header.
 
     Raises:
-        AIDError: the image does not exist, or its header cannot be read.
+        AIDError: the image does not exist, or its header shows that it cannot be used.
     """
     try:
-        with Image.open(file_name) as image:
-            return image.size
+        return check_header(file_name)
     except FileNotFoundError:
         raise AIDError(
             f"image {file_name} does not exist, but is listed: complete the images, or draw the "
             "split anew with datasets/prepare_kitti.py"
         ) from None
-    # Errors of Pillow for damaged headers and impossible sizes.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except ImageFault as error:
         raise AIDError(f"image {file_name} cannot be read: {error}") from error
 
 

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from ..checkpoint import clear_load_errors, last_checkpoint, load_file
 from ..config import get_value, load_config
 from ..data.classes import check_class_lists, class_list
+from ..data.conventions import warn_of_boxes
 from ..data.masks import check_masks
 from ..data.register import register_from_file
 from ..evaluation import check_evaluator
@@ -142,6 +143,8 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> None:
             f"DATASETS.TRAIN: {name} has no object to train on in {len(records)} images: check its "
             "labels, where only objects of the classes count that are no crowds or ignored regions"
         )
+    if comm.is_main_process():
+        warn_of_boxes(f"DATASETS.{key}: {name}", records)
     if cfg.MODEL.MASK_ON:
         check_masks(cfg, key, name, records)
 

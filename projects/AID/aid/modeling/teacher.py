@@ -103,7 +103,10 @@ class Teacher:
             images = [x.flip(0) for x in images]
         sizes = [tuple(x.shape[-2:]) for x in images]
         # Normalized before padding, as in Detectron2: the padding has the mean color.
-        batch = images[0].new_zeros((len(images), 3, *padded_size), dtype=torch.float32)
+        # A gray image has as many channels as it is normalized to.
+        channels = max(len(images[0]), len(detector.pixel_mean))
+        shape = (len(images), channels, *padded_size)
+        batch = images[0].new_zeros(shape, dtype=torch.float32)
         for padded, image, (height, width) in zip(batch, images, sizes, strict=True):
             padded[:, :height, :width] = (image - detector.pixel_mean) / detector.pixel_std
         return TeacherView(ImageList(batch, sizes), detector.backbone(batch))

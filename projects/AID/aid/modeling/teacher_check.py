@@ -54,7 +54,7 @@ def check_match(
         The levels to imitate, finest first.
 
     Raises:
-        AIDError: classes, levels or strides differ.
+        AIDError: classes, levels, strides or the formats of images differ.
     """
     student_classes, teacher_classes = num_classes(student), num_classes(teacher.detector)
     if student_classes != teacher_classes:
@@ -80,6 +80,7 @@ def check_match(
             teacher.name,
             ", ".join(student_names),
         )
+    _check_format(teacher, student)
     student_shapes = student.backbone.output_shape()
     teacher_shapes = teacher.detector.backbone.output_shape()
     shared = [level for level in teacher.levels if level in student_shapes]
@@ -113,6 +114,16 @@ def _compare_sizes(teacher: Teacher, cfg: CfgNode) -> None:
             teacher.name,
             of_student,
             of_student,
+        )
+
+
+def _check_format(teacher: Teacher, student: nn.Module) -> None:
+    student_format, teacher_format = student.input_format, teacher.cfg.INPUT.FORMAT
+    # A teacher gets the student's images, with the order of the channels reversed if necessary.
+    if student_format != teacher_format and not {student_format, teacher_format} <= {"BGR", "RGB"}:
+        raise AIDError(
+            f"INPUT.FORMAT is {student_format} in the student, {teacher_format} in the teacher of "
+            f"{teacher.name}: use BGR or RGB for both, or the same format"
         )
 
 

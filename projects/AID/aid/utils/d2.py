@@ -12,6 +12,7 @@ from torch import Tensor
 
 __all__ = [
     "coco_annotations",
+    "coco_images",
     "decode_multi_level_predictions",
     "match_fcos_points",
     "set_coco_tasks",
@@ -40,6 +41,11 @@ def decode_multi_level_predictions(detector: DenseDetector, *args) -> Instances:
 def coco_annotations(evaluator: COCOEvaluator) -> list[dict]:
     """Ground-truth annotations, in COCO's format, that an evaluator has loaded."""
     return evaluator._coco_api.dataset.get("annotations", [])
+
+
+def coco_images(evaluator: COCOEvaluator) -> dict[int, dict]:
+    """{id: image} in COCO's format that an evaluator has loaded."""
+    return evaluator._coco_api.imgs
 
 
 def set_coco_tasks(evaluator: COCOEvaluator, tasks: tuple[str, ...]) -> None:

@@ -3,23 +3,33 @@
 Shape letters: G ground-truth instances, H and W height and width, H_l and W_l of an FPN level.
 """
 
+import math
+
 import cv2
 import numpy as np
 from detectron2.data.detection_utils import convert_image_to_rgb
 from matplotlib import colormaps
 from torch import Tensor
 
-__all__ = ["COLORMAP", "draw_boxes", "draw_weights", "enlarge", "weight_image"]
+__all__ = ["COLORMAP", "draw_boxes", "draw_weights", "enlarge", "enlargement", "weight_image"]
 
 # Perceptually uniform; dark for a weight of 0, yellow for 1.
 COLORMAP = colormaps["viridis"]
 # Narrower images are enlarged, so that labels are legible.
 MIN_WIDTH = 960
+# Limit of the area in pixels to which images are enlarged: a narrow image may be high.
+MAX_AREA = 1 << 23
+
+
+def enlargement(height: int, width: int, min_width: int = MIN_WIDTH) -> float:
+    """Compute the factor, 1 or more, that makes an image legible within a limit of its area."""
+    return max(1.0, min(min_width / width, math.sqrt(MAX_AREA / (height * width))))
 
 
 def enlarge(image: np.ndarray) -> tuple[np.ndarray, int]:
     """Enlarge a small image (H, W, 3) by an integer factor; return the image and the factor."""
-    factor = max(1, -(-MIN_WIDTH // image.shape[1]))
+    height, width = image.shape[:2]
+    factor = max(1, min(-(-MIN_WIDTH // width), math.isqrt(MAX_AREA // (height * width))))
     return image.repeat(factor, axis=0).repeat(factor, axis=1), factor
 
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
-from PIL import Image
 
+from aid.data.images import ImageFault, check_size, read_image
 from aid.utils.errors import AIDError
 
 __all__ = ["Frame", "Source", "count_frames", "find_sources", "read_frames"]
@@ -136,37 +135,46 @@ def _length(path: str) -> int:
 
 
 def read_frames(
-    sources: list[Source], channels: str, skipped: Callable[[str], None]
+    sources: list[Source], channels: str, skipped: Callable[[str], None], longest: int = 0
 ) -> Iterator[Frame]:
     """Read the frames of all sources one by one.
 
     Args:
         sources: result of :func:`find_sources`.
         channels: INPUT.FORMAT of a config, "BGR" or "RGB".
-        skipped: callback for a message about each image that cannot be read, and each video that
-            cannot be read or has unreadable frames.
+        skipped: callback for a one-line message about each image that cannot be used, and each
+            video that cannot be used or has unreadable frames.
+        longest: see :func:`~aid.data.images.longest_side`.
     """
     for source in sources:
         if not _is_utf8(source.path):
             skipped(f"{source.path}: its name is not UTF-8: rename the file")
             continue
         if source.is_video:
-            yield from _read_video(source, channels, skipped)
+            yield from _read_video(source, channels, skipped, longest)
             continue
         try:
-            yield Frame(source, read_image(source.path, channels))  # as in evaluation
+            yield Frame(source, read_image(source.path, channels, longest))
         except FileNotFoundError:
             skipped(f"{source.path}: does not exist")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            skipped(f"{source.path}: {' '.join(str(error).split())}")
+        except ImageFault as error:
+            skipped(f"{source.path}: {error}")
 
 
-def _read_video(source: Source, channels: str, skipped: Callable[[str], None]) -> Iterator[Frame]:
+def _read_video(
+    source: Source, channels: str, skipped: Callable[[str], None], longest: int
+) -> Iterator[Frame]:
     with _opened(source.path) as video:
         if not video.isOpened():
             exists = os.path.exists(source.path)
             reason = "is no video that OpenCV can read" if exists else "does not exist"
             skipped(f"{source.path}: {reason}")
+            return
+        size = (video.get(key) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        try:
+            check_size(*map(int, size), longest)
+        except ImageFault as error:
+            skipped(f"{source.path}: {error}")
             return
         length = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         rate = video.get(cv2.CAP_PROP_FPS) or 25.0

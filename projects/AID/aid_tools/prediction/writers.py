@@ -15,6 +15,7 @@ from detectron2.utils.visualizer import Visualizer
 
 from aid.data.kitti_labels import write_result_file
 from aid.evaluation.kitti_files import kitti_objects
+from aid.utils.drawing import enlargement
 from aid.utils.errors import AIDError
 from aid.utils.files import PART, whole_file
 from aid.utils.text import figure_text, visible
@@ -23,8 +24,6 @@ from .sources import Frame
 
 __all__ = ["COCOWriter", "KITTIWriter", "PictureWriter"]
 
-# Narrower images are enlarged, so that labels are readable.
-MIN_WIDTH = 960
 COLORS = colormap(rgb=True, maximum=1)
 
 
@@ -217,9 +216,7 @@ def draw(image: np.ndarray, detections: Instances, names: list[str]) -> np.ndarr
     Returns:
         (H', W', 3), RGB, uint8, with even sides, as video encoders require.
     """
-    height, width = image.shape[:2]
-    scale = max(1.0, MIN_WIDTH / width)
-    scene = Visualizer(image, scale=scale)
+    scene = Visualizer(image, scale=enlargement(*image.shape[:2]))
     classes = detections.pred_classes.tolist()
     drawn = scene.overlay_instances(
         boxes=detections.pred_boxes,

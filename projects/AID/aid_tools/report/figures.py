@@ -33,6 +33,9 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0
 MAX_CLASSES = 16
 CLASS_COLORS = ((255, 214, 10), (255, 90, 95), (64, 224, 255), (170, 120, 255), (120, 230, 90))
 
+# Limit of height over width of a row of images.
+MAX_RATIO = 4
+
 
 def save(figure: Figure, path: str) -> None:
     """Write a figure to a file, in the format of its extension, and close it."""
@@ -134,7 +137,8 @@ def draw_sheet(
         threshold: minimum score of the detections to draw.
     """
     columns = len(detections) + (stats is not None)
-    ratio = images[0].shape[0] / images[0].shape[1]
+    # A high image is drawn smaller than its column.
+    ratio = min(images[0].shape[0] / images[0].shape[1], MAX_RATIO)
     size = (6.2 * columns, (6.2 * ratio + 0.08) * len(images) + 0.9)
     figure, axes = plt.subplots(
         len(images), columns, figsize=size, squeeze=False, layout="constrained"

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from statistics import mean, median
 
+import numpy as np
 import torch
 from detectron2.data import DatasetCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from tqdm import tqdm
 
+from aid.data.images import clear_image_errors, read_image
 from aid.utils.errors import AIDError
 from aid.utils.files import output_folder, write_text
 
@@ -98,13 +99,18 @@ def _write(
             missing.append(f"Teacher's loss on the labels, for {adaptive.name}: {error}.")
     if groups:
         save(draw_groups(groups), os.path.join(output, "instances.png"))
-    images = [read_image(record["file_name"], format="RGB") for record in shown]
+    images = [_read_rgb(record["file_name"]) for record in shown]
     sheet = draw_sheet(images, detections, stats, labels, runs[0].classes, threshold)
     save(sheet, os.path.join(output, "detections.png"))
 
     sentences = outcome(runs, costs)
     findings = Findings(runs, rows, sentences, missing, curves, _summarize(groups), adaptive)
     _write_texts(findings, output)
+
+
+def _read_rgb(file_name: str) -> np.ndarray:
+    with clear_image_errors(file_name):
+        return read_image(file_name, "RGB")
 
 
 def _summarize(groups: dict[str, tuple[list[float], list[float]]]) -> dict[str, dict[str, float]]:

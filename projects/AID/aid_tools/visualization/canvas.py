@@ -11,6 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from aid.utils.drawing import enlargement
 from aid.utils.files import whole_file
 from aid.utils.text import figure_text
 
@@ -82,9 +83,13 @@ class Canvas:
 
 
 def enlarged(image: np.ndarray, width: int) -> np.ndarray:
-    """Enlarge an image (H, W, 3) to ``width`` pixels, bicubically, if it is narrower."""
+    """Enlarge an image (H, W, 3) to ``width`` pixels, bicubically, if it is narrower.
+
+    A high image becomes less wide, see :func:`~aid.utils.drawing.enlargement`.
+    """
     if image.shape[1] >= width:
         return image
+    width = min(width, round(image.shape[1] * enlargement(*image.shape[:2], width)))
     size = (round(image.shape[0] * width / image.shape[1]), width)
     pixels = torch.tensor(image).permute(2, 0, 1)[None].float()
     pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False)

@@ -20,6 +20,7 @@ COLORS = {"weight": "viridis", "attention": "cividis", "difference": "cividis"}
 # In inches.
 GAP, ROW_LABEL = 0.12, 0.95
 CELL_WIDTH, CELL_HEIGHT, MIN_CELL_WIDTH = 3.2, 2.6, 2.2
+MAX_CELL_HEIGHT = 4 * CELL_HEIGHT
 MIN_BODY, TRUTH_HEIGHT = 12.0, 8.0
 TITLE, HEAD, NAMES, FOOT, LINE = 0.75, 0.9, 0.6, 1.1, 0.25
 EXPLANATIONS = (
@@ -77,6 +78,7 @@ class _Sizes:
 def _sizes(image: np.ndarray, num_columns: int) -> _Sizes:
     ratio = image.shape[0] / image.shape[1]
     cell = max(MIN_CELL_WIDTH, min(CELL_WIDTH, CELL_HEIGHT / ratio))
+    cell = min(cell, MAX_CELL_HEIGHT / ratio)
     body = max(num_columns * (cell + GAP) - GAP, MIN_BODY)
     truth = min(body, TRUTH_HEIGHT / ratio)
     return _Sizes(body, (cell, cell * ratio), (truth, truth * ratio))

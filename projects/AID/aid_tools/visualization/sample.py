@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
+
+from aid.data.images import clear_image_errors, longest_side, read_image
 
 __all__ = ["load_sample"]
 
@@ -19,8 +20,13 @@ def load_sample(cfg: CfgNode, record: dict) -> tuple[dict, list[dict]]:
 
     Returns:
         Input of the model with ``instances`` (G), and the G annotations.
+
+    Raises:
+        AIDError: the image cannot be used.
     """
-    image = read_image(record["file_name"], format=cfg.INPUT.FORMAT)
+    longest = longest_side(cfg, is_train=False)
+    with clear_image_errors(record["file_name"]):
+        image = read_image(record["file_name"], cfg.INPUT.FORMAT, longest)
     resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     transform = resize.get_transform(image)
     image = transform.apply_image(image)

@@ -1,0 +1,47 @@
+"""Warnings of boxes that seem to be in another convention than their dataset says."""
+
+import logging
+
+from detectron2.structures import BoxMode
+
+__all__ = ["warn_of_boxes"]
+
+# Share of the boxes that may leave their image by more than a pixel.
+FEW = 0.1
+
+
+def warn_of_boxes(where: str, records: list[dict]) -> None:
+    """Log a warning if many boxes leave their image, or if all lie within one pixel.
+
+    Args:
+        where: config key and name of the dataset, for the message.
+        records: of the dataset, in Detectron2's standard format.
+    """
+    total = outside = normalized = 0
+    for record in records:
+        width, height = record.get("width"), record.get("height")
+        for label in record.get("annotations", ()):
+            box, mode = label.get("bbox"), label.get("bbox_mode")
+            if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS) or width is None or height is None:
+                continue
+            x, y, right, bottom = box
+            if mode == BoxMode.XYWH_ABS:
+                right, bottom = x + right, y + bottom
+            total += 1
+            outside += bool(min(x, y) < -1 or right > width + 1 or bottom > height + 1)
+            normalized += bool(max(box) <= 1)
+    logger = logging.getLogger(__name__)
+    if total and normalized == total:
+        logger.warning(
+            "%s: all %d boxes lie within one pixel: boxes are in pixels, not in parts of the image",
+            where,
+            total,
+        )
+    elif outside > FEW * total:
+        logger.warning(
+            "%s: %d of %d boxes leave their image: COCO's boxes are x, y, width, height; if these "
+            "are x1, y1, x2, y2, convert them",
+            where,
+            outside,
+            total,
+        )
