@@ -10,6 +10,8 @@ from importlib.metadata import PathDistribution
 
 import pytest
 
+import aid
+
 FILES = {
     "LabGym/__init__.py": "raise RuntimeError('not to be installed')\n",
     "LabGym/detectron2/__init__.py": '__version__ = "0.6"\n',
@@ -149,4 +151,4 @@ def test_installing_the_project_touches_nothing_else(repository, extras):
         text=True,
     )
     (line,) = (x for x in found.stdout.splitlines() if x.startswith("Would install"))
-    assert line.split() == ["Would", "install", "aid-detectron2-0.1.0"]
+    assert line.split() == ["Would", "install", f"aid-detectron2-{aid.__version__}"]

@@ -160,7 +160,7 @@ def test_images_of_one_name_have_pages_of_their_own(student_config, toy_dataset,
 def test_damaged_images_and_folders_are_named(student_config, toy_dataset, tmp_path):
     cfg = student_config("faster_rcnn")
     (tmp_path / "0.png").write_bytes(b"no image")
-    with pytest.raises(AIDError, match=r"image .*0.png cannot be read"):
+    with pytest.raises(AIDError, match=r"image .*0.png cannot be used"):
         write(cfg, toy_dataset, tmp_path / "a")
     (tmp_path / "file").write_text("")
     with pytest.raises(AIDError, match=r"--output .*file cannot be made"):
