@@ -94,7 +94,7 @@ crash-campaign: install  ## kill training runs KILLS times, resume them, compare
 test: install  ## run the tests, under 10 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
-test-core: install  ## run the core tests, under 2 minutes on 2 cores
+test-core: install  ## run the core tests, under 3 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "core and not slow"
 
 test-slow: install  ## run the slow tests
