@@ -21,7 +21,7 @@ def modules() -> dict[str, Path]:
 
 
 def public_names(path: Path) -> list[str]:
-    """What ``__all__`` of a module lists."""
+    """Names that ``__all__`` of a module lists."""
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return ast.literal_eval(node.value)

@@ -50,7 +50,7 @@ def clear_value_errors(
         yield
     except OTHERS:
         raise
-    except Exception as error:
+    except Exception as error:  # Detectron2 and torch refuse values with errors of any type
         frames = traceback.extract_tb(error.__traceback__)
         # An error in a worker of the data loader has the worker's traceback in its message.
         files = [x.filename for x in frames] + re.findall('(?m)^ *File "(.+?)", line', str(error))

@@ -120,7 +120,7 @@ def clear_image_errors(file_name: str) -> Iterator[None]:
         yield
     except AIDError:
         raise
-    except Exception as error:
+    except Exception as error:  # decoders and transforms raise errors of any type
         if isinstance(error, CAUSED_BY_IMAGES) or not _is_readable(file_name):
             raise AIDError(
                 f"image {file_name} cannot be used: {_one_line(error)}: replace the file, or "

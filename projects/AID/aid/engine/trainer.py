@@ -247,7 +247,7 @@ class AIDTrainer(DefaultTrainer):
         return {**super().state_dict(), "conditions": self._conditions()}
 
     def _conditions(self) -> dict[str, int]:
-        """What a resumed run must have in common with the one before to be the same, by name."""
+        """Values by name that must not change between a run and its resumption."""
         conditions = {"SEED": self.cfg.SEED, "number of processes": comm.get_world_size()}
         with suppress(AttributeError, TypeError):  # a loader that a subclass has built
             conditions["number of training images"] = len(self.data_loader.dataset)
