@@ -21,7 +21,7 @@ from aid.modeling.weighting import (
 pytestmark = pytest.mark.core
 
 QUICK = settings(
-    max_examples=100,
+    max_examples=50,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # detectors, which do not change

@@ -15,7 +15,7 @@ from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context, ResponseLos
 
 pytestmark = pytest.mark.core
 
-QUICK = settings(max_examples=50, deadline=None, derandomize=True)
+QUICK = settings(max_examples=25, deadline=None, derandomize=True)
 ON_ANSWERS = ("CrossKDLoss", "LocalisationLoss", "ResponseLoss")
 ON_MAPS = sorted(k for k, _ in DISTILLATION_LOSS_REGISTRY if k not in ON_ANSWERS)
 # MGD makes the teacher's features anew, whatever the student's are.
