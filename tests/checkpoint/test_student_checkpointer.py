@@ -232,9 +232,7 @@ def test_adapters_of_another_kind_of_number_are_not_resumed(dtype, saved, studen
     torch.save(content, path)
     other, _ = student_model("faster_rcnn", seed=1)
     before = {k: v.clone() for k, v in other.state_dict().items()}
-    said = (
-        rf"--resume: .*model.pth cannot be read \({name} is {dtype} in the file, torch.float32"
-    )
+    said = rf"--resume: .*model.pth cannot be read \({name} is {dtype} in the file, torch.float32"
     with pytest.raises(AIDError, match=said):
         StudentCheckpointer(other).load(path)
     assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
