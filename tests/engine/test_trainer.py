@@ -165,10 +165,10 @@ def test_a_teacher_of_another_size_is_evaluated_at_both(size, sizes, run_config,
     class Watched(AIDTrainer):
         @classmethod
         def test(cls, cfg, model, evaluators=None):
-            shapes = {
-                tuple(x[0]["image"].shape) for x in cls.build_test_loader(cfg, *cfg.DATASETS.TEST)
-            }
-            tested.append((min(min(x[1:]) for x in shapes), cfg.OUTPUT_DIR))
+            loader = cls.build_test_loader(cfg, *cfg.DATASETS.TEST)
+            (side,) = {min(x["image"].shape[1:]) for (x,) in loader}
+            tested.append((side, cfg.OUTPUT_DIR))
+            os.makedirs(cfg.OUTPUT_DIR)
             return {"bbox": {"AP": 50.0 + len(tested)}}
 
     cfg = run_config("run", opts=["TEACHER.EVAL_FIRST", True, "INPUT.MIN_SIZE_TEST", size])
