@@ -26,7 +26,7 @@ FAMILIES = [
     ("retinanet", "faster_rcnn"),
     ("faster_rcnn", "fcos"),
 ]
-# Losses on answers; those on features go with every family.
+# Losses on predictions; those on features go with every family.
 GO_WITH = {
     "CrossKDLoss": DENSE,
     "LocalisationLoss": [("gfl", "gfl")],

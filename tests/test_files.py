@@ -1,14 +1,17 @@
 """Files are whole or not there, and a disk that takes none is told from a bug."""
 
 import errno
+import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from aid.utils.errors import AIDError, main_with_clear_errors
-from aid.utils.files import clear_write_errors, output_folder, remove_parts, whole_file
+from aid.utils.files import clear_write_errors, output_folder, remove_parts, whole_file, write_json
 
 
 def test_a_file_is_there_when_it_is_complete(tmp_path):
@@ -99,3 +102,38 @@ def test_a_folder_in_place_of_a_file_is_one_line(tmp_path, capsys):
     assert stopped.value.code == 2
     line = f"error: {tmp_path} is a folder, where a file belongs: remove it, or name a file\n"
     assert capsys.readouterr().err == line
+
+
+def test_a_json_file_is_whole_or_as_it_was(tmp_path, file_limit):
+    path = str(tmp_path / "a.json")
+    write_json(path, {"a": [1, None]}, "--json")
+    assert json.loads(Path(path).read_text()) == {"a": [1, None]}
+    with (
+        pytest.raises(AIDError, match=f"^--json {path} cannot be written: File too large$"),
+        file_limit(100),
+    ):
+        write_json(path, list(range(1000)), "--json")
+    assert json.loads(Path(path).read_text()) == {"a": [1, None]}
+    assert os.listdir(tmp_path) == ["a.json"]
+    with pytest.raises(AIDError, match=f"^{tmp_path}/gone/a.json cannot be written: No such file"):
+        write_json(f"{tmp_path}/gone/a.json", {})
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path):
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_json(pipe, [7])
+    assert json.loads(os.read(reader, 100)) == [7]
+    os.close(reader)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_tools_write_files_by_the_helpers_alone(repository):
+    """All others leave half a file, or end in a traceback, on a full disk."""
+    writes = re.compile(r"""open\([^)]*["'][wax]b?["']|json\.dump\(""")
+    allowed = {"memory.py", "victim.py", "runner.py", "load_test.py"}  # /proc, and stdout.txt
+    paths = [*Path(repository, "tools").glob("*.py")]
+    paths += Path(repository, "projects/AID/aid_tools").rglob("*.py")
+    assert len(paths) > 50
+    assert {x.name for x in paths if writes.search(x.read_text())} == allowed

@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig
+from detectron2.data import transforms as T
 from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 
@@ -119,3 +120,49 @@ def test_lessons_that_cannot_be_taught(lazy, script):
     lazy.model.student.roi_heads.num_classes = 4
     with pytest.raises(AIDError, match="has 3 classes, the student 4"):
         script.do_train(lazy, resume=False)
+
+
+@pytest.fixture
+def on_files(lazy, toy_dataset):
+    """The example on image files."""
+    example = LazyConfig.load(LAZY).dataloader
+    lazy.dataloader = example
+    lazy.dataloader.train.dataset.names = lazy.dataloader.test.dataset.names = toy_dataset
+    lazy.train.max_iter = 4
+    return lazy
+
+
+@pytest.mark.parametrize("tested", [False, True])
+def test_an_odd_image_is_named_without_traceback(tested, on_files, script, tmp_path, caplog):
+    path = tmp_path / "4.png"
+    path.write_bytes(path.read_bytes()[:100])
+    os.makedirs(on_files.train.output_dir, exist_ok=True)
+    with pytest.raises(AIDError, match=f"^image {path} cannot be used: .*: replace the file") as e:
+        if tested:
+            script.do_test(on_files, torch.nn.Identity())
+        else:
+            script.do_train(on_files, resume=False)
+    assert "\n" not in str(e.value)
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_a_crop_that_leaves_nothing_is_said(on_files, script):
+    augmentations = on_files.dataloader.train.mapper.augmentations
+    augmentations.insert(0, L(T.RandomCrop)(crop_type="absolute", crop_size=(0, 20)))
+    os.makedirs(on_files.train.output_dir, exist_ok=True)
+    with pytest.raises(AIDError, match=r"image .*png cannot be used: a crop has left 20x0 of its"):
+        script.do_train(on_files, resume=False)
+
+
+@pytest.mark.parametrize(
+    "folder, said", [("s3://bucket/run", "is a URL"), ("a\udcffb", r"a\\xffb is not UTF-8")]
+)
+def test_a_folder_that_cannot_be_written_to_is_said(folder, said, script, teacher, monkeypatch):
+    monkeypatch.setattr(script, "default_setup", None)
+    args = default_argument_parser().parse_args(["--config-file", LAZY])
+    cfg = LazyConfig.load(LAZY)
+    cfg.train.output_dir = folder
+    monkeypatch.setattr(LazyConfig, "load", lambda path: cfg)
+    with pytest.raises(AIDError, match="^train.output_dir .*" + said) as error:
+        script.main(args)
+    assert str(error.value).isprintable()

@@ -11,12 +11,12 @@ Images, boxes and weights are random, so no data and no checkpoints are needed. 
 docs/performance.md for the meaning of the numbers.
 """
 
-import json
 import os
 from argparse import ArgumentParser
 
 import aid  # noqa: F401  (registers models, losses and rules)
 from aid.utils.errors import AIDError, main_with_clear_errors
+from aid.utils.files import clear_file_errors, write_json
 from aid_tools.arguments import (
     add_config_file,
     add_device,
@@ -54,14 +54,14 @@ def main(argv: list[str] | None = None) -> None:
         print(sweep_page(sweeps, settings))
         content = {"sweeps": [sweep.as_dict() for sweep in sweeps]}
         if args.figure:
-            save(draw_sweeps(sweeps), args.figure)
+            with clear_file_errors(args.figure, "--figure"):
+                save(draw_sweeps(sweeps), args.figure)
     else:
         results = measure(settings, memory=not args.no_memory, **rounds)
         print(results_page(results, settings))
         content = results.as_dict()
     if args.json:
-        with open(args.json, "w") as f:
-            json.dump({**content, "setup": settings.as_dict()}, f, indent=1)
+        write_json(args.json, {**content, "setup": settings.as_dict()}, "--json")
 
 
 def build_parser() -> ArgumentParser:

@@ -7,7 +7,6 @@ The loader reads DATASETS.TRAIN with the config's augmentation; no checkpoints a
 docs/performance.md for the number of GPUs at which a loader becomes the bottleneck.
 """
 
-import json
 import os
 from argparse import ArgumentParser
 
@@ -18,6 +17,7 @@ from aid.config import load_config
 from aid.data.register import register_from_file
 from aid.engine.setup import check_dataset
 from aid.utils.errors import main_with_clear_errors
+from aid.utils.files import write_json
 from aid_tools.arguments import (
     add_config_file,
     add_json,
@@ -45,8 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     print(tabulate(rows, ["workers", "images / s", "per worker"], floatfmt=".1f"))
     if args.json:
-        with open(args.json, "w") as f:
-            json.dump({"images_per_second": rates, "cores": os.cpu_count()}, f, indent=1)
+        write_json(args.json, {"images_per_second": rates, "cores": os.cpu_count()}, "--json")
 
 
 def build_parser() -> ArgumentParser:

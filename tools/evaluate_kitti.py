@@ -8,10 +8,10 @@ Images without a result file are not evaluated; an empty result file means no de
 """
 
 import argparse
-import json
 
 from aid.evaluation import as_dict, evaluate_folders, format_table
-from aid.utils.errors import AIDError, main_with_clear_errors
+from aid.utils.errors import main_with_clear_errors
+from aid.utils.files import write_json
 from aid_tools.arguments import add_json, make_parser
 
 
@@ -21,11 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     precision = evaluate_folders(args.labels, args.results)
     print(format_table(precision))
     if args.json:
-        try:
-            with open(args.json, "w") as f:
-                json.dump(as_dict(precision), f, indent=1)
-        except OSError as error:
-            raise AIDError(f"--json {args.json} cannot be written: {error.strerror}") from error
+        write_json(args.json, as_dict(precision), "--json")
 
 
 def build_parser() -> argparse.ArgumentParser:

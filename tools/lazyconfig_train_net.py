@@ -17,6 +17,7 @@ import aid  # noqa: F401  (registers models, losses and datasets)
 
 # isort: split
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import DatasetMapper
 from detectron2.engine import (
     create_ddp_model,
     default_argument_parser,
@@ -29,18 +30,29 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 
 from aid.checkpoint import StrictCheckpointer, StudentCheckpointer
+from aid.data.build import CheckedMapper
 from aid.engine.accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from aid.engine.hooks import SeedStep, UpdateBalance
 from aid.engine.optimizer import pause_adapters
+from aid.engine.trainer import without_known_tracebacks
 from aid.modeling.inheritance import inherit
 from aid.utils.errors import AIDError, ignore_known_deprecations, main_with_clear_errors
+from aid.utils.files import check_folder_name, clear_write_errors
+
+
+def build_loader(cfg):
+    """Instantiate a loader; with Detectron2's mapper errors name the image that cannot be used."""
+    if "mapper" in cfg:
+        mapper = instantiate(cfg.mapper)
+        cfg.mapper = CheckedMapper(mapper) if isinstance(mapper, DatasetMapper) else mapper
+    return instantiate(cfg)
 
 
 def do_test(cfg, model):
     if "evaluator" not in cfg.dataloader:
         return {}
-    loader, evaluator = (instantiate(cfg.dataloader[key]) for key in ("test", "evaluator"))
-    results = inference_on_dataset(model, loader, evaluator)
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    results = inference_on_dataset(model, build_loader(cfg.dataloader.test), evaluator)
     print_csv_format(results)
     return results
 
@@ -51,7 +63,7 @@ def do_train(cfg, resume):
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     pause_adapters(optimizer, model)
-    loader = instantiate(cfg.dataloader.train)
+    loader = build_loader(cfg.dataloader.train)
     model = create_ddp_model(model, **cfg.train.ddp)
     step = AccumulatingAMPTrainer if cfg.train.amp.enabled else AccumulatingTrainer
     trainer = step(model, loader, optimizer)
@@ -75,7 +87,8 @@ def do_train(cfg, resume):
     resumed = resume and checkpointer.has_checkpoint()
     if cfg.train.get("inherit", False) and not resumed:
         inherit(student, student.teacher.detector)
-    trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
+    with clear_write_errors(folder), without_known_tracebacks(folder):
+        trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
 
 
 def main(args):
@@ -83,7 +96,10 @@ def main(args):
     if not args.config_file.endswith(".py"):
         raise AIDError(f"{args.config_file} is no LazyConfig (.py): train_net.py takes YAML files")
     cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
-    default_setup(cfg, args)
+    folder = cfg.train.output_dir
+    check_folder_name("train.output_dir", folder)
+    with clear_write_errors(folder):
+        default_setup(cfg, args)
     if not args.eval_only:
         return do_train(cfg, args.resume)
     # The student only, without building teachers.

@@ -27,6 +27,7 @@ from tqdm import tqdm
 import aid  # noqa: F401  (before Detectron2, with a clear error if that is missing)
 from aid.config import load_config
 from aid.utils.errors import AIDError, main_with_clear_errors
+from aid.utils.files import output_folder, write_json
 from aid_tools.arguments import (
     add_config_file,
     add_num_gpus,
@@ -37,6 +38,7 @@ from aid_tools.arguments import (
 )
 from aid_tools.benchmark.growth import Growth, draw_growth, measure_growth, place_in_time
 from aid_tools.benchmark.processes import can_count, usage
+from aid_tools.report.figures import save
 
 SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "train_net.py")
 TAIL = 1 << 16  # bytes, more than a line of metrics.json
@@ -67,7 +69,6 @@ def main(argv: list[str] | None = None) -> None:
         k: measure_growth(iterations, columns[k], start, end, limit) for k, limit in LIMITS.items()
     }
     panels = {TITLES[key]: (columns[key], growth) for key, growth in growths.items()}
-    draw_growth(iterations, panels, start).savefig(os.path.join(args.output, "load_test.png"))
     content = {
         "config": args.config_file,
         "overrides": args.opts,
@@ -78,8 +79,9 @@ def main(argv: list[str] | None = None) -> None:
             **{k: v.tolist() for k, v in columns.items()},
         },
     }
-    with open(os.path.join(args.output, "load_test.json"), "w") as f:
-        json.dump(content, f, indent=1)
+    with output_folder(args.output):
+        save(draw_growth(iterations, panels, start), os.path.join(args.output, "load_test.png"))
+        write_json(os.path.join(args.output, "load_test.json"), content)
     print(verdict(growths, start))
     sys.exit(not all(x.is_flat for x in growths.values()))
 

@@ -221,3 +221,19 @@ def test_what_is_not_finite_is_neither_evaluated_nor_deployed(saved, load_script
     for use in (load_detector, lambda cfg: evaluate(cfg, resume=False)):
         with pytest.raises(AIDError, match="model.pth holds NaN or infinity in 1 tensors, .*train"):
             use(cfg)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.bool, torch.int64])
+def test_adapters_of_another_kind_of_number_are_not_resumed(dtype, saved, student_model):
+    _, _, path = saved
+    content = torch.load(path)
+    name, tensor = next((k, v) for k, v in content["distillation"].items() if "weight" in k)
+    content["distillation"][name] = tensor.to(dtype)
+    torch.save(content, path)
+    other, _ = student_model("faster_rcnn", seed=1)
+    before = {k: v.clone() for k, v in other.state_dict().items()}
+    said = rf"--resume: .*model.pth cannot be read \({name} is {dtype} in the file, torch.float32"
+    with pytest.raises(AIDError, match=said):
+        StudentCheckpointer(other).load(path)
+    assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
+    StudentCheckpointer(other).load(path, checkpointables=[])  # the student alone is as it was

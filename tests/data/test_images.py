@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog
 from PIL import Image, features
 
@@ -137,3 +138,47 @@ def test_one_odd_image_is_named_by_every_reader(spoil, tiny_config, toy_dataset,
     assert [x.name for x in frames] == ["3", "5"]
     (line,) = said
     assert re.match(f"{path}: .+", line) and "\n" not in line
+
+
+def cropping(tiny_config, toy_dataset, *opts):
+    """Config of a training that crops images, which are 96x64 and 64x96."""
+    keys = ["DATASETS.TRAIN", (toy_dataset,), "SOLVER.IMS_PER_BATCH", 1, "INPUT.CROP.ENABLED", True]
+    keys += ["DATALOADER.NUM_WORKERS", 0, "INPUT.MAX_SIZE_TRAIN", 40]
+    return load_config(tiny_config("faster_rcnn", [*keys, *opts]))
+
+
+@pytest.mark.parametrize(
+    "kind, size, left",
+    [
+        ("absolute", [1, 96], r"(96|64)x1"),
+        ("absolute", [0, 50], r"50x0"),
+        ("relative", [0.01, 1.0], r"(96|64)x1"),
+        ("relative", [0.001, 0.001], r"0x0"),
+    ],
+)
+def test_what_a_crop_leaves_of_an_image_may_be_too_little(
+    kind, size, left, tiny_config, toy_dataset
+):
+    crop = ["INPUT.CROP.TYPE", kind, "INPUT.CROP.SIZE", size, "INPUT.MAX_SIZE_TRAIN", 30]
+    batches = iter(build_train_loader(cropping(tiny_config, toy_dataset, *crop)))
+    said = f"^image .*png cannot be used: a crop has left {left} of .*: raise INPUT.CROP.SIZE or "
+    with pytest.raises(AIDError, match=said) as error:
+        next(batches)
+    assert "\n" not in str(error.value)
+
+
+def test_other_crops_are_those_of_detectron2(tiny_config, toy_dataset, monkeypatch):
+    """Bit by bit: the check draws no random numbers and changes neither pixels nor boxes."""
+    cfg = cropping(tiny_config, toy_dataset, "INPUT.CROP.SIZE", [0.5, 0.5])
+
+    def first():
+        batches = iter(build_train_loader(cfg))
+        return [next(batches)[0] for _ in range(8)]
+
+    found = first()
+    monkeypatch.setattr("aid.data.build.check_crops", lambda augmentations: 0)
+    for a, b in zip(first(), found, strict=True):
+        assert torch.equal(a["image"], b["image"])
+        boxes = (x["instances"].gt_boxes.tensor for x in (a, b))
+        assert torch.equal(*boxes)
+    assert len({x["image"].shape for x in found}) > 2

@@ -1,6 +1,8 @@
 """Values of Detectron2's keys that it refuses: one line each, while a run is built or begins."""
 
 import random
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,11 @@ from aid.config.values import _leaves, changed_keys
 from aid.engine import AIDTrainer
 from aid.modeling.build import build_detector
 from aid.utils.errors import AIDError
+from aid_tools.benchmark.nets import random_detector
+from aid_tools.prediction import load_detector
+from aid_tools.report.runs import Run, load_run
+from aid_tools.study.gradients import _of_run as compare_run
+from aid_tools.visualization.load import build_student
 
 
 @pytest.mark.parametrize(
@@ -66,6 +73,50 @@ def test_a_detector_of_ones_own_keeps_its_traceback(tiny_config):
     cfg = load_config(tiny_config("faster_rcnn", ["MODEL.META_ARCHITECTURE", "Broken"]))
     with pytest.raises(KeyError, match="a bug of its own"):
         build_detector(cfg)
+
+
+def test_every_tool_names_the_key(student_config, repository):
+    cfg = student_config("faster_rcnn", opts=["MODEL.RESNETS.NORM", "BatchNorm"])
+    builders = {
+        "report": Run("run", cfg, []).build,
+        "visualize": lambda: build_student(cfg),
+        "predict and export": lambda: load_detector(cfg),
+        "benchmark": lambda: random_detector(cfg, []),
+        "studies": lambda: list(compare_run(cfg, None, 1)),
+    }
+    for tool, build in builders.items():
+        with pytest.raises(AIDError, match="config cannot be used: .*: check MODEL.RESNETS.NORM;"):
+            pytest.fail(f"{tool}: {build()}")
+    # Nothing else builds a detector unchecked.
+    paths = [*Path(repository, "tools").glob("*.py"), Path(repository, "train_net.py")]
+    paths += Path(repository, "projects/AID/aid_tools").rglob("*.py")
+    found = [x.name for x in paths if re.search(r"import .*\bbuild_model\b", x.read_text())]
+    assert found == []
+
+
+def test_a_detector_that_is_not_registered_is_said_by_the_report(tiny_config, tmp_path):
+    for name in ("metrics.json", "model_final.pth"):
+        (tmp_path / name).touch()
+    tiny_config("faster_rcnn", ["MODEL.META_ARCHITECTURE", "OwnRCNN"], name="config")
+    with pytest.raises(AIDError, match="META_ARCHITECTURE OwnRCNN is not registered: add --regi"):
+        load_run(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "key, value", [("INPUT.MIN_SIZE_TEST", -5), ("TEST.DETECTIONS_PER_IMAGE", "")]
+)
+def test_what_the_evaluation_refuses(key, value, run_config):
+    """Which comes last in a run: at its end, or in an evaluation alone."""
+    cfg = run_config("run", opts=["SOLVER.MAX_ITER", 3])
+    cfg.defrost()
+    node, name = cfg, key.split(".")
+    for part in name[:-1]:
+        node = node[part]
+    node[name[-1]] = value
+    trainer = AIDTrainer(cfg)
+    with pytest.raises(AIDError, match="the config cannot be used: ") as error:
+        trainer.train()
+    assert "\n" not in str(error.value) and trainer.iter == 3
 
 
 def strange(value: object) -> object:

@@ -124,6 +124,20 @@ def test_precise_statistics_are_no_training(student, run_config, monkeypatch):
     )
 
 
+def test_precise_statistics_of_a_resumed_run_are_those_of_one_that_was_not(run_config):
+    opts = ["TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 3]
+    opts += ["TEST.EVAL_PERIOD", 2, "DATASETS.TEST", ()]
+    train(run_config("whole", opts=opts))
+    cut = run_config("cut", opts=[*opts, "SOLVER.MAX_ITER", 2])
+    train(cut)
+    train(run_config("cut", opts=opts), resume=True)
+    expected, found = (
+        torch.load(cut.OUTPUT_DIR.replace("cut", name) + "/model_final.pth")["model"]
+        for name in ("whole", "cut")
+    )
+    assert all(torch.equal(found[k], v) for k, v in expected.items())
+
+
 def test_figures_do_not_pile_up(run_config):
     def figures():
         return sum(issubclass(type(x), Figure) for x in gc.get_objects())

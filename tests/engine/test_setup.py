@@ -205,3 +205,31 @@ def test_a_file_that_registers_is_run_first(configure, toy_dataset, tmp_path):
     cfg = configure("--register", str(script), opts=["DATASETS.TRAIN", (name,)])
     assert cfg.DATASETS.TRAIN == (name,)
     DatasetCatalog.remove(name)
+
+
+@pytest.fixture
+def odd_boxes(toy_dataset):
+    """The toy data with a box that leaves its image in each image."""
+    records = DatasetCatalog.get(toy_dataset)
+    for record in records:
+        record["annotations"][0]["bbox"] = [0, 0, 900, 20]
+    DatasetCatalog.remove(toy_dataset)
+    DatasetCatalog.register(toy_dataset, lambda: records)
+
+
+def test_warnings_of_the_data_are_in_the_log(configure, odd_boxes, tmp_path, capsys):
+    """Once for each dataset that is checked, though they come before the file is there."""
+    configure()
+    log = (tmp_path / "out" / "log.txt").read_text()
+    lines = [x for x in log.splitlines() if "of 16 boxes leave their image" in x]
+    assert ["DATASETS.TRAIN" in x for x in lines] == [True, False]
+    assert all("aid.data.conventions" in x and "WARNING" in x for x in lines)
+    said = capsys.readouterr()
+    assert said.out.count("leave their image") == 2 and "leave" not in said.err
+
+
+def test_warnings_before_an_error_are_not_lost(configure, odd_boxes, tmp_path, capsys):
+    with pytest.raises(AIDError, match="'gone' is not registered"):
+        configure(opts=["DATASETS.TEST", ("gone",)])
+    assert "leave their image" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -156,6 +156,33 @@ def test_the_teacher_is_evaluated_first_if_asked(run_config):
         assert json.load(f)["bbox/AP"] == found[0]["bbox"]["AP"]
 
 
+@pytest.mark.parametrize("size, sizes", [(48, [64]), (32, [64, 32])])
+def test_a_teacher_of_another_size_is_evaluated_at_both(size, sizes, run_config, caplog):
+    """At the student's size, at which it is imitated, too, and without an effect on its config."""
+    tested = []
+
+    class Watched(AIDTrainer):
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            loader = cls.build_test_loader(cfg, *cfg.DATASETS.TEST)
+            (side,) = {min(x["image"].shape[1:]) for (x,) in loader}
+            tested.append((side, cfg.OUTPUT_DIR))
+            os.makedirs(cfg.OUTPUT_DIR)
+            return {"bbox": {"AP": 50.0 + len(tested)}}
+
+    cfg = run_config("run", opts=["TEACHER.EVAL_FIRST", True, "INPUT.MIN_SIZE_TEST", size])
+    trainer = Watched(cfg)
+    assert trainer.test_teachers() == [{"bbox": {"AP": 51.0}}]
+    folders = [f"{cfg.OUTPUT_DIR}/teacher", f"{cfg.OUTPUT_DIR}/teacher/at_student_size"]
+    assert tested == list(zip(sizes, folders, strict=False))
+    assert trainer.model.teacher.cfg.INPUT.MIN_SIZE_TEST == 64
+    for number, (_, folder) in enumerate(tested, 51):
+        with open(os.path.join(folder, "metrics.json")) as f:
+            assert json.load(f)["bbox/AP"] == number
+    said = "has bbox/AP 51 at its own size, INPUT.MIN_SIZE_TEST 64, and 52 at the student's, 32, at"
+    assert (said in caplog.text) == (len(sizes) == 2)
+
+
 def test_divergence_is_one_line(run_config, caplog):
     cfg = run_config("run", opts=["SOLVER.BASE_LR", 1e12, "SOLVER.WARMUP_ITERS", 0])
     with pytest.raises(AIDError, match="training diverged at .*lower SOLVER.BASE_LR") as error:

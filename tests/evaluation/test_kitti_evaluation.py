@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_written(dataset, tmp_path):
         feed(evaluator, DatasetCatalog.get(name), range(2))
 
 
-def test_folders_that_do_not_fit(tmp_path, load_script, capsys):
+def test_folders_that_do_not_fit(tmp_path, load_script, capsys, file_limit):
     main = load_script("tools/evaluate_kitti.py").main
     labels, results = tmp_path / "labels", tmp_path / "results"
 
@@ -165,6 +165,10 @@ def test_folders_that_do_not_fit(tmp_path, load_script, capsys):
     with pytest.raises(SystemExit):
         main([*arguments, "--json", str(tmp_path / "gone/a.json")])
     assert "--json " in capsys.readouterr().err
+    with pytest.raises(SystemExit), file_limit(10):
+        main([*arguments, "--json", str(tmp_path / "a.json")])
+    assert "a.json cannot be written: File too large" in capsys.readouterr().err
+    assert not [x for x in tmp_path.iterdir() if x.is_file()]
     (results / "000000.txt").write_text("Car 0\n")
     assert "results/000000.txt, line 1: 2 fields" in error()
 

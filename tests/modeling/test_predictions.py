@@ -261,9 +261,9 @@ def test_the_side_without_distributions_is_named(teacher, student, whose, tiny_m
         )
 
 
-def test_a_family_without_answers_is_named():
+def test_a_family_without_predictions_is_named():
     with pytest.raises(
-        AIDError, match="answers of a Linear .* FCOS, GFL, GeneralizedRCNN, RetinaNet"
+        AIDError, match="predictions of a Linear .* FCOS, GFL, GeneralizedRCNN, RetinaNet"
     ):
         check_predictions(
             torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), PredictionRequest(), "SomeLoss"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -148,3 +149,25 @@ def test_the_page_lists_every_run(tmp_path):
     }
     with pytest.raises(AIDError, match="no run of the study is finished"):
         write_study([], [], [], str(tmp_path))
+
+
+def test_names_of_a_study_break_neither_tables_nor_figures(tmp_path):
+    """A rule's, a detector's and a condition's, of the user's own file."""
+    names = {"rule": "a|b <i> `c` $x_{", "detector": "../net](x) \x1b"}
+    results = [
+        {**x, "labels": {**x["labels"], "set": on, **names}, "conditions": {"a|b": {"AP": 1.0}}}
+        for on in ("choose", "report")
+        for x in (result("", s, seed, 9.0 + s) for s in (1, 2, 4) for seed in (0, 1, 2))
+    ]
+    results += [result("plain_student", 0, seed, 10.0) for seed in (0, 1, 2)]
+    results += [{"AP": 30.0, "labels": {"set": "choose", "scenes": "day", "detector": "a|b"}}]
+    write_study(results, [], [], str(tmp_path))
+    text = (tmp_path / "tables.md").read_text()
+    tables = [x.splitlines() for x in text.split("\n\n") if x.startswith("|")]
+    assert len(tables) == 5
+    for lines in tables:
+        assert len({line.count("|") for line in lines}) == 1
+    assert "| a&#124;b &lt;i> &#96;c&#96; $x_{" in text and "\x1b" not in text
+    (figure,) = re.findall(r"!\[AP against strength\]\((choose.*)\)", text)
+    assert figure == "choose_gap_.._net__x____50.png" and (tmp_path / figure).exists()
+    assert not (tmp_path.parent / "net").exists()

@@ -48,6 +48,7 @@ ATTRIBUTES = [
     (COCOEvaluator, "_tasks"),
     (DefaultTrainer, "_trainer"),
     (TensorboardXWriter, "_writer_args"),
+    (PreciseBN, "_data_iter"),
     (PreciseBN, "_disabled"),
     (PreciseBN, "_model"),
 ]

@@ -78,6 +78,13 @@ def test_adapters_of_other_losses_and_other_detectors_are_refused(student_config
         load_trained(build_student(student_config("retinanet")), path)
     with pytest.raises(AIDError, match="--weights nowhere.pth cannot be read"):
         load_trained(student, "nowhere.pth")
+    path = saved()
+    content = torch.load(path)
+    name, tensor = next((k, v) for k, v in content["distillation"].items() if "weight" in k)
+    content["distillation"][name] = tensor.to(torch.complex64)
+    torch.save(content, path)
+    with pytest.raises(AIDError, match=f"--weights .*{name} is torch.complex64 in the file, torch"):
+        load_trained(student, path)
 
 
 def test_a_detector_without_teacher_has_nothing_to_show(tiny_config):

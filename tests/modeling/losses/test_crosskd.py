@@ -212,7 +212,7 @@ def test_images_without_instances(kind, student_model, make_batch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_student_learns_its_teachers_answers(kind, student_model, make_batch):
+def test_a_student_learns_its_teachers_predictions(kind, student_model, make_batch):
     model, _ = student_model(kind, opts=[*OPTS, "AID.GRANULARITY", "none"])
     loud(model)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
@@ -269,7 +269,7 @@ def test_two_copies_of_a_teacher_are_as_strong_as_one(student_model, further, ma
         torch.testing.assert_close(found_gradients[name], gradient, rtol=1e-3, atol=1e-5)
 
 
-def test_beside_other_losses_on_answers(student_model, make_batch):
+def test_beside_other_losses_on_predictions(student_model, make_batch):
     names = ["CrossKDLoss", "LocalisationLoss", "ResponseLoss", "AttentionGuidedLoss"]
     model, _ = student_model("gfl", opts=[*OPTS, "DISTILLATION.LOSSES", names])
     losses, gradients = step(model, make_batch())

@@ -248,7 +248,7 @@ def test_under_autocast_a_loss_is_that_of_float32(name, file):
     st.integers(0, 2**31),
 )
 @QUICK
-def test_answers(counts, num_classes, temperature, constant, seed):
+def test_predictions(counts, num_classes, temperature, constant, seed):
     generator = torch.Generator().manual_seed(seed)
     loss = ResponseLoss(
         temperature=temperature, cls_weight=1.0, box_weight=1.0, num_rois=0, min_score=1.0

@@ -102,7 +102,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(kind, student_model,
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_a_student_learns_its_teachers_answers(kind, student_model, make_batch):
+def test_a_student_learns_its_teachers_predictions(kind, student_model, make_batch):
     model, _ = student_model(kind, opts=[*OPTS, "AID.GRANULARITY", "none"])
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     values = []
@@ -250,7 +250,7 @@ def test_bad_values_are_named(loss, key, value, student_config):
         build_model(cfg).build_distillation(cfg)
 
 
-def test_distributions_of_gfl_are_imitated_beside_its_answers(student_model, make_batch):
+def test_distributions_of_gfl_are_imitated_beside_its_predictions(student_model, make_batch):
     opts = [*OPTS, "DISTILLATION.LOSSES", ["LocalisationLoss", "ResponseLoss"]]
     model, _ = student_model("gfl", opts=opts)
     losses, gradients = step(model, make_batch())

@@ -3,7 +3,13 @@
 from . import torchvision_weights
 from .finite import NonFiniteError, non_finite
 from .plain_pickle import check_pickle
-from .reading import SafeCheckpointer, clear_load_errors, last_checkpoint, load_file
+from .reading import (
+    SafeCheckpointer,
+    check_kinds,
+    clear_load_errors,
+    last_checkpoint,
+    load_file,
+)
 from .strict_checkpointer import StrictCheckpointer
 from .student_checkpointer import StudentCheckpointer
 
@@ -12,6 +18,7 @@ __all__ = [
     "SafeCheckpointer",
     "StrictCheckpointer",
     "StudentCheckpointer",
+    "check_kinds",
     "check_pickle",
     "clear_load_errors",
     "last_checkpoint",

@@ -3,7 +3,7 @@
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pickle import UnpicklingError
 from urllib.parse import urlparse
@@ -16,7 +16,7 @@ from ..utils.errors import AIDError
 from .finite import NonFiniteError, non_finite
 from .plain_pickle import check_pickle
 
-__all__ = ["SafeCheckpointer", "clear_load_errors", "last_checkpoint", "load_file"]
+__all__ = ["SafeCheckpointer", "check_kinds", "clear_load_errors", "last_checkpoint", "load_file"]
 
 
 # Largest ratio of the content of a file of PyTorch to the file. PyTorch does not compress.
@@ -80,20 +80,33 @@ class _TensorsOnly(Checkpointer):
         """Load the model's weights, after they got the model's names.
 
         Raises:
-            TypeError: weights of another kind of number than the model's. PyTorch would convert
-                them: drop the imaginary part of complex numbers, and take masks and the codes of a
-                quantized model for weights.
+            TypeError: see :func:`check_kinds`.
         """
         weights = checkpoint["model"]
         self._convert_ndarray_to_tensor(weights)
-        for name, expected in self.model.state_dict().items():
-            for key in (name, f"module.{name}"):  # of a model that was saved in its DDP wrapper
-                found = weights.get(key)
-                if found is not None and _kind(found) != _kind(expected):
-                    raise TypeError(
-                        f"{name} is {found.dtype} in the file, {expected.dtype} in the model"
-                    )
+        check_kinds(weights, self.model.state_dict())
         return super()._load_model(checkpoint)
+
+
+def check_kinds(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """Check that the tensors of a file are of the same kind of number as the model's.
+
+    PyTorch would convert them: drop the imaginary part of complex numbers, and take masks and the
+    codes of a quantized model for weights.
+
+    Args:
+        found: tensors of the file by name; others than those in ``expected`` are ignored.
+        expected: state dict of the model.
+
+    Raises:
+        TypeError: a tensor is of another kind, such as complex or boolean.
+    """
+    for name, tensor in expected.items():
+        for key in (name, f"module.{name}"):  # of a model that was saved in its DDP wrapper
+            if key in found and _kind(found[key]) != _kind(tensor):
+                raise TypeError(
+                    f"{name} is {found[key].dtype} in the file, {tensor.dtype} in the model"
+                )
 
 
 def _kind(x: torch.Tensor) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 from ..utils.errors import AIDError
 from ..utils.files import clear_write_errors, whole_file
 from .finite import NonFiniteError, non_finite
-from .reading import SafeCheckpointer, clear_load_errors, load_file
+from .reading import SafeCheckpointer, check_kinds, clear_load_errors, load_file
 from .strict_checkpointer import mismatches
 
 __all__ = ["StudentCheckpointer"]
@@ -93,6 +93,8 @@ class StudentCheckpointer(SafeCheckpointer):
                 f"written; {_way_back(path)}, and lower SOLVER.BASE_LR"
             )
         self._adapters_loaded = "distillation" in checkpoint
+        if path and self._adapters_loaded and "distillation" in self.checkpointables:
+            check_kinds(checkpoint["distillation"], self.model.distillation.state_dict())
         incompatible = super()._load_model(checkpoint)
         own_keys = {k for k, _ in self.model.named_parameters() if not k.startswith(PREFIX)}
         other_shape = {key for key, *_ in incompatible.incorrect_shapes}

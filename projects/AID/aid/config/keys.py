@@ -31,7 +31,8 @@ def _add_teacher(cfg: CN) -> None:
     # Initialize the student's FPN and heads from those of the first teacher where names and shapes
     # match, as FGD and MGD do. Takes precedence over MODEL.WEIGHTS; the log lists the parameters.
     cfg.TEACHER.INHERIT = False
-    # Evaluate the teachers on DATASETS.TEST before the first iteration of the student.
+    # Evaluate the teachers on DATASETS.TEST before the first iteration of the student, at their own
+    # image size and, if INPUT.MIN_SIZE_TEST differs by more than half, at the student's, too.
     cfg.TEACHER.EVAL_FIRST = False
     # Number of batches per process, at the start of a run, on which the losses of teachers and
     # student are compared. A warning follows if a teacher's loss is larger. 0 disables it.

@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..checkpoint import check_pickle, clear_load_errors
 from ..utils.d2 import train_loader_from_config
 from ..utils.errors import AIDError
-from .images import check_header, clear_image_errors, longest_side
+from .images import check_crops, check_header, clear_image_errors
 from .seeding import seeded
 
-__all__ = ["build_test_loader", "build_train_loader", "micro_batch_size"]
+__all__ = ["CheckedMapper", "build_test_loader", "build_train_loader", "micro_batch_size"]
 
 # Suffix of seeds that separates samples from iterations, which SeedStep seeds (engine/hooks.py).
 SAMPLES = 1
@@ -57,7 +57,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
         micro_batch_size(cfg),
         start_iter * cfg.SOLVER.ACCUMULATION_STEPS,
     )
-    dataset = MapDataset(DatasetFromList(dicts, copy=False), _CheckedMapper(cfg, parts["mapper"]))
+    dataset = MapDataset(DatasetFromList(dicts, copy=False), CheckedMapper(parts["mapper"]))
     return DataLoader(
         _SeededDataset(dataset, cfg.SEED, comm.get_rank()),
         batch_sampler=batches,
@@ -74,7 +74,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         AIDError: a proposal file is not safe to unpickle.
     """
     _check_proposals(cfg, "PROPOSAL_FILES_TEST")
-    mapper = _CheckedMapper(cfg, DatasetMapper(cfg, is_train=False))
+    mapper = CheckedMapper(DatasetMapper(cfg, is_train=False))
     return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
 
@@ -103,17 +103,21 @@ def micro_batch_size(cfg: CfgNode) -> int:
     return size
 
 
-class _CheckedMapper:
+class CheckedMapper:
     """Detectron2's mapper, with an AIDError that names the file of an image that cannot be used.
 
     Earlier checks read the headers of images at most. In training objects without a usable mask are
     left out if masks are trained.
     """
 
-    def __init__(self, cfg: CfgNode, mapper: DatasetMapper):
+    def __init__(self, mapper: DatasetMapper):
+        """
+        Args:
+            mapper: whose augmentations are checked, too.
+        """
         self._mapper = mapper
-        self._longest = longest_side(cfg, mapper.is_train)
-        self._needs_masks = cfg.MODEL.MASK_ON and mapper.is_train
+        self._longest = check_crops(mapper.augmentations)
+        self._needs_masks = mapper.use_instance_mask and mapper.is_train
 
     def __call__(self, record: dict) -> dict | None:
         if self._needs_masks and "annotations" in record:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import detection_utils
+from detectron2.data import transforms as T
 from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
@@ -14,6 +15,7 @@ from ..utils.errors import AIDError
 __all__ = [
     "MAX_PIXELS",
     "ImageFault",
+    "check_crops",
     "check_header",
     "check_size",
     "clear_image_errors",
@@ -40,6 +42,26 @@ def longest_side(cfg: CfgNode, is_train: bool) -> int:
     sizes = cfg.INPUT.MIN_SIZE_TRAIN if is_train else (cfg.INPUT.MIN_SIZE_TEST,)
     limit = cfg.INPUT.MAX_SIZE_TRAIN if is_train else cfg.INPUT.MAX_SIZE_TEST
     return limit if any(sizes) else 0
+
+
+def check_crops(augmentations: T.AugmentationList) -> int:
+    """Insert a check before each resizing that is not the first augmentation.
+
+    A crop may leave too little of an image to be resized. The check raises an ImageFault then;
+    otherwise the augmentations, and the random numbers that they draw, are as before.
+
+    Returns:
+        Limit of the longer side after the first resizing, see :func:`longest_side`.
+    """
+    limits, checked = [], []
+    for augmentation in augmentations.augs:
+        if isinstance(augmentation, T.ResizeShortestEdge) and any(augmentation.short_edge_length):
+            limits.append(augmentation.max_size)
+            if checked:
+                checked.append(_CheckCrop(augmentation.max_size))
+        checked.append(augmentation)
+    augmentations.augs = checked
+    return limits[0] if limits else 0
 
 
 def check_header(file_name: str, longest: int = 0) -> tuple[int, int]:
@@ -107,6 +129,23 @@ def read_image(file_name: str, channels: str, longest: int = 0) -> np.ndarray:
         return detection_utils.read_image(file_name, channels)
     except Exception as error:  # of Pillow's plugins, of any type
         raise ImageFault(_one_line(error)) from error
+
+
+class _CheckCrop(T.Augmentation):
+    """Check of what a crop has left of an image; changes nothing."""
+
+    def __init__(self, longest: int):
+        super().__init__()
+        self.longest = longest
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        height, width = image.shape[:2]
+        if self.longest * min(width, height) < max(width, height, 1) / 2:
+            raise ImageFault(
+                f"a crop has left {width}x{height} of its pixels, too few to be resized to at most "
+                f"{self.longest}: raise INPUT.CROP.SIZE or INPUT.MAX_SIZE_TRAIN"
+            )
+        return T.NoOpTransform()
 
 
 @contextmanager

@@ -98,6 +98,7 @@ class PreciseStatistics(PreciseBN):
 
     They run no teacher, and leave the state of the distillation and the running loss normalizer of
     RetinaNet and FCOS as they are. Adapters keep their running statistics, which nothing reads.
+    Each update averages over the first images of the stream, whether the run was resumed or not.
     """
 
     def __init__(self, hook: PreciseBN):
@@ -113,6 +114,7 @@ class PreciseStatistics(PreciseBN):
         model = getattr(self._model, "module", self._model)  # of DDP
         normalizer = getattr(model, "loss_normalizer", None)
         is_student = isinstance(model, DistillationMixin)
+        self._data_iter = None  # Detectron2 would go on with the next images
         with model.as_plain_detector() if is_student else nullcontext():
             super().update_stats()
         if normalizer is not None:

@@ -5,6 +5,9 @@ import logging
 import os
 import tempfile
 from argparse import Namespace
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 
 import torch
 import yaml
@@ -19,7 +22,16 @@ from ..config import load_config
 from ..utils.errors import AIDError
 from ..utils.files import check_folder_name, clear_write_errors, remove_parts, whole_file
 
-__all__ = ["check_output_folder", "flat_keys", "start_records", "write_results"]
+__all__ = [
+    "check_output_folder",
+    "early_messages",
+    "flat_keys",
+    "start_records",
+    "write_results",
+]
+
+# Loggers with a handler of their own.
+LOGGERS = ("fvcore", "detectron2", "aid")
 
 # Keys that must not change when a run is resumed: they determine the weights and the optimizer in
 # its checkpoints. Names with a dot at the end stand for sections.
@@ -67,7 +79,31 @@ def check_output_folder(cfg: CfgNode, resume: bool) -> None:
             )
 
 
-def start_records(cfg: CfgNode, args: Namespace) -> None:
+@contextmanager
+def early_messages() -> Iterator[list[logging.LogRecord]]:
+    """Hold back what is logged inside, before log.txt is open, for :func:`start_records`.
+
+    An error inside prints it to stderr.
+
+    Yields:
+        The messages, a list that grows.
+    """
+    held = MemoryHandler(capacity=1)  # unlimited, since it has no target
+    loggers = list(map(logging.getLogger, LOGGERS))
+    for logger in loggers:
+        logger.addHandler(held)
+    try:
+        yield held.buffer
+    except BaseException:
+        held.setTarget(logging.lastResort)
+        raise
+    finally:
+        for logger in loggers:
+            logger.removeHandler(held)
+        held.close()
+
+
+def start_records(cfg: CfgNode, args: Namespace, early: Iterable[logging.LogRecord] = ()) -> None:
     """Set up logging, write config.yaml, and seed the process.
 
     Replaces Detectron2's ``default_setup``, which truncates config.yaml before writing: if the
@@ -76,14 +112,20 @@ def start_records(cfg: CfgNode, args: Namespace) -> None:
     Args:
         cfg: of the run; its OUTPUT_DIR exists.
         args: of the command line.
+        early: messages of :func:`early_messages`, to be logged first.
 
     Raises:
         AIDError: the folder cannot be written.
     """
     folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
     with clear_write_errors(folder):
-        for name in ("fvcore", "detectron2", "aid"):
+        before = [x for name in LOGGERS for x in logging.getLogger(name).handlers]
+        for name in LOGGERS:
             setup_logger(folder, distributed_rank=rank, name=name)
+        for message in early:
+            for handler in logging.getLogger(message.name.split(".")[0]).handlers:
+                if handler not in before:  # the others have had it
+                    handler.handle(message)
         logger = logging.getLogger(__name__)
         logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
         logger.info("Environment info:\n%s", collect_env_info())

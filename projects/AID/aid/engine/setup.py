@@ -18,7 +18,7 @@ from ..evaluation import check_evaluator
 from ..modeling.families import num_classes_key
 from ..utils.errors import AIDError
 from ..utils.malloc import keep_freed_memory
-from .output_folder import check_output_folder, start_records
+from .output_folder import check_output_folder, early_messages, start_records
 
 __all__ = ["check_config_file", "check_dataset", "setup"]
 
@@ -41,6 +41,22 @@ def setup(args: argparse.Namespace) -> CfgNode:
             class lists, the device does not exist, a key has a value that would have no effect, or
             the output folder cannot be written or has a run of another model.
     """
+    with early_messages() as early:
+        cfg = _checked_config(args)
+        # An evaluation must not overwrite the config.yaml of the training, which --resume reads.
+        records = cfg.clone()
+        if args.eval_only:
+            records.defrost()
+            records.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
+        check_output_folder(records, resume=args.resume and not args.eval_only)
+    start_records(records, args, early)
+    if cfg.MODEL.DEVICE == "cpu" and not args.eval_only:
+        keep_freed_memory()
+    return cfg
+
+
+def _checked_config(args: argparse.Namespace) -> CfgNode:
+    """Run the files of ``--register``, and build and check the config; see :func:`setup`."""
     for path in args.register:
         register_from_file(path)
     check_config_file(args.config_file)
@@ -79,15 +95,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(cfg, resume=args.resume)
     cfg.freeze()
-    # An evaluation must not overwrite the config.yaml of the training, which --resume reads.
-    records = cfg.clone()
-    if args.eval_only:
-        records.defrost()
-        records.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
-    check_output_folder(records, resume=args.resume and not args.eval_only)
-    start_records(records, args)
-    if cfg.MODEL.DEVICE == "cpu" and not args.eval_only:
-        keep_freed_memory()
     return cfg
 
 

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PreciseBN
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import TensorboardXWriter
 from detectron2.utils.logger import setup_logger
@@ -23,6 +24,8 @@ from ..data.build import build_test_loader, build_train_loader, micro_batch_size
 from ..evaluation import build_evaluator
 from ..modeling.inheritance import inherit
 from ..modeling.meta_arch import DistillationMixin
+from ..modeling.teacher import Teacher
+from ..modeling.teacher_check import is_of_another_size
 from ..utils.errors import AIDError
 from ..utils.files import cannot_write, clear_write_errors
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
@@ -40,7 +43,7 @@ from .optimizer import build_optimizer, pause_adapters
 from .output_folder import write_results
 from .tensorboard import GroupingTensorboardWriter
 
-__all__ = ["AIDTrainer"]
+__all__ = ["AIDTrainer", "without_known_tracebacks"]
 
 
 class AIDTrainer(DefaultTrainer):
@@ -72,7 +75,7 @@ class AIDTrainer(DefaultTrainer):
             setup_logger()
         self.cfg = cfg
         self._is_in_step = False
-        with clear_value_errors(cfg, self._is_no_value_error):
+        with _clear_value_errors(cfg):
             self.cfg = self.auto_scale_workers(cfg, comm.get_world_size())
             self._build(self.cfg)
 
@@ -92,10 +95,6 @@ class AIDTrainer(DefaultTrainer):
         self.checkpointer = StudentCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
-
-    def _is_no_value_error(self, error: Exception) -> bool:
-        lost = is_lost_connection(error) or is_lost_worker(error)
-        return lost or cannot_write(error, self.cfg.OUTPUT_DIR) is not None
 
     def build_hooks(self) -> list:
         hooks = [SeedStep(self.cfg.SEED)]
@@ -167,7 +166,7 @@ class AIDTrainer(DefaultTrainer):
     def _clear_first_step(self) -> AbstractContextManager:
         if self.iter > self.start_iter:
             return nullcontext()
-        return clear_value_errors(self.cfg, self._is_no_value_error)
+        return _clear_value_errors(self.cfg)
 
     def train(self):
         """Evaluate the teachers if TEACHER.EVAL_FIRST, train, and evaluate the student.
@@ -201,7 +200,7 @@ class AIDTrainer(DefaultTrainer):
         """
         folder = self.cfg.OUTPUT_DIR
         try:
-            with clear_write_errors(folder), _without_known_tracebacks(folder):
+            with clear_write_errors(folder), without_known_tracebacks(folder):
                 yield
         except FloatingPointError as error:
             reason = " ".join(str(error).split())
@@ -216,10 +215,11 @@ class AIDTrainer(DefaultTrainer):
         """Evaluate the teachers on the student's test sets, each with its own preprocessing.
 
         Writes the results to ``teacher/metrics.json``, those of further teachers to
-        ``teacher_1/metrics.json`` etc.
+        ``teacher_1/metrics.json`` etc. If the student's images have a much different size, the
+        teacher is evaluated at that size, too: ``teacher/at_student_size/metrics.json``.
 
         Returns:
-            Results of each teacher, see :meth:`test`.
+            Results of each teacher at its own size, see :meth:`test`.
 
         Raises:
             AIDError: the model has no teacher.
@@ -235,13 +235,40 @@ class AIDTrainer(DefaultTrainer):
             cfg.DATASETS.TEST = self.cfg.DATASETS.TEST
             folder = f"teacher_{number}" if number else "teacher"
             cfg.OUTPUT_DIR = os.path.join(self.cfg.OUTPUT_DIR, folder)
-            logging.getLogger(__name__).info(
-                "Evaluating the teacher of %s on %s", teacher.name, cfg.DATASETS.TEST
-            )
-            results.append(self.test(cfg, teacher.detector))
-            if comm.is_main_process() and results[-1]:
-                write_results(cfg.OUTPUT_DIR, results[-1])
+            results.append(self._test_teacher(teacher, cfg))
+            if is_of_another_size(teacher, self.cfg):
+                cfg.INPUT.MIN_SIZE_TEST = self.cfg.INPUT.MIN_SIZE_TEST
+                cfg.INPUT.MAX_SIZE_TEST = self.cfg.INPUT.MAX_SIZE_TEST
+                cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "at_student_size")
+                self._log_both_sizes(teacher, results[-1], self._test_teacher(teacher, cfg))
         return results
+
+    def _test_teacher(self, teacher: Teacher, cfg: CfgNode) -> dict:
+        logging.getLogger(__name__).info(
+            "Evaluating the teacher of %s on %s, at INPUT.MIN_SIZE_TEST %d",
+            teacher.name,
+            cfg.DATASETS.TEST,
+            cfg.INPUT.MIN_SIZE_TEST,
+        )
+        results = self.test(cfg, teacher.detector)
+        if comm.is_main_process() and results:
+            write_results(cfg.OUTPUT_DIR, results)
+        return results
+
+    def _log_both_sizes(self, teacher: Teacher, own: dict, at_student_size: dict) -> None:
+        after = flatten_results_dict(at_student_size)
+        for metric, value in flatten_results_dict(own).items():
+            if metric.endswith("bbox/AP"):
+                logging.getLogger(__name__).warning(
+                    "The teacher of %s has %s %.3g at its own size, INPUT.MIN_SIZE_TEST %d, and "
+                    "%.3g at the student's, %d, at which it is imitated",
+                    teacher.name,
+                    metric,
+                    value,
+                    teacher.cfg.INPUT.MIN_SIZE_TEST,
+                    after[metric],
+                    self.cfg.INPUT.MIN_SIZE_TEST,
+                )
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), "conditions": self._conditions()}
@@ -295,11 +322,14 @@ class AIDTrainer(DefaultTrainer):
 
         BatchNorm has separate running statistics in each process, and a checkpoint has those of the
         main process. Broadcasting them ensures that the saved model is the evaluated one.
+
+        Raises:
+            AIDError: the config cannot be used, or OUTPUT_DIR cannot be written.
         """
         if comm.get_world_size() > 1:
             for buffer in _unwrap(model).buffers():
                 torch.distributed.broadcast(buffer, 0)
-        with clear_write_errors(cfg.OUTPUT_DIR):
+        with clear_write_errors(cfg.OUTPUT_DIR), _clear_value_errors(cfg):
             return super().test(cfg, model, evaluators)
 
     @classmethod
@@ -307,8 +337,18 @@ class AIDTrainer(DefaultTrainer):
         return build_evaluator(dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference"))
 
 
+def _clear_value_errors(cfg: CfgNode) -> AbstractContextManager:
+    """:func:`clear_value_errors` of a run, in which processes and disks may fail, too."""
+
+    def is_other(error: Exception) -> bool:
+        lost = is_lost_connection(error) or is_lost_worker(error)
+        return lost or cannot_write(error, cfg.OUTPUT_DIR) is not None
+
+    return clear_value_errors(cfg, is_other)
+
+
 @contextmanager
-def _without_known_tracebacks(folder: str) -> Iterator[None]:
+def without_known_tracebacks(folder: str) -> Iterator[None]:
     """Suppress Detectron2's log of tracebacks for errors that are reported in one line.
 
     Args:

@@ -23,6 +23,7 @@ __all__ = [
     "check_teacher",
     "compare",
     "in_eval_mode",
+    "is_of_another_size",
 ]
 
 # Ratio of image sizes of teacher and student, either way, above which objects have another scale.
@@ -102,18 +103,27 @@ def check_match(
     return tuple(sorted(wanted, key=lambda level: student_shapes[level].stride))
 
 
+def is_of_another_size(teacher: Teacher, cfg: CfgNode) -> bool:
+    """Whether a teacher is tested at a size at which objects have another scale for the student.
+
+    Args:
+        teacher: the teacher.
+        cfg: the student's config. A size of 0, no resizing, cannot be compared.
+    """
+    own, of_student = teacher.cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST
+    return min(own, of_student) > 0 and max(own, of_student) > MAX_SIZE_RATIO * min(own, of_student)
+
+
 def _compare_sizes(teacher: Teacher, cfg: CfgNode) -> None:
     """Warn if a teacher sees objects at another size than the one that it is made for."""
-    own, of_student = teacher.cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST
-    if min(own, of_student) > 0 and max(own, of_student) > MAX_SIZE_RATIO * min(own, of_student):
+    if is_of_another_size(teacher, cfg):
         logging.getLogger(__name__).warning(
             "INPUT.MIN_SIZE_TEST is %d in %s, %d in the student: the teacher is imitated on images "
-            "of the student's size, where it may be much worse than its AP at its own size, which "
-            "TEACHER.EVAL_FIRST measures; to know, set the key to %d in the teacher's config",
-            own,
+            "of the student's size, where it may be much worse than at its own; "
+            "TEACHER.EVAL_FIRST measures its AP at both",
+            teacher.cfg.INPUT.MIN_SIZE_TEST,
             teacher.name,
-            of_student,
-            of_student,
+            cfg.INPUT.MIN_SIZE_TEST,
         )
 
 

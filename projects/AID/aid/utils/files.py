@@ -1,6 +1,7 @@
 """Atomic file writes, and clear errors for folders that cannot be written."""
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,10 +14,12 @@ __all__ = [
     "PART",
     "cannot_write",
     "check_folder_name",
+    "clear_file_errors",
     "clear_write_errors",
     "output_folder",
     "remove_parts",
     "whole_file",
+    "write_json",
     "write_text",
 ]
 
@@ -60,6 +63,40 @@ def write_text(path: str, text: str) -> None:
     """Write a whole text file in UTF-8, see :func:`whole_file`."""
     with whole_file(path) as f:
         f.write(text.encode())
+
+
+def write_json(path: str, content: object, option: str = "") -> None:
+    """Write a whole JSON file, see :func:`whole_file`; a device such as /dev/stdout as it is.
+
+    Args:
+        path: path of the file.
+        content: of dicts, lists, strings and numbers.
+        option: see :func:`clear_file_errors`.
+
+    Raises:
+        AIDError: the file cannot be written.
+    """
+    is_device = os.path.exists(path) and not os.path.isfile(path)
+    with clear_file_errors(path, option), open(path, "wb") if is_device else whole_file(path) as f:
+        f.write(json.dumps(content, indent=1).encode())
+
+
+@contextmanager
+def clear_file_errors(path: str, option: str = "") -> Iterator[None]:
+    """Convert errors of writing a file to an AIDError.
+
+    Args:
+        path: path of the file.
+        option: of a tool that names the file, for the message.
+
+    Raises:
+        AIDError: the file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f"{option} {path}".lstrip()
+        raise AIDError(f"{where} cannot be written: {_reason(error)}") from error
 
 
 def remove_parts(folder: str, *names: str) -> None:

@@ -8,10 +8,10 @@ from functools import cached_property
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
-from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from aid.engine.optimizer import build_optimizer
+from aid.modeling.build import build_detector
 from aid.modeling.meta_arch import plain_architecture
 from aid.modeling.teacher import Teacher, build_teacher, load_teacher_config
 
@@ -125,9 +125,12 @@ def random_detector(cfg: CfgNode, sample: list[dict]) -> nn.Module:
     Args:
         cfg: config of the detector.
         sample: images for the statistics.
+
+    Raises:
+        AIDError: the config cannot be used.
     """
     torch.manual_seed(cfg.SEED)
-    detector = build_model(cfg)
+    detector = build_detector(cfg)
     kinds = (FrozenBatchNorm2d, nn.BatchNorm2d)
     norms = [module for module in detector.backbone.modules() if isinstance(module, kinds)]
     hooks = [norm.register_forward_pre_hook(_take_statistics) for norm in norms]

@@ -1,6 +1,5 @@
 """Crash campaign: kill training runs at seeded random moments, resume them, compare the results."""
 
-import json
 import os
 import random
 import shutil
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from aid.utils.errors import AIDError
+from aid.utils.files import clear_file_errors, write_json
 
 from .invariants import BrokenPromise, check_folder, compare_folders, next_iteration
 from .victim import Victim
@@ -60,7 +60,7 @@ def run_campaign(
         Content of crash_campaign.json. ``failure`` describes the violated invariant, or is None.
 
     Raises:
-        AIDError: there are fewer kills than ``workers``, the folder cannot be written, or the
+        AIDError: there are fewer kills than ``workers``, a file cannot be written, or the
             scenes cannot be rendered.
     """
     if kills < len(workers):
@@ -82,8 +82,7 @@ def run_campaign(
             bar.set_description(f"{number} loader workers")
             campaign.kill_and_resume(number, share, bar)
     campaign.result["seconds"] = round(time.monotonic() - start, 1)
-    with open(os.path.join(output, "crash_campaign.json"), "w") as f:
-        json.dump(campaign.result, f, indent=1)
+    write_json(os.path.join(output, "crash_campaign.json"), campaign.result)
     return campaign.result
 
 
@@ -184,9 +183,10 @@ class _Campaign:
         return self._start(STUDENT, folder, options)
 
     def _start(self, config: str, folder: str, options: dict[str, object]) -> Victim:
-        os.makedirs(folder, exist_ok=True)
         script, config = (os.path.join(self._root, path) for path in ("train_net.py", config))
         command = [sys.executable, script, "--config-file", config, "--num-gpus", "0", "--resume"]
         keys = {**SMALL, **options, "OUTPUT_DIR": folder}
         command += [*(str(part) for item in keys.items() for part in item)]
-        return Victim(command, self._environment, folder)
+        with clear_file_errors(folder):
+            os.makedirs(folder, exist_ok=True)
+            return Victim(command, self._environment, folder)

@@ -1,17 +1,26 @@
 """Report as Markdown that links to its image files."""
 
+from collections.abc import Iterable
+
 from tabulate import tabulate
 
 from aid.utils.text import markdown_cell, markdown_text
 
 from .parts import Heading, Part, ReportFigure, Table, Text
 
-__all__ = ["to_markdown"]
+__all__ = ["markdown_table", "to_markdown"]
 
 
 def to_markdown(title: str, parts: list[Part]) -> str:
     """Write a report as Markdown."""
     return "\n\n".join([f"# {markdown_text(title)}", *map(_write, parts)]) + "\n"
+
+
+def markdown_table(rows: Iterable[Iterable[object]], header: Iterable[str]) -> str:
+    """Write a table whose cells and header may have any characters."""
+    texts = [[markdown_cell(str(cell)) for cell in row] for row in rows]
+    names = list(map(markdown_cell, header))
+    return tabulate(texts, names, tablefmt="github", disable_numparse=True)
 
 
 def _write(part: Part) -> str:
@@ -21,8 +30,6 @@ def _write(part: Part) -> str:
         case Text(text):
             return markdown_text(text)
         case Table(_, header, rows):
-            texts = [[markdown_cell(cell.text) for cell in row] for row in rows]
-            names = list(map(markdown_cell, header))
-            return tabulate(texts, names, tablefmt="github", disable_numparse=True)
+            return markdown_table([[cell.text for cell in row] for row in rows], header)
         case ReportFigure(file, alt):
             return f"![{markdown_text(alt)}]({file})"

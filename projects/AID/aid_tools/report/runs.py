@@ -11,11 +11,12 @@ from statistics import median
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from aid.checkpoint import StrictCheckpointer, clear_load_errors, load_file
+from aid.checkpoint import StrictCheckpointer, check_kinds, clear_load_errors, load_file
 from aid.config import load_config
+from aid.modeling.build import build_detector
 from aid.modeling.meta_arch import DistillationMixin
 from aid.modeling.weighting import build_weighting
 from aid.utils.errors import AIDError
@@ -146,18 +147,20 @@ class Run:
         Raises:
             AIDError: the checkpoint cannot be read.
         """
+        prefix = "weighting."
         with clear_load_errors("weights", self.weights):
             saved = load_file(self.weights)["distillation"]
-        prefix = "weighting."
-        return {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
+            memory = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
+            check_kinds(memory, build_weighting(self.cfg).state_dict())
+        return memory
 
     def build(self) -> nn.Module:
         """Build the trained detector, in eval mode, without a teacher.
 
         Raises:
-            AIDError: the weights do not fit the config.
+            AIDError: the config cannot be used, or the weights do not fit it.
         """
-        model = build_model(self.cfg)
+        model = build_detector(self.cfg)
         StrictCheckpointer(model, "weights").load(self.weights)
         return model.eval()
 
@@ -166,7 +169,8 @@ def load_run(folder: str) -> Run:
     """Read an output folder.
 
     Raises:
-        AIDError: a file is missing, a dataset is not registered, or the run was not evaluated.
+        AIDError: a file is missing, a dataset or the detector is not registered, or the run was not
+            evaluated.
     """
     paths = [os.path.join(folder, f) for f in ("config.yaml", "metrics.json", "model_final.pth")]
     for path in paths:
@@ -175,6 +179,12 @@ def load_run(folder: str) -> Run:
     cfg = load_config(paths[0])
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name not in META_ARCH_REGISTRY:
+        raise AIDError(
+            f"{paths[0]}: MODEL.META_ARCHITECTURE {name} is not registered: add --register FILE, "
+            "as for training"
+        )
     metrics = read_metrics(paths[1], cfg.SOLVER.MAX_ITER)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if name not in DatasetCatalog.list():

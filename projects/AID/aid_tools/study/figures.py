@@ -6,6 +6,8 @@ from statistics import mean
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from aid.utils.text import figure_text
+
 from .cells import BASELINES, GridCells
 
 __all__ = ["draw_differences", "draw_strengths"]
@@ -24,7 +26,8 @@ def draw_strengths(cells: GridCells) -> Figure:
         middle = [mean(v) for v in values]
         low = [m - min(v) for m, v in zip(middle, values, strict=True)]
         high = [max(v) - m for m, v in zip(middle, values, strict=True)]
-        axes.errorbar(strengths, middle, (low, high), marker="o", capsize=3, label=rule)
+        label = figure_text(str(rule))
+        axes.errorbar(strengths, middle, (low, high), marker="o", capsize=3, label=label)
     plain = cells.get(("plain_student", 0))
     if plain is not None:
         level = mean(plain.values("AP").values())
@@ -72,6 +75,6 @@ def draw_differences(comparisons: list[dict]) -> Figure:
                 ha="center", fontsize=7,
             )  # fmt: skip
         axis.set(title=f"against {name.replace('_', ' ')}", xlabel="difference in AP")
-        axis.set_yticks(range(len(rows)), rows)
+        axis.set_yticks(range(len(rows)), map(figure_text, rows))
         axis.grid(alpha=0.3)
     return figure

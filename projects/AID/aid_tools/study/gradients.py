@@ -11,6 +11,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from aid.checkpoint import StudentCheckpointer
+from aid.config import clear_value_errors
 from aid.data.build import build_train_loader
 from aid.engine import AIDTrainer
 
@@ -65,7 +66,8 @@ def _medians(values: list[tuple[float, float]]) -> dict[str, float]:
 
 def _of_run(cfg: CfgNode, weights: str | None, num_batches: int) -> list[tuple[float, float]]:
     seed_all_rng(cfg.SEED)
-    model = AIDTrainer.build_model(cfg)
+    with clear_value_errors(cfg):
+        model = AIDTrainer.build_model(cfg)
     if weights:
         StudentCheckpointer(model).load(weights)
     return list(compare_gradients(model.train(), islice(build_train_loader(cfg), num_batches)))

@@ -12,6 +12,7 @@ from aid.config import load_config
 from aid.data.kitti import register_kitti
 from aid.data.register import register_from_file
 from aid.utils.errors import AIDError
+from aid.utils.files import write_json
 
 from .grid import Job
 
@@ -28,10 +29,7 @@ def kept(job: Job, name: str, measure: Callable[[], list[dict]]) -> list[dict]:
     """
     path = os.path.join(job.folder, name)
     if not os.path.isfile(path):
-        result = measure()
-        with open(f"{path}.part", "w") as f:
-            json.dump(result, f, indent=1)
-        os.replace(f"{path}.part", path)
+        write_json(path, measure())
     with open(path) as f:
         return json.load(f)
 

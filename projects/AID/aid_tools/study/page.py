@@ -2,15 +2,17 @@
 
 import json
 import os
+import re
 from statistics import mean
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from tabulate import tabulate
 
 from aid.utils.errors import AIDError
 from aid.utils.files import whole_file, write_text
+from aid.utils.text import markdown_text
 
+from ..report.markdown import markdown_table
 from .cells import BASELINES, EQUAL_TIME, GridCells, Group, against, cells_of, compare_rules
 from .figures import draw_differences, draw_strengths
 from .results import PairedDifference
@@ -88,9 +90,7 @@ def _teachers(results: list[dict]) -> str:
         for x in results
         if "rule" not in x["labels"]
     ]
-    return "Teachers:\n\n" + tabulate(
-        rows, ["set", "trained on", "detector", "AP there"], tablefmt="github"
-    )
+    return "Teachers:\n\n" + markdown_table(rows, ["set", "trained on", "detector", "AP there"])
 
 
 def _differences(comparisons: list[dict], folder: str) -> list[str]:
@@ -122,7 +122,7 @@ def _strengths(tuned: list[Tuned]) -> list[str]:
         "## Best and wrong strengths",
         "The best strength was chosen on other scenes. In parentheses: the change from the best "
         "strength, paired by seed, with its 95 % confidence interval.",
-        tabulate(rows, header, tablefmt="github", disable_numparse=True),
+        markdown_table(rows, header),
     ]
 
 
@@ -151,7 +151,7 @@ def _weights(weights: list[dict]) -> list[str]:
         "that is not; 0.5 is chance level. The last two columns are Spearman's rank correlations "
         "of the weight with the visible fraction and with the size. Rules that use the teacher "
         "alone rank the instances equally at the start and at the end of training.",
-        tabulate(rows, header, tablefmt="github", disable_numparse=True),
+        markdown_table(rows, header),
     ]
 
 
@@ -173,17 +173,22 @@ def _gradients(gradients: list[dict]) -> list[str]:
         "Gradients of the distillation loss and of the task loss with respect to the student's "
         "backbone: ratio of their norms, and cosine between them. Seed 0, medians of "
         f"{gradients[0]['batches']} batches.",
-        tabulate(rows, [*names, "at", "ratio", "cosine"], tablefmt="github", disable_numparse=True),
+        markdown_table(rows, [*names, "at", "ratio", "cosine"]),
     ]
 
 
 def _group(group: Group, cells: GridCells, folder: str) -> list[str]:
     title = f"{group.set}, {group.regime}, {group.detector}, {group.iterations} iterations"
-    parts = [f"## {title}", _table(cells)]
+    parts = [f"## {markdown_text(title)}", _table(cells)]
     if len({strength for _, strength in cells}) > 2:
-        name = _save(draw_strengths(cells), folder, f"{'_'.join(map(str, group))}.png")
+        name = _save(draw_strengths(cells), folder, f"{_file_name(group)}.png")
         parts.append(f"![AP against strength]({name})")
     return parts
+
+
+def _file_name(group: Group) -> str:
+    """Name of the group's figure; a study's names may have any characters."""
+    return re.sub(r"[^\w.-]", "_", "_".join(map(str, group)))
 
 
 def _table(cells: GridCells) -> str:
@@ -203,7 +208,7 @@ def _table(cells: GridCells) -> str:
         row += [_mean(cell.values(metric)) for metric in shown.values()]
         row += [_difference(against(cells, cell, name)) for name in BASELINES.values()]
         rows.append(row)
-    return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+    return markdown_table(rows, header)
 
 
 def _mean(values: dict[int, float]) -> str:

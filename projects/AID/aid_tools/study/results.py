@@ -11,6 +11,8 @@ from statistics import mean, median, stdev
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from aid.utils.files import write_json
+
 from .grid import Job
 
 __all__ = ["RESULTS", "PairedDifference", "collect_results", "paired_difference", "read_results"]
@@ -36,10 +38,7 @@ def collect_results(job: Job) -> None:
         results[name] = mean(values) if values else None
     results["seconds_per_iteration"] = median(x["time"] for x in lines if "time" in x)
     results["labels"] = job.labels
-    part = os.path.join(job.folder, RESULTS + ".part")
-    with open(part, "w") as f:
-        json.dump(results, f, indent=1)
-    os.replace(part, os.path.join(job.folder, RESULTS))
+    write_json(os.path.join(job.folder, RESULTS), results)
     shutil.rmtree(os.path.join(job.folder, "inference"), ignore_errors=True)
     for name in os.listdir(job.folder):
         keep = (job.is_teacher or job.keeps_weights) and name == "model_final.pth"

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from tqdm import tqdm
 
 from aid.utils.errors import AIDError
+from aid.utils.files import clear_file_errors
 
 from .grid import Job, Scenes, Study
 from .results import RESULTS, collect_results
@@ -94,9 +95,11 @@ def _start(job: Job) -> subprocess.Popen:
     environment = {**os.environ, "DETECTRON2_DATASETS": job.scenes.folder}
     # Parallel runs of one thread each are faster than one run of several threads.
     environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    os.makedirs(job.folder, exist_ok=True)
-    with open(os.path.join(job.folder, "stdout.txt"), "w") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    log_file = os.path.join(job.folder, "stdout.txt")
+    with clear_file_errors(log_file):
+        os.makedirs(job.folder, exist_ok=True)
+        with open(log_file, "w") as log:
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 def _last_line(job: Job) -> str:

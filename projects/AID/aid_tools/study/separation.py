@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from detectron2.data import DatasetCatalog
-from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 
+from aid.modeling.build import build_detector
 from aid.modeling.weighting import build_weighting
 
 from ..report.instances import HIDDEN_VISIBLE, TINY_SIDE, ImageStats, image_stats, read_records
@@ -82,7 +82,7 @@ def _measure(job: Job, num_images: int) -> list[dict]:
         students = {"end": (run.build(), run.weighting_memory)}
         if build_weighting(cfg).requires_student:
             seed_all_rng(cfg.SEED)
-            students["start"] = (build_model(cfg).eval(), None)
+            students["start"] = (build_detector(cfg).eval(), None)
         return [
             {
                 "labels": job.labels,

@@ -4,18 +4,19 @@ import os
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils.env import seed_all_rng
 
 from aid.checkpoint import (
     NonFiniteError,
     StrictCheckpointer,
     StudentCheckpointer,
+    check_kinds,
     clear_load_errors,
     load_file,
     non_finite,
 )
 from aid.engine.setup import check_dataset
+from aid.modeling.build import build_detector
 from aid.modeling.inheritance import inherit
 from aid.modeling.meta_arch import DistillationMixin
 from aid.utils.errors import AIDError
@@ -32,14 +33,13 @@ def build_student(cfg: CfgNode) -> DistillationMixin:
     Raises:
         AIDError: the config uses no distillation, or the student or a teacher cannot be built.
     """
-    architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    if not issubclass(architecture, DistillationMixin):
+    seed_all_rng(cfg.SEED)
+    student = build_detector(cfg)
+    if not isinstance(student, DistillationMixin):
         raise AIDError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no teacher: choose the "
             "config of a student with distillation, such as those in configs/AID"
         )
-    seed_all_rng(cfg.SEED)
-    student = build_model(cfg)
     student.build_distillation(cfg)
     StudentCheckpointer(student).load(cfg.MODEL.WEIGHTS, checkpointables=[])
     if cfg.TEACHER.INHERIT:
@@ -70,6 +70,7 @@ def load_trained(student: DistillationMixin, path: str) -> bool:
         adapters = load_file(path).get("distillation") if path.endswith(".pth") else None
         if broken := non_finite(adapters):
             raise NonFiniteError(broken)
+        check_kinds(adapters or {}, distillation.state_dict())
     if adapters is None:
         return False
     expected = {k: v.shape for k, v in distillation.state_dict().items()}

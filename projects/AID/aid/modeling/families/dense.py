@@ -128,7 +128,7 @@ def check_dense(
     Raises:
         AIDError: another family, other levels or other anchors.
     """
-    start = f"DISTILLATION.LOSSES: {loss} compares answers anchor by anchor: "
+    start = f"DISTILLATION.LOSSES: {loss} compares predictions anchor by anchor: "
     if not isinstance(student, family):
         raise AIDError(
             f"{start}the teacher is a {type(teacher).__name__}, the student is a "

@@ -214,6 +214,6 @@ def check_predictions(
 def _unsupported(teacher: nn.Module) -> AIDError:
     known = sorted(cls.__name__ for cls in paired_predictions.registry if cls is not object)
     return AIDError(
-        f"DISTILLATION.LOSSES: answers of a {type(teacher).__name__} cannot be imitated, only "
+        f"DISTILLATION.LOSSES: predictions of a {type(teacher).__name__} cannot be imitated, only "
         f"those of {', '.join(known)} and their subclasses: choose a loss on features"
     )
