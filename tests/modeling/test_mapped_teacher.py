@@ -283,6 +283,26 @@ def test_predictions_are_imitated_but_for_unknown_classes(
     assert grads and all(x.isfinite().all() for x in grads)
 
 
+def test_another_teacher_has_the_share_of_one_that_does_not_know(
+    mapped_config, further, make_batch
+):
+    opts = [*further("faster_rcnn"), "DISTILLATION.LOSSES", ["ResponseLoss"]]
+    cfg = mapped_config("faster_rcnn", ["4: 0"], opts)
+    model = build_model(cfg)
+    model.build_distillation(cfg)
+    batch = make_batch((2, 0, 3))
+    batch[0]["instances"].gt_classes[:] = torch.tensor([2, 0])
+    instances, images = [x["instances"] for x in batch], model.preprocess_image(batch).tensor
+    with EventStorage():
+        outputs = model.evaluate_teachers(batch, instances, images, model.backbone(images))
+    alone = model.distillers[1].weights(outputs[1].stats, instances, {}).components.cls
+    first, second = (x.weights.components.cls for x in outputs)
+    known = torch.cat([x.gt_classes for x in instances]) == 0
+    assert (first[~known] == 0).all() and (first[known] > 0).all()
+    assert torch.equal(second[~known], alone[~known])
+    assert (second[known] < alone[known]).all()
+
+
 def test_class_layers_of_a_mapped_teacher_are_not_inherited(tiny_model, student_config):
     """Also not those of as many classes."""
     for kind, names in (
