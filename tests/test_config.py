@@ -7,12 +7,14 @@ import pytest
 import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from torch import nn
 
 from aid.config import load_config
 from aid.modeling.meta_arch import DistillationMixin
-from aid.modeling.teacher_check import num_classes
+from aid.modeling.teacher import Teacher, load_teacher_config, map_classes
+from aid.modeling.teacher_check import check_teacher, num_classes
 from aid.utils.errors import AIDError
 
 ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
@@ -42,6 +44,10 @@ def test_the_configs_that_users_are_told_of_exist():
     for meta_arch in ("faster_rcnn", "mask_rcnn", "retinanet", "gfl"):
         expected += [f"COCO-Traffic/{meta_arch}_{r}_FPN" for r in ("R18", "R50", "R101")]
         expected += [f"AID/COCO-Traffic/{meta_arch}_{r}_from_R101" for r in ("R18", "R50")]
+    for meta_arch in ("faster_rcnn", "retinanet"):
+        for folder in ("AID", "AID/COCO-Traffic"):
+            expected += [f"{folder}/{meta_arch}_{r}_from_coco_R101" for r in ("R18", "R50")]
+    expected += ["AID/COCO-Traffic/faster_rcnn_R50_from_coco_X101"]
     expected += [f"AID/Paper/faster_rcnn_R18_from_R101_{g}" for g in ("none", "level", "image")]
     expected += ["Quickstart/faster_rcnn_R18_from_two", "Quickstart/faster_rcnn_R18_FPN_equal_time"]
     assert sorted(f"{name}.yaml" for name in expected) == DETECTORS
@@ -55,23 +61,30 @@ def test_every_file(subtests):
             if file in FRAGMENTS:
                 assert cfg.VERSION == 2
                 continue
-            check_detector(file, cfg)
+            model = check_detector(file, cfg)
             if not file.startswith("Quickstart"):
                 check_schedule(file, cfg.SOLVER)
             if file in STUDENTS:
-                check_teachers(file, cfg)
                 check_baseline(file, cfg)
+                if "_from_coco_" in file:
+                    check_teacher_of_the_zoo(file, cfg, model)
+                else:
+                    check_teachers(file, cfg)
 
 
 def load(file: str) -> CfgNode:
     return load_config(os.path.join(ROOT, file))
 
 
-def check_detector(file: str, cfg: CfgNode) -> None:
+def build_without_weights(cfg: CfgNode) -> nn.Module:
     built = cfg.clone()
-    built.MODEL.DEVICE = "meta"  # the modules without their weights
+    built.MODEL.DEVICE = "meta"
     with torch.device("meta"):
-        model = build_model(built)
+        return build_model(built)
+
+
+def check_detector(file: str, cfg: CfgNode) -> nn.Module:
+    model = build_without_weights(cfg)
     assert cfg.MODEL.RESNETS.DEPTH == int(file.split("_R")[1].split("_")[0])
     assert num_classes(model) == (13 if "COCO-Traffic" in file else 3)
     assert isinstance(model, DistillationMixin) == ("_from_" in file)
@@ -79,6 +92,7 @@ def check_detector(file: str, cfg: CfgNode) -> None:
     assert all(name in DatasetCatalog.list() for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     folder, name = os.path.split(file)
     assert cfg.OUTPUT_DIR == f"output/{folder}/{name[:-5]}".replace("Quickstart", "quickstart")
+    return model
 
 
 def check_schedule(file: str, solver: CfgNode) -> None:
@@ -102,6 +116,25 @@ def check_teachers(file: str, cfg: CfgNode) -> None:
     granularity = file.rsplit("_", 1)[1][:-5]
     expected = granularity if granularity in ("none", "level", "image") else "instance"
     assert cfg.AID.GRANULARITY == expected
+
+
+def check_teacher_of_the_zoo(file: str, cfg: CfgNode, student: nn.Module) -> None:
+    """Classes and levels of the teacher are the student's."""
+    path = cfg.TEACHER.CONFIG_FILE
+    kind, depth = os.path.basename(file).split("_from_coco_")
+    assert path.startswith(f"COCO-Detection/{kind.rpartition('_')[0]}_{depth[0]}_{depth[1:4]}_")
+    url = model_zoo.get_checkpoint_url(path)
+    assert cfg.TEACHER.WEIGHTS == url.replace(
+        "https://dl.fbaipublicfiles.com/detectron2/", "detectron2://"
+    )
+    teacher_cfg = load_teacher_config(path)
+    teacher = Teacher(build_without_weights(teacher_cfg), teacher_cfg)
+    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+    map_classes(teacher, cfg.TEACHER.CLASS_MAP, names)
+    unknown = [names[k] for k in teacher.class_map.unknown]
+    assert unknown == ([] if "COCO-Traffic" in file else ["Cyclist"])
+    levels = ("p2", "p3", "p4", "p5", "p6") if "rcnn" in file else ("p3", "p4", "p5", "p6", "p7")
+    assert check_teacher(teacher, student, cfg) == levels
 
 
 def check_baseline(file: str, cfg: CfgNode) -> None:

@@ -28,6 +28,13 @@ def _add_teacher(cfg: CN) -> None:
     # Further teachers, as two lists of the same length. Each entry is like the two keys above.
     cfg.TEACHER.MORE_CONFIG_FILES = []
     cfg.TEACHER.MORE_WEIGHTS = []
+    # Map from the teacher's classes to the student's, where they differ: a list of entries
+    # "teacher class: student class", and "by name" for all classes whose names agree. Several
+    # classes of the teacher may make one of the student; those without an entry are background to
+    # it. Where names are not known, entries have ids, from 0. Empty: both have the same classes.
+    cfg.TEACHER.CLASS_MAP = []
+    # Such a list for each of the further teachers. Empty: all have the student's classes.
+    cfg.TEACHER.MORE_CLASS_MAPS = []
     # Initialize the student's FPN and heads from those of the first teacher where names and shapes
     # match, as FGD and MGD do. Takes precedence over MODEL.WEIGHTS; the log lists the parameters.
     cfg.TEACHER.INHERIT = False

@@ -1,12 +1,13 @@
 """Class lists of datasets."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..utils.errors import AIDError
 
-__all__ = ["check_class_lists", "class_list"]
+__all__ = ["check_class_lists", "class_list", "known_classes"]
 
 
 def class_list(dataset: str) -> list[str] | None:
@@ -18,11 +19,30 @@ def class_list(dataset: str) -> list[str] | None:
     return None if names is None else list(names)
 
 
-def check_class_lists(datasets: Iterable[tuple[str, str]]) -> None:
+def known_classes(datasets: Iterable[str], load: bool = False) -> list[str] | None:
+    """Class names of the first dataset whose names are known; None if there is none.
+
+    Args:
+        datasets: names of datasets.
+        load: whether to load datasets if no names are known otherwise.
+    """
+    datasets = list(datasets)
+    names = next(filter(None, map(class_list, datasets)), None)
+    if names or not load:
+        return names
+    for name in datasets:
+        if name in DatasetCatalog.list():
+            with suppress(AIDError, OSError):  # its files may be elsewhere
+                DatasetCatalog.get(name)
+    return known_classes(datasets)
+
+
+def check_class_lists(datasets: Iterable[tuple[str, str]], remedy: str = "") -> None:
     """Check that all datasets whose classes are known have the same classes in the same order.
 
     Args:
         datasets: pairs of where a dataset is named, for the message, and its name.
+        remedy: end of the message.
 
     Raises:
         AIDError: two lists differ.
@@ -40,5 +60,5 @@ def check_class_lists(datasets: Iterable[tuple[str, str]]) -> None:
         raise AIDError(
             f"class lists differ: class {number} is {a} in {first_where} {first_name}, {b} in "
             f"{where} {name}: the datasets of a run and of its teachers need one list of classes "
-            "in one order"
+            f"in one order{remedy}"
         )

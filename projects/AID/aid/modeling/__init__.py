@@ -5,7 +5,7 @@ from .detectors import FCOS, GFL
 from .distiller import Distiller
 from .lazy import build_distilled, distilled, distiller, lesson
 from .meta_arch import AIDFCOS, AIDGFL, AIDGeneralizedRCNN, AIDRetinaNet
-from .teacher import Teacher, build_teacher, load_teacher
+from .teacher import Teacher, build_teacher, load_teacher, map_classes
 
 __all__ = [
     "AIDFCOS",
@@ -25,5 +25,6 @@ __all__ = [
     "families",
     "load_teacher",
     "losses",
+    "map_classes",
     "weighting",
 ]

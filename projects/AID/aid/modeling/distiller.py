@@ -112,9 +112,11 @@ class Distiller:
         return {f"losses{self._suffix}": self.losses, f"weighting{self._suffix}": self.weighting}
 
     def __str__(self) -> str:
+        class_map = self.teacher.class_map
+        classes = f"; classes {class_map}" if class_map else ""
         return (
             f"teacher of {self.teacher.name} ({self.teacher.num_parameters / 1e6:.1f} M "
-            f"parameters) with weights {self.teacher.weights}; levels "
+            f"parameters) with weights {self.teacher.weights}{classes}; levels "
             f"{', '.join(f'{k} (stride {v})' for k, v in self.strides.items())}; losses "
             f"{', '.join(f'{k}({v.extra_repr()})' for k, v in self.losses.items())}; "
             f"weighting {self.weighting}"
@@ -142,18 +144,25 @@ class Distiller:
     def weights(
         self,
         stats: TeacherStats | None,
-        boxes: list[Tensor],
+        instances: list[Instances],
         maps: dict[str, tuple[tuple[int, int], int]],
     ) -> Weights:
         """Imitation weights of this teacher, ignoring the others.
 
+        Predicted classes have weight 0 on instances of a class that the teacher does not know.
+
         Args:
             stats: of :meth:`stats`.
-            boxes, maps: see :meth:`Weighting.forward`.
+            instances: ground truth of each image.
+            maps: see :meth:`Weighting.forward`.
         """
+        boxes = [x.gt_boxes.tensor for x in instances]
         weights = self.weighting(stats, boxes, maps)
         if self.request:
             weights.components = self.weighting.component_weights(stats, boxes)
+            known = self.teacher.knows(instances)
+            if known is not None:
+                weights.components.cls = torch.where(known, weights.components.cls, 0.0)
         return weights
 
     def predictions(

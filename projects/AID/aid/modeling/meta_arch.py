@@ -282,7 +282,6 @@ class DistillationMixin(_Detector):
             images: (N, 3, H, W), the batch as the student preprocesses and pads it.
             features: the student's, of ``images``.
         """
-        boxes = [x.gt_boxes.tensor for x in instances]
         student_losses = None
         if self.weighting.requires_stats and self.weighting.requires_student:
             sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
@@ -295,7 +294,7 @@ class DistillationMixin(_Detector):
             maps = {k: (_size(features[k]), v) for k, v in distiller.strides.items()}
             views.append(view)
             stats.append(of_teacher)
-            weights.append(distiller.weights(of_teacher, boxes, maps))
+            weights.append(distiller.weights(of_teacher, instances, maps))
         return list(map(TeacherOutput, views, stats, self.mixing(weights)))
 
     @torch.no_grad()

@@ -13,14 +13,19 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..checkpoint import StrictCheckpointer
-from ..config import load_config
+from ..config import get_value, load_config
+from ..data.classes import known_classes
 from ..utils.errors import AIDError
 from .build import build_detector
+from .class_map import ClassMap
 from .families import (
     DetectionQuality,
     PerInstanceLosses,
     detection_quality,
     loss_levels,
+    merge_classes,
+    num_classes,
+    num_classes_key,
     per_instance_losses,
 )
 
@@ -30,6 +35,7 @@ __all__ = [
     "build_teacher",
     "load_teacher",
     "load_teacher_config",
+    "map_classes",
     "num_teachers",
 ]
 
@@ -59,6 +65,8 @@ class Teacher:
         name: key and file of its config, for messages.
         weights: path of its weights, for messages.
         levels: feature levels that its heads read, finest first.
+        class_map: from the classes that it was trained on to the student's, which the detector
+            has; None if it was trained on the student's.
     """
 
     def __init__(
@@ -75,6 +83,7 @@ class Teacher:
         self.name = name
         self.weights = weights
         self.levels = loss_levels(detector)
+        self.class_map: ClassMap | None = None
 
     @torch.no_grad()
     def view(
@@ -117,6 +126,8 @@ class Teacher:
     ) -> PerInstanceLosses:
         """Task losses of the teacher on each instance of a batch.
 
+        The class component is 0 for instances of classes that the teacher does not know.
+
         Args:
             view: output of :meth:`view`.
             targets: ground truth of each image, on the teacher's device.
@@ -124,9 +135,13 @@ class Teacher:
         """
         # A separate EventStorage keeps the teacher's log out of the student's.
         with EventStorage():
-            return per_instance_losses(
+            losses = per_instance_losses(
                 self.detector, view.images, view.features, targets, background
             )
+        known = self.knows(targets)
+        if known is not None:
+            losses.components["cls"] = torch.where(known, losses.components["cls"], 0.0)
+        return losses
 
     def quality(self, view: TeacherView, targets: list[Instances]) -> DetectionQuality:
         """Score and IoU of the teacher's best detection of each instance of a batch.
@@ -136,6 +151,28 @@ class Teacher:
         """
         with EventStorage():
             return detection_quality(self.detector, view.images, view.features, targets)
+
+    def map_classes(self, class_map: ClassMap) -> None:
+        """Turn the detector into one of the student's classes.
+
+        Args:
+            class_map: from the classes of the detector.
+        """
+        self.class_map = class_map
+        if not class_map.is_identity:
+            merge_classes(self.detector, class_map)
+            self.detector.to(self.detector.device).eval()
+
+    def knows(self, targets: list[Instances]) -> Tensor | None:
+        """Whether the teacher knows the class of each instance of a batch, (G,), bool.
+
+        None if it knows all classes of the student.
+        """
+        unknown = self.class_map.unknown if self.class_map else []
+        if not unknown:
+            return None
+        classes = torch.cat([x.gt_classes for x in targets])
+        return ~torch.isin(classes, classes.new_tensor(unknown))
 
     def follow(self, device: torch.device) -> None:
         """Move the detector to ``device`` if it is on another one."""
@@ -152,7 +189,8 @@ def num_teachers(cfg: CfgNode) -> int:
     """Number of teachers in a student's config: the first and those of TEACHER.MORE_*.
 
     Raises:
-        AIDError: TEACHER.MORE_CONFIG_FILES and MORE_WEIGHTS differ in length, or are not strings.
+        AIDError: TEACHER.MORE_CONFIG_FILES and MORE_WEIGHTS differ in length, or are not strings;
+            or TEACHER.MORE_CLASS_MAPS has another length and is not empty.
     """
     files, weights = cfg.TEACHER.MORE_CONFIG_FILES, cfg.TEACHER.MORE_WEIGHTS
     if len(files) != len(weights) or not all(isinstance(x, str) for x in (*files, *weights)):
@@ -160,18 +198,25 @@ def num_teachers(cfg: CfgNode) -> int:
             f"TEACHER.MORE_CONFIG_FILES is {list(files)}, TEACHER.MORE_WEIGHTS {list(weights)}: "
             "name a config file and weights for each further teacher"
         )
+    maps = cfg.TEACHER.MORE_CLASS_MAPS
+    if maps and (len(maps) != len(files) or any(isinstance(x, str) for x in maps)):
+        raise AIDError(
+            f"TEACHER.MORE_CLASS_MAPS is {list(maps)}: write one list of entries for each of the "
+            f"{len(files)} further teachers, [] for one that has the student's classes"
+        )
     return 1 + len(files)
 
 
 def build_teacher(cfg: CfgNode, number: int = 0) -> Teacher:
-    """Build a teacher from a student's config, and load its weights.
+    """Build a teacher from a student's config, load its weights and map its classes.
 
     Args:
         cfg: the student's config, with TEACHER.CONFIG_FILE and TEACHER.WEIGHTS.
         number: 0 for the first; k for entry k - 1 of TEACHER.MORE_CONFIG_FILES and MORE_WEIGHTS.
 
     Raises:
-        AIDError: a key is empty, or the weights are the student's; see also :func:`load_teacher`.
+        AIDError: a key is empty, or the weights are the student's; see also :func:`load_teacher`
+            and :func:`map_classes`.
     """
     config_key, config_file = _named(cfg, "CONFIG_FILE", "MORE_CONFIG_FILES", number)
     weights_key, weights = _named(cfg, "WEIGHTS", "MORE_WEIGHTS", number)
@@ -179,7 +224,54 @@ def build_teacher(cfg: CfgNode, number: int = 0) -> Teacher:
         if not value:
             raise AIDError(f"{key} is empty: name the teacher's config file and its weights")
     keys = (config_key, weights_key)
-    return load_teacher(config_file, weights, cfg.MODEL.DEVICE, keys=keys, student=cfg)
+    teacher = load_teacher(config_file, weights, cfg.MODEL.DEVICE, keys=keys, student=cfg)
+    if number == 0 or cfg.TEACHER.MORE_CLASS_MAPS:
+        key, entries = _named(cfg, "CLASS_MAP", "MORE_CLASS_MAPS", number)
+        if entries:
+            map_classes(teacher, entries, _student_classes(cfg), key)
+    return teacher
+
+
+def map_classes(
+    teacher: Teacher,
+    entries: Sequence[str],
+    student_classes: Sequence[str] | int,
+    key: str = "entries",
+) -> Teacher:
+    """Turn a teacher of other classes into one of its student's classes, in place.
+
+    Args:
+        teacher: as it was loaded. Its classes are those of its config's DATASETS.TRAIN.
+        entries: see :meth:`ClassMap.from_entries`.
+        student_classes: names of the student's classes, or their number.
+        key: name of the entries in messages.
+
+    Returns:
+        ``teacher``.
+
+    Raises:
+        AIDError: the number of classes of the teacher is not that of its dataset; see also
+            :meth:`ClassMap.from_entries` and :func:`~aid.modeling.families.merge_classes`.
+    """
+    number = num_classes(teacher.detector)
+    names = known_classes(teacher.cfg.DATASETS.TRAIN, load=True)
+    if names and len(names) != number:
+        raise AIDError(
+            f"{key}: the teacher of {teacher.name} has {number} classes, its DATASETS.TRAIN "
+            f"{', '.join(teacher.cfg.DATASETS.TRAIN)} {len(names)}: name the dataset that it was "
+            "trained on"
+        )
+    class_map = ClassMap.from_entries(entries, names or number, student_classes, key)
+    teacher.map_classes(class_map)
+    return teacher
+
+
+def _student_classes(cfg: CfgNode) -> Sequence[str] | int:
+    """Names of a student's classes, or their number if the names are not known."""
+    key = num_classes_key(cfg)
+    number = get_value(cfg, key) if key else 0
+    assert isinstance(number, int)
+    return known_classes((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), load=True) or number
 
 
 def load_teacher(

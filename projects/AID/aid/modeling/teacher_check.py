@@ -12,8 +12,9 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from ..data.classes import check_class_lists, class_list
+from ..data.classes import check_class_lists, class_list, known_classes
 from ..utils.errors import AIDError
+from .class_map import same_names
 from .families import PerInstanceLosses, loss_levels, num_classes, per_instance_losses
 from .teacher import Teacher
 
@@ -57,30 +58,8 @@ def check_match(
     Raises:
         AIDError: classes, levels, strides or the formats of images differ.
     """
-    student_classes, teacher_classes = num_classes(student), num_classes(teacher.detector)
-    if student_classes != teacher_classes:
-        raise AIDError(
-            f"the teacher of {teacher.name} has {teacher_classes} classes, the student "
-            f"{student_classes}: train both on the same class list"
-        )
     datasets = tuple(datasets)
-    teacher_datasets = tuple(teacher.cfg.DATASETS.TRAIN)
-    check_class_lists(
-        [
-            *(("the student's dataset", x) for x in datasets),
-            *((f"the dataset of the teacher ({teacher.name})", x) for x in teacher_datasets),
-        ]
-    )
-    student_names = next(filter(None, map(class_list, datasets)), None)
-    unknown = [x for x in teacher_datasets if not class_list(x) and x not in datasets]
-    if student_names and unknown:
-        logging.getLogger(__name__).warning(
-            "The classes of the teacher's dataset %s are not known here: make sure that %s has the "
-            "student's classes in the student's order: %s",
-            unknown[0],
-            teacher.name,
-            ", ".join(student_names),
-        )
+    _check_classes(teacher, student, datasets)
     _check_format(teacher, student)
     student_shapes = student.backbone.output_shape()
     teacher_shapes = teacher.detector.backbone.output_shape()
@@ -112,6 +91,48 @@ def is_of_another_size(teacher: Teacher, cfg: CfgNode) -> bool:
     """
     own, of_student = teacher.cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST
     return min(own, of_student) > 0 and max(own, of_student) > MAX_SIZE_RATIO * min(own, of_student)
+
+
+def _check_classes(teacher: Teacher, student: nn.Module, datasets: tuple[str, ...]) -> None:
+    """Check number and names of the classes, of a mapped teacher their number alone."""
+    student_classes, teacher_classes = num_classes(student), num_classes(teacher.detector)
+    teacher_datasets = () if teacher.class_map else tuple(teacher.cfg.DATASETS.TRAIN)
+    student_names = known_classes(datasets)
+    remedy = _remedy(teacher, known_classes(teacher_datasets) or [], student_names or [])
+    if student_classes != teacher_classes:
+        raise AIDError(
+            f"the teacher of {teacher.name} has {teacher_classes} classes, the student "
+            f"{student_classes}: train both on the same class list{remedy}"
+        )
+    of_student = [("the student's dataset", x) for x in datasets]
+    check_class_lists(of_student)
+    of_teacher = [(f"the dataset of the teacher ({teacher.name})", x) for x in teacher_datasets]
+    check_class_lists([*of_student, *of_teacher], remedy)
+    unknown = [x for x in teacher_datasets if not class_list(x) and x not in datasets]
+    if student_names and unknown:
+        logging.getLogger(__name__).warning(
+            "The classes of the teacher's dataset %s are not known here: make sure that %s has the "
+            "student's classes in the student's order: %s",
+            unknown[0],
+            teacher.name,
+            ", ".join(student_names),
+        )
+
+
+def _remedy(teacher: Teacher, teacher_names: list[str], student_names: list[str]) -> str:
+    """End of a message about different classes: how to map them."""
+    if teacher.class_map:
+        return ""
+    further = "MORE_CONFIG_FILES" in teacher.name
+    key = "its entry of TEACHER.MORE_CLASS_MAPS" if further else "TEACHER.CLASS_MAP"
+    pairs = same_names(teacher_names, student_names)
+    entries = [f'"{teacher_names[i]}: {student_names[k]}"' for i, k in pairs.items()]
+    rest = [x for k, x in enumerate(student_names) if k not in pairs.values()]
+    form = 'an entry "teacher class: student class"'
+    if not entries:
+        return f", or map its classes: set {key} to a list with {form} for each class"
+    more = f", and add {form} for {', '.join(rest)}" if rest else ""
+    return f", or map its classes: set {key} to [{', '.join(entries)}]{more}"
 
 
 def _compare_sizes(teacher: Teacher, cfg: CfgNode) -> None:
@@ -163,10 +184,11 @@ def are_comparable(*detectors: nn.Module) -> bool:
 def compare(
     student: nn.Module, teachers: list[Teacher], batched_inputs: list[dict]
 ) -> tuple[Tensor, ...]:
-    """Losses of a student and of its teachers on every instance, all in eval mode.
+    """Losses of a student and of its teachers on instances of a batch, all in eval mode.
 
     They are losses on samples that are the same for all detectors, plus the mean over background
-    anchors. The student's state and the random number generators do not change.
+    anchors. Instances of a class that one of the teachers does not know are left out. The student's
+    state and the random number generators do not change.
 
     Args:
         student: comparable to each teacher by :func:`are_comparable`.
@@ -174,7 +196,7 @@ def compare(
         batched_inputs: the standard input of a Detectron2 model.
 
     Returns:
-        (G,) for each teacher, and for the student as the last one.
+        (G,) for each teacher, and for the student as the last one; fewer if some are left out.
     """
     targets = [x["instances"].to(student.device) for x in batched_inputs]
     # Without autocast: older versions of torch would cache weights that were cast without gradient,
@@ -188,7 +210,9 @@ def compare(
             losses.append(teacher.per_instance_losses(view, targets, background=False))
         features = student.backbone(images.tensor)
         losses.append(per_instance_losses(student, images, features, targets, background=False))
-    return tuple(map(_comparable, losses))
+    known = [x for x in (teacher.knows(targets) for teacher in teachers) if x is not None]
+    compared = torch.stack(known).all(dim=0) if known else slice(None)
+    return tuple(_comparable(x)[compared] for x in losses)
 
 
 def _comparable(losses: PerInstanceLosses) -> Tensor:

@@ -19,6 +19,7 @@ from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor, nn
 
 from ...utils.errors import AIDError
+from ..class_map import ClassMap
 
 __all__ = [
     "NUM_CLASSES_KEYS",
@@ -30,10 +31,12 @@ __all__ = [
     "detection_quality",
     "loss_levels",
     "mean_by",
+    "merge_classes",
     "num_classes",
     "num_classes_key",
     "per_instance_losses",
     "run_heads",
+    "unmappable",
 ]
 
 # {meta-architecture: the config key of its number of classes}, filled by the families.
@@ -144,6 +147,34 @@ def run_heads(
         AIDError: this type of detector is not supported.
     """
     raise AIDError(f"the benchmark does not know the heads of a {type(detector).__name__}")
+
+
+@singledispatch
+def merge_classes(detector: nn.Module, class_map: ClassMap) -> None:
+    """Turn a teacher into a detector of its student's classes, in place.
+
+    Logits of the teacher's classes that make one class of the student are merged: under a softmax
+    to the logarithm of their summed exponentials, so that probabilities add up, under sigmoids to
+    the largest. Classes that are background to the student are merged with the background under a
+    softmax, and dropped under sigmoids. A class that the teacher does not know has probability 0.
+    The layers that predict classes get other names in the state dict.
+
+    Args:
+        detector: a trained detector.
+        class_map: from its classes to those of the student.
+
+    Raises:
+        AIDError: this type of detector is not supported.
+    """
+    raise unmappable(detector)
+
+
+def unmappable(module: nn.Module) -> AIDError:
+    """Error for a detector or a part of it whose classes cannot be merged."""
+    return AIDError(
+        f"TEACHER.CLASS_MAP: the classes of a {type(module).__name__} cannot be mapped: choose a "
+        "teacher with the student's classes"
+    )
 
 
 def num_classes(detector: nn.Module) -> int:

@@ -50,7 +50,8 @@ def check_heads(teacher: nn.Module, student: nn.Module, num_convs: int, loss: st
                 f"DISTILLATION.CROSS_KD.NUM_CONVS is {num_convs}: a branch of the {side}'s head "
                 f"has {present} convolutions: ask for {present} or fewer"
             )
-        rest = [*head.cls_subnet[_first_after_cut(head.cls_subnet, num_convs) :], head.cls_score]
+        cut = _first_after_cut(head.cls_subnet, num_convs)
+        rest = [*head.cls_subnet[cut:], *head.cls_score.modules()]
         channels.append(next(x for x in rest if isinstance(x, nn.Conv2d)).in_channels)
     of_teacher, of_student = channels
     if of_student != of_teacher:

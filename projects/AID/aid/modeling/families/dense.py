@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from ...utils.d2 import transpose_dense_predictions
 from ...utils.errors import AIDError
+from ..class_map import ClassMap
 from .anchors import Match, match_anchors
-from .base import NUM_CLASSES_KEYS, Targets, detect, loss_levels, run_heads
+from .base import NUM_CLASSES_KEYS, Targets, detect, loss_levels, merge_classes, run_heads
 from .cross_head import cross_predictions
+from .merging import MaxOfGroups
 from .predictions import (
     PairedPredictions,
     PredictionBatch,
@@ -30,6 +32,7 @@ __all__ = [
     "choose_samples",
     "flatten_predictions",
     "focal_losses",
+    "merge_dense",
     "register_dense",
 ]
 
@@ -47,6 +50,7 @@ def register_dense(family: type, num_classes_key: str) -> None:
     loss_levels.register(family, _levels)
     detect.register(family, _detect)
     run_heads.register(family, _run_head)
+    merge_classes.register(family, merge_dense)
     paired_predictions.register(family, _paired_predictions)
 
 
@@ -222,6 +226,13 @@ def _predictions(
     boxes = detector.box2box_transform.apply_deltas(deltas, anchors)
     distributions = deltas.unflatten(1, (4, -1)) if predicts_distributions(detector) else None
     return Predictions(logits.float(), boxes, distributions)
+
+
+def merge_dense(detector: nn.Module, class_map: ClassMap) -> None:
+    """Merge the class logits of a dense head; see :func:`merge_classes`."""
+    merge = MaxOfGroups(class_map.groups, len(class_map.teacher))
+    detector.head.cls_score = nn.Sequential(detector.head.cls_score, merge)
+    detector.num_classes = len(class_map.student)
 
 
 def _anchors_by_level(detector: nn.Module) -> dict[str, tuple]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...utils.errors import AIDError
+from ..class_map import ClassMap
 from .anchors import anchor_losses, match_by_overlap
 from .base import (
     NUM_CLASSES_KEYS,
@@ -28,9 +29,11 @@ from .base import (
     detect,
     loss_levels,
     mean_by,
+    merge_classes,
     per_instance_losses,
     run_heads,
 )
+from .merging import merge_box_predictor, merge_masks
 from .predictions import (
     PairedPredictions,
     PredictionBatch,
@@ -251,6 +254,15 @@ def deltas_of_class(predictor: FastRCNNOutputLayers, deltas: Tensor, classes: Te
         return deltas
     index = classes[:, None, None].expand(-1, 1, 4)
     return deltas.unflatten(1, (predictor.num_classes, 4)).gather(1, index).squeeze(1)
+
+
+@merge_classes.register
+def _(detector: GeneralizedRCNN, class_map: ClassMap) -> None:
+    heads = detector.roi_heads
+    for _, predictor, _ in _stages(heads):
+        merge_box_predictor(predictor, class_map)
+    merge_masks(heads, class_map)
+    heads.num_classes = len(class_map.student)
 
 
 @detect.register

@@ -1,0 +1,155 @@
+"""Maps from the classes of a teacher to those of its student."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..utils.errors import AIDError
+
+__all__ = ["BY_NAME", "ClassMap", "same_names"]
+
+# Entry of a class map that stands for one entry for each class whose name both sides have.
+BY_NAME = "by name"
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Map from the classes of a teacher to those of its student.
+
+    Attributes:
+        teacher, student: names of the classes, in the order of their ids.
+        targets: for each class of the teacher the id of the student's class that it is an instance
+            of; None for a class that is background to the student.
+    """
+
+    teacher: tuple[str, ...]
+    student: tuple[str, ...]
+    targets: tuple[int | None, ...]
+
+    @classmethod
+    def from_entries(
+        cls,
+        entries: Iterable[str],
+        teacher: Sequence[str] | int,
+        student: Sequence[str] | int,
+        key: str = "class_map",
+    ) -> "ClassMap":
+        """Read a map from its entries.
+
+        Args:
+            entries: "teacher class: student class" each, or :data:`BY_NAME` for one entry for each
+                name that both have. Other entries take precedence over the latter.
+            teacher, student: names of the classes, or their number if the names are not known;
+                entries then have ids, from 0, in place of names.
+            key: name of the entries in messages.
+
+        Raises:
+            AIDError: an entry of another form, with an unknown class or with a class of the teacher
+                that another one maps; :data:`BY_NAME` without names; or no class is mapped.
+        """
+        sides = {"teacher": _names(teacher), "student": _names(student)}
+        by_name: dict[int, int] = {}
+        explicit: dict[int, int] = {}
+        for entry in entries:
+            if entry == BY_NAME:
+                for side, given in (("teacher", teacher), ("student", student)):
+                    if isinstance(given, int):
+                        raise AIDError(
+                            f'{key} has "{BY_NAME}", but the names of the {side}\'s classes are '
+                            "not known here: write their numbers, from 0, in place of names"
+                        )
+                by_name = same_names(sides["teacher"], sides["student"])
+                continue
+            source, target = _read(entry, sides, key)
+            if source in explicit:
+                name, first, second = entry.partition(":")[0].strip(), explicit[source], target
+                raise AIDError(
+                    f"{key} maps {name} twice, to {sides['student'][first]} and to "
+                    f"{sides['student'][second]}: map each class of the teacher once"
+                )
+            explicit[source] = target
+        mapped = {**by_name, **explicit}
+        if not mapped:
+            theirs, ours = (", ".join(names) for names in sides.values())
+            raise AIDError(
+                f"{key} maps no class: no name agrees of the teacher's {theirs}, and the student's "
+                f'{ours}: add entries "teacher class: student class"'
+            )
+        targets = tuple(mapped.get(i) for i in range(len(sides["teacher"])))
+        return cls(tuple(sides["teacher"]), tuple(sides["student"]), targets)
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """Ids of the teacher's classes that make each class of the student."""
+        pairs = list(enumerate(self.targets))
+        return [[i for i, target in pairs if target == k] for k in range(len(self.student))]
+
+    @property
+    def background(self) -> list[int]:
+        """Ids of the teacher's classes that are background to the student."""
+        return [i for i, target in enumerate(self.targets) if target is None]
+
+    @property
+    def unknown(self) -> list[int]:
+        """Ids of the student's classes that the teacher does not know."""
+        return [k for k, group in enumerate(self.groups) if not group]
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether all classes keep their ids."""
+        return self.targets == tuple(range(len(self.student)))
+
+    def __str__(self) -> str:
+        known = [
+            f"{' + '.join(self.teacher[i] for i in group)} as {self.student[k]}"
+            for k, group in enumerate(self.groups)
+            if group
+        ]
+        unknown = ", ".join(self.student[k] for k in self.unknown)
+        return (
+            f"{', '.join(known)}; without a counterpart in the teacher: {unknown or 'none'}; "
+            f"{len(self.background)} of its {len(self.teacher)} classes are background"
+        )
+
+
+def same_names(teacher: Sequence[str], student: Sequence[str]) -> dict[int, int]:
+    """Pairs {id of the teacher's: id of the student's} of classes with one name.
+
+    Upper and lower case may differ where no other name on either side is alike.
+    """
+    pairs = {}
+    for i, name in enumerate(teacher):
+        alike = _alike(name, student)
+        if name in student:
+            pairs[i] = student.index(name)
+        elif len(alike) == len(_alike(name, teacher)) == 1:
+            pairs[i] = alike[0]
+    return pairs
+
+
+def _alike(name: str, names: Sequence[str]) -> list[int]:
+    """Ids of the names that differ from ``name`` in upper and lower case at most."""
+    return [i for i, other in enumerate(names) if other.casefold() == name.casefold()]
+
+
+def _names(classes: Sequence[str] | int) -> list[str]:
+    return [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
+
+
+def _read(entry: object, sides: dict[str, list[str]], key: str) -> tuple[int, ...]:
+    """Ids of the two classes of an entry."""
+    if not isinstance(entry, str) or ":" not in entry:
+        raise AIDError(
+            f'{key}: {entry!r} is no entry: write "teacher class: student class", in quotes, or '
+            f'"{BY_NAME}" for all classes whose names agree'
+        )
+    ids = []
+    for (side, names), text in zip(sides.items(), entry.split(":", 1), strict=True):
+        name = text.strip()
+        found = [names.index(name)] if name in names else _alike(name, names)
+        if len(found) != 1:
+            unnamed = " (names are not known here)" if names == _names(len(names)) else ""
+            raise AIDError(
+                f"{key}: the {side} has no class {name!r}; it has {', '.join(names)}{unnamed}"
+            )
+        ids.append(found[0])
+    return tuple(ids)

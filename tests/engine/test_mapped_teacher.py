@@ -1,0 +1,61 @@
+"""Runs with a teacher of other classes."""
+
+import json
+import os
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from aid.config import load_config
+from aid.engine import AIDTrainer
+
+# Of its 4 classes one is background; the toy data have Car, Pedestrian and Cyclist.
+ENTRIES = ["3: Car", "0: Pedestrian", "1: Pedestrian"]
+TARGETS = {0: 1, 1: 1, 3: 0}
+
+
+@pytest.fixture
+def mapped_run(run_config, tiny_config, tmp_path):
+    """A function (output, opts) -> frozen config of a run of 4 iterations."""
+    path = tiny_config("retinanet", ["MODEL.RETINANET.NUM_CLASSES", 4], name="other_classes")
+    torch.manual_seed(9)
+    teacher = build_model(load_config(path))
+    torch.nn.init.normal_(teacher.head.cls_score.weight, std=0.5)
+    torch.save({"model": teacher.state_dict()}, tmp_path / "other_classes.pth")
+    keys = ["TEACHER.CONFIG_FILE", path, "TEACHER.WEIGHTS", str(tmp_path / "other_classes.pth")]
+    keys += ["TEACHER.CLASS_MAP", ENTRIES]
+    return lambda output, opts=(): run_config(output, "retinanet", opts=[*keys, *opts])
+
+
+def detections(folder: str) -> list[dict]:
+    with open(os.path.join(folder, "inference", "coco_instances_results.json")) as f:
+        return json.load(f)
+
+
+def test_it_is_evaluated_as_a_detector_of_the_students_classes(mapped_run):
+    opts = ["TEACHER.EVAL_FIRST", True, "SOLVER.MAX_ITER", 1, "TEST.DETECTIONS_PER_IMAGE", 20]
+    cfg = mapped_run("run", opts)
+    trainer = AIDTrainer(cfg)
+    trainer.resume_or_load(False)
+    trainer.train()
+    found = detections(os.path.join(cfg.OUTPUT_DIR, "teacher"))
+    assert {x["category_id"] for x in found} == set(TARGETS.values())
+    with open(os.path.join(cfg.OUTPUT_DIR, "teacher", "metrics.json")) as f:
+        assert json.load(f)["bbox/AP-Car"] >= 0
+
+
+def test_it_is_resumed_bit_for_bit(mapped_run):
+    def run(cfg, resume, stop=4):
+        torch.manual_seed(cfg.SEED)
+        trainer = AIDTrainer(cfg)
+        trainer.resume_or_load(resume)
+        trainer.max_iter = stop
+        trainer.train()
+        return trainer.model.state_dict()
+
+    opts = ["DISTILLATION.LOSSES", ["ResponseLoss", "CrossKDLoss"]]
+    whole, parts = mapped_run("whole", opts), mapped_run("parts", opts)
+    expected = run(whole, resume=False)
+    run(parts, resume=False, stop=2)
+    assert all(torch.equal(v, expected[k]) for k, v in run(parts, resume=True).items())
