@@ -31,6 +31,11 @@ def _add_teacher(cfg: CN) -> None:
     # Initialize the student's FPN and heads from those of the first teacher where names and shapes
     # match, as FGD and MGD do. Takes precedence over MODEL.WEIGHTS; the log lists the parameters.
     cfg.TEACHER.INHERIT = False
+    # Device of the teachers: "cpu", a GPU such as "cuda:1", or "" for the student's.
+    cfg.TEACHER.DEVICE = ""
+    # Precision in which the teachers compute, by autocast; their weights are in float32. Options:
+    # "float32", "bfloat16", "float16", or "" for the student's, which SOLVER.AMP sets.
+    cfg.TEACHER.PRECISION = ""
     # Evaluate the teachers on DATASETS.TEST before the first iteration of the student.
     cfg.TEACHER.EVAL_FIRST = False
     # Number of batches per process, at the start of a run, on which the losses of teachers and

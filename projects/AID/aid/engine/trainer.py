@@ -238,7 +238,8 @@ class AIDTrainer(DefaultTrainer):
             logging.getLogger(__name__).info(
                 "Evaluating the teacher of %s on %s", teacher.name, cfg.DATASETS.TEST
             )
-            results.append(self.test(cfg, teacher.detector))
+            with teacher.autocast():
+                results.append(self.test(cfg, teacher.detector))
             if comm.is_main_process() and results[-1]:
                 write_results(cfg.OUTPUT_DIR, results[-1])
         return results

@@ -175,6 +175,7 @@ def load_run(folder: str) -> Run:
     cfg = load_config(paths[0])
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    cfg.TEACHER.DEVICE = ""
     metrics = read_metrics(paths[1], cfg.SOLVER.MAX_ITER)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if name not in DatasetCatalog.list():
