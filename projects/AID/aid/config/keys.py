@@ -286,3 +286,6 @@ def _add_solver(cfg: CN) -> None:
     # IMS_PER_BATCH / ACCUMULATION_STEPS / number of processes images at a time, which determines
     # the memory.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # Precision of the student if SOLVER.AMP.ENABLED is True. Options: "float16", as in Detectron2,
+    # on a GPU only; "bfloat16", which has the range of float32 and needs no scaling of the loss.
+    cfg.SOLVER.AMP.DTYPE = "float16"

@@ -23,6 +23,7 @@ from ..data.build import build_test_loader, build_train_loader, micro_batch_size
 from ..evaluation import build_evaluator
 from ..modeling.inheritance import inherit
 from ..modeling.meta_arch import DistillationMixin
+from ..modeling.placement import dtype_named
 from ..utils.errors import AIDError
 from ..utils.files import cannot_write, clear_write_errors
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
@@ -86,8 +87,12 @@ class AIDTrainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         model = _distribute(model)
-        step = AccumulatingAMPTrainer if cfg.SOLVER.AMP.ENABLED else AccumulatingTrainer
-        self._trainer = step(model, loader, optimizer, cfg.SOLVER.ACCUMULATION_STEPS)
+        steps = cfg.SOLVER.ACCUMULATION_STEPS
+        if cfg.SOLVER.AMP.ENABLED:
+            dtype = dtype_named("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, ("float16", "bfloat16"))
+            self._trainer = AccumulatingAMPTrainer(model, loader, optimizer, steps, dtype)
+        else:
+            self._trainer = AccumulatingTrainer(model, loader, optimizer, steps)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = StudentCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.max_iter = cfg.SOLVER.MAX_ITER
