@@ -15,6 +15,7 @@ def add_aid_config(cfg: CN) -> None:
     _add_fcos(cfg)
     _add_gfl(cfg)
     _add_solver(cfg)
+    _add_model_ema(cfg)
 
 
 def _add_teacher(cfg: CN) -> None:
@@ -289,3 +290,14 @@ def _add_solver(cfg: CN) -> None:
     # Precision of the student if SOLVER.AMP.ENABLED is True. Options: "float16", as in Detectron2,
     # on a GPU only; "bfloat16", which has the range of float32 and needs no scaling of the loss.
     cfg.SOLVER.AMP.DTYPE = "float16"
+
+
+def _add_model_ema(cfg: CN) -> None:
+    """Add the keys of the average of the student's weights; names and default as in d2go."""
+    cfg.MODEL_EMA = CN()
+    # Average the weights over the iterations. The average is what is evaluated, and what
+    # checkpoints have under "model".
+    cfg.MODEL_EMA.ENABLED = False
+    # Decay per iteration of the exponential moving average; in iteration t, from 0, it is at most
+    # (1 + t) / (10 + t).
+    cfg.MODEL_EMA.DECAY = 0.999

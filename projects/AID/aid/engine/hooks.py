@@ -14,8 +14,10 @@ from ..data.seeding import seed_all
 from ..modeling.balance import Balance
 from ..modeling.meta_arch import DistillationMixin
 from ..modeling.teacher_check import are_comparable, compare
+from .weight_average import WeightAverage
 
 __all__ = [
+    "AverageWeights",
     "CollectFigures",
     "CompareTeacher",
     "DropPictures",
@@ -93,6 +95,20 @@ class UpdateBalance(HookBase):
         self._balance.update()
 
 
+class AverageWeights(HookBase):
+    """Hook that averages the student's weights, before checkpoints are saved and evaluated."""
+
+    def __init__(self, average: WeightAverage):
+        self._average = average
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter == 0:  # weights were loaded since it was built
+            self._average.restart()
+
+    def after_step(self) -> None:
+        self._average.update(self.trainer.iter)
+
+
 class PreciseStatistics(PreciseBN):
     """Detectron2's PreciseBN, whose forward passes are no training steps.
 
@@ -100,12 +116,14 @@ class PreciseStatistics(PreciseBN):
     RetinaNet and FCOS as they are. Adapters keep their running statistics, which nothing reads.
     """
 
-    def __init__(self, hook: PreciseBN):
+    def __init__(self, hook: PreciseBN, average: WeightAverage | None = None):
         """
         Args:
             hook: whose settings it takes over.
+            average: of the weights, whose statistics are then computed instead of the student's.
         """
         vars(self).update(vars(hook))
+        self._average = average
 
     def update_stats(self) -> None:
         if self._disabled:
@@ -113,7 +131,10 @@ class PreciseStatistics(PreciseBN):
         model = getattr(self._model, "module", self._model)  # of DDP
         normalizer = getattr(model, "loss_normalizer", None)
         is_student = isinstance(model, DistillationMixin)
-        with model.as_plain_detector() if is_student else nullcontext():
+        with (
+            model.as_plain_detector() if is_student else nullcontext(),
+            self._average.in_model() if self._average else nullcontext(),
+        ):
             super().update_stats()
         if normalizer is not None:
             model.loss_normalizer = normalizer

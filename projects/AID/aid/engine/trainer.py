@@ -29,6 +29,7 @@ from ..utils.files import cannot_write, clear_write_errors
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection, is_lost_worker
 from .hooks import (
+    AverageWeights,
     CollectFigures,
     CompareTeacher,
     DropPictures,
@@ -40,6 +41,7 @@ from .hooks import (
 from .optimizer import build_optimizer, pause_adapters
 from .output_folder import write_results
 from .tensorboard import GroupingTensorboardWriter
+from .weight_average import WeightAverage
 
 __all__ = ["AIDTrainer"]
 
@@ -94,7 +96,12 @@ class AIDTrainer(DefaultTrainer):
         else:
             self._trainer = AccumulatingTrainer(model, loader, optimizer, steps)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = StudentCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.average = None
+        if cfg.MODEL_EMA.ENABLED:
+            self.average = WeightAverage(_unwrap(model), cfg.MODEL_EMA.DECAY)
+        self.checkpointer = StudentCheckpointer(
+            model, cfg.OUTPUT_DIR, average=self.average, trainer=weakref.proxy(self)
+        )
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
@@ -108,9 +115,14 @@ class AIDTrainer(DefaultTrainer):
         if isinstance(student, DistillationMixin) and student.balance is not None:
             hooks.append(UpdateBalance(student.balance))
         hooks.append(SaveNormalizers(student, self.cfg.SOLVER.CHECKPOINT_PERIOD))
-        hooks += [
-            PreciseStatistics(x) if isinstance(x, PreciseBN) else x for x in super().build_hooks()
-        ]
+        if self.average is not None:
+            hooks.append(AverageWeights(self.average))
+        for hook in super().build_hooks():
+            if isinstance(hook, PreciseBN):
+                hook = PreciseStatistics(hook, self.average)
+            elif isinstance(hook, EvalHook) and self.average is not None:
+                hook = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._test_average)
+            hooks.append(hook)
         if not comm.is_main_process():
             hooks.append(DropPictures())
         if self.cfg.VIS_PERIOD > 0:
@@ -118,6 +130,11 @@ class AIDTrainer(DefaultTrainer):
         if isinstance(student, DistillationMixin):
             hooks.append(CompareTeacher(student, self.cfg.TEACHER.COMPARE_BATCHES))
         return hooks
+
+    def _test_average(self) -> dict:
+        with self.average.in_model():
+            self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
 
     def build_writers(self) -> list:
         writers = [x for x in super().build_writers() if not isinstance(x, TensorboardXWriter)]
