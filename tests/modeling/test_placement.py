@@ -213,6 +213,21 @@ def test_the_students_own_losses_do_not_depend_on_the_teachers_precision(
         torch.testing.assert_close(rough, loss, rtol=0.2, atol=0.05)
 
 
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+def test_predictions_of_the_teacher_have_its_precision(kind, student_model, make_batch, storage):
+    opts = ["TEACHER.PRECISION", "float32", "DISTILLATION.LOSSES", ["ResponseLoss"]]
+    model, _ = student_model(kind, opts=opts)
+    found = []
+    model.distillers[0].losses["ResponseLoss"].register_forward_pre_hook(
+        lambda module, inputs: found.append(inputs[3].predictions)
+    )
+    for half in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            model(make_batch())
+    assert torch.equal(found[0].teacher.logits, found[1].teacher.logits)
+    assert not torch.equal(found[0].student.logits, found[1].student.logits)
+
+
 def test_autocast_with_no_precision_changes_nothing():
     cpu = torch.device("cpu")
     with torch.autocast("cpu", dtype=torch.bfloat16):
