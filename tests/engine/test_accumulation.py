@@ -1,5 +1,7 @@
 """Iterations over micro-batches: known gradients, and those of as many processes."""
 
+import functools
+
 import pytest
 import torch
 from detectron2.solver.build import maybe_add_gradient_clipping
@@ -83,6 +85,30 @@ def test_a_step_whose_gradients_overflow_is_left_out_in_mixed_precision():
     weight, _, trainer = run(AccumulatingAMPTrainer, [1e35, 1.0], 2)
     assert weight == 1
     assert trainer.state_dict()["grad_scaler"]["scale"] == 2.0**15  # half of what it was
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_bfloat16_scales_nothing(steps):
+    kind = functools.partial(AccumulatingAMPTrainer, precision=torch.bfloat16)
+    weight, _, trainer = run(kind, [1e35, 1e35], steps)
+    assert weight == pytest.approx(-1e33)  # far beyond float16, and no step is left out
+    assert trainer.state_dict()["grad_scaler"] == {}
+
+
+def test_a_run_goes_on_in_another_precision():
+    trainers = {
+        "float32": run(AccumulatingTrainer, [1.0], 1)[2],
+        "float16": run(AccumulatingAMPTrainer, [1e35], 1)[2],
+        "bfloat16": run(
+            functools.partial(AccumulatingAMPTrainer, precision=torch.bfloat16), [1.0], 1
+        )[2],
+    }
+    saved = {name: trainer.state_dict() for name, trainer in trainers.items()}
+    for name, trainer in trainers.items():
+        for before, state in saved.items():
+            trainer.load_state_dict(state)
+            if name == "float16":
+                assert trainer.grad_scaler.get_scale() == 2.0**15, before
 
 
 class Imitation(nn.Module):

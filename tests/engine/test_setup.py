@@ -86,6 +86,7 @@ def test_mixed_precision_on_the_cpu(configure):
     with pytest.raises(AIDError, match="AMP.ENABLED is on, but MODEL.DEVICE is cpu: mixed preci"):
         configure(opts=amp)
     assert configure("--eval-only", opts=amp).SOLVER.AMP.ENABLED
+    assert configure(opts=[*amp, "SOLVER.AMP.DTYPE", "bfloat16"]).SOLVER.AMP.ENABLED
 
 
 @pytest.mark.parametrize(

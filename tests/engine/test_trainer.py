@@ -70,6 +70,29 @@ def test_interrupted_anywhere_it_ends_with_the_same_weights(
         assert found["iteration"] == expected["iteration"] == 3
 
 
+BFLOAT16 = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16"]
+
+
+@pytest.mark.core
+def test_in_bfloat16_it_resumes_exactly_and_keeps_float32_weights(run_config):
+    opts = [*BFLOAT16, "DISTILLATION.BALANCE", 2.0]
+    expected = train(run_config("whole", opts=opts))
+    cfg = run_config("stopped", opts=opts)
+    train(cfg, stop_at=1)
+    found = train(cfg, resume=True)
+    single = train(run_config("single", opts=opts[4:]))
+    for k, x in expected["model"].items():
+        assert torch.equal(found["model"][k], x) and x.isfinite().all()
+        assert x.dtype == single["model"][k].dtype
+    assert any(not torch.equal(single["model"][k], x) for k, x in expected["model"].items())
+
+
+def test_a_precision_that_is_none(run_config):
+    opts = [*BFLOAT16[:3], "float32"]
+    with pytest.raises(AIDError, match="SOLVER.AMP.DTYPE is 'float32': choose one of float16, bf"):
+        AIDTrainer(run_config("run", opts=opts))
+
+
 def test_resuming_a_finished_run_says_so_and_evaluates_it_again(run_config, caplog):
     cfg = run_config("finished", opts=["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0])
     before = train(cfg)

@@ -28,9 +28,18 @@ class StudentCheckpointer(SafeCheckpointer):
     infinity is neither written nor resumed from.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", **kwargs):
+    def __init__(self, model: nn.Module, save_dir: str = "", *, average=None, **kwargs):
+        """
+        Args:
+            model, save_dir, kwargs: see fvcore's ``Checkpointer``.
+            average: :class:`~aid.engine.weight_average.WeightAverage` to save as "model"; the
+                student's own weights are then under "own_weights".
+        """
         super().__init__(model, save_dir, **kwargs)
         self._last_good = ""  # path of the last checkpoint of this run
+        self._average = average
+        if average is not None:
+            self.add_checkpointable("own_weights", average)
         if getattr(self.model, "distillation", None) is not None:
             self.add_checkpointable("distillation", self.model.distillation)
 
@@ -42,8 +51,7 @@ class StudentCheckpointer(SafeCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        student = {k: v for k, v in self.model.state_dict().items() if not k.startswith(PREFIX)}
-        data = {"model": student}
+        data = {"model": self.student_state()}
         data.update((key, obj.state_dict()) for key, obj in self.checkpointables.items())
         data.update(kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")
@@ -61,6 +69,12 @@ class StudentCheckpointer(SafeCheckpointer):
             self.tag_last_checkpoint(os.path.basename(path))
         self._last_good = path
 
+    def student_state(self) -> dict[str, torch.Tensor]:
+        """State dict of the plain detector that is saved under "model"."""
+        if self._average is not None:
+            return self._average.weights
+        return {k: v for k, v in self.model.state_dict().items() if not k.startswith(PREFIX)}
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of the checkpoint to resume from to ``last_checkpoint``."""
         with whole_file(os.path.join(self.save_dir, "last_checkpoint")) as f:
@@ -71,13 +85,24 @@ class StudentCheckpointer(SafeCheckpointer):
 
         Raises:
             AIDError: the file cannot be read, is not finite, or has no weights of this detector; on
-                resume also if any weights do not match or the adapters are missing.
+                resume also if any weights do not match, the adapters are missing, or only one of
+                the file and this run has an average of the weights.
         """
         resumed = path and (checkpointables is None or "distillation" in checkpointables)
         self._resumes_from = path if resumed else None
         with clear_load_errors("--resume:" if resumed else "MODEL.WEIGHTS", path):
             rest = super().load(path, checkpointables)
-        if resumed and "distillation" in self.checkpointables and not self._adapters_loaded:
+        if resumed and (self._average is not None) != ("own_weights" in self._content):
+            on, off = ("without", "with") if self._average is None else ("with", "without")
+            raise AIDError(
+                f"--resume: this run is {on} MODEL_EMA.ENABLED, {path} was saved {off} it: leave "
+                "the key as it was, or choose another OUTPUT_DIR"
+            )
+        if (
+            resumed
+            and "distillation" in self.checkpointables
+            and "distillation" not in self._content
+        ):
             raise AIDError(
                 f"{path} has no distillation adapters: it is not a checkpoint of this training; "
                 "start without --resume and with MODEL.WEIGHTS, or with another OUTPUT_DIR"
@@ -92,8 +117,8 @@ class StudentCheckpointer(SafeCheckpointer):
                 f"--resume: {path} holds {NonFiniteError(broken)}: training diverged before it was "
                 f"written; {_way_back(path)}, and lower SOLVER.BASE_LR"
             )
-        self._adapters_loaded = "distillation" in checkpoint
-        if path and self._adapters_loaded and "distillation" in self.checkpointables:
+        self._content = set(checkpoint)
+        if path and "distillation" in self._content & set(self.checkpointables):
             check_kinds(checkpoint["distillation"], self.model.distillation.state_dict())
         incompatible = super()._load_model(checkpoint)
         own_keys = {k for k, _ in self.model.named_parameters() if not k.startswith(PREFIX)}

@@ -15,6 +15,7 @@ def add_aid_config(cfg: CN) -> None:
     _add_fcos(cfg)
     _add_gfl(cfg)
     _add_solver(cfg)
+    _add_model_ema(cfg)
 
 
 def _add_teacher(cfg: CN) -> None:
@@ -38,6 +39,11 @@ def _add_teacher(cfg: CN) -> None:
     # Initialize the student's FPN and heads from those of the first teacher where names and shapes
     # match, as FGD and MGD do. Takes precedence over MODEL.WEIGHTS; the log lists the parameters.
     cfg.TEACHER.INHERIT = False
+    # Device of the teachers: "cpu", a GPU such as "cuda:1", or "" for the student's.
+    cfg.TEACHER.DEVICE = ""
+    # Precision in which the teachers compute, by autocast; their weights are in float32. Options:
+    # "float32", "bfloat16", "float16", or "" for the student's, which SOLVER.AMP sets.
+    cfg.TEACHER.PRECISION = ""
     # Evaluate the teachers on DATASETS.TEST before the first iteration of the student, at their own
     # image size and, if INPUT.MIN_SIZE_TEST differs by more than half, at the student's, too.
     cfg.TEACHER.EVAL_FIRST = False
@@ -289,3 +295,17 @@ def _add_solver(cfg: CN) -> None:
     # IMS_PER_BATCH / ACCUMULATION_STEPS / number of processes images at a time, which determines
     # the memory.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # Precision of the student if SOLVER.AMP.ENABLED is True. Options: "float16", as in Detectron2,
+    # on a GPU only; "bfloat16", which has the range of float32 and needs no scaling of the loss.
+    cfg.SOLVER.AMP.DTYPE = "float16"
+
+
+def _add_model_ema(cfg: CN) -> None:
+    """Add the keys of the average of the student's weights; names and default as in d2go."""
+    cfg.MODEL_EMA = CN()
+    # Average the weights over the iterations. The average is what is evaluated, and what
+    # checkpoints have under "model".
+    cfg.MODEL_EMA.ENABLED = False
+    # Decay per iteration of the exponential moving average; in iteration t, from 0, it is at most
+    # (1 + t) / (10 + t).
+    cfg.MODEL_EMA.DECAY = 0.999

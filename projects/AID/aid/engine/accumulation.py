@@ -79,14 +79,20 @@ class AccumulatingTrainer(SimpleTrainer):
 class AccumulatingAMPTrainer(AccumulatingTrainer, AMPTrainer):
     """AccumulatingTrainer with mixed precision; the gradient scale is constant in an iteration."""
 
-    def __init__(self, model, data_loader, optimizer, steps: int = 1):
+    def __init__(
+        self, model, data_loader, optimizer, steps: int = 1, precision: torch.dtype = torch.float16
+    ):
         """
         Args:
             model, data_loader, optimizer, steps: see :class:`AccumulatingTrainer`.
+            precision: of the forward pass. Gradients are scaled in float16 only: the range of
+                bfloat16 is that of float32.
         """
         self._device = next(model.parameters()).device.type
-        scaler = torch.amp.GradScaler(self._device)
-        super().__init__(model, data_loader, optimizer, steps, grad_scaler=scaler)
+        scaler = torch.amp.GradScaler(self._device, enabled=precision == torch.float16)
+        super().__init__(
+            model, data_loader, optimizer, steps, grad_scaler=scaler, precision=precision
+        )
 
     def _forward(self, data: list[dict]) -> dict[str, Tensor]:
         with torch.autocast(self._device, dtype=self.precision):
@@ -98,3 +104,8 @@ class AccumulatingAMPTrainer(AccumulatingTrainer, AMPTrainer):
     def _update(self) -> None:
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        # A run may go on in another precision: there is no scale without float16.
+        scale = state_dict.get("grad_scaler") or self.grad_scaler.state_dict()
+        super().load_state_dict({**state_dict, "grad_scaler": scale})

@@ -25,7 +25,7 @@ from ..config import load_config
 from ..utils.errors import AIDError
 from ..utils.files import check_folder_name
 from .estimate import Evaluation, Found, existing_parent, summarize
-from .hooks import SeedStep
+from .hooks import AverageWeights, SeedStep
 from .setup import check_config_file, setup
 from .trainer import AIDTrainer
 
@@ -90,7 +90,8 @@ class _Trial(AIDTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         self.clock = _Clock()
-        return [SeedStep(self.cfg.SEED), self.clock]
+        averaging = [] if self.average is None else [AverageWeights(self.average)]
+        return [SeedStep(self.cfg.SEED), *averaging, self.clock]
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "hooks"})
@@ -134,7 +135,7 @@ class _Trial(AIDTrainer):
         written = time.perf_counter()
         with clear_load_errors("the checkpoint just written,", path):
             saved = load_file(path)["model"]
-        model = self.checkpointer.model.state_dict()
+        model = self.checkpointer.student_state()
         if not all(torch.equal(saved[k], model[k].cpu()) for k in saved):
             raise AIDError(f"{path} does not hold what was written: check the disk")
         return os.path.getsize(path), written - start, time.perf_counter() - written

@@ -14,8 +14,10 @@ from ..data.seeding import seed_all
 from ..modeling.balance import Balance
 from ..modeling.meta_arch import DistillationMixin
 from ..modeling.teacher_check import are_comparable, compare
+from .weight_average import WeightAverage
 
 __all__ = [
+    "AverageWeights",
     "CollectFigures",
     "CompareTeacher",
     "DropPictures",
@@ -93,6 +95,20 @@ class UpdateBalance(HookBase):
         self._balance.update()
 
 
+class AverageWeights(HookBase):
+    """Hook that averages the student's weights, before checkpoints are saved and evaluated."""
+
+    def __init__(self, average: WeightAverage):
+        self._average = average
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter == 0:  # weights were loaded since it was built
+            self._average.restart()
+
+    def after_step(self) -> None:
+        self._average.update(self.trainer.iter)
+
+
 class PreciseStatistics(PreciseBN):
     """Detectron2's PreciseBN, whose forward passes are no training steps.
 
@@ -101,12 +117,14 @@ class PreciseStatistics(PreciseBN):
     Each update averages over the first images of the stream, whether the run was resumed or not.
     """
 
-    def __init__(self, hook: PreciseBN):
+    def __init__(self, hook: PreciseBN, average: WeightAverage | None = None):
         """
         Args:
             hook: whose settings it takes over.
+            average: of the weights, whose statistics are then computed instead of the student's.
         """
         vars(self).update(vars(hook))
+        self._average = average
 
     def update_stats(self) -> None:
         if self._disabled:
@@ -115,7 +133,10 @@ class PreciseStatistics(PreciseBN):
         normalizer = getattr(model, "loss_normalizer", None)
         is_student = isinstance(model, DistillationMixin)
         self._data_iter = None  # Detectron2 would go on with the next images
-        with model.as_plain_detector() if is_student else nullcontext():
+        with (
+            model.as_plain_detector() if is_student else nullcontext(),
+            self._average.in_model() if self._average else nullcontext(),
+        ):
             super().update_stats()
         if normalizer is not None:
             model.loss_normalizer = normalizer

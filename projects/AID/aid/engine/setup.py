@@ -78,9 +78,11 @@ def _checked_config(args: argparse.Namespace) -> CfgNode:
         raise AIDError(
             f"MODEL.DEVICE {cfg.MODEL.DEVICE} is one GPU for several processes: write cuda"
         )
-    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED and not args.eval_only:
+    in_half = cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16"
+    if cfg.MODEL.DEVICE == "cpu" and in_half and not args.eval_only:
         raise AIDError(
-            "SOLVER.AMP.ENABLED is on, but MODEL.DEVICE is cpu: mixed precision needs a GPU"
+            "SOLVER.AMP.ENABLED is on, but MODEL.DEVICE is cpu: mixed precision needs a GPU, or "
+            "SOLVER.AMP.DTYPE bfloat16"
         )
     if cfg.TEST.AUG.ENABLED:
         raise AIDError(

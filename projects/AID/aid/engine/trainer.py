@@ -24,6 +24,7 @@ from ..data.build import build_test_loader, build_train_loader, micro_batch_size
 from ..evaluation import build_evaluator
 from ..modeling.inheritance import inherit
 from ..modeling.meta_arch import DistillationMixin
+from ..modeling.placement import dtype_named
 from ..modeling.teacher import Teacher
 from ..modeling.teacher_check import is_of_another_size
 from ..utils.errors import AIDError
@@ -31,6 +32,7 @@ from ..utils.files import cannot_write, clear_write_errors
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .connection import is_lost_connection, is_lost_worker
 from .hooks import (
+    AverageWeights,
     CollectFigures,
     CompareTeacher,
     DropPictures,
@@ -42,6 +44,7 @@ from .hooks import (
 from .optimizer import build_optimizer, pause_adapters
 from .output_folder import write_results
 from .tensorboard import GroupingTensorboardWriter
+from .weight_average import WeightAverage
 
 __all__ = ["AIDTrainer", "without_known_tracebacks"]
 
@@ -89,10 +92,19 @@ class AIDTrainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         model = _distribute(model)
-        step = AccumulatingAMPTrainer if cfg.SOLVER.AMP.ENABLED else AccumulatingTrainer
-        self._trainer = step(model, loader, optimizer, cfg.SOLVER.ACCUMULATION_STEPS)
+        steps = cfg.SOLVER.ACCUMULATION_STEPS
+        if cfg.SOLVER.AMP.ENABLED:
+            dtype = dtype_named("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, ("float16", "bfloat16"))
+            self._trainer = AccumulatingAMPTrainer(model, loader, optimizer, steps, dtype)
+        else:
+            self._trainer = AccumulatingTrainer(model, loader, optimizer, steps)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = StudentCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.average = None
+        if cfg.MODEL_EMA.ENABLED:
+            self.average = WeightAverage(_unwrap(model), cfg.MODEL_EMA.DECAY)
+        self.checkpointer = StudentCheckpointer(
+            model, cfg.OUTPUT_DIR, average=self.average, trainer=weakref.proxy(self)
+        )
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
@@ -102,9 +114,14 @@ class AIDTrainer(DefaultTrainer):
         if isinstance(student, DistillationMixin) and student.balance is not None:
             hooks.append(UpdateBalance(student.balance))
         hooks.append(SaveNormalizers(student, self.cfg.SOLVER.CHECKPOINT_PERIOD))
-        hooks += [
-            PreciseStatistics(x) if isinstance(x, PreciseBN) else x for x in super().build_hooks()
-        ]
+        if self.average is not None:
+            hooks.append(AverageWeights(self.average))
+        for hook in super().build_hooks():
+            if isinstance(hook, PreciseBN):
+                hook = PreciseStatistics(hook, self.average)
+            elif isinstance(hook, EvalHook) and self.average is not None:
+                hook = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._test_average)
+            hooks.append(hook)
         if not comm.is_main_process():
             hooks.append(DropPictures())
         if self.cfg.VIS_PERIOD > 0:
@@ -112,6 +129,11 @@ class AIDTrainer(DefaultTrainer):
         if isinstance(student, DistillationMixin):
             hooks.append(CompareTeacher(student, self.cfg.TEACHER.COMPARE_BATCHES))
         return hooks
+
+    def _test_average(self) -> dict:
+        with self.average.in_model():
+            self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
 
     def build_writers(self) -> list:
         writers = [x for x in super().build_writers() if not isinstance(x, TensorboardXWriter)]
@@ -250,7 +272,8 @@ class AIDTrainer(DefaultTrainer):
             cfg.DATASETS.TEST,
             cfg.INPUT.MIN_SIZE_TEST,
         )
-        results = self.test(cfg, teacher.detector)
+        with teacher.autocast():
+            results = self.test(cfg, teacher.detector)
         if comm.is_main_process() and results:
             write_results(cfg.OUTPUT_DIR, results)
         return results

@@ -19,6 +19,7 @@ from .families import (
     paired_predictions,
 )
 from .losses import Context, build_distillation_losses
+from .placement import to_device
 from .teacher import Teacher, TeacherView, build_teacher
 from .teacher_check import check_teacher
 from .weighting import TeacherStats, Weighting, Weights, build_weighting
@@ -183,6 +184,8 @@ class Distiller:
         components = weights.components
         assert self.request is not None and components is not None
         batch.teacher_predictions = stats and stats.teacher.predictions
+        batch.teacher_precision = self.teacher.precision
+        batch.targets = to_device(batch.targets, self.teacher.detector.device)
         with EventStorage():  # the teacher's RPN writes a log
             pairs = paired_predictions(self.teacher.detector, student, self.request, batch)
         instance = {"cls": components.cls, "box": components.box}
@@ -208,7 +211,8 @@ class Distiller:
             AIDError: no loss returned a term.
         """
         terms = {}
-        student, teacher = ({k: x[k] for k in self.strides} for x in (features, view.features))
+        student = {level: features[level] for level in self.strides}
+        teacher = {k: to_device(view.features[k], x.device) for k, x in student.items()}
         for loss in self.losses.values():
             terms.update(loss(student, teacher, weights.maps, context))
         if not terms:

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -28,6 +29,7 @@ from .families import (
     num_classes_key,
     per_instance_losses,
 )
+from .placement import autocast, check_device, dtype_named, to_device
 
 __all__ = [
     "Teacher",
@@ -39,14 +41,18 @@ __all__ = [
     "num_teachers",
 ]
 
+# Options of TEACHER.PRECISION, besides "".
+PRECISIONS = ("float32", "bfloat16", "float16")
+
 
 @dataclass
 class TeacherView:
-    """Batch of N images as the teacher processes it.
+    """Batch of N images as the teacher processes it, on the teacher's device.
 
     Attributes:
         images: in the teacher's own preprocessing.
-        features: {level: (N, C, H, W)}, output of its backbone.
+        features: {level: (N, C, H, W)}, output of its backbone; in float32 if the teacher has a
+            precision of its own.
     """
 
     images: ImageList
@@ -67,16 +73,26 @@ class Teacher:
         levels: feature levels that its heads read, finest first.
         class_map: from the classes that it was trained on to the student's, which the detector
             has; None if it was trained on the student's.
+        stays: whether it keeps its device in training, and does not move to the student's.
+        precision: of its forward passes, by autocast: its weights are in float32, as evaluation,
+            export and TEACHER.INHERIT need them. None for that of the student around it.
     """
 
     def __init__(
-        self, detector: nn.Module, cfg: CfgNode, name: str = "no config file", weights: str = ""
+        self,
+        detector: nn.Module,
+        cfg: CfgNode,
+        name: str = "no config file",
+        weights: str = "",
+        *,
+        stays: bool = False,
+        precision: torch.dtype | None = None,
     ):
         """
         Args:
             detector: of a type for which :func:`per_instance_losses` is implemented.
             cfg: the config that it was built from.
-            name, weights: see the attributes.
+            name, weights, stays, precision: see the attributes.
         """
         self.detector = detector.eval().requires_grad_(False)
         self.cfg = cfg
@@ -84,6 +100,12 @@ class Teacher:
         self.weights = weights
         self.levels = loss_levels(detector)
         self.class_map: ClassMap | None = None
+        self.stays = stays
+        self.precision = precision
+
+    def __deepcopy__(self, memo: dict) -> "Teacher":
+        """The teacher itself: copies of a student share it, as nothing changes it."""
+        return self
 
     @torch.no_grad()
     def view(
@@ -118,7 +140,11 @@ class Teacher:
         batch = images[0].new_zeros(shape, dtype=torch.float32)
         for padded, image, (height, width) in zip(batch, images, sizes, strict=True):
             padded[:, :height, :width] = (image - detector.pixel_mean) / detector.pixel_std
-        return TeacherView(ImageList(batch, sizes), detector.backbone(batch))
+        with self.autocast():
+            features = detector.backbone(batch)
+        if self.precision is not None:
+            features = {level: x.float() for level, x in features.items()}
+        return TeacherView(ImageList(batch, sizes), features)
 
     @torch.no_grad()
     def per_instance_losses(
@@ -130,17 +156,22 @@ class Teacher:
 
         Args:
             view: output of :meth:`view`.
-            targets: ground truth of each image, on the teacher's device.
+            targets: ground truth of each image.
             background: see :func:`~aid.modeling.families.per_instance_losses`.
+
+        Returns:
+            Losses on the device of the targets; their ``predictions`` stay on the teacher's.
         """
+        own = to_device(targets, self.detector.device)
         # A separate EventStorage keeps the teacher's log out of the student's.
-        with EventStorage():
-            losses = per_instance_losses(
-                self.detector, view.images, view.features, targets, background
-            )
-        known = self.knows(targets)
+        with EventStorage(), self.autocast():
+            losses = per_instance_losses(self.detector, view.images, view.features, own, background)
+        known = self.knows(own)
         if known is not None:
             losses.components["cls"] = torch.where(known, losses.components["cls"], 0.0)
+        predictions, losses.predictions = losses.predictions, None
+        losses = to_device(losses, targets[0].gt_boxes.device)
+        losses.predictions = predictions
         return losses
 
     def quality(self, view: TeacherView, targets: list[Instances]) -> DetectionQuality:
@@ -148,9 +179,14 @@ class Teacher:
 
         Args:
             view, targets: see :meth:`per_instance_losses`.
+
+        Returns:
+            Quality on the device of the targets.
         """
-        with EventStorage():
-            return detection_quality(self.detector, view.images, view.features, targets)
+        own = to_device(targets, self.detector.device)
+        with EventStorage(), self.autocast():
+            quality = detection_quality(self.detector, view.images, view.features, own)
+        return to_device(quality, targets[0].gt_boxes.device)
 
     def map_classes(self, class_map: ClassMap) -> None:
         """Turn the detector into one of the student's classes.
@@ -175,9 +211,13 @@ class Teacher:
         return ~torch.isin(classes, classes.new_tensor(unknown))
 
     def follow(self, device: torch.device) -> None:
-        """Move the detector to ``device`` if it is on another one."""
-        if self.detector.device != device:
+        """Move the detector to ``device`` if it is on another one, and does not stay there."""
+        if not self.stays and self.detector.device != device:
             self.detector.to(device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Context in which the detector runs in :attr:`precision`."""
+        return autocast(self.detector.device, self.precision)
 
     @property
     def num_parameters(self) -> int:
@@ -211,12 +251,12 @@ def build_teacher(cfg: CfgNode, number: int = 0) -> Teacher:
     """Build a teacher from a student's config, load its weights and map its classes.
 
     Args:
-        cfg: the student's config, with TEACHER.CONFIG_FILE and TEACHER.WEIGHTS.
+        cfg: the student's config, with the keys of TEACHER.
         number: 0 for the first; k for entry k - 1 of TEACHER.MORE_CONFIG_FILES and MORE_WEIGHTS.
 
     Raises:
-        AIDError: a key is empty, or the weights are the student's; see also :func:`load_teacher`
-            and :func:`map_classes`.
+        AIDError: a key is empty, the weights are the student's, or TEACHER.DEVICE or PRECISION is
+            unknown; see also :func:`load_teacher` and :func:`map_classes`.
     """
     config_key, config_file = _named(cfg, "CONFIG_FILE", "MORE_CONFIG_FILES", number)
     weights_key, weights = _named(cfg, "WEIGHTS", "MORE_WEIGHTS", number)
@@ -224,7 +264,18 @@ def build_teacher(cfg: CfgNode, number: int = 0) -> Teacher:
         if not value:
             raise AIDError(f"{key} is empty: name the teacher's config file and its weights")
     keys = (config_key, weights_key)
-    teacher = load_teacher(config_file, weights, cfg.MODEL.DEVICE, keys=keys, student=cfg)
+    own_device = cfg.TEACHER.DEVICE
+    if own_device:
+        check_device("TEACHER.DEVICE", own_device)
+    teacher = load_teacher(
+        config_file,
+        weights,
+        own_device or cfg.MODEL.DEVICE,
+        keys=keys,
+        student=cfg,
+        stays=bool(own_device),
+        precision=cfg.TEACHER.PRECISION,
+    )
     if number == 0 or cfg.TEACHER.MORE_CLASS_MAPS:
         key, entries = _named(cfg, "CLASS_MAP", "MORE_CLASS_MAPS", number)
         if entries:
@@ -281,19 +332,25 @@ def load_teacher(
     *,
     keys: tuple[str, str] = ("config_file", "weights"),
     student: CfgNode | None = None,
+    stays: bool = False,
+    precision: str = "",
 ) -> Teacher:
     """Build a trained detector as a teacher.
 
     Args:
         config_file: see :func:`load_teacher_config`.
         weights: any path that Detectron2 can read.
-        device: the device to build it on; in training it moves to the student's.
+        device: the device to build it on; in training it moves to the student's unless it stays.
         keys: names of ``config_file`` and ``weights`` in messages.
         student: config of the student, to recognize its weights in an error message.
+        stays: see :class:`Teacher`.
+        precision: see TEACHER.PRECISION.
 
     Raises:
-        AIDError: a file is missing, or the weights do not fit the config exactly or are not finite.
+        AIDError: a file is missing, the weights do not fit the config exactly or are not finite, or
+            the precision is unknown.
     """
+    dtype = dtype_named("TEACHER.PRECISION", precision, PRECISIONS) if precision else None
     config_key, weights_key = keys
     teacher_cfg = load_teacher_config(config_file, config_key)
     teacher_cfg.MODEL.DEVICE = device
@@ -313,7 +370,8 @@ def load_teacher(
             f"{weights_key} {weights} is a checkpoint of the student's own architecture, and not "
             f"of {config_key} {config_file}: name the teacher's weights"
         ) from None
-    return Teacher(detector, teacher_cfg, f"{config_key} {config_file}", weights)
+    name = f"{config_key} {config_file}"
+    return Teacher(detector, teacher_cfg, name, weights, stays=stays, precision=dtype)
 
 
 def _named(cfg: CfgNode, first: str, more: str, number: int) -> tuple[str, str]:

@@ -99,7 +99,7 @@ def make_case(name: str, nets: Nets, batch: list[dict]) -> Case:
     if name == TEACHER:
         return partial(_view, nets, batch)
     view = _view(nets, batch)
-    targets = [x["instances"].to(nets.device) for x in batch]
+    targets = [x["instances"].to(teacher.detector.device) for x in batch]
     if name == TEACHER_HEADS:
         run = partial(run_heads, teacher.detector, view.images, view.features, targets)
     else:
@@ -139,7 +139,7 @@ def _measuring(nets: Nets, step: Case) -> Case:
 def _view(nets: Nets, batch: list[dict]) -> TeacherView:
     """Run the teacher's backbone as plain Detectron2 does."""
     detector = nets.teacher.detector
-    with torch.no_grad(), nets.autocast():
+    with torch.no_grad(), nets.autocast(), nets.teacher.autocast():
         images = detector.preprocess_image(batch)
         return TeacherView(images, detector.backbone(images.tensor))
 

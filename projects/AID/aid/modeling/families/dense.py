@@ -3,7 +3,7 @@
 The anchor of a GFL's cell or of an FCOS's point is the only one there. Shape letters as in base.py.
 """
 
-from functools import singledispatch
+from functools import partial, singledispatch
 
 import torch
 from detectron2.structures import Boxes, ImageList, Instances
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...utils.d2 import transpose_dense_predictions
 from ...utils.errors import AIDError
 from ..class_map import ClassMap
+from ..placement import autocast, to_device
 from .anchors import Match, match_anchors
 from .base import NUM_CLASSES_KEYS, Targets, detect, loss_levels, merge_classes, run_heads
 from .cross_head import cross_predictions
@@ -183,7 +184,8 @@ def _paired_predictions(
     0.04, about that of the other families.
     """
     truth = Targets.from_instances(batch.targets)
-    with torch.no_grad():
+    in_precision = partial(autocast, teacher.device, batch.teacher_precision)
+    with torch.no_grad(), in_precision():
         features = [batch.teacher[level] for level in teacher.head_in_features]
         anchors = teacher.anchor_generator(features)
         matched_gt = match_anchors(anchor_match(teacher, anchors), anchors, truth).matched_gt
@@ -202,12 +204,16 @@ def _paired_predictions(
     cross = None
     if request.cross_convs is not None:
         assert batch.student_branches is not None, "no branches were tapped"
-        branches = batch.student_branches[request.cross_convs]
-        outputs = cross_predictions(teacher, features, branches, request.cross_convs)
+        branches = to_device(batch.student_branches[request.cross_convs], teacher.device)
+        with in_precision():
+            outputs = cross_predictions(teacher, features, branches, request.cross_convs)
         cross_logits, cross_deltas, *_ = flatten_predictions(teacher, outputs)
         cross = _predictions(
             teacher, cross_logits[image, anchor], cross_deltas[image, anchor], boxes
         )
+    of_teacher, cross, matched_gt, image, anchor, boxes = to_device(
+        (of_teacher, cross, matched_gt, image, anchor, boxes), student.device
+    )
     return PairedPredictions(
         student=_predictions(student, logits[image, anchor], deltas[image, anchor], boxes),
         teacher=of_teacher,

@@ -133,13 +133,14 @@ class PredictionBatch:
     Attributes:
         images: in the teacher's preprocessing.
         teacher, student: {level: (N, C, H, W)}, output of each one's backbone.
-        targets: ground truth of each image.
+        targets: ground truth of each image; like images, on the teacher's device.
         student_predictions: output of the student's dense head on ``student``; None without such a
             head.
         teacher_predictions: :attr:`PerInstanceLosses.predictions` of the teacher; None if its
             losses were not needed.
         student_branches: features within the student's dense head, see
             :func:`~.cross_head.tap_branches`.
+        teacher_precision: in which the teacher's heads run, see :func:`~aid.modeling.placement`.
     """
 
     images: ImageList
@@ -149,6 +150,7 @@ class PredictionBatch:
     student_predictions: Any = None
     teacher_predictions: Any = None
     student_branches: dict[int, Branches] | None = None
+    teacher_precision: torch.dtype | None = None
 
 
 @singledispatch
@@ -156,6 +158,8 @@ def paired_predictions(
     teacher: nn.Module, student: nn.Module, request: PredictionRequest, batch: PredictionBatch
 ) -> PairedPredictions:
     """Predict for the same samples on both sides; no sample is chosen at random.
+
+    The result is on the student's device.
 
     Args:
         teacher: a detector in eval mode. Its type chooses the implementation.

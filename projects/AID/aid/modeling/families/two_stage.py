@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...utils.errors import AIDError
 from ..class_map import ClassMap
+from ..placement import autocast, to_device
 from .anchors import anchor_losses, match_by_overlap
 from .base import (
     NUM_CLASSES_KEYS,
@@ -328,13 +329,16 @@ def generalized_rcnn_predictions(
     of their image.
     """
     truth = Targets.from_instances(batch.targets)
-    with torch.no_grad():
+    with torch.no_grad(), autocast(teacher.device, batch.teacher_precision):
         proposals = _proposals(teacher, request.num_proposals, batch)
         of_image = [Boxes(truth.boxes[truth.of_image(i)]) for i in range(len(proposals))]
         rois = [Boxes.cat(x) for x in zip(proposals, of_image, strict=True)]
         rois, matched_gt, _ = match_rois(teacher.roi_heads.proposal_matcher, rois, truth, True)
         classes = truth.classes[matched_gt]
         of_teacher = _predictions(teacher, batch.teacher, rois, classes)
+    of_teacher, rois, matched_gt, classes = to_device(
+        (of_teacher, rois, matched_gt, classes), student.device
+    )
     with _frozen_running_statistics(student.roi_heads.box_head):
         of_student = _predictions(student, batch.student, rois, classes)
     image = [matched_gt.new_full((len(x),), i) for i, x in enumerate(rois)]

@@ -1,0 +1,260 @@
+"""Teachers on a device and in a precision of their own, and what leaves them."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Boxes, ImageList, Instances
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from aid.config import load_config
+from aid.modeling.families import (
+    DetectionQuality,
+    PredictionBatch,
+    PredictionRequest,
+    Predictions,
+    dense,
+    paired_predictions,
+    two_stage,
+)
+from aid.modeling.placement import autocast, to_device
+from aid.modeling.teacher import Teacher, build_teacher
+from aid.utils.errors import AIDError
+
+GPU = "cuda"
+COUNTS = (2, 0, 3)
+SIZE = (128, 192)
+
+
+@pytest.fixture
+def fake():
+    """Operations refuse tensors of two devices."""
+    with FakeTensorMode():
+        yield
+
+
+def build(kind, tiny_config, device="cpu"):
+    cfg = load_config(tiny_config(kind, ["MODEL.DEVICE", device]))
+    with torch.device(device):  # no module can be moved in FakeTensorMode
+        return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).eval(), cfg
+
+
+def instances(device="cpu"):
+    return [
+        Instances(
+            SIZE,
+            gt_boxes=Boxes(torch.rand(n, 4, device=device)),
+            gt_classes=torch.randint(3, (n,), device=device),
+        )
+        for n in COUNTS
+    ]
+
+
+def test_whatever_is_nested_is_moved_and_what_is_there_is_not_copied():
+    x = torch.rand(2, 4)
+    nested = {
+        "list": [Boxes(x), Instances((1, 1), scores=x), ImageList(x, [(1, 1)])],
+        "tuple": (DetectionQuality(x, x), Predictions(x, x), None, "name", 3),
+    }
+    (boxes, some, images), (quality, predictions, *rest) = to_device(
+        nested, torch.device("meta")
+    ).values()
+    everything = [boxes.tensor, some.scores, images.tensor, quality.score, quality.iou]
+    everything += [predictions.logits, predictions.boxes]
+    assert all(y.is_meta for y in everything) and rest == [None, "name", 3]
+    (boxes, *_), (quality, *_) = to_device(nested, x.device).values()
+    assert boxes.tensor is x and quality.iou is x
+
+
+@pytest.mark.parametrize("kind", ["gfl", "fcos"])
+def test_what_a_teacher_on_another_device_says_comes_to_the_student(kind, tiny_config, fake):
+    detector, cfg = build(kind, tiny_config, GPU)
+    teacher = Teacher(detector, cfg, stays=True)
+    teacher.follow(torch.device("cpu"))
+    inputs = [{"image": torch.zeros(3, *SIZE)} for _ in COUNTS]
+    view = teacher.view(inputs, SIZE, cfg.INPUT.FORMAT)
+    assert all(x.device.type == GPU for x in view.features.values())
+    losses = teacher.per_instance_losses(view, instances())
+    found = [*losses.components.values(), *losses.background.values(), losses.level_share]
+    assert all(x.device.type == "cpu" for x in found)
+    assert all(x.device.type == GPU for output in losses.predictions for x in output)
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "gfl", "fcos"])
+def test_dense_predictions_of_two_devices(kind, tiny_config, fake, monkeypatch):
+    (teacher, _), (student, _) = build(kind, tiny_config, GPU), build(kind, tiny_config)
+    samples = (torch.zeros(5, dtype=torch.long), torch.arange(5))
+    monkeypatch.setattr(
+        dense, "choose_samples", lambda matched_gt, *_: to_device(samples, matched_gt.device)
+    )
+    matched = torch.zeros(3, 5, dtype=torch.long, device=GPU)  # Detectron2's matcher would wait
+    monkeypatch.setattr(dense, "match_anchors", lambda *_: type("M", (), {"matched_gt": matched}))
+    features = {}
+    for name, detector in (("teacher", teacher), ("student", student)):
+        shapes, device = detector.backbone.output_shape(), detector.device
+        features[name] = {
+            k: torch.rand(3, x.channels, SIZE[0] // x.stride, SIZE[1] // x.stride, device=device)
+            for k, x in shapes.items()
+        }
+    images = ImageList(torch.rand(3, 3, *SIZE, device=GPU), [SIZE] * 3)
+    batch = PredictionBatch(images, features["teacher"], features["student"], instances(GPU))
+    maps = [features["student"][level].requires_grad_() for level in student.head_in_features]
+    batch.student_predictions, batch.student_branches = student.head(maps), {1: (maps, maps)}
+    found = paired_predictions(teacher, student, PredictionRequest(cross_convs=1), batch)
+    for side in (found.student, found.teacher, found.cross):
+        assert side.logits.device.type == side.boxes.device.type == "cpu"
+    assert found.matched_gt.device.type == found.image.device.type == "cpu"
+    assert found.cross.boxes.requires_grad and not found.teacher.boxes.requires_grad
+
+
+def test_two_stage_predictions_of_two_devices(tiny_config, fake, monkeypatch):
+    (teacher, _), (student, _) = (build("faster_rcnn", tiny_config, x) for x in (GPU, "cpu"))
+
+    def match(matcher, rois, truth, keep_negatives):
+        number = sum(map(len, rois))
+        return rois, torch.zeros(number, dtype=torch.long, device=GPU), None
+
+    def predict(detector, features, rois, classes):
+        tensors = [*(x.tensor for x in rois), classes, *features.values()]
+        assert {x.device.type for x in tensors} == {detector.device.type}
+        return Predictions(*(torch.rand(5, n, device=detector.device) for n in (4, 4)))
+
+    monkeypatch.setattr(two_stage, "match_rois", match)
+    monkeypatch.setattr(two_stage, "_predictions", predict)
+    features = [{"p2": torch.rand(3, 8, 8, 8, device=x)} for x in (GPU, "cpu")]
+    batch = PredictionBatch(None, *features, instances(GPU))
+    found = paired_predictions(teacher, student, PredictionRequest(), batch)
+    tensors = [found.teacher.logits, found.student.boxes, found.matched_gt, found.image]
+    assert all(x.device.type == "cpu" for x in tensors)
+
+
+def test_a_teacher_with_a_device_of_its_own_stays_there(student_config):
+    meta = torch.device("meta")  # stands for any other device
+    stays = build_teacher(student_config("gfl", opts=["TEACHER.DEVICE", "cpu"]))
+    stays.follow(meta)
+    assert stays.detector.device.type == "cpu"
+    follows = build_teacher(student_config("gfl"))
+    follows.follow(meta)
+    assert follows.detector.device == meta
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "meta"])
+def test_a_device_that_is_not_there(name, student_config):
+    with pytest.raises(AIDError, match=f"^TEACHER.DEVICE is '{name}', which torch cannot use here"):
+        build_teacher(student_config("faster_rcnn", opts=["TEACHER.DEVICE", name]))
+
+
+def test_a_precision_that_is_none(student_config):
+    with pytest.raises(AIDError, match="TEACHER.PRECISION is 'half': choose one of float32, bfl"):
+        build_teacher(student_config("faster_rcnn", opts=["TEACHER.PRECISION", "half"]))
+
+
+def observe(teacher, batch):
+    view = teacher.view(batch, (64, 96), "RGB")
+    return view, teacher.per_instance_losses(view, [x["instances"] for x in batch])
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "gfl", "fcos"])
+@pytest.mark.parametrize("precision, error", [("bfloat16", 0.05), ("float16", 0.01)])
+def test_half_precision_is_near_single(kind, precision, error, student_config, make_batch):
+    whole = build_teacher(student_config(kind))
+    half = build_teacher(student_config(kind, opts=["TEACHER.PRECISION", precision]))
+    batch = make_batch((2, 0, 3))
+    (view, expected), (rough, found) = (observe(x, batch) for x in (whole, half))
+    for level, x in view.features.items():
+        y = rough.features[level]
+        assert y.dtype == torch.float32 and not torch.equal(y, x)
+        assert (y - x).abs().max() <= error * x.abs().max()
+    for name, losses in expected.components.items():
+        assert found.components[name].dtype == torch.float32
+        torch.testing.assert_close(found.components[name], losses, rtol=5 * error, atol=error)
+    assert all(p.dtype == torch.float32 for p in half.detector.parameters())
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "gfl"])
+def test_single_precision_holds_under_mixed_precision_of_the_student(
+    kind, student_config, make_batch
+):
+    batch = make_batch()
+    view, losses = observe(build_teacher(student_config(kind)), batch)
+    own = build_teacher(student_config(kind, opts=["TEACHER.PRECISION", "float32"]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, found_losses = observe(own, batch)
+        followed, _ = observe(build_teacher(student_config(kind)), batch)
+    assert all(torch.equal(found.features[k], x) for k, x in view.features.items())
+    assert all(torch.equal(found_losses.components[k], x) for k, x in losses.components.items())
+    assert all(x.dtype == torch.bfloat16 for x in followed.features.values())
+
+
+LOSSES = {
+    "faster_rcnn": ["PKDLoss", "ResponseLoss"],
+    "retinanet": ["PKDLoss", "ResponseLoss", "CrossKDLoss"],
+}
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_students_own_losses_do_not_depend_on_the_teachers_precision(
+    kind, student_model, make_batch, storage
+):
+    found = {}
+    for precision in ("", "float32", "bfloat16"):
+        opts = ["TEACHER.PRECISION", precision, "DISTILLATION.LOSSES", LOSSES[kind]]
+        model, _ = student_model(kind, opts=opts)
+        torch.manual_seed(3)
+        found[precision] = model(make_batch())
+        sum(found[precision].values()).backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    for name, loss in found[""].items():
+        assert torch.equal(found["float32"][name], loss)
+        rough = found["bfloat16"][name]
+        assert rough.dtype == torch.float32 and rough.isfinite()
+        assert torch.equal(rough, loss) == ("distill" not in name), name
+        torch.testing.assert_close(rough, loss, rtol=0.2, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+def test_predictions_of_the_teacher_have_its_precision(kind, student_model, make_batch, storage):
+    opts = ["TEACHER.PRECISION", "float32", "DISTILLATION.LOSSES", ["ResponseLoss"]]
+    model, _ = student_model(kind, opts=opts)
+    found = []
+    model.distillers[0].losses["ResponseLoss"].register_forward_pre_hook(
+        lambda module, inputs: found.append(inputs[3].predictions)
+    )
+    for half in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            model(make_batch())
+    assert torch.equal(found[0].teacher.logits, found[1].teacher.logits)
+    assert not torch.equal(found[0].student.logits, found[1].student.logits)
+
+
+def test_autocast_with_no_precision_changes_nothing():
+    cpu = torch.device("cpu")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast(cpu, None):
+            assert torch.is_autocast_enabled("cpu")
+        with autocast(cpu, torch.float32):
+            assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("balance", [0.0, 5.0])
+def test_a_copy_of_a_student_shares_its_teacher_and_nothing_else(
+    balance, student_model, make_batch, storage
+):
+    opts = ["DISTILLATION.BALANCE", balance, "DISTILLATION.LOSSES", ["ResponseLoss", "FitNetLoss"]]
+    opts += ["DISTILLATION.ADAPT_EQUAL_WIDTHS", True]
+    model, _ = student_model("faster_rcnn", opts=opts)
+    batch = make_batch()
+    sum(model(batch).values()).backward()  # a copy in the middle of a training
+    model.zero_grad()
+    twin = copy.deepcopy(model)
+    assert twin.teacher is model.teacher
+    (ours,), (theirs,) = model.distillers, twin.distillers
+    assert theirs.losses is twin.distillation["losses"] and theirs.losses is not ours.losses
+    assert {id(p) for p in twin.parameters()}.isdisjoint({id(p) for p in model.parameters()})
+    found = []
+    for student in (model, twin):
+        torch.manual_seed(5)
+        found.append(student(batch))
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[1][k], x) for k, x in found[0].items())
