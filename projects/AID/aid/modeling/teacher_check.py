@@ -13,9 +13,13 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..data.classes import check_class_lists, class_list
+from ..data.images import longest_side
+from ..utils.d2 import padding
 from ..utils.errors import AIDError
 from .families import PerInstanceLosses, loss_levels, num_classes, per_instance_losses
-from .teacher import Teacher
+from .lazy_teacher import UNKNOWN_SIZE
+from .teacher import check_square
+from .teacher_base import TeacherBase, round_up
 
 __all__ = [
     "are_comparable",
@@ -29,18 +33,31 @@ __all__ = [
 MAX_SIZE_RATIO = 1.5
 
 
-def check_teacher(teacher: Teacher, student: nn.Module, cfg: CfgNode) -> tuple[str, ...]:
+def check_teacher(teacher: TeacherBase, student: nn.Module, cfg: CfgNode) -> tuple[str, ...]:
     """Run :func:`check_match` with DISTILLATION.LEVELS and all DATASETS of a config.
 
     Also warns if the teacher is tested at another image size than the student.
+
+    Raises:
+        AIDError: see there; or the teacher cannot process the student's images, or be evaluated.
     """
+    if teacher.has_heads:
+        _check_padding(teacher, student, cfg)
+    if cfg.TEACHER.EVAL_FIRST and teacher.cfg.INPUT.MIN_SIZE_TEST == UNKNOWN_SIZE:
+        raise AIDError(
+            f"TEACHER.EVAL_FIRST is on, but dataloader.test.mapper in {teacher.name} is no "
+            "DatasetMapper with a single ResizeShortestEdge to one size: turn it off, or set it so"
+        )
     datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     _compare_sizes(teacher, cfg)
     return check_match(teacher, student, cfg.DISTILLATION.LEVELS, datasets)
 
 
 def check_match(
-    teacher: Teacher, student: nn.Module, levels: Iterable[str] = (), datasets: Iterable[str] = ()
+    teacher: TeacherBase,
+    student: nn.Module,
+    levels: Iterable[str] = (),
+    datasets: Iterable[str] = (),
 ) -> tuple[str, ...]:
     """Check that classes and feature levels match; warn where class lists cannot be compared.
 
@@ -56,13 +73,36 @@ def check_match(
     Raises:
         AIDError: classes, levels, strides or the formats of images differ.
     """
+    if teacher.has_heads:
+        _check_classes(teacher, student, tuple(datasets))
+    _check_format(teacher, student)
+    student_shapes, teacher_shapes = student.backbone.output_shape(), teacher.output_shape()
+    shared = [level for level in teacher.levels if level in student_shapes]
+    wanted = list(levels) or shared
+    missing = [level for level in wanted if level not in shared]
+    if missing or not wanted:
+        raise AIDError(
+            f"DISTILLATION.LEVELS: no common level {', '.join(missing)}: the teacher's heads read "
+            f"{', '.join(teacher.levels)} ({teacher.name}), the student's backbone gives "
+            f"{', '.join(student_shapes)}"
+        )
+    for level in wanted if teacher.has_heads else ():
+        student_stride, teacher_stride = student_shapes[level].stride, teacher_shapes[level].stride
+        if student_stride != teacher_stride:
+            raise AIDError(
+                f"level {level}: stride {teacher_stride} in the teacher, {student_stride} in the "
+                f"student; leave it out of DISTILLATION.LEVELS ({teacher.name})"
+            )
+    return tuple(sorted(wanted, key=lambda level: student_shapes[level].stride))
+
+
+def _check_classes(teacher: TeacherBase, student: nn.Module, datasets: tuple[str, ...]) -> None:
     student_classes, teacher_classes = num_classes(student), num_classes(teacher.detector)
     if student_classes != teacher_classes:
         raise AIDError(
             f"the teacher of {teacher.name} has {teacher_classes} classes, the student "
             f"{student_classes}: train both on the same class list"
         )
-    datasets = tuple(datasets)
     teacher_datasets = tuple(teacher.cfg.DATASETS.TRAIN)
     check_class_lists(
         [
@@ -80,29 +120,18 @@ def check_match(
             teacher.name,
             ", ".join(student_names),
         )
-    _check_format(teacher, student)
-    student_shapes = student.backbone.output_shape()
-    teacher_shapes = teacher.detector.backbone.output_shape()
-    shared = [level for level in teacher.levels if level in student_shapes]
-    wanted = list(levels) or shared
-    missing = [level for level in wanted if level not in shared]
-    if missing or not wanted:
-        raise AIDError(
-            f"DISTILLATION.LEVELS: no common level {', '.join(missing)}: the teacher's heads read "
-            f"{', '.join(teacher.levels)} ({teacher.name}), the student's backbone gives "
-            f"{', '.join(student_shapes)}"
-        )
-    for level in wanted:
-        student_stride, teacher_stride = student_shapes[level].stride, teacher_shapes[level].stride
-        if student_stride != teacher_stride:
-            raise AIDError(
-                f"level {level}: stride {teacher_stride} in the teacher, {student_stride} in the "
-                f"student; leave it out of DISTILLATION.LEVELS ({teacher.name})"
-            )
-    return tuple(sorted(wanted, key=lambda level: student_shapes[level].stride))
 
 
-def _compare_sizes(teacher: Teacher, cfg: CfgNode) -> None:
+def _check_padding(teacher: TeacherBase, student: nn.Module, cfg: CfgNode) -> None:
+    """Refuse images that are larger than a square to which the teacher pads them."""
+    square, _ = padding(teacher.detector.backbone)
+    longest = longest_side(cfg, is_train=True)
+    if square and longest:
+        _, divisibility = padding(student.backbone)
+        check_square(round_up((longest, longest), divisibility), square, teacher.name)
+
+
+def _compare_sizes(teacher: TeacherBase, cfg: CfgNode) -> None:
     """Warn if a teacher sees objects at another size than the one that it is made for."""
     own, of_student = teacher.cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST
     if min(own, of_student) > 0 and max(own, of_student) > MAX_SIZE_RATIO * min(own, of_student):
@@ -117,7 +146,7 @@ def _compare_sizes(teacher: Teacher, cfg: CfgNode) -> None:
         )
 
 
-def _check_format(teacher: Teacher, student: nn.Module) -> None:
+def _check_format(teacher: TeacherBase, student: nn.Module) -> None:
     student_format, teacher_format = student.input_format, teacher.cfg.INPUT.FORMAT
     # A teacher gets the student's images, with the order of the channels reversed if necessary.
     if student_format != teacher_format and not {student_format, teacher_format} <= {"BGR", "RGB"}:
@@ -151,7 +180,7 @@ def are_comparable(*detectors: nn.Module) -> bool:
 
 @torch.no_grad()
 def compare(
-    student: nn.Module, teachers: list[Teacher], batched_inputs: list[dict]
+    student: nn.Module, teachers: list[TeacherBase], batched_inputs: list[dict]
 ) -> tuple[Tensor, ...]:
     """Losses of a student and of its teachers on every instance, all in eval mode.
 
