@@ -227,6 +227,8 @@ ON = ["AID.GRANULARITY", "instance"]
         (["TEACHER.FEATURES", "['2: p3']"], "gives 0, 1: name one"),
         (["TEACHER.FEATURES", "['0: p3', '1: p3']"], "name one of these for each level"),
         (["TEACHER.FEATURES", "['0: p9']"], "no common level"),
+        (["TEACHER.PIXEL_STD", "[1.0]"], "give both a number for each channel"),
+        (["TEACHER.PIXEL_STD", "[1.0, 0.0, 1.0]"], "above 0 for PIXEL_STD"),
         (["TEACHER.FORMAT", "L"], "INPUT.FORMAT is RGB in the student, L in the teacher"),
         (["TEACHER.PIXEL_MEAN", "[1.0]", "TEACHER.PIXEL_STD", "[1.0]"], r"on images of \(1, 1, 4"),
     ],

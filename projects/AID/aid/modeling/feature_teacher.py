@@ -60,8 +60,14 @@ class FeatureTeacher(TeacherBase):
             name, weights: see the attributes.
 
         Raises:
-            AIDError: the network fails on an image, or does not give the maps.
+            AIDError: the network fails on an image, or does not give the maps; or a normalization
+                that is none.
         """
+        if len(pixel_mean) != len(pixel_std) or not all(0 < x < math.inf for x in pixel_std):
+            raise AIDError(
+                f"TEACHER.PIXEL_MEAN is {list(pixel_mean)}, TEACHER.PIXEL_STD {list(pixel_std)}: "
+                "give both a number for each channel, above 0 for PIXEL_STD"
+            )
         cfg = get_cfg()
         cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST = input_format, 0
         super().__init__(network.to(device), cfg, name, weights)
