@@ -140,6 +140,8 @@ def _teachers(cfg: CfgNode, picture: np.ndarray) -> list[tuple[Row, Callable]]:
     teachers = []
     for number in range(num_teachers(cfg) if cfg.TEACHER.CONFIG_FILE else 0):
         teacher = build_teacher(cfg, number)
+        if not teacher.has_heads:
+            continue
         same = teacher.cfg.INPUT.FORMAT == cfg.INPUT.FORMAT
         sample = as_input(picture if same else picture[:, :, ::-1], teacher.cfg)
         name = f"teacher {number + 1}" if number else "teacher"

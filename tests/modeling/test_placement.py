@@ -70,7 +70,8 @@ def test_whatever_is_nested_is_moved_and_what_is_there_is_not_copied():
 @pytest.mark.parametrize("kind", ["gfl", "fcos"])
 def test_what_a_teacher_on_another_device_says_comes_to_the_student(kind, tiny_config, fake):
     detector, cfg = build(kind, tiny_config, GPU)
-    teacher = Teacher(detector, cfg, stays=True)
+    teacher = Teacher(detector, cfg)
+    teacher.stays = True
     teacher.follow(torch.device("cpu"))
     inputs = [{"image": torch.zeros(3, *SIZE)} for _ in COUNTS]
     view = teacher.view(inputs, SIZE, cfg.INPUT.FORMAT)

@@ -59,13 +59,19 @@ def test_the_view_is_the_teachers_own_preprocessing(
     assert all(torch.equal(view.features[k], v) for k, v in features.items())
 
 
-def test_the_view_pads_to_the_students_size(tiny_model, tiny_config, make_batch):
+@pytest.mark.parametrize(
+    "padded, divisibility, expected",
+    [((128, 160), 32, (128, 160)), ((100, 160), 32, (128, 160)), ((64, 96), 128, (128, 128))],
+)
+def test_the_view_pads_to_the_students_size_and_its_own(
+    padded, divisibility, expected, tiny_model, tiny_config, make_batch
+):
     teacher = Teacher(tiny_model("faster_rcnn"), load_config(tiny_config("faster_rcnn")))
-    view = teacher.view(make_batch(), (128, 160), "RGB")
-    assert view.features["p2"].shape[-2:] == (32, 40)
+    teacher.detector.backbone._size_divisibility = divisibility
+    view = teacher.view(make_batch(), padded, "RGB")
+    assert view.images.tensor.shape[-2:] == expected
+    assert view.features["p2"].shape[-2:] == (expected[0] // 4, expected[1] // 4)
     assert (view.images.tensor[:, :, 64:] == 0).all()
-    with pytest.raises(AIDError, match="100x160.*multiples of 32"):
-        teacher.view(make_batch(), (100, 160), "RGB")
 
 
 def change(cfg, **keys):

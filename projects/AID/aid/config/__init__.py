@@ -1,7 +1,17 @@
 """Config keys of the project, and the loading of its config files."""
 
-from .files import get_value, load_config
+from .files import PYTHON, TORCHSCRIPT, check_program, get_value, is_program, load_config
 from .keys import add_aid_config
-from .values import clear_value_errors
+from .values import clear_program_errors, clear_value_errors
 
-__all__ = ["add_aid_config", "clear_value_errors", "get_value", "load_config"]
+__all__ = [
+    "PYTHON",
+    "TORCHSCRIPT",
+    "add_aid_config",
+    "check_program",
+    "clear_program_errors",
+    "clear_value_errors",
+    "get_value",
+    "is_program",
+    "load_config",
+]

@@ -12,10 +12,18 @@ from ..utils.errors import AIDError
 from .keys import add_aid_config
 from .limits import read_limited
 
-__all__ = ["get_value", "load_config"]
+__all__ = ["PYTHON", "TORCHSCRIPT", "check_program", "get_value", "is_program", "load_config"]
 
 # Keys of the section TEACHER that are paths of config files.
 TEACHER_CONFIG_KEYS = ("CONFIG_FILE", "MORE_CONFIG_FILES")
+
+# Ends and beginning of a TEACHER.CONFIG_FILE that is a program: a LazyConfig, TorchScript, or the
+# name of a Python object.
+LAZY = ".py"
+TORCHSCRIPT = (".pt", ".ts")
+PYTHON = "python:"
+# Programs that a command line of this process has named; config files alone cannot.
+_named_by_user: set[str] = set()
 
 # Ends of keys that may be None in Detectron2.
 NONE_ALLOWED = ("NORM", "WEIGHT_DECAY_BIAS")
@@ -113,9 +121,38 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
         raise AIDError(f"command line options: {_one_line(error)}") from error
     for key in TEACHER_CONFIG_KEYS:
         cfg.TEACHER[key] = _all_beside(config_file, cfg.TEACHER[key])
+        if f"TEACHER.{key}" in opts[::2]:
+            paths = cfg.TEACHER[key]
+            _named_by_user.update([paths] if isinstance(paths, str) else map(str, paths))
     _check_none(cfg)
     cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
     return cfg
+
+
+def is_program(config_file: str) -> bool:
+    """Whether a TEACHER.CONFIG_FILE names a program, which building the teacher runs."""
+    return config_file.endswith((LAZY, *TORCHSCRIPT)) or config_file.startswith(PYTHON)
+
+
+def check_program(config_file: str, key: str) -> None:
+    """Check that a teacher that is a program was named in ``opts`` of :func:`load_config`.
+
+    Names in Detectron2's model zoo are no programs in this sense.
+
+    Args:
+        config_file: value of the key after :func:`load_config`.
+        key: TEACHER.CONFIG_FILE or an entry of TEACHER.MORE_CONFIG_FILES.
+
+    Raises:
+        AIDError: a config file alone names it, which must not be able to run code.
+    """
+    # A file that does not exist is an error of its own.
+    exists = os.path.isfile(config_file) or config_file.startswith(PYTHON)
+    if exists and is_program(config_file) and config_file not in _named_by_user:
+        raise AIDError(
+            f"{key} {config_file} is a program, which no config file can name: if you trust it, "
+            f"add {key.partition('[')[0]} with its value to the command line"
+        )
 
 
 def _check_none(node: CN, prefix: str = "") -> None:

@@ -22,9 +22,11 @@ def _add_teacher(cfg: CN) -> None:
     """Add the keys of the teachers."""
     cfg.TEACHER = CN()
     # Config file of the teacher: an absolute path, a path relative to the config file that sets
-    # this key, or a name in Detectron2's model zoo.
+    # this key, or a name in Detectron2's model zoo. A teacher that gives features only is a
+    # TorchScript file (.pt, .ts) or python:package.module:attribute. LazyConfigs (.py) outside of
+    # the model zoo and teachers of features are programs, which only the command line can name.
     cfg.TEACHER.CONFIG_FILE = ""
-    # Weights of the teacher: any path that Detectron2 can read.
+    # Weights of the teacher: any path that Detectron2 can read. Empty for TorchScript.
     cfg.TEACHER.WEIGHTS = ""
     # Further teachers, as two lists of the same length. Each entry is like the two keys above.
     cfg.TEACHER.MORE_CONFIG_FILES = []
@@ -36,6 +38,15 @@ def _add_teacher(cfg: CN) -> None:
     cfg.TEACHER.CLASS_MAP = []
     # Such a list for each of the further teachers. Empty: all have the student's classes.
     cfg.TEACHER.MORE_CLASS_MAPS = []
+    # Maps that teachers of features give, as "output: level", e.g. ["0: p3", "0: p4"]. An output is
+    # a name in a dict, an index in a list or tuple, or 0 for a single map. Empty: the names of a
+    # dict are levels.
+    cfg.TEACHER.FEATURES = []
+    # Normalization and channel order ("RGB" or "BGR") of teachers of features, for pixels of 0 to
+    # 255. Defaults: ImageNet's mean and deviation, as in torchvision, times 255.
+    cfg.TEACHER.PIXEL_MEAN = [123.675, 116.280, 103.530]
+    cfg.TEACHER.PIXEL_STD = [58.395, 57.120, 57.375]
+    cfg.TEACHER.FORMAT = "RGB"
     # Initialize the student's FPN and heads from those of the first teacher where names and shapes
     # match, as FGD and MGD do. Takes precedence over MODEL.WEIGHTS; the log lists the parameters.
     cfg.TEACHER.INHERIT = False

@@ -16,7 +16,7 @@ from detectron2.config import CfgNode, get_cfg
 from ..utils.errors import AIDError
 from .keys import add_aid_config
 
-__all__ = ["changed_keys", "clear_value_errors"]
+__all__ = ["changed_keys", "clear_program_errors", "clear_value_errors"]
 
 # Errors that have a message of their own, or none that a value of the config could cause.
 OTHERS = (AIDError, FloatingPointError, BrokenPipeError, IsADirectoryError, torch.OutOfMemoryError)
@@ -61,11 +61,37 @@ def clear_value_errors(
         text = lines[-1] if "Original Traceback" in str(error) else lines[0]
         keys = _suspects(cfg, str(error))
         advice = f"check {', '.join(keys)}" if keys else "check the keys that the config changes"
-        place = f"{os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}"
+        place = _place(error)
         raise AIDError(
             f"the config cannot be used: {type(error).__name__}: {text} ({place}): {advice}; the "
             "log.txt of a run has the traceback"
         ) from error
+
+
+@contextmanager
+def clear_program_errors(name: str) -> Iterator[None]:
+    """Convert errors of a program that a key names to an AIDError; the log file has the traceback.
+
+    Args:
+        name: key and value, for the message.
+
+    Raises:
+        AIDError: the program fails.
+    """
+    try:
+        yield
+    except OTHERS:
+        raise
+    except Exception as error:  # of a program, of any type
+        _log_to_file(error)
+        text = " ".join(str(error).split())
+        raise AIDError(f"{name}: {type(error).__name__}: {text} ({_place(error)})") from error
+
+
+def _place(error: Exception) -> str:
+    """File and line that raised an error."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{os.path.basename(frame.filename)}, line {frame.lineno}"
 
 
 def changed_keys(cfg: CfgNode) -> dict[str, object]:

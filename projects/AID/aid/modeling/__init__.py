@@ -3,6 +3,7 @@
 from . import detectors, families, losses, weighting
 from .detectors import FCOS, GFL
 from .distiller import Distiller
+from .feature_teacher import FeatureTeacher, load_feature_teacher
 from .lazy import build_distilled, distilled, distiller, lesson
 from .meta_arch import AIDFCOS, AIDGFL, AIDGeneralizedRCNN, AIDRetinaNet
 from .teacher import Teacher, build_teacher, load_teacher, map_classes
@@ -14,6 +15,7 @@ __all__ = [
     "AIDRetinaNet",
     "Distiller",
     "FCOS",
+    "FeatureTeacher",
     "GFL",
     "Teacher",
     "build_distilled",
@@ -23,6 +25,7 @@ __all__ = [
     "detectors",
     "distiller",
     "families",
+    "load_feature_teacher",
     "load_teacher",
     "losses",
     "map_classes",

@@ -20,7 +20,8 @@ from .families import (
 )
 from .losses import Context, build_distillation_losses
 from .placement import to_device
-from .teacher import Teacher, TeacherView, build_teacher
+from .teacher import build_teacher
+from .teacher_base import TeacherBase, TeacherView, resampled
 from .teacher_check import check_teacher
 from .weighting import TeacherStats, Weighting, Weights, build_weighting
 
@@ -60,7 +61,7 @@ class Distiller:
     def __init__(
         self,
         student: nn.Module,
-        teacher: Teacher,
+        teacher: TeacherBase,
         losses: nn.ModuleDict,
         weighting: Weighting,
         levels: tuple[str, ...],
@@ -77,14 +78,19 @@ class Distiller:
                 no number.
 
         Raises:
-            AIDError: a loss needs predictions that teacher and student cannot both make.
+            AIDError: a loss needs predictions that teacher and student cannot both make, or losses
+                or the weighting need more than the features that a teacher gives.
         """
         self.teacher, self.losses, self.weighting = teacher, losses, weighting
         shapes = student.backbone.output_shape()
         self.strides = {level: shapes[level].stride for level in levels}
+        teacher_shapes = teacher.output_shape()
+        self._ratios = {k: teacher_shapes[k].stride / v for k, v in self.strides.items()}
         self.log_prefix = f"aid/teacher_{number}/" if number else "aid/"
         self._suffix = f"_{number}" if number else ""
         requests = {name: x.request for name, x in losses.items() if hasattr(x, "request")}
+        if not teacher.has_heads:
+            _check_features_suffice(teacher, requests, weighting)
         for name, request in requests.items():
             check_predictions(teacher.detector, student, request, name)
         self.request = PredictionRequest.union(requests.values())
@@ -104,7 +110,7 @@ class Distiller:
         teacher = build_teacher(cfg, number)
         levels = check_teacher(teacher, student, cfg)
         losses = build_distillation_losses(
-            cfg, levels, student.backbone.output_shape(), teacher.detector.backbone.output_shape()
+            cfg, levels, student.backbone.output_shape(), teacher.output_shape()
         )
         return cls(student, teacher, losses, build_weighting(cfg), levels, number)
 
@@ -166,6 +172,20 @@ class Distiller:
                 weights.components.cls = torch.where(known, weights.components.cls, 0.0)
         return weights
 
+    def aligned(self, view: TeacherView, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Teacher's maps of the levels to imitate, at the cells of the student's.
+
+        Args:
+            view: of the teacher.
+            features: the student's.
+        """
+        return {
+            level: resampled(
+                to_device(view.features[level], features[level].device), ratio, features[level]
+            )
+            for level, ratio in self._ratios.items()
+        }
+
     def predictions(
         self,
         student: nn.Module,
@@ -185,7 +205,7 @@ class Distiller:
         assert self.request is not None and components is not None
         batch.teacher_predictions = stats and stats.teacher.predictions
         batch.teacher_precision = self.teacher.precision
-        batch.targets = to_device(batch.targets, self.teacher.detector.device)
+        batch.targets = to_device(batch.targets, self.teacher.device)
         with EventStorage():  # the teacher's RPN writes a log
             pairs = paired_predictions(self.teacher.detector, student, self.request, batch)
         instance = {"cls": components.cls, "box": components.box}
@@ -211,8 +231,7 @@ class Distiller:
             AIDError: no loss returned a term.
         """
         terms = {}
-        student = {level: features[level] for level in self.strides}
-        teacher = {k: to_device(view.features[k], x.device) for k, x in student.items()}
+        student, teacher = {k: features[k] for k in self.strides}, self.aligned(view, features)
         for loss in self.losses.values():
             terms.update(loss(student, teacher, weights.maps, context))
         if not terms:
@@ -221,6 +240,24 @@ class Distiller:
                 "without its teacher; see DISTILLATION.LOSSES"
             )
         return {f"{name}{self._suffix}": term for name, term in terms.items()}
+
+
+def _check_features_suffice(
+    teacher: TeacherBase, requests: Iterable[str], weighting: Weighting
+) -> None:
+    """Refuse losses and rules that need more of a teacher than features.
+
+    Args:
+        requests: names of the losses that need predictions.
+    """
+    start = f"the teacher of {teacher.name} gives features only: "
+    for name in requests:
+        raise AIDError(f"{start}{name} needs predictions; name losses on features alone")
+    if weighting.requires_stats and weighting.requires_loss:
+        raise AIDError(
+            f"{start}{type(weighting).__name__} needs the teacher's loss D; set AID.GRANULARITY to "
+            "none, or AID.WEIGHTING to ConstantWeighting or ClassWeighting"
+        )
 
 
 def losses_by_class(losses: Iterable[nn.Module]) -> nn.ModuleDict:

@@ -8,7 +8,7 @@ from torch import nn
 from .distiller import Distiller, losses_by_class
 from .meta_arch import DistillationMixin
 from .schedule import Schedule
-from .teacher import Teacher
+from .teacher_base import TeacherBase
 from .teacher_check import check_match
 from .weighting import Weighting
 
@@ -17,7 +17,7 @@ __all__ = ["build_distilled", "distilled", "distiller", "lesson"]
 
 def distiller(
     *,
-    teacher: Teacher,
+    teacher: TeacherBase,
     losses: list[nn.Module],
     weighting: Weighting,
     levels: Sequence[str] = (),
@@ -26,7 +26,8 @@ def distiller(
     """Arguments of a :class:`Distiller` for :func:`build_distilled`, which adds the student.
 
     Args:
-        teacher: see :func:`~aid.modeling.load_teacher`.
+        teacher: see :func:`~aid.modeling.load_teacher` and
+            :func:`~aid.modeling.load_feature_teacher`.
         losses: distillation losses of different classes, built for ``levels``; see
             DISTILLATION_LOSS_REGISTRY.
         weighting: rule for the imitation weights.

@@ -29,7 +29,8 @@ from .families import (
 )
 from .losses import Context
 from .schedule import Schedule
-from .teacher import Teacher, num_teachers
+from .teacher import num_teachers
+from .teacher_base import TeacherBase
 from .teacher_check import in_eval_mode
 from .weighting import TeacherMixing, Weighting
 
@@ -90,7 +91,7 @@ class DistillationMixin(_Detector):
                 self.distillation.train(self.training)
 
     @property
-    def teacher(self) -> Teacher:
+    def teacher(self) -> TeacherBase:
         """The first teacher."""
         return self.distillers[0].teacher
 

@@ -1,21 +1,22 @@
 """Teachers: frozen detectors, built from their configs and weights."""
 
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.model_zoo import get_config_file
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..checkpoint import StrictCheckpointer
-from ..config import get_value, load_config
+from ..config import check_program, get_value, is_program, load_config
 from ..data.classes import known_classes
+from ..utils.d2 import padding
 from ..utils.errors import AIDError
 from .build import build_detector
 from .class_map import ClassMap
@@ -29,12 +30,16 @@ from .families import (
     num_classes_key,
     per_instance_losses,
 )
-from .placement import autocast, check_device, dtype_named, to_device
+from .feature_teacher import is_network, load_feature_teacher
+from .lazy_teacher import read_lazy_config
+from .placement import check_device, dtype_named, to_device
+from .teacher_base import TeacherBase, TeacherView, normalized_batch, round_up
 
 __all__ = [
     "Teacher",
     "TeacherView",
     "build_teacher",
+    "check_square",
     "load_teacher",
     "load_teacher_config",
     "map_classes",
@@ -45,123 +50,53 @@ __all__ = [
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
-@dataclass
-class TeacherView:
-    """Batch of N images as the teacher processes it, on the teacher's device.
-
-    Attributes:
-        images: in the teacher's own preprocessing.
-        features: {level: (N, C, H, W)}, output of its backbone; in float32 if the teacher has a
-            precision of its own.
-    """
-
-    images: ImageList
-    features: dict[str, Tensor]
-
-
-class Teacher:
-    """Frozen detector in eval mode, run without gradient.
-
-    It is no ``nn.Module``: as an attribute of a student it stays out of the student's parameters,
-    state dict, DDP and optimizer, and ``.train()`` does not change its mode.
+class Teacher(TeacherBase):
+    """Frozen detector; see :class:`TeacherBase`.
 
     Attributes:
         detector: the Detectron2 detector.
-        cfg: its config.
-        name: key and file of its config, for messages.
-        weights: path of its weights, for messages.
+        cfg: its config; of a LazyConfig the part that :func:`read_lazy_config` describes.
         levels: feature levels that its heads read, finest first.
-        class_map: from the classes that it was trained on to the student's, which the detector
-            has; None if it was trained on the student's.
-        stays: whether it keeps its device in training, and does not move to the student's.
-        precision: of its forward passes, by autocast: its weights are in float32, as evaluation,
-            export and TEACHER.INHERIT need them. None for that of the student around it.
     """
 
+    has_heads = True
+
     def __init__(
-        self,
-        detector: nn.Module,
-        cfg: CfgNode,
-        name: str = "no config file",
-        weights: str = "",
-        *,
-        stays: bool = False,
-        precision: torch.dtype | None = None,
+        self, detector: nn.Module, cfg: CfgNode, name: str = "no config file", weights: str = ""
     ):
         """
         Args:
             detector: of a type for which :func:`per_instance_losses` is implemented.
             cfg: the config that it was built from.
-            name, weights, stays, precision: see the attributes.
+            name, weights: see the attributes.
         """
-        self.detector = detector.eval().requires_grad_(False)
-        self.cfg = cfg
-        self.name = name
-        self.weights = weights
+        super().__init__(detector, cfg, name, weights)
         self.levels = loss_levels(detector)
-        self.class_map: ClassMap | None = None
-        self.stays = stays
-        self.precision = precision
 
-    def __deepcopy__(self, memo: dict) -> "Teacher":
-        """The teacher itself: copies of a student share it, as nothing changes it."""
-        return self
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return self.detector.backbone.output_shape()
 
     @torch.no_grad()
     def view(
         self, batched_inputs: list[dict], padded_size: tuple[int, int], input_format: str
     ) -> TeacherView:
-        """Run the teacher's backbone on the raw batch.
-
-        Args:
-            batched_inputs: the standard input of a Detectron2 model, N dicts.
-            padded_size: height and width to which the student pads the batch; the same size aligns
-                the feature maps.
-            input_format: channel order of the images, "BGR" or "RGB".
-
-        Raises:
-            AIDError: the size is not divisible as the teacher's backbone requires.
-        """
         detector = self.detector
-        divisibility = detector.backbone.size_divisibility
-        if divisibility > 0 and any(side % divisibility for side in padded_size):
-            raise AIDError(
-                f"the student pads images to {padded_size[0]}x{padded_size[1]}, the teacher's "
-                f"backbone needs multiples of {divisibility}: choose a teacher with the same FPN"
-            )
-        images = [x["image"].to(detector.device) for x in batched_inputs]
-        if input_format != self.cfg.INPUT.FORMAT:
-            images = [x.flip(0) for x in images]
-        sizes = [tuple(x.shape[-2:]) for x in images]
-        # Normalized before padding, as in Detectron2: the padding has the mean color.
-        # A gray image has as many channels as it is normalized to.
-        channels = max(len(images[0]), len(detector.pixel_mean))
-        shape = (len(images), channels, *padded_size)
-        batch = images[0].new_zeros(shape, dtype=torch.float32)
-        for padded, image, (height, width) in zip(batch, images, sizes, strict=True):
-            padded[:, :height, :width] = (image - detector.pixel_mean) / detector.pixel_std
-        with self.autocast():
-            features = detector.backbone(batch)
-        if self.precision is not None:
-            features = {level: x.float() for level, x in features.items()}
-        return TeacherView(ImageList(batch, sizes), features)
+        square, divisibility = padding(detector.backbone)
+        if square:
+            check_square(padded_size, square, self.name)
+            padded_size = (square, square)
+        images = normalized_batch(
+            self._images(batched_inputs, input_format),
+            detector.pixel_mean,
+            detector.pixel_std,
+            round_up(padded_size, divisibility),
+        )
+        return TeacherView(images, self._run(detector.backbone, images.tensor))
 
     @torch.no_grad()
     def per_instance_losses(
         self, view: TeacherView, targets: list[Instances], background: bool = True
     ) -> PerInstanceLosses:
-        """Task losses of the teacher on each instance of a batch.
-
-        The class component is 0 for instances of classes that the teacher does not know.
-
-        Args:
-            view: output of :meth:`view`.
-            targets: ground truth of each image.
-            background: see :func:`~aid.modeling.families.per_instance_losses`.
-
-        Returns:
-            Losses on the device of the targets; their ``predictions`` stay on the teacher's.
-        """
         own = to_device(targets, self.detector.device)
         # A separate EventStorage keeps the teacher's log out of the student's.
         with EventStorage(), self.autocast():
@@ -175,15 +110,7 @@ class Teacher:
         return losses
 
     def quality(self, view: TeacherView, targets: list[Instances]) -> DetectionQuality:
-        """Score and IoU of the teacher's best detection of each instance of a batch.
-
-        Args:
-            view, targets: see :meth:`per_instance_losses`.
-
-        Returns:
-            Quality on the device of the targets.
-        """
-        own = to_device(targets, self.detector.device)
+        own = to_device(targets, self.device)
         with EventStorage(), self.autocast():
             quality = detection_quality(self.detector, view.images, view.features, own)
         return to_device(quality, targets[0].gt_boxes.device)
@@ -197,32 +124,36 @@ class Teacher:
         self.class_map = class_map
         if not class_map.is_identity:
             merge_classes(self.detector, class_map)
-            self.detector.to(self.detector.device).eval()
+            self.detector.to(self.device).eval()
 
     def knows(self, targets: list[Instances]) -> Tensor | None:
-        """Whether the teacher knows the class of each instance of a batch, (G,), bool.
-
-        None if it knows all classes of the student.
-        """
         unknown = self.class_map.unknown if self.class_map else []
         if not unknown:
             return None
         classes = torch.cat([x.gt_classes for x in targets])
         return ~torch.isin(classes, classes.new_tensor(unknown))
 
-    def follow(self, device: torch.device) -> None:
-        """Move the detector to ``device`` if it is on another one, and does not stay there."""
-        if not self.stays and self.detector.device != device:
-            self.detector.to(device)
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Context in which the detector runs in :attr:`precision`."""
-        return autocast(self.detector.device, self.precision)
-
     @property
-    def num_parameters(self) -> int:
-        """Number of parameters of the detector."""
-        return sum(p.numel() for p in self.detector.parameters())
+    def device(self) -> torch.device:
+        return self.detector.device
+
+
+def check_square(padded_size: tuple[int, int], square: int, name: str) -> None:
+    """Check that the student's images fit into the square to which a teacher pads them.
+
+    Args:
+        padded_size: height and width to which the student pads.
+        square: side in pixels.
+        name: of the teacher, for the message.
+
+    Raises:
+        AIDError: they do not.
+    """
+    if max(padded_size) > square:
+        raise AIDError(
+            f"the student pads images to up to {padded_size[0]}x{padded_size[1]}, the teacher of "
+            f"{name} takes squares of {square}: lower INPUT.MAX_SIZE_TRAIN and MAX_SIZE_TEST"
+        )
 
 
 def num_teachers(cfg: CfgNode) -> int:
@@ -247,7 +178,7 @@ def num_teachers(cfg: CfgNode) -> int:
     return 1 + len(files)
 
 
-def build_teacher(cfg: CfgNode, number: int = 0) -> Teacher:
+def build_teacher(cfg: CfgNode, number: int = 0) -> TeacherBase:
     """Build a teacher from a student's config, load its weights and map its classes.
 
     Args:
@@ -255,31 +186,42 @@ def build_teacher(cfg: CfgNode, number: int = 0) -> Teacher:
         number: 0 for the first; k for entry k - 1 of TEACHER.MORE_CONFIG_FILES and MORE_WEIGHTS.
 
     Raises:
-        AIDError: a key is empty, the weights are the student's, or TEACHER.DEVICE or PRECISION is
-            unknown; see also :func:`load_teacher` and :func:`map_classes`.
+        AIDError: a key is empty, a program is named by a file alone, the weights are the student's,
+            or TEACHER.DEVICE or PRECISION is unknown; see also :func:`load_teacher`,
+            :func:`load_feature_teacher` and :func:`map_classes`.
     """
     config_key, config_file = _named(cfg, "CONFIG_FILE", "MORE_CONFIG_FILES", number)
     weights_key, weights = _named(cfg, "WEIGHTS", "MORE_WEIGHTS", number)
-    for key, value in ((config_key, config_file), (weights_key, weights)):
-        if not value:
-            raise AIDError(f"{key} is empty: name the teacher's config file and its weights")
     keys = (config_key, weights_key)
-    own_device = cfg.TEACHER.DEVICE
+    check_program(config_file, config_key)
+    own_device, precision = cfg.TEACHER.DEVICE, cfg.TEACHER.PRECISION
     if own_device:
         check_device("TEACHER.DEVICE", own_device)
-    teacher = load_teacher(
-        config_file,
-        weights,
-        own_device or cfg.MODEL.DEVICE,
-        keys=keys,
-        student=cfg,
-        stays=bool(own_device),
-        precision=cfg.TEACHER.PRECISION,
-    )
-    if number == 0 or cfg.TEACHER.MORE_CLASS_MAPS:
-        key, entries = _named(cfg, "CLASS_MAP", "MORE_CLASS_MAPS", number)
-        if entries:
-            map_classes(teacher, entries, _student_classes(cfg), key)
+    dtype = dtype_named("TEACHER.PRECISION", precision, PRECISIONS) if precision else None
+    device = own_device or cfg.MODEL.DEVICE
+    teacher: TeacherBase
+    if is_network(config_file):
+        _check_keys_of_features(cfg, config_file, number)
+        teacher = load_feature_teacher(
+            config_file,
+            weights,
+            device,
+            features=cfg.TEACHER.FEATURES,
+            pixel_mean=cfg.TEACHER.PIXEL_MEAN,
+            pixel_std=cfg.TEACHER.PIXEL_STD,
+            input_format=cfg.TEACHER.FORMAT,
+            keys=keys,
+        )
+    else:
+        for key, value in ((config_key, config_file), (weights_key, weights)):
+            if not value:
+                raise AIDError(f"{key} is empty: name the teacher's config file and its weights")
+        teacher = load_teacher(config_file, weights, device, keys=keys, student=cfg)
+        if number == 0 or cfg.TEACHER.MORE_CLASS_MAPS:
+            key, entries = _named(cfg, "CLASS_MAP", "MORE_CLASS_MAPS", number)
+            if entries:
+                map_classes(teacher, entries, _student_classes(cfg), key)
+    teacher.stays, teacher.precision = bool(own_device), dtype
     return teacher
 
 
@@ -325,6 +267,16 @@ def _student_classes(cfg: CfgNode) -> Sequence[str] | int:
     return known_classes((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), load=True) or number
 
 
+def _check_keys_of_features(cfg: CfgNode, config_file: str, number: int) -> None:
+    """Refuse keys that need more of a teacher than features."""
+    for key in ("INHERIT", "EVAL_FIRST"):
+        if cfg.TEACHER[key] and (key == "EVAL_FIRST" or number == 0):
+            raise AIDError(
+                f"TEACHER.{key} is on, but the teacher {config_file} gives features only: turn it "
+                "off"
+            )
+
+
 def load_teacher(
     config_file: str,
     weights: str,
@@ -332,35 +284,31 @@ def load_teacher(
     *,
     keys: tuple[str, str] = ("config_file", "weights"),
     student: CfgNode | None = None,
-    stays: bool = False,
-    precision: str = "",
 ) -> Teacher:
     """Build a trained detector as a teacher.
 
     Args:
-        config_file: see :func:`load_teacher_config`.
+        config_file: path of a YAML file or a LazyConfig, or name of one in Detectron2's model zoo.
+            A LazyConfig is a program, which is run.
         weights: any path that Detectron2 can read.
         device: the device to build it on; in training it moves to the student's unless it stays.
         keys: names of ``config_file`` and ``weights`` in messages.
         student: config of the student, to recognize its weights in an error message.
-        stays: see :class:`Teacher`.
-        precision: see TEACHER.PRECISION.
 
     Raises:
-        AIDError: a file is missing, the weights do not fit the config exactly or are not finite, or
-            the precision is unknown.
+        AIDError: a file is missing, or the weights do not fit the config exactly or are not finite.
     """
-    dtype = dtype_named("TEACHER.PRECISION", precision, PRECISIONS) if precision else None
     config_key, weights_key = keys
-    teacher_cfg = load_teacher_config(config_file, config_key)
+    teacher_cfg, build = _read_config(config_file, config_key)
     teacher_cfg.MODEL.DEVICE = device
     if "://" not in weights and not os.path.isfile(weights):
+        script = "tools/lazyconfig_train_net.py" if config_file.endswith(".py") else "train_net.py"
         raise AIDError(
             f"{weights_key} {weights} does not exist: train the teacher first with `python "
-            f"train_net.py --config-file {config_file}`, which writes "
+            f"{script} --config-file {config_file}`, which writes "
             f"{teacher_cfg.OUTPUT_DIR}/model_final.pth, or name another file"
         )
-    detector = build_detector(teacher_cfg)
+    detector = build().to(device)
     try:
         StrictCheckpointer(detector, weights_key).load(weights)
     except AIDError:
@@ -370,8 +318,7 @@ def load_teacher(
             f"{weights_key} {weights} is a checkpoint of the student's own architecture, and not "
             f"of {config_key} {config_file}: name the teacher's weights"
         ) from None
-    name = f"{config_key} {config_file}"
-    return Teacher(detector, teacher_cfg, name, weights, stays=stays, precision=dtype)
+    return Teacher(detector, teacher_cfg, f"{config_key} {config_file}", weights)
 
 
 def _named(cfg: CfgNode, first: str, more: str, number: int) -> tuple[str, str]:
@@ -393,7 +340,7 @@ def _fits(weights: str, cfg: CfgNode) -> bool:
 def load_teacher_config(
     config_file: str, key: str = "TEACHER.CONFIG_FILE", opts: Sequence[str] = ()
 ) -> CfgNode:
-    """Read a teacher's config from a file or from Detectron2's model zoo.
+    """Read a teacher's YAML config from a file or from Detectron2's model zoo.
 
     Args:
         config_file: path, or name in the model zoo.
@@ -401,14 +348,31 @@ def load_teacher_config(
         opts: ``KEY VALUE`` pairs that override the file.
 
     Raises:
-        AIDError: no such config, or it is malformed.
+        AIDError: no such config, or it is malformed or a program.
     """
+    path, is_own = _find_config(config_file, key)
+    if is_program(path):
+        raise AIDError(f"{key} {config_file} is a program: name a YAML config here")
+    # Some of Detectron2's own files compute values, which no other file may do.
+    return load_config(path, opts, allow_unsafe=is_own)
+
+
+def _read_config(config_file: str, key: str) -> tuple[CfgNode, Callable[[], nn.Module]]:
+    """Config of a teacher, and the function that builds its detector."""
+    path, _ = _find_config(config_file, key)
+    if path.endswith(".py"):
+        return read_lazy_config(path, f"{key} {config_file}")
+    cfg = load_teacher_config(config_file, key)
+    return cfg, partial(build_detector, cfg)
+
+
+def _find_config(config_file: str, key: str) -> tuple[str, bool]:
+    """Path of a config, and whether it is in Detectron2's model zoo."""
     if os.path.isfile(config_file):
-        return load_config(config_file, opts)
+        return config_file, False
     if not os.path.normpath(config_file).startswith(".."):  # out of the model zoo
-        # Some of Detectron2's own files compute values, which no other file may do.
         with suppress(RuntimeError):
-            return load_config(get_config_file(config_file), opts, allow_unsafe=True)
+            return get_config_file(config_file), True
     raise AIDError(
         f"{key} {config_file} was found neither beside the config file that names it, "
         "nor from the current folder, nor in Detectron2's model zoo"

@@ -13,10 +13,14 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..data.classes import check_class_lists, class_list, known_classes
+from ..data.images import longest_side
+from ..utils.d2 import padding
 from ..utils.errors import AIDError
 from .class_map import same_names
 from .families import PerInstanceLosses, loss_levels, num_classes, per_instance_losses
-from .teacher import Teacher
+from .lazy_teacher import UNKNOWN_SIZE
+from .teacher import check_square
+from .teacher_base import TeacherBase, round_up
 
 __all__ = [
     "are_comparable",
@@ -31,18 +35,31 @@ __all__ = [
 MAX_SIZE_RATIO = 1.5
 
 
-def check_teacher(teacher: Teacher, student: nn.Module, cfg: CfgNode) -> tuple[str, ...]:
+def check_teacher(teacher: TeacherBase, student: nn.Module, cfg: CfgNode) -> tuple[str, ...]:
     """Run :func:`check_match` with DISTILLATION.LEVELS and all DATASETS of a config.
 
     Also warns if the teacher is tested at another image size than the student.
+
+    Raises:
+        AIDError: see there; or the teacher cannot process the student's images, or be evaluated.
     """
+    if teacher.has_heads:
+        _check_padding(teacher, student, cfg)
+    if cfg.TEACHER.EVAL_FIRST and teacher.cfg.INPUT.MIN_SIZE_TEST == UNKNOWN_SIZE:
+        raise AIDError(
+            f"TEACHER.EVAL_FIRST is on, but dataloader.test.mapper in {teacher.name} is no "
+            "DatasetMapper with a single ResizeShortestEdge to one size: turn it off, or set it so"
+        )
     datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     _compare_sizes(teacher, cfg)
     return check_match(teacher, student, cfg.DISTILLATION.LEVELS, datasets)
 
 
 def check_match(
-    teacher: Teacher, student: nn.Module, levels: Iterable[str] = (), datasets: Iterable[str] = ()
+    teacher: TeacherBase,
+    student: nn.Module,
+    levels: Iterable[str] = (),
+    datasets: Iterable[str] = (),
 ) -> tuple[str, ...]:
     """Check that classes and feature levels match; warn where class lists cannot be compared.
 
@@ -58,11 +75,10 @@ def check_match(
     Raises:
         AIDError: classes, levels, strides or the formats of images differ.
     """
-    datasets = tuple(datasets)
-    _check_classes(teacher, student, datasets)
+    if teacher.has_heads:
+        _check_classes(teacher, student, tuple(datasets))
     _check_format(teacher, student)
-    student_shapes = student.backbone.output_shape()
-    teacher_shapes = teacher.detector.backbone.output_shape()
+    student_shapes, teacher_shapes = student.backbone.output_shape(), teacher.output_shape()
     shared = [level for level in teacher.levels if level in student_shapes]
     wanted = list(levels) or shared
     missing = [level for level in wanted if level not in shared]
@@ -72,7 +88,7 @@ def check_match(
             f"{', '.join(teacher.levels)} ({teacher.name}), the student's backbone gives "
             f"{', '.join(student_shapes)}"
         )
-    for level in wanted:
+    for level in wanted if teacher.has_heads else ():
         student_stride, teacher_stride = student_shapes[level].stride, teacher_shapes[level].stride
         if student_stride != teacher_stride:
             raise AIDError(
@@ -82,7 +98,7 @@ def check_match(
     return tuple(sorted(wanted, key=lambda level: student_shapes[level].stride))
 
 
-def is_of_another_size(teacher: Teacher, cfg: CfgNode) -> bool:
+def is_of_another_size(teacher: TeacherBase, cfg: CfgNode) -> bool:
     """Whether a teacher is tested at a size at which objects have another scale for the student.
 
     Args:
@@ -93,7 +109,7 @@ def is_of_another_size(teacher: Teacher, cfg: CfgNode) -> bool:
     return min(own, of_student) > 0 and max(own, of_student) > MAX_SIZE_RATIO * min(own, of_student)
 
 
-def _check_classes(teacher: Teacher, student: nn.Module, datasets: tuple[str, ...]) -> None:
+def _check_classes(teacher: TeacherBase, student: nn.Module, datasets: tuple[str, ...]) -> None:
     """Check number and names of the classes, of a mapped teacher their number alone."""
     student_classes, teacher_classes = num_classes(student), num_classes(teacher.detector)
     teacher_datasets = () if teacher.class_map else tuple(teacher.cfg.DATASETS.TRAIN)
@@ -119,7 +135,7 @@ def _check_classes(teacher: Teacher, student: nn.Module, datasets: tuple[str, ..
         )
 
 
-def _remedy(teacher: Teacher, teacher_names: list[str], student_names: list[str]) -> str:
+def _remedy(teacher: TeacherBase, teacher_names: list[str], student_names: list[str]) -> str:
     """End of a message about different classes: how to map them."""
     if teacher.class_map:
         return ""
@@ -135,7 +151,16 @@ def _remedy(teacher: Teacher, teacher_names: list[str], student_names: list[str]
     return f", or map its classes: set {key} to [{', '.join(entries)}]{more}"
 
 
-def _compare_sizes(teacher: Teacher, cfg: CfgNode) -> None:
+def _check_padding(teacher: TeacherBase, student: nn.Module, cfg: CfgNode) -> None:
+    """Refuse images that are larger than a square to which the teacher pads them."""
+    square, _ = padding(teacher.detector.backbone)
+    longest = longest_side(cfg, is_train=True)
+    if square and longest:
+        _, divisibility = padding(student.backbone)
+        check_square(round_up((longest, longest), divisibility), square, teacher.name)
+
+
+def _compare_sizes(teacher: TeacherBase, cfg: CfgNode) -> None:
     """Warn if a teacher sees objects at another size than the one that it is made for."""
     if is_of_another_size(teacher, cfg):
         logging.getLogger(__name__).warning(
@@ -148,7 +173,7 @@ def _compare_sizes(teacher: Teacher, cfg: CfgNode) -> None:
         )
 
 
-def _check_format(teacher: Teacher, student: nn.Module) -> None:
+def _check_format(teacher: TeacherBase, student: nn.Module) -> None:
     student_format, teacher_format = student.input_format, teacher.cfg.INPUT.FORMAT
     # A teacher gets the student's images, with the order of the channels reversed if necessary.
     if student_format != teacher_format and not {student_format, teacher_format} <= {"BGR", "RGB"}:
@@ -182,7 +207,7 @@ def are_comparable(*detectors: nn.Module) -> bool:
 
 @torch.no_grad()
 def compare(
-    student: nn.Module, teachers: list[Teacher], batched_inputs: list[dict]
+    student: nn.Module, teachers: list[TeacherBase], batched_inputs: list[dict]
 ) -> tuple[Tensor, ...]:
     """Losses of a student and of its teachers on instances of a batch, all in eval mode.
 

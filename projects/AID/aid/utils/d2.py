@@ -8,13 +8,14 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import Boxes, Instances
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "coco_annotations",
     "coco_images",
     "decode_multi_level_predictions",
     "match_fcos_points",
+    "padding",
     "set_coco_tasks",
     "train_loader_from_config",
     "transpose_dense_predictions",
@@ -31,6 +32,13 @@ def transpose_dense_predictions(
 def match_fcos_points(detector: FCOS, boxes: Boxes, points: list[Boxes]) -> Tensor:
     """Compute the match quality (G, R) of boxes and points; 0 for pairs that FCOS excludes."""
     return detector._match_anchors(boxes, points)
+
+
+def padding(backbone: nn.Module) -> tuple[int, int]:
+    """Padding that a backbone demands: side of the square or 0, and divisibility of sides."""
+    constraints = getattr(backbone, "padding_constraints", {})  # newer than v0.6
+    divisibility = constraints.get("size_divisibility", backbone.size_divisibility)
+    return constraints.get("square_size", 0), max(1, divisibility)
 
 
 def decode_multi_level_predictions(detector: DenseDetector, *args) -> Instances:

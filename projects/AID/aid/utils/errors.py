@@ -98,10 +98,10 @@ def ignore_known_deprecations() -> None:
 
 
 def filter_known_warnings() -> None:
-    """Filter the warnings that Detectron2, fvcore and Pillow cause without need."""
+    """Filter the warnings that Detectron2, fvcore, torch and Pillow cause without need."""
     for message in (
         "pkg_resources is deprecated",
-        "`torch.jit.script` is deprecated",
+        r"`torch.jit.(script|load)` is deprecated",
         "torch.meshgrid: in an upcoming release",
         "`broadcast_buffers` is deprecated",
         r"Image size \(",  # of Pillow; such an image is an error, see aid/data/images.py

@@ -82,14 +82,10 @@ def image_stats(
     """
     teacher, weighting = build_teacher(cfg), build_weighting(cfg).eval()
     weighting.load_state_dict(memory or weighting.state_dict())
-    divisibility = max(1, teacher.detector.backbone.size_divisibility)
     for record in records:
         sample, annotations = load_sample(cfg, record)
-        padded = tuple(
-            -(-side // divisibility) * divisibility for side in sample["image"].shape[1:]
-        )
-        view = teacher.view([sample], padded, cfg.INPUT.FORMAT)
-        targets = sample["instances"].to(teacher.detector.device)
+        view = teacher.view([sample], tuple(sample["image"].shape[1:]), cfg.INPUT.FORMAT)
+        targets = sample["instances"].to(teacher.device)
         losses = teacher.per_instance_losses(view, [targets])
         stats = TeacherStats(losses, targets.gt_classes)
         if weighting.requires_quality:

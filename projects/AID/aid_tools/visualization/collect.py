@@ -82,7 +82,7 @@ def _seen(
     attention: Callable[[Tensor], Tensor],
 ) -> Seen:
     weights, stats = output.weights, output.stats
-    teacher = {level: output.view.features[level].float() for level in distiller.strides}
+    teacher = {k: x.float() for k, x in distiller.aligned(output.view, features).items()}
     student = {level: features[level].float() for level in distiller.strides}
     parts, difference = {}, None
     if stats is not None:

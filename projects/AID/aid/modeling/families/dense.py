@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 
-from ...utils.d2 import transpose_dense_predictions
+from ...utils.d2 import padding, transpose_dense_predictions
 from ...utils.errors import AIDError
 from ..class_map import ClassMap
 from ..placement import autocast, to_device
@@ -131,9 +131,10 @@ def check_dense(
         teacher, student, request, loss: see :func:`check_comparable`.
 
     Raises:
-        AIDError: another family, other levels or other anchors.
+        AIDError: another family, other levels, other anchors or another padding.
     """
     start = f"DISTILLATION.LOSSES: {loss} compares predictions anchor by anchor: "
+    (square, divisibility), student_padding = padding(teacher.backbone), padding(student.backbone)
     if not isinstance(student, family):
         raise AIDError(
             f"{start}the teacher is a {type(teacher).__name__}, the student is a "
@@ -145,6 +146,12 @@ def check_dense(
         raise AIDError(
             f"{start}the teacher's heads read {', '.join(teacher_anchors)}, the student's "
             f"{', '.join(student_anchors)}: give both the same levels"
+        )
+    if square != student_padding[0] or student_padding[1] % divisibility:
+        raise AIDError(
+            f"{start}the teacher pads images to squares of {square} (0: none) and multiples of "
+            f"{divisibility}, the student to {student_padding[0]} and {student_padding[1]}: choose "
+            "a loss on features"
         )
     for level, anchors in student_anchors.items():
         if anchors != teacher_anchors[level]:

@@ -43,6 +43,7 @@ class Weighting(nn.Module):
     in :meth:`observe` and keeps it in buffers, which are saved in checkpoints.
 
     Attributes:
+        requires_loss: whether the teacher's loss D matters; False for a rule on labels alone.
         requires_student: whether :attr:`TeacherStats.student` is needed.
         requires_quality: whether :attr:`TeacherStats.quality` is needed.
     """
@@ -51,6 +52,7 @@ class Weighting(nn.Module):
         super().__init_subclass__(**kwargs)
         refuse_renamed(cls, RENAMED)
 
+    requires_loss = True
     requires_student = False
     requires_quality = False
 

@@ -145,6 +145,8 @@ class ClassWeighting(Weighting):
     In studies it is the oracle: an upper bound for rules that have to estimate the weights.
     """
 
+    requires_loss = False
+
     @configurable
     def __init__(self, *, distrusted: list[int], **kwargs: Any) -> None:
         """

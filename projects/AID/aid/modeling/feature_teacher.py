@@ -1,0 +1,235 @@
+"""Teachers that give feature maps only: any network, such as a foundation model's backbone."""
+
+import importlib
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from ..checkpoint import StrictCheckpointer
+from ..config import PYTHON, TORCHSCRIPT, clear_program_errors
+from ..utils.errors import AIDError
+from .families import PerInstanceLosses
+from .teacher_base import TeacherBase, TeacherView, normalized_batch, round_up
+
+__all__ = ["FeatureTeacher", "is_network", "load_feature_teacher"]
+
+# ImageNet's mean and deviation in RGB, for pixels of 0 to 255.
+IMAGENET_MEAN = (123.675, 116.280, 103.530)
+IMAGENET_STD = (58.395, 57.120, 57.375)
+
+# Height and width of the image that shows the strides: multiples of those up to 64, and of 14.
+PROBE = (448, 896)
+
+
+class FeatureTeacher(TeacherBase):
+    """Frozen network from images (N, 3, H, W) to feature maps; see :class:`TeacherBase`.
+
+    Attributes:
+        detector: the network.
+        levels: those that its maps are imitated on, smallest stride first.
+    """
+
+    has_heads = False
+
+    def __init__(
+        self,
+        network: nn.Module,
+        features: Sequence[str] = (),
+        *,
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
+        input_format: str = "RGB",
+        device: torch.device | str = "cpu",
+        name: str = "no file",
+        weights: str = "",
+    ):
+        """
+        Args:
+            network: its output is a map (N, C, H, W), or a list, tuple or dict of maps.
+            features: see TEACHER.FEATURES in config/keys.py.
+            pixel_mean, pixel_std: normalization of the channels, for pixels of 0 to 255.
+            input_format: channel order that the network reads, "RGB" or "BGR".
+            device: that the network is on.
+            name, weights: see the attributes.
+
+        Raises:
+            AIDError: the network fails on an image, or does not give the maps; or a normalization
+                that is none.
+        """
+        if len(pixel_mean) != len(pixel_std) or not all(0 < x < math.inf for x in pixel_std):
+            raise AIDError(
+                f"TEACHER.PIXEL_MEAN is {list(pixel_mean)}, TEACHER.PIXEL_STD {list(pixel_std)}: "
+                "give both a number for each channel, above 0 for PIXEL_STD"
+            )
+        cfg = get_cfg()
+        cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST = input_format, 0
+        super().__init__(network.to(device), cfg, name, weights)
+        self._device = torch.device(device)
+        channels = (len(pixel_mean), 1, 1)
+        self._mean, self._std = (
+            torch.tensor(x, device=device).view(channels) for x in (pixel_mean, pixel_std)
+        )
+        with torch.no_grad():
+            image = torch.zeros(1, len(pixel_mean), *PROBE, device=device)
+            self._sources = _sources(features, self._outputs(image), name)
+            maps = self._maps(image)
+        shapes = {level: self._shape(level, x) for level, x in maps.items()}
+        self._shapes = dict(sorted(shapes.items(), key=lambda item: item[1].stride))
+        self.levels = tuple(self._shapes)
+        self._divisibility = math.lcm(*(x.stride for x in shapes.values()))
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return self._shapes
+
+    @torch.no_grad()
+    def view(
+        self, batched_inputs: list[dict], padded_size: tuple[int, int], input_format: str
+    ) -> TeacherView:
+        images = normalized_batch(
+            self._images(batched_inputs, input_format),
+            self._mean,
+            self._std,
+            round_up(padded_size, self._divisibility),
+        )
+        return TeacherView(images, self._run(self._maps, images.tensor))
+
+    def per_instance_losses(
+        self, view: TeacherView, targets: list[Instances], background: bool = True
+    ) -> PerInstanceLosses:
+        """Losses of 0, for weighting rules that read the labels alone (``requires_loss`` False)."""
+        num_levels = len(self.levels)
+        zeros = torch.zeros(sum(map(len, targets)), device=targets[0].gt_boxes.device)
+        return PerInstanceLosses(
+            self.levels,
+            {"cls": zeros},
+            {"cls": zeros.new_zeros(len(targets), num_levels)},
+            zeros[:, None].expand(-1, num_levels) + 1 / num_levels,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def follow(self, device: torch.device) -> None:
+        super().follow(device)
+        if not self.stays:
+            self._device = device
+            self._mean, self._std = self._mean.to(device), self._std.to(device)
+
+    def _maps(self, images: Tensor) -> dict[str, Tensor]:
+        outputs = self._outputs(images)
+        return {level: outputs[source] for level, source in self._sources.items()}
+
+    def _outputs(self, images: Tensor) -> dict[str, Any]:
+        """Output of the network by name, or by index if it has no names."""
+        with clear_program_errors(f"{self.name}, on images of {tuple(images.shape)}"):
+            output = self.detector(images)
+        if isinstance(output, dict):
+            return {str(key): x for key, x in output.items()}
+        outputs = output if isinstance(output, list | tuple) else [output]
+        return {str(index): x for index, x in enumerate(outputs)}
+
+    def _shape(self, level: str, features: object) -> ShapeSpec:
+        """Channels and stride of a map of the probe."""
+        if not isinstance(features, Tensor) or features.ndim != 4:
+            found = tuple(features.shape) if isinstance(features, Tensor) else type(features)
+            raise AIDError(
+                f"TEACHER.FEATURES: the output {self._sources[level]} of {self.name} is {found}: a "
+                "map (N, C, H, W) is needed; wrap the network in one that reshapes its tokens"
+            )
+        height, width = features.shape[2:]
+        stride = PROBE[1] // max(width, 1)
+        if stride * width != PROBE[1] or abs(height * stride - PROBE[0]) >= stride:
+            raise AIDError(
+                f"TEACHER.FEATURES: the output {self._sources[level]} of {self.name} has "
+                f"{height}x{width} cells for an image of {PROBE[0]}x{PROBE[1]}: a map with one "
+                "stride, a whole number of pixels, is needed"
+            )
+        return ShapeSpec(channels=features.shape[1], stride=stride)
+
+
+def _sources(features: Sequence[str], outputs: dict[str, object], name: str) -> dict[str, str]:
+    """{level: output that is imitated on it}.
+
+    Args:
+        features: see TEACHER.FEATURES.
+        outputs: output of the network by name.
+        name: of the teacher, for messages.
+    """
+    if not features and "0" not in outputs:
+        return {key: key for key in outputs}
+    pairs = [[part.strip() for part in str(x).rsplit(":", 1)] for x in features]
+    levels = [pair[-1] for pair in pairs]
+    known = all(len(pair) == 2 and pair[0] in outputs for pair in pairs)
+    if not pairs or not known or len(set(levels)) < len(levels):
+        raise AIDError(
+            f"TEACHER.FEATURES is {list(features)}, the teacher of {name} gives "
+            f"{', '.join(outputs)}: name one of these for each level, as in ['0: p4']"
+        )
+    return {level: source for source, level in pairs}
+
+
+def is_network(config_file: str) -> bool:
+    """Whether a TEACHER.CONFIG_FILE names a network that gives features only."""
+    return config_file.endswith(TORCHSCRIPT) or config_file.startswith(PYTHON)
+
+
+def load_feature_teacher(
+    source: str,
+    weights: str = "",
+    device: str = "cpu",
+    *,
+    keys: tuple[str, str] = ("source", "weights"),
+    **settings: Any,
+) -> FeatureTeacher:
+    """Build a teacher that gives feature maps only.
+
+    Args:
+        source: path of a TorchScript file (.pt or .ts), or ``python:package.module:attribute``,
+            a callable that is called without arguments and returns an ``nn.Module``. Either is a
+            program, which is run.
+        weights: of the module that the callable returns, loaded strictly; empty if it has its own.
+        device: the device to build it on; in training it moves to the student's.
+        keys: names of ``source`` and ``weights`` in messages.
+        settings: see :class:`FeatureTeacher`.
+
+    Raises:
+        AIDError: there is no such network, it fails, or weights or maps do not fit.
+    """
+    source_key, weights_key = keys
+    name = f"{source_key} {source}"
+    if source.startswith(PYTHON):
+        network = _from_python(source, name)
+        if weights:
+            StrictCheckpointer(network, weights_key).load(weights)
+    else:
+        if weights:
+            raise AIDError(
+                f"{weights_key} is {weights}, but the TorchScript file {source} has its own "
+                "weights: leave the key empty"
+            )
+        if not os.path.isfile(source):
+            raise AIDError(f"{name} does not exist: name a TorchScript file")
+        with clear_program_errors(f"{name} is no TorchScript file"):
+            network = torch.jit.load(source, map_location=device)
+    return FeatureTeacher(
+        network, device=device, name=name, weights=weights or "of its own", **settings
+    )
+
+
+def _from_python(source: str, name: str) -> nn.Module:
+    module, _, attribute = source.removeprefix(PYTHON).rpartition(":")
+    if not module or not attribute:
+        raise AIDError(f"{name}: write it as {PYTHON}package.module:attribute")
+    with clear_program_errors(name):
+        network = getattr(importlib.import_module(module), attribute)()
+    if not isinstance(network, nn.Module):
+        raise AIDError(f"{name} returns a {type(network).__name__}: return an nn.Module")
+    return network

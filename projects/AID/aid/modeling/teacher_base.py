@@ -1,0 +1,212 @@
+"""What all teachers have in common: a frozen network, and its view of a batch."""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from .class_map import ClassMap
+from .families import DetectionQuality, PerInstanceLosses
+from .placement import autocast
+
+__all__ = ["TeacherBase", "TeacherView", "normalized_batch", "resampled", "round_up"]
+
+
+@dataclass
+class TeacherView:
+    """Batch of N images as the teacher processes it.
+
+    Attributes:
+        images: in the teacher's own preprocessing and padding.
+        features: {level: (N, C, H, W)}, its feature maps, which cover at least the area of the
+            student's.
+    """
+
+    images: ImageList
+    features: dict[str, Tensor]
+
+
+class TeacherBase:
+    """Frozen network in eval mode, run without gradient.
+
+    It is no ``nn.Module``: as an attribute of a student it stays out of the student's parameters,
+    state dict, DDP and optimizer, and ``.train()`` does not change its mode.
+
+    Attributes:
+        detector: the network.
+        cfg: a config with its INPUT.FORMAT and DATASETS.TRAIN, and for detectors with all that
+            Detectron2's test loader reads.
+        name: key and file of its config, for messages.
+        weights: path of its weights, for messages.
+        levels: feature levels that can be imitated, finest first.
+        has_heads: whether it detects objects: otherwise it has no loss D and no predictions.
+        class_map: from the classes that it was trained on to the student's, which the detector
+            has; None if it was trained on the student's.
+        stays: whether it keeps its device in training, and does not move to the student's.
+        precision: of its forward passes, by autocast: its weights are in float32, as evaluation,
+            export and TEACHER.INHERIT need them. None for that of the student around it.
+    """
+
+    has_heads: bool
+    levels: tuple[str, ...]
+    class_map: ClassMap | None = None
+    stays = False
+    precision: torch.dtype | None = None
+
+    def __init__(self, detector: nn.Module, cfg: CfgNode, name: str, weights: str):
+        self.detector = detector.eval()
+        for parameter in detector.parameters():  # TorchScript has no requires_grad_
+            parameter.requires_grad = False
+        self.cfg = cfg
+        self.name = name
+        self.weights = weights
+
+    def __deepcopy__(self, memo: dict) -> "TeacherBase":
+        """The teacher itself: copies of a student share it, as nothing changes it."""
+        return self
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each feature map."""
+        raise NotImplementedError
+
+    def view(
+        self, batched_inputs: list[dict], padded_size: tuple[int, int], input_format: str
+    ) -> TeacherView:
+        """Feature maps of the raw batch.
+
+        Args:
+            batched_inputs: the standard input of a Detectron2 model, N dicts.
+            padded_size: height and width to which the student pads the batch. The teacher's padding
+                is the same or larger, at the right and at the bottom.
+            input_format: channel order of the images, "BGR" or "RGB".
+
+        Raises:
+            AIDError: the teacher cannot process images of this size.
+        """
+        raise NotImplementedError
+
+    def per_instance_losses(
+        self, view: TeacherView, targets: list[Instances], background: bool = True
+    ) -> PerInstanceLosses:
+        """Task losses of the teacher on each instance of a batch.
+
+        The class component is 0 for instances of classes that the teacher does not know.
+
+        Args:
+            view: output of :meth:`view`.
+            targets: ground truth of each image.
+            background: see :func:`~aid.modeling.families.per_instance_losses`.
+
+        Returns:
+            Losses on the device of the targets; their ``predictions`` stay on the teacher's.
+        """
+        raise NotImplementedError
+
+    def quality(self, view: TeacherView, targets: list[Instances]) -> DetectionQuality:
+        """Score and IoU of the teacher's best detection of each instance of a batch.
+
+        Args:
+            view, targets: see :meth:`per_instance_losses`.
+
+        Returns:
+            Quality on the device of the targets.
+        """
+        raise NotImplementedError
+
+    def knows(self, targets: list[Instances]) -> Tensor | None:
+        """Whether the teacher knows the class of each instance of a batch, (G,), bool.
+
+        None if it knows all classes of the student.
+        """
+        return None
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        raise NotImplementedError
+
+    def follow(self, device: torch.device) -> None:
+        """Move the network to ``device`` if it is on another one, and does not stay there."""
+        if not self.stays and self.device != device:
+            self.detector.to(device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Context in which the network runs in :attr:`precision`."""
+        return autocast(self.device, self.precision)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters of the network."""
+        return sum(p.numel() for p in self.detector.parameters())
+
+    def _run(self, network: Callable[[Tensor], dict[str, Tensor]], x: Tensor) -> dict[str, Tensor]:
+        """Output in :attr:`precision`, converted to float32 if the teacher has one of its own."""
+        with self.autocast():
+            features = network(x)
+        if self.precision is None:
+            return features
+        return {level: x.float() for level, x in features.items()}
+
+    def _images(self, batched_inputs: list[dict], input_format: str) -> list[Tensor]:
+        """Raw images on the teacher's device, in the channel order that it reads."""
+        images = [x["image"].to(self.device) for x in batched_inputs]
+        return images if input_format == self.cfg.INPUT.FORMAT else [x.flip(0) for x in images]
+
+
+def normalized_batch(
+    images: list[Tensor], mean: Tensor, std: Tensor, size: tuple[int, int]
+) -> ImageList:
+    """Normalize and pad images.
+
+    Args:
+        images: N images (C, H, W).
+        mean, std: (C, 1, 1), or of more channels for gray images.
+        size: height and width of the batch.
+    """
+    sizes = [(x.shape[-2], x.shape[-1]) for x in images]
+    # Normalized before padding, as in Detectron2: the padding has the mean color.
+    # A gray image has as many channels as it is normalized to.
+    channels = max(len(images[0]), len(mean))
+    batch = images[0].new_zeros((len(images), channels, *size), dtype=torch.float32)
+    for padded, image, (height, width) in zip(batch, images, sizes, strict=True):
+        padded[:, :height, :width] = (image - mean) / std
+    return ImageList(batch, sizes)
+
+
+def resampled(features: Tensor, ratio: float, student: Tensor) -> Tensor:
+    """Teacher's feature map at the student's cells.
+
+    Maps begin at the same corner of the image. With equal strides the values are those of the
+    teacher's cells; otherwise they are interpolated bilinearly at the centers of the student's
+    cells.
+
+    Args:
+        features: (N, C, H, W).
+        ratio: the teacher's stride divided by the student's.
+        student: (N, C', H', W'), the student's map.
+
+    Returns:
+        (N, C, H', W'), in float32 if the strides differ.
+    """
+    height, width = student.shape[2:]
+    if ratio != 1:
+        # The output has floor(ratio * side) cells: repeat the last cells if these are too few.
+        below = max(0, math.ceil(height / ratio) - features.shape[2])
+        right = max(0, math.ceil(width / ratio) - features.shape[3])
+        features = F.pad(features.float(), (0, right, 0, below), mode="replicate")
+        features = F.interpolate(features, scale_factor=ratio, mode="bilinear", align_corners=False)
+    return features[..., :height, :width]
+
+
+def round_up(size: tuple[int, int], divisibility: int) -> tuple[int, int]:
+    """Smallest height and width, at least ``size``, that are multiples of ``divisibility``."""
+    height, width = (-(-side // divisibility) * divisibility for side in size)
+    return height, width

@@ -1,0 +1,97 @@
+"""Runs with a LazyConfig's teacher, and with one that gives features only."""
+
+import os
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import nn
+
+from aid.config import load_config
+from aid.engine import AIDTrainer, argument_parser, setup
+from aid.utils.errors import AIDError
+
+LAZY = """
+from detectron2.config import LazyCall as L
+from detectron2.data import DatasetMapper, transforms as T
+from detectron2.modeling import build_model
+
+from aid.config import load_config
+
+
+def build(path):
+    return build_model(load_config(path))
+
+
+model = L(build)(path={path!r})
+resize = L(T.ResizeShortestEdge)(short_edge_length=50, max_size=70)
+mapper = L(DatasetMapper)(is_train=False, augmentations=[resize], image_format="RGB")
+dataloader = dict(test=dict(mapper=mapper))
+"""
+
+
+def test_a_run_and_its_evaluation_are_those_of_the_yaml_config(run_config, tmp_path):
+    cfg = run_config("run", opts=["TEACHER.EVAL_FIRST", True, "SOLVER.MAX_ITER", 2])
+    yaml = load_config(cfg.TEACHER.CONFIG_FILE, ["INPUT.MIN_SIZE_TEST", 50])
+    yaml.INPUT.MAX_SIZE_TEST = 70
+    (tmp_path / "same.yaml").write_text(yaml.dump())
+    (tmp_path / "lazy.py").write_text(LAZY.format(path=cfg.TEACHER.CONFIG_FILE))
+    (tmp_path / "run.yaml").write_text(cfg.dump())
+
+    def run(teacher: str) -> tuple:
+        named = ["TEACHER.CONFIG_FILE", teacher, "OUTPUT_DIR", str(tmp_path / teacher[:4])]
+        cfg = load_config(str(tmp_path / "run.yaml"), named)
+        sizes = []
+
+        class Watched(AIDTrainer):
+            def test_teachers(self):
+                def see(detector, inputs):
+                    sizes.append(inputs[0][0]["image"].shape)
+
+                handle = self.model.teacher.detector.register_forward_pre_hook(see)
+                results.append(super().test_teachers())
+                handle.remove()
+
+        results = []
+        torch.manual_seed(0)
+        trainer = Watched(cfg)
+        trainer.resume_or_load(False)
+        trainer.train()
+        return results, sizes, trainer.model.state_dict()
+
+    (expected, expected_sizes, ours), (found, sizes, theirs) = run("same.yaml"), run("lazy.py")
+    assert sizes == expected_sizes and {min(x[1:]) for x in sizes} == {47}  # 70 limits 50 x 75
+    assert str(found) == str(expected)  # with NaN
+    assert all(torch.equal(x, ours[k]) for k, x in theirs.items())
+
+
+def test_a_teacher_of_features_is_named_on_the_command_line_and_resumed(run_config, tmp_path):
+    torch.jit.script(nn.Conv2d(3, 5, 16, stride=16)).save(tmp_path / "patches.ts")
+    opts = ["AID.GRANULARITY", "none", "DISTILLATION.LOSSES", ["FitNetLoss"]]
+    cfg = run_config("run", opts=["DATASETS.TEST", (), *opts])
+    (tmp_path / "run.yaml").write_text(cfg.dump())
+    line = ["--config-file", str(tmp_path / "run.yaml"), "--num-gpus", "0"]
+    named = ["TEACHER.CONFIG_FILE", "patches.ts", "TEACHER.WEIGHTS", ""]
+    named += ["TEACHER.FEATURES", "['0: p3', '0: p4']"]
+
+    def run(folder: str, iterations: int, *options: str) -> dict:
+        steps = ["SOLVER.MAX_ITER", str(iterations), "OUTPUT_DIR", str(tmp_path / folder)]
+        args = argument_parser().parse_args([*line, *options, *named, *steps])
+        trainer = AIDTrainer(setup(args))
+        trainer.resume_or_load(args.resume)
+        trainer.train()
+        return torch.load(tmp_path / folder / "model_final.pth")
+
+    expected = run("whole", 4)
+    run("stopped", 2)
+    found = run("stopped", 4, "--resume")
+    for part in ("model", "distillation"):
+        assert all(torch.equal(found[part][k], x) for k, x in expected[part].items())
+    plain = build_model(cfg)
+    assert expected["model"].keys() == plain.state_dict().keys()
+    written = load_config(os.path.join(tmp_path, "whole", "config.yaml"))
+    assert written.TEACHER.CONFIG_FILE == str(tmp_path / "patches.ts")
+    os.rename(tmp_path / "patches.ts", tmp_path / "other.ts")
+    written.TEACHER.CONFIG_FILE = str(tmp_path / "other.ts")  # that no command line named
+    with pytest.raises(AIDError, match="other.ts is a program, which no config file can name"):
+        build_model(cfg).build_distillation(written)
