@@ -1,4 +1,4 @@
-"""Atomic writing of files, and errors of the disk."""
+"""Atomic writing of files, and errors of writing."""
 
 import errno
 import os

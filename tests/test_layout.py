@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 import pytest
 
 MODELING = "aid.modeling"
-# Packages of aid.modeling; its other modules are units of their own.
+# Packages of aid.modeling; every other module is a separate unit.
 SUBPACKAGES = ("detectors", "families", "losses", "weighting")
 TRAINING = ("distiller", "meta_arch", "teacher")
 FORBIDDEN = {

@@ -17,7 +17,7 @@ def students_of(teacher: str) -> list[str]:
 
 @pytest.mark.slow
 def test_every_quickstart_config_learns(tmp_path, repository):
-    """After 100 iterations, detectors find cars and distillation losses have decreased."""
+    """Detectors find cars and distillation losses decrease within 100 iterations."""
     environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "datasets")}
 
     def call(script: str, *args: str) -> None:

@@ -229,7 +229,7 @@ def report(runs, workplace, monkeypatch, tmp_path):
     for run in loaded:
         run.cfg.DATASETS.TRAIN, run.cfg.DATASETS.TEST = (names["train"],), (names["val"],)
     moved = []
-    for run in loaded[:2]:  # the third run's detections are gone
+    for run in loaded[:2]:  # the third run has no detections
         actual = os.path.join(run.folder, "inference", "kitti_results")
         moved.append(os.path.join(actual, names["val"]))
         shutil.copytree(os.path.join(actual, "synthetic_kitti_val"), moved[-1])

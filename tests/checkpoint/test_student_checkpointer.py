@@ -157,8 +157,8 @@ def test_weights_without_matching_tensors_are_refused(student_model, tmp_path):
         StudentCheckpointer(model).load(str(tmp_path / "other.pth"), checkpointables=[])
 
 
-@pytest.mark.parametrize("part", ["model", "distillation", "trainer"])
-def test_non_finite_state_is_not_saved(part, saved):
+@pytest.mark.parametrize("section", ["model", "distillation", "trainer"])
+def test_non_finite_state_is_not_saved(section, saved):
     model, _, path = saved
     folder = os.path.dirname(path)
     before = contents(folder)
@@ -168,11 +168,11 @@ def test_non_finite_state_is_not_saved(part, saved):
         "model": model.backbone.fpn_output2.bias,
         "distillation": next(model.distillation.parameters()),
         "trainer": momentum.bias,
-    }[part]
+    }[section]
     with torch.no_grad():
         tensor.flatten()[0] = torch.inf
     message = (
-        rf"diverged: .*bad.pth would hold NaN or infinity in 1 tensors, first {part}\..* is not"
+        rf"diverged: .*bad.pth would hold NaN or infinity in 1 tensors, first {section}\..* is not"
     )
     with pytest.raises(AIDError, match=f"{message}.*is not there yet$"):
         checkpointer.save("bad")

@@ -212,7 +212,7 @@ def test_rle_counts_are_decoded_like_in_pycocotools(seed):
     ],
 )
 def test_masks_unsafe_for_pycocotools_are_refused(dataset, segmentation, message):
-    """In pycocotools, they crash the process, loop forever or allocate a terabyte."""
+    """Such masks make pycocotools crash, loop forever or allocate a terabyte."""
     name = dataset(edited("annotations", 0, segmentation=segmentation))
     with pytest.raises(AIDError, match=f"a.json.*annotation 1 of image 4: its .*{message}") as e:
         DatasetCatalog.get(name)

@@ -65,8 +65,8 @@ def test_loaded_split_has_the_records_of_the_file(subset, tmp_path):
     assert [a["category_id"] for a in second["annotations"]] == [CLASSES.index("car")]
 
 
-@pytest.mark.parametrize("found, expected", [(DOG, 100), (CLASSES.index("cat"), 0)])
-def test_coco_metric_uses_contiguous_class_ids(subset, tmp_path, found, expected):
+@pytest.mark.parametrize("detected, expected", [(DOG, 100), (CLASSES.index("cat"), 0)])
+def test_coco_metric_uses_contiguous_class_ids(subset, tmp_path, detected, expected):
     """Predictions count classes from 0, the file from 1."""
     name, _ = subset
     DatasetCatalog.get(name)
@@ -75,7 +75,7 @@ def test_coco_metric_uses_contiguous_class_ids(subset, tmp_path, found, expected
     instances = Instances((80, 160))
     instances.pred_boxes = Boxes(torch.tensor([[1.0, 2, 41, 42], [50, 2, 90, 42]]))
     instances.scores = torch.tensor([0.9, 0.8])
-    instances.pred_classes = torch.tensor([found, PERSON])
+    instances.pred_classes = torch.tensor([detected, PERSON])
     evaluator.process([{"image_id": 42}], [{"instances": instances}])
     results = evaluator.evaluate()["bbox"]
     assert results["AP-dog"] == pytest.approx(expected)

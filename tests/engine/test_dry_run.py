@@ -45,8 +45,8 @@ def test_dry_run_tries_every_stage_and_leaves_no_files(arguments, toy_dataset, t
     assert rows["starts at"] == "iteration 0 of 4"
     assert {"step 1", "step 2"} <= rows.keys() and "step 3" not in rows
     assert re.fullmatch(r"\S+ s, \d+ MiB resident at most", rows["step 2"])
-    for tested in ("teachers", "student"):
-        assert f" on {toy_dataset}, 7 images of " in rows[f"test of {tested}"]
+    for role in ("teachers", "student"):
+        assert f" on {toy_dataset}, 7 images of " in rows[f"test of {role}"]
     assert "MiB, written in " in rows["checkpoint"]
     estimate = r"test of teachers \S+ s, 4 iterations \S+ s, 2 tests \S+ s, 5 checkpoints \S+ s"
     assert re.fullmatch(estimate, rows["estimate"])

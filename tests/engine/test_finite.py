@@ -53,10 +53,10 @@ def test_error_names_a_non_finite_image(kind, value, run, make_batch):
 def break_teacher(model, value=torch.nan):
     """Set one feature of the teacher on the second image to ``value``."""
 
-    def spoil(module, inputs, output):
+    def damage(module, inputs, output):
         output["p3"][1, 0, 0, 0] = value
 
-    model.teacher.detector.backbone.register_forward_hook(spoil)
+    model.teacher.detector.backbone.register_forward_hook(damage)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,11 +71,11 @@ def test_error_names_a_teacher_with_non_finite_features(kind, value, run, make_b
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_error_names_the_images_of_a_non_finite_student(kind, run, make_batch):
-    def spoil(model):
+    def damage(model):
         nn.init.constant_(model.backbone.fpn_output3.bias, torch.nan)
 
     with pytest.raises(FloatingPointError, match="on images 0.png, 1.png$"):
-        run(kind, make_batch((2, 3)), spoil)
+        run(kind, make_batch((2, 3)), damage)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,4 +1,4 @@
-"""Runs with two teachers."""
+"""Runs with two teachers: resuming, comparison and evaluation."""
 
 import os
 

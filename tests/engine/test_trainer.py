@@ -61,11 +61,11 @@ def test_interrupted_run_ends_with_the_same_weights(student, teacher, optimizer,
         cfg = run_config(f"stopped_at_{stop_at}", student, teacher, opts)
         train(cfg, stop_at=stop_at)
         torch.rand(99)  # another random state
-        found = train(cfg, resume=True)
+        actual = train(cfg, resume=True)
         for section in ("model", "distillation"):
-            assert found[section].keys() == expected[section].keys()
-            assert all(torch.equal(found[section][k], v) for k, v in expected[section].items())
-        assert found["iteration"] == expected["iteration"] == 3
+            assert actual[section].keys() == expected[section].keys()
+            assert all(torch.equal(actual[section][k], v) for k, v in expected[section].items())
+        assert actual["iteration"] == expected["iteration"] == 3
 
 
 def test_resumed_finished_run_is_reported_and_evaluated(run_config, caplog):
@@ -134,15 +134,15 @@ def test_unknown_evaluator_type_is_refused(run_config, toy_dataset):
 def test_teacher_is_evaluated_first_with_eval_first(run_config):
     cfg = run_config("run", opts=["TEACHER.EVAL_FIRST", True, "SOLVER.MAX_ITER", 1])
     # Every detection is kept: without one, there is no AP.
-    order, found = [], []
+    order, actual = [], []
     original = AIDTrainer.test.__func__
 
     class RecordingTrainer(AIDTrainer):
         @classmethod
         def test(cls, cfg, model, evaluators=None):
             order.append(type(model).__name__)
-            found.append(original(cls, cfg, model, evaluators))
-            return found[-1]
+            actual.append(original(cls, cfg, model, evaluators))
+            return actual[-1]
 
     trainer = RecordingTrainer(cfg)
     trainer.resume_or_load(False)
@@ -151,7 +151,7 @@ def test_teacher_is_evaluated_first_with_eval_first(run_config):
     folder = os.path.join(cfg.OUTPUT_DIR, "teacher")
     assert os.path.isdir(os.path.join(folder, "inference"))
     with open(os.path.join(folder, "metrics.json")) as f:
-        assert json.load(f)["bbox/AP"] == found[0]["bbox"]["AP"]
+        assert json.load(f)["bbox/AP"] == actual[0]["bbox"]["AP"]
 
 
 def test_divergence_is_a_one_line_error(run_config, caplog):

@@ -95,7 +95,7 @@ def _random_cluster(rng, style):
 
 
 def _random_box(rng, x, y):
-    """Random box, half of them on whole pixels, where IoU can equal the limits."""
+    """Random box, in half of the cases on whole pixels, where IoU can equal the limits."""
     height = rng.choice(HEIGHTS) if rng.random() < 0.4 else rng.uniform(20, 150)
     width = rng.uniform(0.4, 2.0) * height
     if rng.random() < 0.5:

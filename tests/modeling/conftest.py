@@ -10,7 +10,7 @@ from aid.modeling.families import PredictionBatch
 
 
 @pytest.fixture
-def see(make_batch):
+def paired_batch(make_batch):
     """A function (teacher, student, numbers of instances) -> PredictionBatch of both."""
 
     def run(teacher, student, num_instances=(2, 0, 3)):

@@ -67,7 +67,7 @@ def test_distillation_gradient_has_the_configured_ratio(student, loss, student_m
     task, distillation = norms(model, batch, 11)
     torch.testing.assert_close(distillation, 3 * task, rtol=1e-3, atol=0)
     model.loss_normalizer = NORMALIZER
-    step(model, batch, 1)  # the measurement excludes the distillation gradient
+    step(model, batch, 1)  # measured again, now beside distillation
     task, distillation = norms(model, batch, 12)
     torch.testing.assert_close(distillation, 3 * task, rtol=1e-3, atol=0)
 

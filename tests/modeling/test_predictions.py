@@ -16,9 +16,9 @@ from aid.utils.errors import AIDError
 SIZE = (64, 96)
 
 
-def test_rois_are_matched_proposals_and_ground_truth(tiny_model, see):
+def test_rois_are_matched_proposals_and_ground_truth(tiny_model, paired_batch):
     teacher, student = (tiny_model("faster_rcnn", seed=seed) for seed in (1, 2))
-    batch = see(teacher, student)
+    batch = paired_batch(teacher, student)
     actual = paired_predictions(teacher, student, PredictionRequest(num_proposals=7), batch)
     proposals, _ = teacher.proposal_generator(batch.images, batch.teacher)
     first, s = 0, 0
@@ -40,9 +40,9 @@ def test_rois_are_matched_proposals_and_ground_truth(tiny_model, see):
     assert torch.equal(actual.foreground, actual.matched_gt < 5)
 
 
-def test_roi_predictions_equal_inference(tiny_model, see):
+def test_roi_predictions_equal_inference(tiny_model, paired_batch):
     teacher, student = (tiny_model("faster_rcnn", seed=seed) for seed in (1, 2))
-    batch = see(teacher, student)
+    batch = paired_batch(teacher, student)
     actual = paired_predictions(teacher, student, PredictionRequest(num_proposals=7), batch)
     assert actual.activation == "softmax"
     proposals, _ = teacher.proposal_generator(batch.images, batch.teacher)
@@ -69,9 +69,9 @@ def test_roi_predictions_equal_inference(tiny_model, see):
         torch.testing.assert_close(predicted.boxes, torch.cat(expected))
 
 
-def test_anchors_are_positive_or_above_the_teachers_min_score(tiny_model, see):
+def test_anchors_are_positive_or_above_the_teachers_min_score(tiny_model, paired_batch):
     teacher, student = (tiny_model("retinanet", seed=seed) for seed in (1, 2))
-    batch = see(teacher, student)
+    batch = paired_batch(teacher, student)
     features = [batch.teacher[level] for level in teacher.head_in_features]
     anchors = teacher.anchor_generator(features)
     labels, _ = teacher.label_anchors(anchors, batch.targets)
@@ -90,9 +90,9 @@ def test_anchors_are_positive_or_above_the_teachers_min_score(tiny_model, see):
     assert actual.activation == "sigmoid"
 
 
-def test_anchor_predictions_equal_inference(tiny_model, see):
+def test_anchor_predictions_equal_inference(tiny_model, paired_batch):
     teacher, student = (tiny_model("retinanet", seed=seed) for seed in (1, 2))
-    batch = see(teacher, student, (2,))
+    batch = paired_batch(teacher, student, (2,))
     actual = paired_predictions(teacher, student, PredictionRequest(min_score=0.0), batch)
     anchors = Boxes.cat(
         student.anchor_generator([batch.student[level] for level in student.head_in_features])
@@ -107,10 +107,12 @@ def test_anchor_predictions_equal_inference(tiny_model, see):
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet", "gfl", "fcos"])
-def test_identical_detectors_agree_and_only_the_student_has_gradients(kind, tiny_model, see):
+def test_identical_detectors_agree_and_only_the_student_has_gradients(
+    kind, tiny_model, paired_batch
+):
     teacher = tiny_model(kind)
     actual = paired_predictions(
-        teacher, teacher, PredictionRequest(num_proposals=5), see(teacher, teacher)
+        teacher, teacher, PredictionRequest(num_proposals=5), paired_batch(teacher, teacher)
     )
     for name in ("logits", "boxes"):
         student_values, teacher_values = (
@@ -121,10 +123,10 @@ def test_identical_detectors_agree_and_only_the_student_has_gradients(kind, tiny
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "gfl", "fcos"])
-def test_predictions_of_the_teachers_losses_are_reused(kind, tiny_model, see):
+def test_predictions_of_the_teachers_losses_are_reused(kind, tiny_model, paired_batch):
     teacher, student = (tiny_model(kind, seed=seed) for seed in (1, 2))
     request = PredictionRequest(num_proposals=7, min_score=0.01)
-    batch = see(teacher, student)
+    batch = paired_batch(teacher, student)
     expected = paired_predictions(teacher, student, request, batch)
     losses = per_instance_losses(teacher, batch.images, batch.teacher, batch.targets)
     batch.teacher_predictions = losses.predictions
@@ -143,29 +145,34 @@ def test_predictions_of_the_teachers_losses_are_reused(kind, tiny_model, see):
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "gfl", "fcos"])
-def test_batch_without_instances_has_no_default_predictions(kind, tiny_model, see):
+def test_batch_without_instances_has_no_default_predictions(kind, tiny_model, paired_batch):
     teacher = tiny_model(kind)
     actual = paired_predictions(
-        teacher, teacher, PredictionRequest(), see(teacher, teacher, (0, 0))
+        teacher, teacher, PredictionRequest(), paired_batch(teacher, teacher, (0, 0))
     )
     assert len(actual.matched_gt) == len(actual.image) == len(actual.student.boxes) == 0
     actual = paired_predictions(
-        teacher, teacher, PredictionRequest(num_proposals=3, min_score=0.0), see(teacher, teacher)
+        teacher,
+        teacher,
+        PredictionRequest(num_proposals=3, min_score=0.0),
+        paired_batch(teacher, teacher),
     )
     assert len(actual.matched_gt) > 0
 
 
-def test_sigmoid_classes_of_two_stage_detectors(tiny_model, see):
+def test_sigmoid_classes_of_two_stage_detectors(tiny_model, paired_batch):
     teacher = tiny_model("faster_rcnn", ["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True])
-    actual = paired_predictions(teacher, teacher, PredictionRequest(), see(teacher, teacher))
+    actual = paired_predictions(
+        teacher, teacher, PredictionRequest(), paired_batch(teacher, teacher)
+    )
     assert actual.activation == "sigmoid"
     assert actual.student.logits.shape == actual.teacher.logits.shape == (5, 3)  # no background
 
 
-def test_samples_have_the_weight_of_their_matched_instance(tiny_model, see):
+def test_samples_have_the_weight_of_their_matched_instance(tiny_model, paired_batch):
     teacher = tiny_model("faster_rcnn")
     actual = paired_predictions(
-        teacher, teacher, PredictionRequest(num_proposals=7), see(teacher, teacher)
+        teacher, teacher, PredictionRequest(num_proposals=7), paired_batch(teacher, teacher)
     )
     instance = {k: torch.arange(5.0) + 10 * i for i, k in enumerate(("cls", "box"), 1)}
     actual.set_weights(instance, torch.tensor([0.1, 0.2, 0.3]))

@@ -53,14 +53,14 @@ def features_of(batch, side, detector):
 
 
 def tapped(student, features, *numbers):
-    """The student's branches by number, from one run of its head."""
+    """Branches of the student's head by number of convolutions, from one forward pass."""
     with tap_branches(student.head, [*numbers, None]) as branches:
         student.head(features)
     return branches
 
 
-def see_with_branches(see, teacher, student, num_convs, num_instances=(2, 0, 3)):
-    batch = see(teacher, student, num_instances)
+def paired_batch_with_branches(paired_batch, teacher, student, num_convs, num_instances=(2, 0, 3)):
+    batch = paired_batch(teacher, student, num_instances)
     batch.student_branches = tapped(student, features_of(batch, "student", student), num_convs)
     return batch
 
@@ -113,12 +113,12 @@ def with_exchanged_features(teacher, teacher_features, student, student_features
 )
 @torch.no_grad()
 def test_cross_predictions_equal_a_forward_with_exchanged_features(
-    kind, norm, convs, num_convs, cuts, two, see
+    kind, norm, convs, num_convs, cuts, two, paired_batch
 ):
     teacher, student = two(kind, norm, convs)
     if kind == "gfl":
         nn.init.uniform_(teacher.head.scales, 0.5, 2)
-    batch = see(teacher, student)
+    batch = paired_batch(teacher, student)
     teacher_features, student_features = (
         features_of(batch, "teacher", teacher),
         features_of(batch, "student", student),
@@ -138,9 +138,9 @@ def test_cross_predictions_equal_a_forward_with_exchanged_features(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_cross_predictions_of_identical_detectors_are_the_teachers(kind, two, see):
+def test_cross_predictions_of_identical_detectors_are_the_teachers(kind, two, paired_batch):
     teacher, _ = two(kind)
-    batch = see_with_branches(see, teacher, teacher, 1)
+    batch = paired_batch_with_branches(paired_batch, teacher, teacher, 1)
     actual = paired_predictions(
         teacher, teacher, PredictionRequest(min_score=0.5, cross_convs=1), batch
     )
@@ -157,9 +157,9 @@ def test_cross_predictions_of_identical_detectors_are_the_teachers(kind, two, se
     )
 
 
-def test_taps_capture_each_depth_once_and_are_removed(two, see):
+def test_taps_capture_each_depth_once_and_are_removed(two, paired_batch):
     teacher, student = two("retinanet")
-    features = features_of(see(teacher, student), "student", student)
+    features = features_of(paired_batch(teacher, student), "student", student)
     branches = tapped(student, features, 0, 1, 3, 3)
     assert sorted(branches) == [0, 1, 3]
     assert all(len(x) == 5 for pair in branches.values() for x in pair)
@@ -170,10 +170,10 @@ def test_taps_capture_each_depth_once_and_are_removed(two, see):
 
 
 @pytest.mark.parametrize("num_convs, learning", [(0, (0, 2, 4)), (1, (0, 2)), (2, (0,)), (3, ())])
-def test_only_convolutions_before_the_cut_have_gradients(num_convs, learning, two, see):
+def test_only_convolutions_before_the_cut_have_gradients(num_convs, learning, two, paired_batch):
     teacher, student = two("retinanet")
     teacher.requires_grad_(False)
-    batch = see_with_branches(see, teacher, student, num_convs)
+    batch = paired_batch_with_branches(paired_batch, teacher, student, num_convs)
     teacher_features = features_of(batch, "teacher", teacher)
     branches = batch.student_branches[num_convs]
     for output in cross_predictions(teacher, teacher_features, branches, num_convs):
@@ -185,10 +185,10 @@ def test_only_convolutions_before_the_cut_have_gradients(num_convs, learning, tw
     assert all(p.grad is None for p in teacher.parameters())
 
 
-def test_non_finite_channel_is_not_aligned(two, see):
+def test_non_finite_channel_is_not_aligned(two, paired_batch):
     """Gradients through the other channels stay finite."""
     teacher, student = two("retinanet")
-    batch = see(teacher, student)
+    batch = paired_batch(teacher, student)
     teacher_features = [x.clone() for x in features_of(batch, "teacher", teacher)]
     student_features = [x.detach().requires_grad_() for x in features_of(batch, "student", student)]
     for x in teacher_features:
@@ -202,9 +202,9 @@ def test_non_finite_channel_is_not_aligned(two, see):
     assert all(x.grad.isfinite().all() and x.grad.abs().sum() > 0 for x in student_features)
 
 
-def test_constant_channels_have_finite_gradients(two, see):
+def test_constant_channels_have_finite_gradients(two, paired_batch):
     teacher, student = two("fcos")
-    teacher_features = features_of(see(teacher, student), "teacher", teacher)
+    teacher_features = features_of(paired_batch(teacher, student), "teacher", teacher)
     student_features = [torch.ones_like(x).requires_grad_() for x in teacher_features]
     logits, deltas = cross_predictions(
         teacher, teacher_features, (student_features, student_features), 3

@@ -67,9 +67,9 @@ def labels_of(kind, teacher, features, targets):
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_cells_are_positive_or_above_the_teachers_min_score(kind, two, see):
+def test_cells_are_positive_or_above_the_teachers_min_score(kind, two, paired_batch):
     teacher, student = two(kind)
-    batch = see(teacher, student)
+    batch = paired_batch(teacher, student)
     features = [batch.teacher[level] for level in teacher.head_in_features]
     classes, boxes = labels_of(kind, teacher, features, batch.targets)
     logits, _, *centerness = (per_cell(x) for x in teacher.head(features))
@@ -95,9 +95,9 @@ def test_cells_are_positive_or_above_the_teachers_min_score(kind, two, see):
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_predictions_of_every_cell_equal_a_loop(kind, two, see):
+def test_predictions_of_every_cell_equal_a_loop(kind, two, paired_batch):
     teacher, student = two(kind)
-    batch = see(teacher, student, (2,))
+    batch = paired_batch(teacher, student, (2,))
     actual = paired_predictions(teacher, student, PredictionRequest(min_score=0.0), batch)
     for detector, features, predicted in (
         (teacher, batch.teacher, actual.teacher),
@@ -115,7 +115,7 @@ def test_predictions_of_every_cell_equal_a_loop(kind, two, see):
             assert predicted.distributions is None
 
 
-def test_known_boxes_of_a_zero_initialized_head(tiny_model, see):
+def test_known_boxes_of_a_zero_initialized_head(tiny_model, paired_batch):
     """The mean of 17 equal distances is 8 cells; that of FCOS is the bias, 3 cells."""
     for kind, cells in (("gfl", 8), ("fcos", 3)):
         model = tiny_model(kind)
@@ -124,7 +124,7 @@ def test_known_boxes_of_a_zero_initialized_head(tiny_model, see):
         if kind == "fcos":
             nn.init.constant_(model.head.bbox_pred.bias, 3.0)
         actual = paired_predictions(
-            model, model, PredictionRequest(min_score=0.0), see(model, model, (1,))
+            model, model, PredictionRequest(min_score=0.0), paired_batch(model, model, (1,))
         )
         x, y = OFFSET[kind] * 8 + 8, OFFSET[kind] * 8  # the second cell of the finest level
         reach = cells * 8
@@ -161,12 +161,14 @@ def test_incompatible_detectors_are_refused(teacher, student, opts, message, tin
     assert "\n" not in str(error.value)
 
 
-def test_different_bins_are_refused_for_distributions_only(tiny_model, see):
+def test_different_bins_are_refused_for_distributions_only(tiny_model, paired_batch):
     teacher, student = tiny_model("gfl"), tiny_model("gfl", ["MODEL.GFL.REG_MAX", 8])
     with pytest.raises(AIDError, match="MODEL.GFL.REG_MAX is 16 in the teacher, 8 in the student"):
         check_predictions(teacher, student, PredictionRequest(distributions=True), "SomeLoss")
     check_predictions(teacher, student, PredictionRequest(), "SomeLoss")
-    actual = paired_predictions(teacher, student, PredictionRequest(), see(teacher, student))
+    actual = paired_predictions(
+        teacher, student, PredictionRequest(), paired_batch(teacher, student)
+    )
     assert actual.student.boxes.shape == actual.teacher.boxes.shape
 
 

@@ -86,7 +86,7 @@ def test_mixed_families_give_every_parameter_a_gradient(
 
 
 def same_adapters(model):
-    """Give every teacher the first one's adapters."""
+    """Give every teacher the adapters of the first."""
     for number in range(1, len(model.distillers)):
         state = model.distillation["losses"].state_dict()
         model.distillation[f"losses_{number}"].load_state_dict(state)

@@ -98,7 +98,7 @@ def test_other_plain_student_is_the_nearest_in_training_time(run):
     actual = choose(without, [1.0] * 4, ap)
     assert (actual.peer, actual.other, actual.equal_time) == (1, 2, False)  # the longest
     actual = choose(runs[:2] + runs[4:], [1.0] * 3, ap)
-    assert (actual.peer, actual.other) == (1, None)  # a shorter run only serves alone
+    assert (actual.peer, actual.other) == (1, None)  # a shorter run is not compared
     actual = choose(runs[:1] + runs[4:], [1.0] * 2, ap)
     assert (actual.peer, actual.other, actual.equal_time) == (None, 1, False)
 

@@ -84,7 +84,7 @@ def test_batch_norm_in_eval_mode_folds_into_the_convolution():
 
 
 def test_first_step_stays_small_for_large_features():
-    """Without batch norm, a step explodes: the block's product is cubic in the features."""
+    """The block's product is cubic in the features: a step without batch norm explodes."""
     torch.manual_seed(0)
     loss = make_loss({"p2": (16, 16)}).train()
     student, teacher = 6 * torch.randn(2, 2, 16, 12, 20)

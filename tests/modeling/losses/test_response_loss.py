@@ -130,7 +130,7 @@ def test_non_finite_teacher_predictions_are_ignored(bad, activation, make_contex
 
 @pytest.mark.parametrize("box", [[3.0, 3, 3, 3], [0.0, 1, 2, 1]])
 def test_box_without_area_has_zero_loss(box, make_context):
-    """Its IoU with an equal box is 0; dense heads can predict such boxes."""
+    """Dense heads can predict such boxes, whose IoU with an equal box is 0."""
     student = {"boxes": torch.tensor([box, SQUARE], requires_grad=True)}
     context = make_context(student, boxes(box, SQUARE), [0, 1], [0, 0])
     actual = loss(context)[BOX]
