@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to over a pipe in its DevTools protocol: no package, no port."""
+"""Headless Chromium, controlled over a pipe by its DevTools protocol, without packages."""
 
 import base64
 import contextlib
@@ -11,20 +11,20 @@ import time
 
 __all__ = ["Browser", "find_chromium"]
 
-# Starts a program that reads file descriptor 3 and writes 4, by the numbers of ours.
+# Starts a program that reads file descriptor 3 and writes to 4, given the numbers of two others.
 LAUNCHER = """
 import fcntl, os, sys
-ours = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
-for number, wanted in zip(ours, (3, 4)):
-    os.dup2(number, wanted)
+pipes = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for number, target in zip(pipes, (3, 4)):
+    os.dup2(number, target)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-# Of one answer.
+# Time-out of one response.
 SECONDS = 60
 OPTIONS = (
     "--headless=new",
     "--remote-debugging-pipe",
-    "--no-sandbox",  # refused to root, whom containers run as; it sees our own page alone
+    "--no-sandbox",  # required by root in containers; loads only local pages
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--disable-background-networking",
@@ -40,11 +40,10 @@ def find_chromium() -> str | None:
 
 
 class Browser:
-    """One page in a browser of its own; a context manager.
+    """A browser with one page; a context manager.
 
     Attributes:
-        events: what the browser told of the page, in its order, as dicts with "method" and
-            "params".
+        events: events of the page in their order, as dicts with "method" and "params".
     """
 
     def __init__(self, chromium: str, profile: str):
@@ -54,16 +53,16 @@ class Browser:
             profile: folder for its profile.
         """
         self.events, self._number, self._session, self._rest = [], 0, None, b""
-        theirs_in, self._out = os.pipe()
-        self._in, theirs_out = os.pipe()
-        launch = [sys.executable, "-c", LAUNCHER, str(theirs_in), str(theirs_out), chromium]
+        child_in, self._out = os.pipe()
+        self._in, child_out = os.pipe()
+        launch = [sys.executable, "-c", LAUNCHER, str(child_in), str(child_out), chromium]
         self._process = subprocess.Popen(
             [*launch, *OPTIONS, f"--user-data-dir={profile}", "about:blank"],
-            pass_fds=(theirs_in, theirs_out),
+            pass_fds=(child_in, child_out),
             stderr=subprocess.DEVNULL,
         )
-        os.close(theirs_in)
-        os.close(theirs_out)
+        os.close(child_in)
+        os.close(child_out)
         os.set_blocking(self._in, False)
 
     def __enter__(self) -> "Browser":
@@ -92,11 +91,11 @@ class Browser:
             self._process.wait()
 
     def call(self, method: str, **params) -> dict:
-        """The protocol's answer to one of its methods.
+        """Call a method of the protocol and return its result.
 
         Raises:
-            RuntimeError: the browser refuses.
-            TimeoutError: it does not answer.
+            RuntimeError: the browser returns an error.
+            TimeoutError: the browser does not respond.
         """
         self._number += 1
         message = {"id": self._number, "method": method, "params": params}
@@ -104,12 +103,12 @@ class Browser:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._read()
-            if answer.get("id") == self._number:
-                if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']['message']}")
-                return answer["result"]
-            self.events.append(answer)
+            response = self._read()
+            if response.get("id") == self._number:
+                if "error" in response:
+                    raise RuntimeError(f"{method}: {response['error']['message']}")
+                return response["result"]
+            self.events.append(response)
 
     def _read(self) -> dict:
         end = time.monotonic() + SECONDS
@@ -121,34 +120,34 @@ class Browser:
                 self._rest += read
             except BlockingIOError:
                 if time.monotonic() > end:
-                    raise TimeoutError("the browser does not answer") from None
+                    raise TimeoutError("the browser does not respond") from None
                 time.sleep(0.01)
         message, _, self._rest = self._rest.partition(b"\0")
         return json.loads(message)
 
     def open(self, url: str) -> None:
-        """Load a page; returns when its pictures are there too."""
+        """Load a page with its images."""
         self.events.clear()
         self.call("Page.navigate", url=url)
         end = time.monotonic() + SECONDS
         while not any(x["method"] == "Page.loadEventFired" for x in self.events):
-            self.call("Page.getLayoutMetrics")  # reads the events on the way
+            self.call("Page.getLayoutMetrics")  # reads pending events
             if time.monotonic() > end:
                 raise TimeoutError(f"{url} is not loaded")
 
     def evaluate(self, expression: str):
-        """The value of a JavaScript expression in the page.
+        """Value of a JavaScript expression in the page.
 
         Raises:
-            RuntimeError: it throws.
+            RuntimeError: the expression throws.
         """
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        if "exceptionDetails" in answer:
-            raise RuntimeError(answer["exceptionDetails"]["exception"]["description"])
-        return answer["result"].get("value")
+        response = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        if "exceptionDetails" in response:
+            raise RuntimeError(response["exceptionDetails"]["exception"]["description"])
+        return response["result"].get("value")
 
     def resize(self, width: int, height: int, mobile: bool = False) -> None:
-        """Make the screen one of so many CSS pixels."""
+        """Set the size of the screen in CSS pixels."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,

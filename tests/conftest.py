@@ -1,4 +1,4 @@
-"""Tiny detectors and batches. Every net here has a few ten thousand parameters and runs on CPU."""
+"""Shared fixtures: tiny detectors of some ten thousand parameters on the CPU, and batches."""
 
 import contextlib
 import copy
@@ -22,13 +22,13 @@ import aid  # noqa: F401  (registers the project's models)
 from aid.config import load_config
 from aid.data import register_from_file
 
-# Threads cost tiny nets more than they give, and on a busy machine a hundred times more.
+# Threads slow tiny networks down, on a busy machine a hundredfold.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HEIGHT, WIDTH = 64, 96
-# Rules under study are tested as the package's are.
+# Registered so that the package's tests of weighting rules include the rules under study.
 register_from_file(os.path.join(REPOSITORY, "studies", "rules.py"))
 
 TINY = {
@@ -90,8 +90,8 @@ RETINANET = {
 }
 GFL = {"MODEL": {"GFL": {"NUM_CLASSES": 3, "NUM_CONVS": 1, "NORM": "", "ANCHOR_SCALE": 2.0}}}
 FCOS = {"MODEL": {"FCOS": {"NUM_CLASSES": 3, "NUM_CONVS": 1, "NORM": "", "PRIOR_DISTANCE": 1.0}}}
-# The losses of AID's paper at their own weights: with adapters, blocks and several terms they have
-# all that a distillation loss can have.
+# The losses of AID's paper at their original weights: they have adapters, non-local blocks and
+# several terms.
 PAPER = ["DISTILLATION.LOSSES", ["AttentionGuidedLoss", "NonLocalLoss"]]
 PAPER += ["DISTILLATION.BALANCE", 0.0, "DISTILLATION.STANDARDIZE", False]
 PAPER += ["DISTILLATION.ADAPT_EQUAL_WIDTHS", True, "DISTILLATION.RELATIVE_TEMPERATURE", False]
@@ -121,7 +121,7 @@ def load_script():
             os.path.splitext(os.path.basename(path))[0], os.path.join(REPOSITORY, path)
         )
         module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # where worker processes look its functions up
+        sys.modules[spec.name] = module  # where worker processes look up its functions
         spec.loader.exec_module(module)
         return module
 
@@ -130,7 +130,7 @@ def load_script():
 
 @pytest.fixture
 def in_processes(load_script, tmp_path):
-    """A function (number, function, arguments) -> what each of so many processes returns."""
+    """A function (number of processes, function, arguments) -> result of each process."""
     return functools.partial(load_script("tests/processes.py").run, tmp_path)
 
 
@@ -165,7 +165,7 @@ def tiny_model(tiny_config):
 
 @pytest.fixture
 def student_config(tiny_config, tmp_path):
-    """A function (student, teacher, opts) -> config of a student whose teacher lies on disk."""
+    """A function (student, teacher, opts) -> config of a student with a teacher on disk."""
 
     def make(student: str, teacher: str | None = None, opts=()):
         teacher = teacher or student
@@ -219,7 +219,7 @@ def make_batch():
 
 
 class _Marks:
-    """Makes a folder when it is unpickled."""
+    """Object that makes a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -230,7 +230,7 @@ class _Marks:
 
 @pytest.fixture
 def hostile_file(tmp_path):
-    """A function (file name, weights) -> (path of a checkpoint, path that it makes if it runs)."""
+    """A function (file name, weights) -> (checkpoint, path made if its pickle is executed)."""
 
     def make(name: str, state=None):
         marker = tmp_path / "marker"
@@ -304,7 +304,7 @@ def toy_dataset(tmp_path, make_batch):
 
 @pytest.fixture
 def file_limit():
-    """A context manager (bytes) in which a larger file is an error, as on a full disk."""
+    """A context manager (bytes) in which writing a larger file fails, as on a full disk."""
 
     @contextlib.contextmanager
     def limit(size: int):

@@ -1,4 +1,4 @@
-"""Functions in several processes, joined as those of a run are, on one machine without a GPU."""
+"""Run a function in several processes, connected like those of a run, on one CPU machine."""
 
 import tempfile
 
@@ -9,7 +9,7 @@ from detectron2.utils import comm
 
 
 def run(folder: str, number: int, function, *args) -> list:
-    """What ``function(*args)`` returns in each of ``number`` processes; they are forks of this one.
+    """Results of ``function(*args)`` in each of ``number`` forked processes.
 
     Args:
         folder: for their files.
@@ -20,7 +20,7 @@ def run(folder: str, number: int, function, *args) -> list:
 
 
 def work(rank: int, number: int, folder: str, function, args: tuple) -> None:
-    """One of these processes."""
+    """Run ``function`` in one of the processes and save its result."""
     store = dist.FileStore(f"{folder}/store", number)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=number)
     comm.create_local_process_group(number)

@@ -1,7 +1,6 @@
-"""Distillation losses, weighting rules and families, put together by the config alone.
+"""Combinations of distillation losses, weighting rules and families in the config.
 
-Not all of their combinations, but every pair: a loss and a family, a loss and a rule, a rule and a
-family.
+Every pair is covered, but not every triple: loss and family, loss and rule, rule and family.
 """
 
 import pytest
@@ -13,7 +12,7 @@ from aid.config import load_config
 from aid.modeling import losses as all_losses
 from aid.modeling import weighting as all_rules
 
-# The project's own: other tests register theirs.
+# Only the project's own: other tests register more.
 LOSSES = [x for x in all_losses.__all__ if x in all_losses.DISTILLATION_LOSS_REGISTRY]
 RULES = [x for x in all_rules.__all__ if x in all_rules.WEIGHTING_REGISTRY]
 TWO_STAGE = [("faster_rcnn",) * 2, ("mask_rcnn",) * 2]
@@ -26,13 +25,13 @@ FAMILIES = [
     ("retinanet", "faster_rcnn"),
     ("faster_rcnn", "fcos"),
 ]
-# Losses on predictions; those on features go with every family.
-GO_WITH = {
+# Families of losses on predictions; losses on features support every family.
+SUPPORTED = {
     "CrossKDLoss": DENSE,
     "LocalisationLoss": [("gfl", "gfl")],
     "ResponseLoss": TWO_STAGE + DENSE,
 }
-# A teacher of random weights takes little for an object.
+# MIN_SCORE is low because scores of random weights are low.
 CONFIG = """
 _BASE_: {student}
 MODEL:
@@ -49,8 +48,8 @@ AID: {{WEIGHTING: {rule}, DISTRUSTED_CLASSES: ["Cyclist"]}}
 
 
 def combinations():
-    """(loss, rule, family), by which every pair that can be is made at least once."""
-    families = {loss: GO_WITH.get(loss, FAMILIES) for loss in LOSSES}
+    """Triples (loss, rule, family) that cover every valid pair at least once."""
+    families = {loss: SUPPORTED.get(loss, FAMILIES) for loss in LOSSES}
     chosen = [
         (loss, RULES[(i + FAMILIES.index(family)) % len(RULES)], family)
         for i, loss in enumerate(LOSSES)
@@ -84,7 +83,7 @@ def build(tiny_config, tmp_path):
                 teacher=teacher,
                 weights=weights,
                 loss=loss,
-                channels=8 if loss == "CrossKDLoss" else 4,  # the teacher's, or other ones
+                channels=8 if loss == "CrossKDLoss" else 4,  # equal to the teacher's, or different
                 rule=rule,
             )
         )
@@ -101,7 +100,7 @@ def build(tiny_config, tmp_path):
     "loss, rule, family",
     [pytest.param(*x, id=f"{x[0]}-{x[1]}-{'_from_'.join(x[2])}") for x in combinations()],
 )
-def test_a_step_of_training(loss, rule, family, build, make_batch):
+def test_training_step_has_finite_terms_and_gradients(loss, rule, family, build, make_batch):
     model = build(loss, rule, family)
     batch = make_batch((2, 0, 3), masks=family[0] == "mask_rcnn")
     with EventStorage(19):

@@ -1,4 +1,4 @@
-"""Reading of config files, and the contents of those in configs/."""
+"""Loading of config files, and the content of those in configs/."""
 
 import glob
 import os
@@ -22,7 +22,7 @@ FILES = sorted(os.path.relpath(f, ROOT) for f in glob.glob(f"{ROOT}/**/*.yaml", 
 DETECTORS = [f for f in FILES if not f.startswith("backbones") and "Base" not in f]
 FRAGMENTS = [f for f in FILES if f not in DETECTORS]
 STUDENTS = [f for f in DETECTORS if "_from_" in f]
-# The folder of a student's baseline.
+# Folder of a student's config: folder of its baseline.
 BASELINES = {
     "AID": "KITTI",
     "AID/Paper": "KITTI",
@@ -31,7 +31,7 @@ BASELINES = {
 }
 
 
-def test_the_configs_that_users_are_told_of_exist():
+def test_documented_configs_exist():
     expected = []
     for meta_arch in ("faster_rcnn", "retinanet", "gfl"):
         expected += [f"AID/{meta_arch}_R101_from_R101"]
@@ -53,7 +53,7 @@ def test_the_configs_that_users_are_told_of_exist():
     assert sorted(f"{name}.yaml" for name in expected) == DETECTORS
 
 
-def test_every_file(subtests):
+def test_every_config_is_consistent(subtests):
     """Every file loads; a detector's agrees with its name, a student's with its teacher's."""
     for file in FILES:
         with subtests.test(file):
@@ -78,7 +78,7 @@ def load(file: str) -> CfgNode:
 
 def build_without_weights(cfg: CfgNode) -> nn.Module:
     built = cfg.clone()
-    built.MODEL.DEVICE = "meta"
+    built.MODEL.DEVICE = "meta"  # modules without weights
     with torch.device("meta"):
         return build_model(built)
 
@@ -96,7 +96,7 @@ def check_detector(file: str, cfg: CfgNode) -> nn.Module:
 
 
 def check_schedule(file: str, solver: CfgNode) -> None:
-    """The schedule is the paper's and Detectron2's."""
+    """Check the schedule of the paper and of Detectron2."""
     epochs = 24 if file.endswith("R101_FPN.yaml") else 12
     epoch = solver.CHECKPOINT_PERIOD
     assert solver.MAX_ITER == epochs * epoch
@@ -106,7 +106,7 @@ def check_schedule(file: str, solver: CfgNode) -> None:
 
 
 def check_teachers(file: str, cfg: CfgNode) -> None:
-    """The teachers' weights are where their own configs write them."""
+    """Check that TEACHER.WEIGHTS are where the teachers' configs write them."""
     files = [cfg.TEACHER.CONFIG_FILE, *cfg.TEACHER.MORE_CONFIG_FILES]
     assert len(files) == (2 if file.endswith("from_two.yaml") else 1)
     for path, weights in zip(files, [cfg.TEACHER.WEIGHTS, *cfg.TEACHER.MORE_WEIGHTS], strict=True):
@@ -138,7 +138,7 @@ def check_teacher_of_the_zoo(file: str, cfg: CfgNode, student: nn.Module) -> Non
 
 
 def check_baseline(file: str, cfg: CfgNode) -> None:
-    """A student and its baseline differ in the teacher alone."""
+    """Check that a student and its baseline differ only in the distillation."""
     folder, name = os.path.split(file.split("_from")[0])
     baseline = load(f"{BASELINES[folder]}/{name}_FPN.yaml")
     assert issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), DistillationMixin)
@@ -151,10 +151,10 @@ def check_baseline(file: str, cfg: CfgNode) -> None:
     assert student.dump() == baseline.dump()
 
 
-def test_the_mask_head_is_that_of_the_model_zoo():
-    ours = load_config(os.path.join(ROOT, "Base-Mask-RCNN-FPN.yaml")).MODEL
-    theirs = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml").MODEL
-    assert ours.MASK_ON and ours.ROI_MASK_HEAD == theirs.ROI_MASK_HEAD
+def test_mask_head_equals_the_model_zoo():
+    model = load_config(os.path.join(ROOT, "Base-Mask-RCNN-FPN.yaml")).MODEL
+    expected = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml").MODEL
+    assert model.MASK_ON and model.ROI_MASK_HEAD == expected.ROI_MASK_HEAD
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_the_mask_head_is_that_of_the_model_zoo():
         ("_BASE_: bad.yaml\n", "_BASE_ leads back to itself"),
     ],
 )
-def test_a_malformed_file_is_one_line(tmp_path, text, message):
+def test_malformed_file_is_a_one_line_error(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(AIDError, match=message) as error:
@@ -185,7 +185,7 @@ def test_a_malformed_file_is_one_line(tmp_path, text, message):
 
 
 def nested(opening: str, closing: str, levels: int = 9) -> str:
-    """Lines of aliases, each of nine of the one before."""
+    """YAML whose every line has nine aliases of the previous one."""
     lines = [f"a0: &a0 {opening} AID.ALPHA: 1 {closing}"]
     for k in range(1, levels):
         lines.append(f"a{k}: &a{k} {opening} {', '.join(f'*a{k - 1}' for _ in range(9))} {closing}")
@@ -210,7 +210,7 @@ MERGED += [f"a{k}: &a{k} {{<<: [{', '.join([f'*a{k - 1}'] * 9)}]}}" for k in ran
     ],
 )
 @pytest.mark.parametrize("at", ["file.yaml", "base.yaml"])
-def test_a_file_that_stands_for_more_than_memory_holds_is_refused(text, message, at, tmp_path):
+def test_excessive_size_or_nesting_is_refused(text, message, at, tmp_path):
     for name, content in {"file.yaml": "_BASE_: base.yaml\n", "base.yaml": "", at: text}.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(AIDError, match=message) as error:
@@ -218,18 +218,18 @@ def test_a_file_that_stands_for_more_than_memory_holds_is_refused(text, message,
     assert ".yaml" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_aliases_and_shared_bases_are_no_fault(tmp_path):
+def test_aliases_and_shared_bases_are_accepted(tmp_path):
     (tmp_path / "root.yaml").write_text("AID: {ALPHA: 0.2}\n")
     for name in ("a", "b"):
         (tmp_path / f"{name}.yaml").write_text("_BASE_: root.yaml\n")
     text = "_BASE_: [a.yaml, b.yaml]\nDATASETS: {TRAIN: &sets [x, y], TEST: *sets}\n"
     (tmp_path / "file.yaml").write_text(text)
-    for _ in range(30):  # each reading counts for itself
+    for _ in range(30):  # the limit applies to each load
         cfg = load_config(str(tmp_path / "file.yaml"))
     assert cfg.AID.ALPHA == 0.2 and cfg.DATASETS.TEST == ("x", "y")
 
 
-def test_bases_without_end_are_refused(tmp_path):
+def test_too_many_or_cyclic_bases_are_refused(tmp_path):
     def write(*names):
         for name, base in zip(names, names[1:], strict=False):
             (tmp_path / f"{name}.yaml").write_text(f"_BASE_: {base}.yaml\n")
@@ -255,7 +255,7 @@ def test_bases_without_end_are_refused(tmp_path):
 
 @pytest.mark.parametrize("tag", ["object/apply:os.mkdir", "object/new:os.mkdir"])
 @pytest.mark.parametrize("at", ["file", "base", "base of a base"])
-def test_a_file_that_runs_code_is_refused(at, tag, tmp_path):
+def test_file_that_runs_code_is_refused(at, tag, tmp_path):
     hostile = f"OUTPUT_DIR: !!python/{tag} [{tmp_path / 'marker'}]\n"
     texts = {"file": "_BASE_: base.yaml\n", "base": "_BASE_: [root.yaml]\n", "root": "VERSION: 2\n"}
     texts[{"file": "file", "base": "base", "base of a base": "root"}[at]] = hostile
@@ -269,7 +269,7 @@ def test_a_file_that_runs_code_is_refused(at, tag, tmp_path):
     assert not (tmp_path / "marker").exists()
 
 
-def test_bad_options_and_a_missing_file(tmp_path):
+def test_invalid_options_and_missing_file_are_refused(tmp_path):
     with pytest.raises(AIDError, match="nowhere.yaml does not exist"):
         load_config("nowhere.yaml")
     path = tmp_path / "good.yaml"
@@ -281,31 +281,31 @@ def test_bad_options_and_a_missing_file(tmp_path):
             load_config(str(path), opts)
 
 
-def test_a_whole_number_where_a_float_belongs(tmp_path):
+def test_integer_for_a_float_is_refused(tmp_path):
     path = tmp_path / "whole.yaml"
     path.write_text("AID:\n  ALPHA: 0\n")
     with pytest.raises(AIDError, match="AID.ALPHA; write a whole number as 1.0"):
         load_config(str(path))
 
 
-def test_an_output_folder_in_the_home_folder(tmp_path, monkeypatch):
+def test_home_folder_in_output_dir_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "run.yaml").write_text('OUTPUT_DIR: "~/x"\n')
     assert load_config(str(tmp_path / "run.yaml")).OUTPUT_DIR == f"{tmp_path}/x"
     assert load_config(str(tmp_path / "run.yaml"), ["OUTPUT_DIR", "a/~"]).OUTPUT_DIR == "a/~"
 
 
-def test_the_teachers_config_is_found_beside_the_students(tmp_path):
+def test_teacher_config_is_found_beside_the_student_config(tmp_path):
     (tmp_path / "teacher.yaml").write_text("VERSION: 2\n")
     path = tmp_path / "student.yaml"
     path.write_text("TEACHER:\n  CONFIG_FILE: teacher.yaml\n")
     assert load_config(str(path)).TEACHER.CONFIG_FILE == str(tmp_path / "teacher.yaml")
-    name = "COCO-Detection/retinanet_R_101_FPN_3x.yaml"  # of the model zoo: left as it is
+    name = "COCO-Detection/retinanet_R_101_FPN_3x.yaml"  # names of the model zoo are kept
     assert load_config(str(path), ["TEACHER.CONFIG_FILE", name]).TEACHER.CONFIG_FILE == name
 
 
-def test_a_teachers_path_belongs_to_the_file_that_names_it(tmp_path):
-    """A config derived elsewhere keeps the teacher of its base, whatever lies beside itself."""
+def test_teacher_path_is_relative_to_the_file_that_names_it(tmp_path):
+    """A derived config keeps the teacher of its base, despite a file of that name beside it."""
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "teacher.yaml").write_text("VERSION: 2\n")
     (tmp_path / "base" / "student.yaml").write_text("TEACHER:\n  CONFIG_FILE: teacher.yaml\n")
@@ -319,7 +319,7 @@ def test_a_teachers_path_belongs_to_the_file_that_names_it(tmp_path):
     assert beside.TEACHER.CONFIG_FILE == str(tmp_path / "teacher.yaml")
 
 
-def test_further_teachers_are_looked_for_as_the_first_one_is(tmp_path):
+def test_paths_of_more_teachers_are_resolved_like_the_first(tmp_path):
     (tmp_path / "base").mkdir()
     for folder in ("base", "."):
         (tmp_path / folder / "teacher.yaml").write_text("VERSION: 2\n")
@@ -332,7 +332,7 @@ def test_further_teachers_are_looked_for_as_the_first_one_is(tmp_path):
         assert list(cfg.TEACHER[key]) == [str(tmp_path / "base" / "teacher.yaml"), named]
         cfg = load_config(str(path), [f"TEACHER.{key}", "['teacher.yaml']"])
         assert list(cfg.TEACHER[key]) == [str(tmp_path / "teacher.yaml")]
-    for wrong in ("3", "teacher.yaml"):
-        path.write_text(f"TEACHER:\n  {key}: {wrong}\n")
+    for invalid in ("3", "teacher.yaml"):
+        path.write_text(f"TEACHER:\n  {key}: {invalid}\n")
         with pytest.raises(AIDError, match=f"Type mismatch.*TEACHER.{key}"):
             load_config(str(path))

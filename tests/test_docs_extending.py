@@ -1,4 +1,4 @@
-"""Python blocks of docs/extending.md, registered from a file and selected by the config alone."""
+"""Python blocks of docs/extending.md, registered from a file and selected in the config."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def train_one_iteration(cfg, dataset, folder):
         ("retinanet", [*ATSS, "DISTILLATION.LOSSES", ["ResponseLoss"]]),
     ],
 )
-def test_block_trains_a_tiny_net_from_the_config_alone(
+def test_block_trains_a_tiny_network_from_the_config(
     kind, opts, student_config, tiny_config, toy_dataset, tmp_path
 ):
     if "AIDATSSRetinaNet" in opts:
@@ -84,7 +84,7 @@ def test_block_trains_a_tiny_net_from_the_config_alone(
     assert any("distill" in k and v > 0 for k, v in terms.items())
 
 
-def test_per_instance_losses_of_atss_are_on_its_training_anchors(
+def test_per_instance_losses_of_atss_use_its_training_anchors(
     student_model, tiny_config, make_batch, tmp_path
 ):
     opts = [*ATSS, *write_teacher(tiny_config, tmp_path)]

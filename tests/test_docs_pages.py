@@ -1,4 +1,4 @@
-"""What docs/_ext makes of the repository: config keys, module pages and links of the HTML."""
+"""Extensions in docs/_ext: reference of config keys, module pages and links."""
 
 import os
 import re
@@ -14,7 +14,7 @@ EXTENSIONS = os.path.join(os.path.dirname(__file__), os.pardir, "docs", "_ext")
 
 @pytest.fixture(scope="module", autouse=True)
 def importable():
-    """As docs/conf.py makes them."""
+    """Make the extensions importable, as docs/conf.py does."""
     sys.path.insert(0, EXTENSIONS)
     yield
     sys.path.remove(EXTENSIONS)
@@ -44,7 +44,7 @@ def add(cfg):
 """
 
 
-def test_a_comment_holds_for_the_keys_below_it(config_reference):
+def test_comment_applies_to_the_keys_below(config_reference):
     section = "Of the section, on two lines."
     assert config_reference.comments(SOURCE) == {
         "A": (section, ""),
@@ -55,7 +55,7 @@ def test_a_comment_holds_for_the_keys_below_it(config_reference):
     }
 
 
-def test_keys_that_share_a_comment_are_together(config_reference):
+def test_keys_with_one_comment_are_grouped(config_reference):
     keys = config_reference.read_keys(SOURCE, {"A.Z": "", "A.Y": [2, 3], "A.X": 1})
     assert config_reference.as_markdown(keys).split("\n\n") == [
         "\n## A",
@@ -67,12 +67,12 @@ def test_keys_that_share_a_comment_are_together(config_reference):
 
 
 @pytest.mark.parametrize("silent", ["A.SILENT", "A.NOWHERE"])
-def test_a_key_of_which_nothing_is_said_ends_the_build(silent, config_reference):
+def test_key_without_a_comment_is_an_error(silent, config_reference):
     with pytest.raises(ValueError, match=f"no comment says what {silent} means"):
         config_reference.read_keys(SOURCE, {"A.X": 1, silent: 0.5})
 
 
-def test_the_reference_has_every_key_with_its_default_and_type(config_reference):
+def test_reference_lists_every_key_with_default_and_type(config_reference):
     listed = re.findall(r"^\* `([\w.]+)`, (\w+), `(.*?)`", config_reference.reference(), re.M)
     cfg = CfgNode({"MODEL": CfgNode(), "SOLVER": CfgNode({"AMP": CfgNode()})})
     add_aid_config(cfg)
@@ -80,7 +80,7 @@ def test_the_reference_has_every_key_with_its_default_and_type(config_reference)
     assert sorted(listed) == sorted((k, type(v).__name__, repr(v)) for k, v in defaults.items())
 
 
-def test_links_to_the_package_lead_to_its_pages(repository_links):
+def test_links_to_modules_lead_to_their_pages(repository_links):
     package = "../projects/AID/aid/modeling/losses"
     text = (
         f"[`FitNetLoss`]({package}/fitnet.py) [`level`]({package}/fitnet.py)"
@@ -95,13 +95,13 @@ def test_links_to_the_package_lead_to_its_pages(repository_links):
     )
 
 
-def test_a_page_from_elsewhere_keeps_its_links(repository_links):
+def test_links_of_included_pages_are_adapted(repository_links):
     text = "[a](../docs/own_data.md) [b](prepare_kitti.py)"
-    found = repository_links.rewrite(text, "datasets/README.md", "datasets")
-    assert found == "[a](own_data.md) [b](../datasets/prepare_kitti.py)"
+    actual = repository_links.rewrite(text, "datasets/README.md", "datasets")
+    assert actual == "[a](own_data.md) [b](../datasets/prepare_kitti.py)"
 
 
-def test_every_module_has_a_page_in_the_tree(load_script, tmp_path):
+def test_every_module_has_a_page_in_the_toctree(load_script, tmp_path):
     api_pages = load_script("docs/_ext/api_pages.py")
     (tmp_path / "aid.gone.rst").write_text("of a module that was removed")
     api_pages.write_pages(tmp_path)
@@ -118,7 +118,7 @@ def test_every_module_has_a_page_in_the_tree(load_script, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
 
 
-def test_formulas_in_docstrings_stay_line_by_line(load_script):
+def test_formulas_in_docstrings_keep_their_lines(load_script):
     api_pages = load_script("docs/_ext/api_pages.py")
     text = "With w:\n\n    a: b\n    c\n\nNext:\n\nNo block\n\nArgs:\n    x: of it"
     lines = text.splitlines()

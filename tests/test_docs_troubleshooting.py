@@ -1,4 +1,4 @@
-"""Every message that docs/troubleshooting.md quotes is one that the code can say."""
+"""Messages quoted in docs/troubleshooting.md, checked against the source."""
 
 import ast
 import glob
@@ -9,31 +9,31 @@ import pytest
 
 from aid.config import load_config
 
-# Of a string's own text, without what is put into it: less would fit anything.
-LEAST = 20
-PLACE = re.compile(r"%(?:\.\d)?[sdg]")
+# Minimum of constant characters in a string: shorter ones would match any message.
+MIN_LENGTH = 20
+FORMAT = re.compile(r"%(?:\.\d)?[sdg]")
 QUOTED = re.compile(r"^\* (`+) ?(?:error|WARNING): (.*?) ?\1$", re.MULTILINE)
 
 
 def patterns(source: str) -> list[re.Pattern]:
-    """Of the strings in a module, with anything where values are put in."""
-    found = []
+    """Patterns of the strings in a module, with wildcards for formatted values."""
+    result = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.JoinedStr):
             parts = [x.value if isinstance(x, ast.Constant) else None for x in node.values]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            texts = PLACE.split(node.value)
+            texts = FORMAT.split(node.value)
             parts = [x for text in texts for x in (text, None)][:-1]
         else:
             continue
-        if sum(len(x) for x in parts if x) >= LEAST:
-            found.append(re.compile("".join(".*" if x is None else re.escape(x) for x in parts)))
-    return found
+        if sum(len(x) for x in parts if x) >= MIN_LENGTH:
+            result.append(re.compile("".join(".*" if x is None else re.escape(x) for x in parts)))
+    return result
 
 
 @pytest.fixture(scope="module")
-def said(repository):
-    """All that the code can say."""
+def messages(repository):
+    """Patterns of all messages of the code."""
     files = [os.path.join(repository, "train_net.py")]
     files += glob.glob(f"{repository}/projects/AID/**/*.py", recursive=True)
     texts = []
@@ -49,18 +49,18 @@ def page(repository):
         return f.read()
 
 
-def test_quoted_messages_are_in_the_source(page, said):
+def test_quoted_messages_are_in_the_source(page, messages):
     quoted = [message for _, message in QUOTED.findall(page)]
     assert len(quoted) > 25
-    assert [x for x in quoted if not any(p.fullmatch(x) for p in said)] == []
+    assert [x for x in quoted if not any(p.fullmatch(x) for p in messages)] == []
 
 
-def test_a_message_that_nobody_says_is_found(said):
+def test_unknown_messages_do_not_match(messages):
     for message in ("TEACHER.WEIGHTS are missing", "the teacher has 80 classes, the student 3"):
-        assert not any(p.fullmatch(message) for p in said)
+        assert not any(p.fullmatch(message) for p in messages)
 
 
-def test_keys_that_are_advised_exist(page):
+def test_config_keys_of_the_page_exist(page):
     cfg = load_config(os.path.join(os.path.dirname(__file__), "../configs/Base-RCNN-FPN.yaml"))
     names = (
         r"\b((?:MODEL|TEACHER|DISTILLATION|AID|SOLVER|INPUT|DATASETS|DATALOADER)(?:\.[A-Z_0-9]+)+)"

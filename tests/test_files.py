@@ -1,4 +1,4 @@
-"""Files are whole or not there, and a disk that takes none is told from a bug."""
+"""Atomic writing of files, and errors of writing."""
 
 import errno
 import json
@@ -14,7 +14,7 @@ from aid.utils.errors import AIDError, main_with_clear_errors
 from aid.utils.files import clear_write_errors, output_folder, remove_parts, whole_file, write_json
 
 
-def test_a_file_is_there_when_it_is_complete(tmp_path):
+def test_file_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "a"
     with whole_file(str(path)) as f:
         f.write(b"new")
@@ -23,7 +23,7 @@ def test_a_file_is_there_when_it_is_complete(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_what_fails_leaves_the_old_file_and_nothing_else(error, tmp_path):
+def test_failed_write_keeps_the_old_file(error, tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"old")
     with pytest.raises(error), whole_file(str(path)) as f:
@@ -32,7 +32,7 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(error, tmp_path):
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
 
 
-def test_what_a_killed_process_leaves_is_removed(tmp_path):
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     script = (
         "import os, signal\nfrom aid.utils.files import whole_file\n"
         f"with whole_file({str(tmp_path / 'a.pth')!r}) as f:\n"
@@ -47,34 +47,36 @@ def test_what_a_killed_process_leaves_is_removed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["b.pth", "notes.tmp"]
 
 
-def test_an_error_of_the_folder_is_one_line(tmp_path):
+def test_error_in_the_folder_is_one_line(tmp_path):
     folder = str(tmp_path / "out")
     named = PermissionError(errno.EACCES, "Permission denied", f"{folder}/log.txt")
-    place = IsADirectoryError(errno.EISDIR, "Is a directory", f"{folder}/log.txt")
-    for error, said in (
-        (place, f"{folder}/log.txt is a folder"),
+    directory = IsADirectoryError(errno.EISDIR, "Is a directory", f"{folder}/log.txt")
+    for error, message in (
+        (directory, f"{folder}/log.txt is a folder"),
         (named, "Permission denied"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded"),
     ):
         with (
-            pytest.raises(AIDError, match=f"OUTPUT_DIR .*out cannot be written: {said}; make room"),
+            pytest.raises(
+                AIDError, match=f"OUTPUT_DIR .*out cannot be written: {message}; make room"
+            ),
             clear_write_errors(folder),
         ):
             raise error
 
 
-def test_other_errors_stay_as_they_are(tmp_path):
+def test_other_errors_are_unchanged(tmp_path):
     folder = str(tmp_path / "out")
     elsewhere = PermissionError(errno.EACCES, "Permission denied", f"{folder}_2/image.png")
     full = OSError(errno.ENOSPC, "No space left on device", "/dev/shm/block")
     others = (OSError(errno.EIO, "Input/output error"), AIDError("x"), KeyError())
     for error in (elsewhere, full, *others):
-        with pytest.raises(type(error)) as found, clear_write_errors(folder):
+        with pytest.raises(type(error)) as caught, clear_write_errors(folder):
             raise error
-        assert found.value is error
+        assert caught.value is error
 
 
-def test_an_error_that_was_handled_before_is_none(tmp_path):
+def test_handled_write_error_is_not_reported(tmp_path):
     with pytest.raises(KeyError), clear_write_errors(str(tmp_path)):
         try:
             (tmp_path / "cache").read_text()
@@ -82,7 +84,7 @@ def test_an_error_that_was_handled_before_is_none(tmp_path):
             _ = {}["bug"]
 
 
-def test_what_keeps_an_output_folder_from_being_written(tmp_path):
+def test_unwritable_output_folder_is_reported(tmp_path):
     folder = str(tmp_path / "deep/out")
     full = OSError(errno.ENOSPC, "No space left on device", os.path.join(folder, "model.onnx"))
     with (
@@ -96,7 +98,7 @@ def test_what_keeps_an_output_folder_from_being_written(tmp_path):
         raise elsewhere
 
 
-def test_a_folder_in_place_of_a_file_is_one_line(tmp_path, capsys):
+def test_folder_in_place_of_a_file_is_a_one_line_error(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main_with_clear_errors(open)(tmp_path)
     assert stopped.value.code == 2

@@ -1,4 +1,4 @@
-"""Side effects of ``import aid``, in a process of its own."""
+"""Side effects of ``import aid``, tested in a separate process."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ assert "matplotlib" not in sys.modules
 """
 
 
-def test_importing_the_package_changes_no_process_wide_state():
+def test_import_changes_no_process_wide_state():
     path = os.path.dirname(os.path.dirname(aid.__file__))
     env = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True)

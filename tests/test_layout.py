@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 import pytest
 
 MODELING = "aid.modeling"
-# Packages of aid.modeling; its other modules are units of their own.
+# Packages of aid.modeling; every other module is a separate unit.
 SUBPACKAGES = ("detectors", "families", "losses", "weighting")
 TRAINING = ("distiller", "meta_arch", "teacher")
 FORBIDDEN = {
@@ -72,14 +72,14 @@ def test_relative_imports_are_resolved():
     assert imports_of(source, "aid.x.y") == expected
 
 
-def test_a_cycle_is_found():
+def test_cycle_is_detected():
     imports = {"aid.a.x": {"aid.b.y.f"}, "aid.b.y": {"aid.c.z"}, "aid.c.z": {"aid.a.x.g"}}
     assert graph(imports, "aid") == {"aid.a": {"aid.b"}, "aid.b": {"aid.c"}, "aid.c": {"aid.a"}}
     with pytest.raises(CycleError):
         TopologicalSorter(graph(imports, "aid")).prepare()
 
 
-def test_the_library_does_not_import_the_tools(imports):
+def test_aid_does_not_import_aid_tools(imports):
     assert len(imports) > 100
     for module, names in imports.items():
         if module.split(".")[0] == "aid":

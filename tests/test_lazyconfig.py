@@ -1,4 +1,4 @@
-"""The LazyConfig example trains as the YAML file does that it is made after."""
+"""The LazyConfig example, compared with its YAML config."""
 
 import json
 import os
@@ -22,7 +22,7 @@ TEACHER = "configs/Quickstart/faster_rcnn_R34_FPN.yaml"
 
 @pytest.fixture
 def teacher(repository, tmp_path, monkeypatch):
-    """Path of a teacher's random weights, in the folder where the example's paths begin."""
+    """Path of a teacher's random weights; the working directory is the repository."""
     monkeypatch.chdir(repository)
     cfg = load_config(TEACHER, ["MODEL.DEVICE", "cpu"])
     torch.manual_seed(3)
@@ -37,13 +37,13 @@ def script(load_script):
 
 @pytest.fixture
 def stream(make_batch):
-    """A function () -> the batches of 10 iterations."""
+    """A function () -> batches of 10 iterations."""
     return lambda: [make_batch((2, 3), seed) for seed in range(10)]
 
 
 @pytest.fixture
 def lazy(teacher, stream, tmp_path):
-    """The example, of 10 iterations on these batches, without a test."""
+    """The example with 10 iterations on ``stream``, without evaluation."""
     cfg = LazyConfig.load(LAZY)
     cfg.model.distillers[0].teacher.weights = teacher
     cfg.train.update(output_dir=str(tmp_path / "lazy"), max_iter=10)
@@ -53,7 +53,7 @@ def lazy(teacher, stream, tmp_path):
     return cfg
 
 
-def seeded(script, cfg) -> None:
+def run_training(script, cfg) -> None:
     """Set up a run, and train."""
     os.makedirs(cfg.train.output_dir, exist_ok=True)
     script.default_setup(cfg, default_argument_parser().parse_args([]))
@@ -61,13 +61,15 @@ def seeded(script, cfg) -> None:
 
 
 def losses_of(folder) -> dict[str, float]:
-    """The losses in the last line of a metrics.json."""
+    """Losses in the last line of a metrics.json."""
     last = json.loads((folder / "metrics.json").read_text().splitlines()[-1])
     return {key: value for key, value in last.items() if "loss" in key}
 
 
-def test_it_is_the_yaml_run_bit_for_bit(lazy, script, teacher, stream, tmp_path, monkeypatch):
-    seeded(script, lazy)
+def test_lazyconfig_run_equals_the_yaml_run_bit_for_bit(
+    lazy, script, teacher, stream, tmp_path, monkeypatch
+):
+    run_training(script, lazy)
     monkeypatch.setattr(AIDTrainer, "build_train_loader", lambda *args: stream())
     opts = ["TEACHER.WEIGHTS", teacher, "OUTPUT_DIR", str(tmp_path / "yaml"), "DATASETS.TEST", "()"]
     opts += ["SOLVER.MAX_ITER", "10", "SOLVER.WARMUP_ITERS", "1", "DATASETS.TRAIN", "()"]
@@ -75,16 +77,18 @@ def test_it_is_the_yaml_run_bit_for_bit(lazy, script, teacher, stream, tmp_path,
     trainer = AIDTrainer(setup(args))
     trainer.resume_or_load(resume=False)
     trainer.train()
-    expected, found = losses_of(tmp_path / "yaml"), losses_of(tmp_path / "lazy")
-    assert expected == found and found["loss_distill_pkd"] > 0 and found["loss_cls"] > 0
-    expected, found = (torch.load(tmp_path / name / "model_final.pth") for name in ("yaml", "lazy"))
-    for part in ("model", "distillation"):
-        assert expected[part].keys() == found[part].keys()
-        assert all(torch.equal(expected[part][k], v) for k, v in found[part].items())
+    expected, actual = losses_of(tmp_path / "yaml"), losses_of(tmp_path / "lazy")
+    assert expected == actual and actual["loss_distill_pkd"] > 0 and actual["loss_cls"] > 0
+    expected, actual = (
+        torch.load(tmp_path / name / "model_final.pth") for name in ("yaml", "lazy")
+    )
+    for section in ("model", "distillation"):
+        assert expected[section].keys() == actual[section].keys()
+        assert all(torch.equal(expected[section][k], v) for k, v in actual[section].items())
 
 
-def test_it_is_evaluated_without_its_teacher(lazy, script, tmp_path, monkeypatch):
-    seeded(script, lazy)
+def test_evaluation_needs_no_teacher(lazy, script, tmp_path, monkeypatch):
+    run_training(script, lazy)
     weights = tmp_path / "lazy/model_final.pth"
     tested = []
     monkeypatch.setattr(script, "do_test", lambda cfg, model: tested.append(model))
@@ -97,7 +101,7 @@ def test_it_is_evaluated_without_its_teacher(lazy, script, tmp_path, monkeypatch
     assert all(torch.equal(saved[key], value) for key, value in student.state_dict().items())
 
 
-def test_each_kind_of_config_has_its_script(script, teacher):
+def test_config_of_the_other_kind_is_refused(script, teacher):
     args = default_argument_parser().parse_args(["--config-file", YAML])
     with pytest.raises(AIDError, match="is no LazyConfig .*: train_net.py takes YAML files"):
         script.main(args)
@@ -106,13 +110,13 @@ def test_each_kind_of_config_has_its_script(script, teacher):
         setup(args)
 
 
-def test_lessons_that_cannot_be_taught(lazy, script):
-    once = list(lazy.model.distillers[0].losses)
-    lazy.model.distillers[0].losses = [*once, once[0]]
-    said = "losses of one teacher, PKDLoss, PKDLoss: name"
-    with pytest.raises(AIDError, match=said):
+def test_invalid_distillers_are_refused(lazy, script):
+    losses = list(lazy.model.distillers[0].losses)
+    lazy.model.distillers[0].losses = [*losses, losses[0]]
+    message = "losses of one teacher, PKDLoss, PKDLoss: name"
+    with pytest.raises(AIDError, match=message):
         script.do_train(lazy, resume=False)
-    lazy.model.distillers[0].losses = once
+    lazy.model.distillers[0].losses = losses
     lazy.model.distillers[0].levels = ["p2", "p7"]
     with pytest.raises(AIDError, match="no common level p7"):
         script.do_train(lazy, resume=False)

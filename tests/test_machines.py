@@ -1,4 +1,4 @@
-"""train_net.py on several machines, which are one here, and under torchrun."""
+"""train_net.py on two machines, simulated on one, and under torchrun."""
 
 import json
 import os
@@ -30,7 +30,7 @@ if "LETHAL" in os.environ and comm.get_rank() == 1:
 
 @pytest.fixture
 def start(tmp_path, kitti, tiny_config, repository):
-    """A function (how Python is called, arguments, environment) -> train_net.py in a process."""
+    """A function (Python options, arguments, environment) -> process of train_net.py."""
     car = "Car 0 0 0 10 10 60 50 1 1 1 0 0 9 0"
     root = kitti({f"{i:06}": [car] if i else [] for i in range(5)})
     (tmp_path / "register.py").write_text(REGISTER.format(root=root))
@@ -66,7 +66,7 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def test_a_machine_that_dies_and_the_run_resumed_under_torchrun(start, tmp_path):
+def test_run_of_a_lost_machine_is_resumed_under_torchrun(start, tmp_path):
     machines = ["--num-processes", "1", "--num-machines", "2", "--timeout", "1"]
     machines += ["--dist-url", f"tcp://127.0.0.1:{free_port()}"]
     runs = [start([], *machines, "--machine-rank", str(i), LETHAL="yes") for i in range(2)]
@@ -75,18 +75,18 @@ def test_a_machine_that_dies_and_the_run_resumed_under_torchrun(start, tmp_path)
         r"error: process 0 of 2 lost the others \(.*\): one of them ended.* --resume goes on .*",
         r"error: process 0 of this machine ended by SIGKILL.* --resume goes on .*",
     ]
-    for run, (said, error), line in zip(runs, output, expected, strict=True):
+    for run, (stdout, error), line in zip(runs, output, expected, strict=True):
         assert run.returncode == 2
-        assert "Traceback" not in said + error
+        assert "Traceback" not in stdout + error
         assert re.fullmatch(line, error.splitlines()[-1])
         assert error.count("error: ") == 1
 
     last = int((tmp_path / "out/last_checkpoint").read_text()[6:13])
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     run = start(torchrun, "--resume", "--num-gpus", "0", "SOLVER.MAX_ITER", str(last + 3))
-    said, error = run.communicate(timeout=120)
+    stdout, error = run.communicate(timeout=120)
     assert run.returncode == 0, error[-2000:]
-    assert "World size: 2" in said and f"Starting training from iteration {last + 1}" in said
+    assert "World size: 2" in stdout and f"Starting training from iteration {last + 1}" in stdout
     assert torch.load(tmp_path / "out/model_final.pth")["iteration"] == last + 2
     metrics = [json.loads(x) for x in (tmp_path / "out/metrics.json").read_text().splitlines()]
     assert metrics[-1]["kitti/objects-Car-easy"] == 4

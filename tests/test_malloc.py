@@ -1,4 +1,4 @@
-"""Freed memory stays with a process that wants it, in pages that the kernel hands out."""
+"""Reuse of freed memory by the C library, counted in page faults."""
 
 import multiprocessing
 import resource
@@ -11,9 +11,9 @@ from aid.utils.malloc import IS_GLIBC, keep_freed_memory, return_freed_memory
 MEGABYTES = 64
 
 
-def pages_handed_out() -> int:
-    """For a tensor that is made and freed ten times, after some others."""
-    for _ in range(10):  # until it finds room
+def page_faults() -> int:
+    """Page faults of ten allocations of a tensor, after ten others."""
+    for _ in range(10):  # warm-up
         torch.ones(MEGABYTES << 18)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
@@ -23,17 +23,17 @@ def pages_handed_out() -> int:
 
 def keep() -> int:
     keep_freed_memory()
-    return pages_handed_out()
+    return page_faults()
 
 
 def hand_back() -> int:
     return_freed_memory()
-    return pages_handed_out()
+    return page_faults()
 
 
 @pytest.mark.skipif(not IS_GLIBC, reason="another C library")
-def test_what_was_freed_is_used_again():
-    # In processes of their own, since the choice holds until a process ends.
+def test_freed_memory_is_reused():
+    # In separate processes, because the setting holds until a process ends.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         kept, returned = pool.apply(keep), pool.apply(hand_back)
     assert kept < returned / 2

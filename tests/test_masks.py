@@ -1,4 +1,4 @@
-"""Mask R-CNN on data with masks: they reach the student, are judged, and are missed if absent."""
+"""Mask R-CNN on data with masks: training, evaluation and checks of the data."""
 
 import json
 
@@ -20,13 +20,13 @@ from aid_tools.report import load_run, write_report
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools
 
 HEIGHT, WIDTH = 64, 96
-# x, y, width, height of the objects of every image, apart from each other; the last one is a crowd.
+# x, y, width, height of the objects of every image, disjoint; the last one is a crowd.
 BOXES = ([4, 6, 30, 22], [40, 10, 20, 44], [66, 8, 24, 20], [70, 40, 20, 16])
 COLORS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (90, 90, 90))
 
 
 def ellipse(box):
-    """The polygon of 32 points that fills a box x, y, width, height."""
+    """Polygon of 32 points of the ellipse that fills a box x, y, width, height."""
     x, y, width, height = box
     turn = np.linspace(0, 2 * np.pi, 32, endpoint=False)
     points = [x + width / 2 * (1 + np.cos(turn)), y + height / 2 * (1 + np.sin(turn))]
@@ -34,8 +34,8 @@ def ellipse(box):
 
 
 def as_rle(polygon):
-    (found,) = mask_util.frPyObjects([polygon], HEIGHT, WIDTH)
-    return {"size": found["size"], "counts": found["counts"].decode()}
+    (rle,) = mask_util.frPyObjects([polygon], HEIGHT, WIDTH)
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
 
 
 def as_pixels(polygon):
@@ -65,14 +65,14 @@ def dataset(tmp_path):
     names = []
 
     def make(is_polygon=True, change=lambda coco: None) -> str:
-        picture = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+        pixels = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
         for box, color in zip(BOXES, COLORS, strict=True):
-            picture[as_pixels(ellipse(box))] = color
+            pixels[as_pixels(ellipse(box))] = color
         names.append(f"ellipses_{len(names)}_{tmp_path.name}")
         coco = {"images": [], "annotations": [], "categories": []}
         coco["categories"] = [{"id": i, "name": f"color {i}"} for i in (1, 2, 3)]
         for i in (1, 2, 3, 4):
-            Image.fromarray(picture).save(tmp_path / f"{i}.png")
+            Image.fromarray(pixels).save(tmp_path / f"{i}.png")
             size = {"height": HEIGHT, "width": WIDTH}
             coco["images"].append({"id": i, "file_name": f"{i}.png", **size})
             for box in BOXES:
@@ -110,7 +110,7 @@ def configure(student_config, tmp_path):
 
 
 @pytest.mark.parametrize("teacher", ["mask_rcnn", "faster_rcnn"])
-def test_a_distilled_run_reports_the_ap_of_boxes_and_masks(teacher, dataset, configure, tmp_path):
+def test_distilled_run_reports_box_and_mask_ap(teacher, dataset, configure, tmp_path):
     name = dataset()
     cfg = configure(name, name, ["TEACHER.EVAL_FIRST", True], teacher)
     trainer = AIDTrainer(cfg)
@@ -129,7 +129,7 @@ def test_a_distilled_run_reports_the_ap_of_boxes_and_masks(teacher, dataset, con
     assert row.split("|")[column].strip() == f"{last['segm/AP']:.1f}"
 
 
-def test_a_teacher_with_masks_is_judged_by_boxes_where_labels_have_none(
+def test_mask_teacher_is_evaluated_by_boxes_without_mask_labels(
     toy_dataset, student_config, tmp_path
 ):
     keys = ["DATASETS.TRAIN", (toy_dataset,), "DATASETS.TEST", (toy_dataset,)]
@@ -138,13 +138,13 @@ def test_a_teacher_with_masks_is_judged_by_boxes_where_labels_have_none(
     cfg = student_config("faster_rcnn", "mask_rcnn", keys)
     trainer = AIDTrainer(cfg)
     trainer.model.teacher.detector.roi_heads.box_predictor.test_score_thresh = 0.0
-    (found,) = trainer.test_teachers()
-    assert set(found) == {"bbox"}
+    (results,) = trainer.test_teachers()
+    assert set(results) == {"bbox"}
 
 
 @pytest.mark.parametrize("crop", [False, True])
-def test_masks_boxes_and_pixels_stay_together(crop, dataset, configure):
-    """Through flips and crops, pixel by pixel."""
+def test_masks_boxes_and_pixels_are_transformed_together(crop, dataset, configure):
+    """Masks are compared pixel by pixel after flips and crops."""
     name = dataset(is_polygon=False)
     opts = ["INPUT.MASK_FORMAT", "bitmask", "INPUT.CROP.ENABLED", crop]
     opts += ["INPUT.CROP.TYPE", "relative", "INPUT.CROP.SIZE", [0.6, 0.6]]
@@ -160,7 +160,7 @@ def test_masks_boxes_and_pixels_stay_together(crop, dataset, configure):
             for category, mask in zip(instances.gt_classes, instances.gt_masks, strict=True):
                 color = torch.tensor(COLORS[category], dtype=torch.uint8)[:, None, None]
                 assert torch.equal(mask, (sample["image"] == color).all(dim=0))
-    assert len(firsts) > 1  # something was flipped
+    assert len(firsts) > 1  # some image was flipped
 
 
 def test_polygons_are_flipped_with_the_image(dataset, configure):
@@ -179,35 +179,35 @@ def test_polygons_are_flipped_with_the_image(dataset, configure):
 
 
 def detections(boxes, shift=0):
-    found = Instances((HEIGHT, WIDTH))
+    instances = Instances((HEIGHT, WIDTH))
     xywh = torch.tensor(boxes, dtype=torch.float32)
-    found.pred_boxes = Boxes(torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1))
-    found.scores = torch.linspace(0.9, 0.5, len(boxes))
-    found.pred_classes = torch.arange(len(boxes)) % 3
+    instances.pred_boxes = Boxes(torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1))
+    instances.scores = torch.linspace(0.9, 0.5, len(boxes))
+    instances.pred_classes = torch.arange(len(boxes)) % 3
     masks = np.stack([np.roll(as_pixels(ellipse(box)), shift, axis=1) for box in boxes])
-    found.pred_masks = torch.from_numpy(masks)
-    return found
+    instances.pred_masks = torch.from_numpy(masks)
+    return instances
 
 
 @pytest.mark.parametrize("is_polygon", [True, False])
-def test_perfect_masks_have_100_and_others_do_not(is_polygon, dataset, tmp_path):
+def test_perfect_masks_have_an_ap_of_100_and_shifted_ones_0(is_polygon, dataset, tmp_path):
     name = dataset(is_polygon)
-    DatasetCatalog.get(name)  # as every run does first; it learns the classes
+    DatasetCatalog.get(name)  # registers the classes, as in a run
     evaluator = build_evaluator(name, str(tmp_path / "inference"))
 
-    def evaluate(found):
+    def evaluate(instances):
         evaluator.reset()
-        evaluator.process([{"image_id": i} for i in (1, 2, 3, 4)], [{"instances": found}] * 4)
+        evaluator.process([{"image_id": i} for i in (1, 2, 3, 4)], [{"instances": instances}] * 4)
         results = evaluator.evaluate()
         return {task: round(x["AP"], 3) for task, x in results.items()}
 
-    # What is found in the crowd is neither right nor wrong.
+    # Detections in the crowd are ignored.
     assert evaluate(detections(BOXES)) == {"bbox": 100, "segm": 100}
     assert evaluate(detections(BOXES[:3])) == {"bbox": 100, "segm": 100}
     assert evaluate(detections(BOXES[:3], shift=16)) == {"bbox": 100, "segm": 0}
 
 
-# --- data that will not do
+# --- invalid data
 
 
 def without(*numbers):
@@ -223,17 +223,17 @@ def empty(coco):
 
 
 @pytest.mark.parametrize("change, number", [(without(1), 1), (without(0, 1, 4), 3), (empty, 1)])
-def test_an_object_without_a_mask_is_said_before_training(change, number, dataset, configure):
+def test_missing_masks_are_reported_before_training(change, number, dataset, configure):
     good, bad = dataset(), dataset(change=change)
-    said = f"{bad} has no mask for {number} of"
-    with pytest.raises(AIDError, match=f"^DATASETS.TRAIN: {said} 12 objects, first in .*/1.png"):
+    message = f"{bad} has no mask for {number} of"
+    with pytest.raises(AIDError, match=f"^DATASETS.TRAIN: {message} 12 objects, first in .*/1.png"):
         configure(bad, good)
-    with pytest.raises(AIDError, match=f"^DATASETS.TEST: {said} 16 objects, .* MODEL.MASK_ON"):
+    with pytest.raises(AIDError, match=f"^DATASETS.TEST: {message} 16 objects, .* MODEL.MASK_ON"):
         configure(good, bad)
     configure(bad, bad, ["MODEL.MASK_ON", False])
 
 
-def test_kitti_has_no_masks(kitti, configure):
+def test_mask_rcnn_on_kitti_is_refused(kitti, configure):
     line = "Car 0.00 0 -1.57 10.00 10.00 60.00 50.00 1.5 1.6 3.9 1.0 1.7 20.0 0.1"
     name = "kitti_without_masks"
     register_kitti(name, kitti({"000001": [line]}), "train", "")
@@ -245,7 +245,7 @@ def test_kitti_has_no_masks(kitti, configure):
         MetadataCatalog.remove(name)
 
 
-def test_masks_of_another_format_are_said_before_training(dataset, configure, monkeypatch):
+def test_masks_of_another_format_are_refused_before_training(dataset, configure, monkeypatch):
     polygons, pixels = dataset(), dataset(is_polygon=False)
     with pytest.raises(AIDError, match=f"{pixels} has masks that are no polygons, 12 of 12: set I"):
         configure(pixels, polygons)
@@ -270,8 +270,10 @@ def test_objects_without_a_usable_polygon_are_counted(change, dataset, configure
     with pytest.raises(AIDError, match=f"^DATASETS.TEST: {bad} has no mask for 1 of 16 objects"):
         configure(good, bad)
     cfg = configure(bad, good)
-    said = [x.getMessage() for x in caplog.records if "no usable polygon" in x.getMessage()]
-    assert len(said) == 1 and said[0].startswith(f"DATASETS.TRAIN: {bad}: 1 of 12 objects, first")
+    message = [x.getMessage() for x in caplog.records if "no usable polygon" in x.getMessage()]
+    assert len(message) == 1 and message[0].startswith(
+        f"DATASETS.TRAIN: {bad}: 1 of 12 objects, first"
+    )
 
     def numbers(cfg):
         loader = iter(build_train_loader(cfg))
@@ -281,7 +283,7 @@ def test_objects_without_a_usable_polygon_are_counted(change, dataset, configure
     assert numbers(configure(bad, good, ["MODEL.MASK_ON", False])) == [3, 3, 3, 3]
 
 
-def test_the_metric_sees_no_polygon_that_training_does_not(dataset, tmp_path):
+def test_metric_and_training_use_the_same_polygons(dataset, tmp_path):
     def change(coco):
         coco["annotations"][0]["segmentation"].append([1, 2, 3, 4])
 
@@ -291,7 +293,7 @@ def test_the_metric_sees_no_polygon_that_training_does_not(dataset, tmp_path):
     assert [len(x["segmentation"]) for x in labels[:3]] == [1, 1, 1]
 
 
-def test_the_metric_refuses_masks_that_would_crash_it(dataset, tmp_path):
+def test_metric_refuses_masks_unsafe_for_pycocotools(dataset, tmp_path):
     name = dataset()
     DatasetCatalog.get(name)
     path = MetadataCatalog.get(name).json_file
@@ -304,7 +306,7 @@ def test_the_metric_refuses_masks_that_would_crash_it(dataset, tmp_path):
         build_evaluator(name, str(tmp_path / "inference"))
 
 
-def test_masks_that_a_file_registers_are_checked_too(dataset, configure):
+def test_masks_of_registered_records_are_checked(dataset, configure):
     good = dataset()
     records = DatasetCatalog.get(good)
     records[0]["annotations"][0]["segmentation"][0][0] = float("nan")

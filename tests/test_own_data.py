@@ -1,4 +1,4 @@
-"""docs/own_data.md, done as it says, on small sets."""
+"""Commands and files of docs/own_data.md, run on small datasets."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from detectron2.data.datasets.coco import convert_to_coco_dict
 
 from aid.data.kitti import register_kitti
 
-# What makes nets small and runs short; no weights, for they would be downloaded.
+# Small networks and short runs, without weights to download.
 SMALL = """
 INPUT: {MIN_SIZE_TRAIN: [96], MIN_SIZE_TEST: 96}
 MODEL:
@@ -29,7 +29,7 @@ FEW = "--num-gpus 0 SOLVER.MAX_ITER 2 SOLVER.WARMUP_ITERS 1"
 
 @pytest.fixture(scope="module")
 def page(repository):
-    """The page's blocks: {language: [text, ...]}."""
+    """Code blocks of the page: {language: [text, ...]}."""
     with open(os.path.join(repository, "docs", "own_data.md")) as f:
         blocks = re.findall(r"```(\w+)\n(.*?)```", f.read(), re.DOTALL)
     return {kind: [text for k, text in blocks if k == kind] for kind in ("python", "sh", "yaml")}
@@ -37,7 +37,7 @@ def page(repository):
 
 @pytest.fixture
 def shell(repository, tmp_path):
-    """A function (commands of the page) -> output; run where the repository's folders are."""
+    """A function (commands of the page) -> output, run beside links to the repository."""
     for name in ("configs", "datasets", "tools", "train_net.py"):
         os.symlink(os.path.join(repository, name), tmp_path / name)
     path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
@@ -58,7 +58,7 @@ def shell(repository, tmp_path):
 
 
 def write_coco(folder, classes):
-    """Two json files of the scenes in ``folder``, and its images in one folder."""
+    """Write the scenes in ``folder`` as two json files and one folder of images."""
     for split in ("train", "val"):
         name = f"{folder}_{split}"
         register_kitti(name, str(folder), split, "")
@@ -74,7 +74,7 @@ def write_coco(folder, classes):
 
 
 @pytest.mark.parametrize("kind", ["coco", "kitti"])
-def test_the_page_leads_to_a_distilled_student(kind, page, shell, tmp_path):
+def test_commands_of_the_page_train_a_distilled_student(kind, page, shell, tmp_path):
     fleet = tmp_path / "fleet"
     shell(f"python datasets/make_synthetic_kitti.py --output {fleet} --train 8 --val 4 --workers 1")
     draw, train, report = page["sh"]
@@ -89,7 +89,7 @@ def test_the_page_leads_to_a_distilled_student(kind, page, shell, tmp_path):
     names = ("data.yaml", "teacher.yaml", "student.yaml", "aid.yaml")
     for name, text in zip(names, page["yaml"], strict=True):
         (fleet / name).write_text(text)
-    # A file after data.yaml makes everything small.
+    # A base after data.yaml reduces sizes.
     (fleet / "small.yaml").write_text(SMALL)
     for name in ("teacher.yaml", "student.yaml"):
         text = (fleet / name).read_text()

@@ -1,4 +1,4 @@
-"""Every Quickstart config learns to detect on rendered scenes. Takes minutes: `make test-slow`."""
+"""Training of every Quickstart config on rendered scenes, in minutes: `make test-slow`."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def students_of(teacher: str) -> list[str]:
 
 @pytest.mark.slow
 def test_every_quickstart_config_learns(tmp_path, repository):
-    """In 100 iterations each finds cars, and students with a teacher approach it."""
+    """Detectors find cars and distillation losses decrease within 100 iterations."""
     environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "datasets")}
 
     def call(script: str, *args: str) -> None:
@@ -37,7 +37,7 @@ def test_every_quickstart_config_learns(tmp_path, repository):
         first, *_, last = (line for line in lines if "total_loss" in line)
         assert lines[-1]["bbox/AP50"] > 3
         if "from" in name:
-            # What imitation is weighted by grows as it succeeds.
+            # The weight grows as the unweighted loss decreases.
             before, after = (
                 x["loss_distill_pkd"] / x["aid/distillation_weight"] for x in (first, last)
             )

@@ -1,4 +1,4 @@
-"""train_net.py as users call it: a process, on scenes on disk, then the report of what it left."""
+"""train_net.py as a process on rendered scenes, and the report on its runs."""
 
 import json
 import math
@@ -24,7 +24,7 @@ SCORED = [*FEW, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.DETECTIONS_PER
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, repository):
-    """A folder with a few rendered scenes, and a function (arguments) -> finished process in it."""
+    """A folder of rendered scenes, and a function (arguments) -> finished process in it."""
     folder = tmp_path_factory.mktemp("workplace")
     environment = {**os.environ, "DETECTRON2_DATASETS": str(folder / "datasets")}
 
@@ -64,20 +64,20 @@ def runs(workplace, train):
 
 
 def one_error(done: subprocess.CompletedProcess) -> str:
-    """The error line of a process, which must be the only thing it says about its end."""
+    """The error line of a process, which must be the only report of its failure."""
     assert done.returncode == 2
     assert "Traceback" not in done.stderr + done.stdout
     (line,) = (x for x in done.stderr.splitlines() if x.startswith("error: "))
     return line
 
 
-def test_without_kitti_one_line_says_what_is_missing(train):
+def test_missing_kitti_is_a_one_line_error(train):
     done = train("AID/faster_rcnn_R18_from_R101")
     assert "training/image_2 does not exist: unpack the left color images" in one_error(done)
     assert done.stdout == "" and len(done.stderr.splitlines()) == 1
 
 
-def test_a_missing_teacher_is_named_before_anything_is_trained(workplace, train):
+def test_missing_teacher_is_reported_before_training(workplace, train):
     (workplace[0] / "elsewhere").mkdir()
     done = train(f"Quickstart/{STUDENT}", "TEACHER.WEIGHTS", "elsewhere/gone.pth")
     line = one_error(done)
@@ -101,11 +101,11 @@ def test_a_missing_teacher_is_named_before_anything_is_trained(workplace, train)
         (["OUTPUT_DIR", "/proc/aid"], "OUTPUT_DIR /proc/aid cannot be written"),
     ],
 )
-def test_bad_input_ends_in_one_line(train, arguments, message):
+def test_invalid_input_is_a_one_line_error(train, arguments, message):
     assert re.search(message, one_error(train(f"Quickstart/{PLAIN}", *arguments)))
 
 
-def test_a_dry_run_says_what_the_run_takes_and_leaves_nothing(train, workplace):
+def test_dry_run_prints_an_estimate_and_leaves_no_files(train, workplace):
     folder = workplace[0] / "output/only_tried"
     done = train(f"Quickstart/{PLAIN}", "--dry-run", *FEW, "OUTPUT_DIR", str(folder))
     assert done.returncode == 0, done.stderr[-2000:]
@@ -116,7 +116,7 @@ def test_a_dry_run_says_what_the_run_takes_and_leaves_nothing(train, workplace):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--eval-only"]])
-def test_a_truncated_image_is_named(arguments, runs, train, workplace):
+def test_error_names_a_truncated_image(arguments, runs, train, workplace):
     folder = workplace[0] / "datasets/synthetic_kitti/training/image_2"
     split = {"train": range(8), "val": range(8, 12)}["val" if arguments else "train"]
     kept = {path: path.read_bytes() for path in (folder / f"{i:06}.png" for i in split)}
@@ -135,20 +135,20 @@ def test_a_truncated_image_is_named(arguments, runs, train, workplace):
 
 
 @pytest.mark.core
-def test_the_log_states_the_teacher_before_the_first_iteration(runs):
+def test_log_describes_the_teacher_before_training(runs):
     log = runs[1][STUDENT]
-    said, rest = log.split("Starting training")
+    before, rest = log.split("Starting training")
     facts = ["configs/Quickstart/faster_rcnn_R34_FPN.yaml", " M parameters", "p2 (stride 4)"]
     facts += ["output/quickstart/faster_rcnn_R34_FPN/model_final.pth", "PKDLoss", "lambda 1,"]
     facts += ["gradient 10 times the task's", "ExponentialWeighting by instance", "alpha 0.1"]
     facts += ["Inherited from the teacher: backbone.fpn_lateral2"]
     for fact in facts:
-        assert fact in said
+        assert fact in before
     assert "loss_distill_pkd" in rest and "eta: " in rest
 
 
 @pytest.mark.core
-def test_the_checkpoint_evaluates_without_a_teacher(runs, train, workplace):
+def test_checkpoint_is_evaluated_without_a_teacher(runs, train, workplace):
     folders, _ = runs
     weights = os.path.join(folders[STUDENT], "model_final.pth")
     hidden = folders[TEACHER] + "_hidden"
@@ -159,25 +159,25 @@ def test_the_checkpoint_evaluates_without_a_teacher(runs, train, workplace):
     )  # fmt: skip
     os.rename(hidden, folders[TEACHER])
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads((workplace[0] / "eval/inference/coco_instances_results.json").read_text())
+    actual = json.loads((workplace[0] / "eval/inference/coco_instances_results.json").read_text())
     with open(os.path.join(folders[STUDENT], "inference/coco_instances_results.json")) as f:
-        assert json.load(f) == found and found
+        assert json.load(f) == actual and actual
 
 
-def test_two_teachers_of_which_the_second_is_of_another_family(runs, train, workplace):
+def test_run_with_a_second_teacher_of_another_family(runs, train, workplace):
     done = train("Quickstart/retinanet_R34_FPN", *FEW, "TEST.DETECTIONS_PER_IMAGE", "5")
     assert done.returncode == 0, done.stderr[-2000:]
     late = ["DISTILLATION.SCHEDULE.START_ITER", "1", "DISTILLATION.SCHEDULE.DECAY", "cosine"]
-    late += ["DISTILLATION.BALANCE", "0.0"]  # whose first iteration only measures
+    late += ["DISTILLATION.BALANCE", "0.0"]  # the first iteration of BALANCE only measures
     done = train("Quickstart/faster_rcnn_R18_from_two", *SCORED, *late)
     assert done.returncode == 0, done.stderr[-2000:]
     folder = workplace[0] / "output/quickstart/faster_rcnn_R18_from_two"
-    said = next(
+    message = next(
         x
         for x in done.stdout.splitlines()
         if "Distillation: lambda 1, losses by their weights" in x
     )
-    assert "faster_rcnn_R34_FPN.yaml" in said and "retinanet_R34_FPN.yaml" in said
+    assert "faster_rcnn_R34_FPN.yaml" in message and "retinanet_R34_FPN.yaml" in message
     (metrics,) = (
         x for x in map(json.loads, (folder / "metrics.json").read_text().splitlines())
         if "total_loss" in x
@@ -185,8 +185,8 @@ def test_two_teachers_of_which_the_second_is_of_another_family(runs, train, work
     assert metrics["loss_distill_pkd"] > 0 and metrics["loss_distill_pkd_1"] > 0
 
 
-def test_a_resumed_process_ends_with_the_same_weights(train, workplace):
-    """Also where TorchScript, as in RetinaNet's focal loss, optimises after a few calls."""
+def test_resumed_process_ends_with_equal_weights(train, workplace):
+    """RetinaNet's focal loss is a TorchScript function, which is optimized after some calls."""
     options = [*FEW, "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "3", "DATASETS.TEST", "()"]
     whole, resumed = workplace[0] / "whole", workplace[0] / "resumed"
     done = train("Quickstart/retinanet_R18_FPN", *options, "OUTPUT_DIR", str(whole))
@@ -198,11 +198,11 @@ def test_a_resumed_process_ends_with_the_same_weights(train, workplace):
     arguments = ["--resume", *options, "OUTPUT_DIR", str(resumed)]
     done = train("Quickstart/retinanet_R18_FPN", *arguments)
     assert "Starting training from iteration 3" in done.stdout
-    expected, found = (torch.load(run / "model_final.pth")["model"] for run in (whole, resumed))
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    expected, actual = (torch.load(run / "model_final.pth")["model"] for run in (whole, resumed))
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
-def test_the_folder_of_another_run_is_refused_and_stays(runs, train, workplace):
+def test_folder_of_another_run_is_refused_and_unchanged(runs, train, workplace):
     folder = workplace[0] / "output/quickstart" / PLAIN
 
     def contents():
@@ -218,7 +218,7 @@ def test_the_folder_of_another_run_is_refused_and_stays(runs, train, workplace):
 
 @pytest.fixture
 def report(runs, workplace, monkeypatch, tmp_path):
-    """The report on the three runs, made in this process."""
+    """Report on the three runs, written in this process."""
     names = {}
     for split in ("train", "val"):
         names[split] = f"workplace_{split}_{tmp_path.name}"
@@ -229,10 +229,10 @@ def report(runs, workplace, monkeypatch, tmp_path):
     for run in loaded:
         run.cfg.DATASETS.TRAIN, run.cfg.DATASETS.TEST = (names["train"],), (names["val"],)
     moved = []
-    for run in loaded[:2]:  # the third run's detections are gone
-        found = os.path.join(run.folder, "inference", "kitti_results")
-        moved.append(os.path.join(found, names["val"]))
-        shutil.copytree(os.path.join(found, "synthetic_kitti_val"), moved[-1])
+    for run in loaded[:2]:  # the third run has no detections
+        actual = os.path.join(run.folder, "inference", "kitti_results")
+        moved.append(os.path.join(actual, names["val"]))
+        shutil.copytree(os.path.join(actual, "synthetic_kitti_val"), moved[-1])
     lines = ["Left out: output/foo is no run."]
     write_report(loaded, str(tmp_path / "report"), 2, num_train=8, threshold=0.1, missing=lines)
     yield loaded, tmp_path / "report"
@@ -243,11 +243,11 @@ def report(runs, workplace, monkeypatch, tmp_path):
         MetadataCatalog.remove(name)
 
 
-def test_the_report_says_what_was_measured(report):
+def test_report_contains_the_measurements(report):
     loaded, folder = report
     assert roles(loaded) == ["teacher", "plain", "AID by instance"]
-    found = json.loads((folder / "report.json").read_text())
-    for run, row in zip(loaded, found["runs"], strict=True):
+    actual = json.loads((folder / "report.json").read_text())
+    for run, row in zip(loaded, actual["runs"], strict=True):
         assert row["AP50"] == run.metrics[-1]["bbox/AP50"] and row["iterations"] == 3
         model = torch.load(run.weights)["model"]
         counted = sum(
@@ -256,30 +256,31 @@ def test_the_report_says_what_was_measured(report):
         )  # fmt: skip
         assert row["parameters"] == pytest.approx(counted / 1e6)
         assert row["gflops"] > 0 and row["seconds"] > 0
-    assert found["runs"][1]["gflops"] == pytest.approx(found["runs"][2]["gflops"], rel=0.2)
-    assert {"Car", "wrong class", "jittered box"} <= set(found["instances"])
+    assert actual["runs"][1]["gflops"] == pytest.approx(actual["runs"][2]["gflops"], rel=0.2)
+    assert {"Car", "wrong class", "jittered box"} <= set(actual["instances"])
     text = (folder / "report.md").read_text()
     assert (
-        text.splitlines()[2] == found["outcome"][0] and f"(`{STUDENT}`) has " in found["outcome"][0]
+        text.splitlines()[2] == actual["outcome"][0]
+        and f"(`{STUDENT}`) has " in actual["outcome"][0]
     )
-    for part in ("teacher", "AID by instance", "repeat the runs with other seeds"):
-        assert part in text
+    for phrase in ("teacher", "AID by instance", "repeat the runs with other seeds"):
+        assert phrase in text
     official = text.split("KITTI's official metric")[1].split("##")[0]
     objects = loaded[0].metrics[-1]["kitti/objects-Car-easy"]
     assert f"Car-easy: {objects:.0f}" in official and STUDENT in official
-    pictures = {x.split(")")[0] for x in text.split("](")[1:]}
+    images = {x.split(")")[0] for x in text.split("](")[1:]}
     names = ("curves", "precision_recall", "detections", "instances")
-    assert pictures == {f"{name}.png" for name in names}
-    assert all((folder / name).stat().st_size > 10_000 for name in pictures)
+    assert images == {f"{name}.png" for name in names}
+    assert all((folder / name).stat().st_size > 10_000 for name in images)
     html = (folder / "report.html").read_text()
     assert html.count('src="data:image/png;base64,') == 4 and "KITTI&#x27;s official" in html
     for page in (text, html):
-        said = page.split("Missing from this report")[-1]
-        assert "Left out: output/foo is no run." in said
-        assert f"Precision over recall of {STUDENT}: folder " in said
+        missing = page.split("Missing from this report")[-1]
+        assert "Left out: output/foo is no run." in missing
+        assert f"Precision over recall of {STUDENT}: folder " in missing
 
 
-def test_a_teacher_that_is_gone_leaves_the_rest_of_the_report(report):
+def test_report_without_the_teacher_has_all_other_sections(report):
     loaded, folder = report
     loaded[2].cfg.TEACHER.WEIGHTS = "gone.pth"
     (folder / "instances.png").unlink()
@@ -289,7 +290,7 @@ def test_a_teacher_that_is_gone_leaves_the_rest_of_the_report(report):
     assert "](instances.png)" not in text and "](detections.png)" in text
 
 
-def test_a_report_that_cannot_be_made(runs, tmp_path):
+def test_report_errors_are_one_line(runs, tmp_path):
     (tmp_path / "file").write_text("x")
     loaded = [load_run(runs[0][PLAIN])]
     with pytest.raises(AIDError, match="--output .*file cannot be made: File exists"):
@@ -303,7 +304,7 @@ def test_a_report_that_cannot_be_made(runs, tmp_path):
     assert math.isnan(load_run(str(tmp_path)).seconds_per_iteration)
 
 
-def test_what_an_interrupted_run_did_twice_counts_once(runs, tmp_path):
+def test_repeated_iterations_of_a_resumed_run_count_once(runs, tmp_path):
     for name in ("config.yaml", "model_final.pth"):
         shutil.copy(os.path.join(runs[0][PLAIN], name), tmp_path)
     lines = [(1, 5.0), (2, 4.0), (1, 3.0), (2, 2.0), (3, 1.0), (900, 9.0)]  # of 3 iterations
@@ -314,7 +315,7 @@ def test_what_an_interrupted_run_did_twice_counts_once(runs, tmp_path):
     assert run.seconds_per_iteration == 2.0
 
 
-def test_a_folder_that_is_no_finished_run(runs, tmp_path):
+def test_unfinished_run_is_refused(runs, tmp_path):
     with pytest.raises(AIDError, match="config.yaml does not exist: .* is not a finished run"):
         load_run(str(tmp_path))
     for name in ("config.yaml", "model_final.pth"):
@@ -332,15 +333,15 @@ def test_a_folder_that_is_no_finished_run(runs, tmp_path):
         load_run(str(tmp_path))
 
 
-def test_folders_that_cannot_be_compared_are_left_out_with_a_line(runs, tmp_path):
+def test_incomparable_folders_are_skipped_with_a_message(runs, tmp_path):
     first = runs[0][PLAIN]
     bare, other = tmp_path / "bare", tmp_path / "other"
     bare.mkdir()
     shutil.copytree(first, other)
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("synthetic_kitti_val", "kitti_val"))
-    found, lines = load_runs([str(bare), first, str(other)])
-    assert [run.folder for run in found] == [first]
+    actual, lines = load_runs([str(bare), first, str(other)])
+    assert [run.folder for run in actual] == [first]
     assert len(lines) == 2 and "bare/config.yaml does not exist" in lines[0]
     assert "other was tested on kitti_val" in lines[1] and "on synthetic_kitti_val" in lines[1]
     with pytest.raises(AIDError, match="bare/config.yaml does not exist"):

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def cases(student_config, make_batch):
-    """A function (opts) -> all cases, and the student's balance."""
+    """A function (opts) -> all cases, and the balance of the student."""
 
     def make(opts=()):
         batch = make_batch()
@@ -25,13 +25,13 @@ def cases(student_config, make_batch):
     return make
 
 
-def test_one_step_alone_measures_for_balance(cases, monkeypatch):
+def test_only_the_balance_case_measures_gradients(cases, monkeypatch):
     made, balance = cases(["DISTILLATION.BALANCE", 10.0])
     factors, measure = [], balance.measure
 
-    def spy(imitation, weighted, weight, *rest) -> None:
+    def spy(distillation, weighted, weight, *rest) -> None:
         factors.append(weight.item())
-        measure(imitation, weighted, weight, *rest)
+        measure(distillation, weighted, weight, *rest)
 
     monkeypatch.setattr(balance, "measure", spy)
     assert balance.factor.item() == pytest.approx(1)
@@ -46,12 +46,12 @@ def test_one_step_alone_measures_for_balance(cases, monkeypatch):
     assert len(factors) == 2 and factors[0] == pytest.approx(1) and factors[1] > 0
 
 
-def test_without_balance_no_step_measures(cases):
+def test_benchmark_without_balance_has_no_balance_case(cases):
     made, balance = cases()
     assert balance is None and "balance" not in made
 
 
-def test_a_step_is_one_of_which_nothing_is_logged(cases):
+def test_steps_are_not_logged(cases):
     made, _ = cases(["DISTILLATION.BALANCE", 10.0])
     with as_in_training(CPU):
         for case in made.values():
@@ -59,11 +59,11 @@ def test_a_step_is_one_of_which_nothing_is_logged(cases):
         assert not any("distillation_weight" in x for x in get_event_storage().latest())
 
 
-def test_known_share_of_balance():
+def test_known_overhead_of_balance():
     parts = ("student", "teacher", "teacher_heads", "per_instance_losses", "weighting")
-    one = dict.fromkeys((*parts, "aid_instance", "aid_level", "aid_image"), 1.0)
-    one |= {"plain_distillation": 4.0, "balance": 5.0}  # a quarter more, in every tenth step
-    noisy = {**one, "balance": 6.0}
-    slow = {name: 10 * value for name, value in one.items()}
-    found = Results([one, noisy, slow], (), {}, batch=2)
-    assert found.ratios()["balance_overhead"] == pytest.approx(0.025)
+    first = dict.fromkeys((*parts, "aid_instance", "aid_level", "aid_image"), 1.0)
+    first |= {"plain_distillation": 4.0, "balance": 5.0}  # 25 % more, in every tenth step
+    noisy = {**first, "balance": 6.0}
+    slow = {name: 10 * value for name, value in first.items()}
+    results = Results([first, noisy, slow], (), {}, batch=2)
+    assert results.ratios()["balance_overhead"] == pytest.approx(0.025)

@@ -23,7 +23,7 @@ SIZE = {"height": 64, "width": 96}
 
 @pytest.fixture
 def benchmark(load_script, capsys):
-    """A function (arguments) -> what tools/benchmark.py prints, or its error line."""
+    """A function (arguments) -> output of tools/benchmark.py, or its error line."""
     script = load_script("tools/benchmark.py")
 
     def run(*argv: str) -> str:
@@ -39,7 +39,7 @@ def benchmark(load_script, capsys):
 
 @pytest.fixture
 def config_file(tiny_config, tmp_path):
-    """A function (kind, opts) -> path of the config of a student whose teacher has no weights."""
+    """A function (kind, opts) -> config file of a student whose teacher has no weights."""
 
     def write(kind: str = "faster_rcnn", opts=()) -> str:
         teacher = tiny_config(kind, name="teacher")
@@ -57,24 +57,24 @@ def config_file(tiny_config, tmp_path):
 @pytest.mark.parametrize(
     "kind", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
 )
-def test_every_family_is_measured(kind, config_file, benchmark, tmp_path):
+def test_every_family_is_benchmarked(kind, config_file, benchmark, tmp_path):
     path = tmp_path / "new folder" / "numbers.json"
     options = ["--no-memory", "--json", str(path), "--instances", "3"]
     page = benchmark("--config-file", config_file(kind), *options, "AID.BACKGROUND", "one")
-    found = json.loads(path.read_text())
-    assert found["setup"]["opts"] == ["AID.BACKGROUND", "one"]
-    assert found["setup"]["height"] == 64
-    assert len(found["rounds"]) == 3
-    assert all(value > 0 for value in found["seconds"].values())
+    actual = json.loads(path.read_text())
+    assert actual["setup"]["opts"] == ["AID.BACKGROUND", "one"]
+    assert actual["setup"]["height"] == 64
+    assert len(actual["rounds"]) == 3
+    assert all(value > 0 for value in actual["seconds"].values())
     for name in ("aid", "plain_distillation"):
-        assert found["ratios"][f"{name}_to_floor"] > 0
-    assert found["ratios"]["aid_to_plain_distillation"] > 0
-    assert found["ratios"]["memory_overhead"] is None
-    assert {"PKDLoss", "weighting"} <= set(found["shares"])
-    assert found["images_per_second"]["student"] == pytest.approx(2 / found["seconds"]["student"])
-    assert found["seconds"]["balance"] > 0 and "balance_overhead" in found["ratios"]
-    for wanted in ("plain student's step", "floor of AID", "AID's step, by level", "64x96"):
-        assert wanted in page
+        assert actual["ratios"][f"{name}_to_floor"] > 0
+    assert actual["ratios"]["aid_to_plain_distillation"] > 0
+    assert actual["ratios"]["memory_overhead"] is None
+    assert {"PKDLoss", "weighting"} <= set(actual["shares"])
+    assert actual["images_per_second"]["student"] == pytest.approx(2 / actual["seconds"]["student"])
+    assert actual["seconds"]["balance"] > 0 and "balance_overhead" in actual["ratios"]
+    for expected in ("plain student's step", "floor of AID", "AID's step, by level", "64x96"):
+        assert expected in page
     assert "measuring gradients" in page
 
 
@@ -94,20 +94,20 @@ DISTILLATION_LOSS_REGISTRY.register(MeasuredLoss)
 """
 
 
-def test_a_loss_of_ones_own(config_file, benchmark, tmp_path):
+def test_custom_loss_is_benchmarked(config_file, benchmark, tmp_path):
     own, numbers = tmp_path / "own.py", tmp_path / "numbers.json"
     own.write_text(OWN_LOSS)
     options = ["--register", str(own), "--no-memory", "--json", str(numbers)]
     losses = ["DISTILLATION.LOSSES", '["MeasuredLoss"]', "DISTILLATION.BALANCE", "0.0"]
     page = benchmark("--config-file", config_file(), *options, *losses)
-    found = json.loads(numbers.read_text())
-    assert "balance" not in found["seconds"] and "balance_overhead" not in found["ratios"]
+    actual = json.loads(numbers.read_text())
+    assert "balance" not in actual["seconds"] and "balance_overhead" not in actual["ratios"]
     assert "measuring" not in page
-    assert found["seconds"]["MeasuredLoss"] > 0
-    assert "MeasuredLoss" in found["shares"] and "NonLocalLoss" not in found["shares"]
+    assert actual["seconds"]["MeasuredLoss"] > 0
+    assert "MeasuredLoss" in actual["shares"] and "NonLocalLoss" not in actual["shares"]
 
 
-def test_sweep(config_file, benchmark, tmp_path, monkeypatch):
+def test_sweep_over_sizes_batches_and_instances(config_file, benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr("aid_tools.benchmark.sweep.INSTANCES", (0, 30))
     monkeypatch.setattr("aid_tools.benchmark.sweep.SCALES", (1.0, 2.0))
     monkeypatch.setattr("aid_tools.benchmark.sweep.BATCHES", (1, 2))
@@ -127,7 +127,7 @@ def test_sweep(config_file, benchmark, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "argv, wanted",
+    "argv, expected",
     [
         (["--size", "370"], "--size: '370' is not HEIGHTxWIDTH"),
         (["--size", "0x96"], "--height: 0 is below 1"),
@@ -154,14 +154,14 @@ def test_sweep(config_file, benchmark, tmp_path, monkeypatch):
         (["MODEL.META_ARCHITECTURE", "Nothing"], "Nothing has no teacher"),
     ],
 )
-def test_mistakes_end_in_one_line(argv, wanted, config_file, benchmark):
+def test_invalid_options_are_one_line_errors(argv, expected, config_file, benchmark):
     line = benchmark("--config-file", config_file(), *argv)
     assert line.startswith("error: ")
-    assert wanted in line
+    assert expected in line
 
 
-def test_images_too_small_to_train_on(config_file, benchmark):
-    # Batch norm of the head fails on the last level, which has a single cell.
+def test_images_too_small_for_training_are_refused(config_file, benchmark):
+    # Batch norm of the head fails on the last level, a single cell.
     path = config_file("retinanet", ["MODEL.RETINANET.NORM", "BN"])
     line = benchmark("--config-file", path, "--size", "32x32", "--batch", "1")
     assert line.startswith("error: the student cannot train on 1 images of 32x32")
@@ -170,7 +170,7 @@ def test_images_too_small_to_train_on(config_file, benchmark):
 # --- inputs, networks and timing
 
 
-def test_random_batch(config_file):
+def test_random_batch_has_the_requested_content(config_file):
     settings = Settings(config_file(), height=200, width=300, batch=3, instances=50, seed=5)
     batch = random_batch(settings, settings.apply())
     assert len(batch) == 3
@@ -183,12 +183,14 @@ def test_random_batch(config_file):
         sides = boxes[:, 2:] - boxes[:, :2]
         assert sides.min() >= SMALLEST_SIDE - 1e-3 and sides.max() <= 100 + 1e-3
         assert set(truth.gt_classes.tolist()) == {0, 1, 2}
-    again = random_batch(settings, settings.apply())
-    assert torch.equal(batch[2]["image"], again[2]["image"])
-    assert torch.equal(batch[2]["instances"].gt_boxes.tensor, again[2]["instances"].gt_boxes.tensor)
+    repeated = random_batch(settings, settings.apply())
+    assert torch.equal(batch[2]["image"], repeated[2]["image"])
+    assert torch.equal(
+        batch[2]["instances"].gt_boxes.tensor, repeated[2]["instances"].gt_boxes.tensor
+    )
 
 
-def test_random_weights_give_features_of_a_trained_net(config_file):
+def test_random_weights_have_features_of_moderate_scale(config_file):
     opts = ["MODEL.RESNETS.NORM", "FrozenBN", "MODEL.RESNETS.DEPTH", "101"]
     settings = Settings(config_file(opts=opts), **SIZE)
     cfg = settings.apply()
@@ -200,7 +202,7 @@ def test_random_weights_give_features_of_a_trained_net(config_file):
     assert all(0.01 < x.std() < 100 for x in features.values())
 
 
-def test_the_floor_is_plain_detectron2_and_no_step_changes_the_weights(config_file, tmp_path):
+def test_plain_net_is_detectron2_and_steps_keep_the_weights(config_file, tmp_path):
     settings = Settings(config_file(), **SIZE)
     cfg = settings.apply()
     batch = random_batch(settings, cfg)
@@ -209,18 +211,18 @@ def test_the_floor_is_plain_detectron2_and_no_step_changes_the_weights(config_fi
     nets = Nets(cfg, False, batch[:1])
     assert type(nets.plain.model) is GeneralizedRCNN
     assert nets.distilled.model.teacher is nets.teacher
-    for trainee in (nets.plain, nets.distilled):
-        before = [x.clone() for x in trainee.model.parameters()]
+    for net in (nets.plain, nets.distilled):
+        before = [x.clone() for x in net.model.parameters()]
         with as_in_training(CPU):
-            trainee.step(batch)
-        after = list(trainee.model.parameters())
+            net.step(batch)
+        after = list(net.model.parameters())
         assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
         assert any(x.grad is not None and x.grad.any() for x in after)
     plain, distilled = nets.plain.model.state_dict(), nets.distilled.model.state_dict()
     assert all(torch.equal(x, distilled[k]) for k, x in plain.items() if "running" not in k)
 
 
-def test_cases_take_turns():
+def test_cases_are_timed_in_turn():
     calls = []
     cases = {name: lambda name=name: calls.append(name) for name in "abc"}
     rounds = time_rounds(cases, CPU, seed=0, repeat=4)
@@ -228,7 +230,7 @@ def test_cases_take_turns():
     assert [list(x) for x in rounds] == [["a", "b", "c"]] * 4
 
 
-def test_every_round_does_the_same_and_the_time_limits_their_number():
+def test_rounds_are_equal_and_limited_by_time():
     drawn = Counter()
 
     def draw() -> None:
@@ -239,8 +241,8 @@ def test_every_round_does_the_same_and_the_time_limits_their_number():
 
 
 @pytest.mark.skipif(not can_measure(CPU), reason="needs Linux's count of resident memory")
-def test_memory_is_what_the_case_holds(config_file, tmp_path):
-    # A box head of 64 MB in the student, of which a step holds weights, gradients and momentum.
+def test_peak_memory_of_a_case(config_file, tmp_path):
+    # A box head of 64 MB: a step holds its weights, gradients and momentum.
     opts = ["MODEL.ROI_BOX_HEAD.FC_DIM", "4000", "MODEL.ROI_BOX_HEAD.NUM_FC", "2"]
     settings = Settings(config_file(opts=opts), threads=1, batch=1, **SIZE)
     cfg = settings.apply()
@@ -255,8 +257,8 @@ def test_memory_is_what_the_case_holds(config_file, tmp_path):
 # --- results
 
 
-def test_known_ratios():
-    one = {
+def test_known_ratios_and_shares():
+    first = {
         "student": 4.0,
         "teacher": 2.0,
         "teacher_heads": 1.0,
@@ -268,7 +270,7 @@ def test_known_ratios():
         "aid_level": 7.0,
         "aid_image": 21.0,
     }
-    slow = {name: 10 * value for name, value in one.items()}
+    slow = {name: 10 * value for name, value in first.items()}
     memory = {
         "student": 60,
         "teacher": 30,
@@ -276,7 +278,7 @@ def test_known_ratios():
         "aid_instance": 120,
         "teacher_weights": 20,
     }
-    results = Results([one, slow, one], ("Loss",), memory, batch=2)
+    results = Results([first, slow, first], ("Loss",), memory, batch=2)
     assert results.seconds()["aid_floor"] == 7
     assert results.seconds()["plain_distillation_floor"] == 6
     assert results.ratios() == pytest.approx(
@@ -297,7 +299,7 @@ def test_known_ratios():
     )
 
 
-def test_rounds_are_checked_before_anything_is_built():
+def test_number_of_rounds_is_checked_first():
     with pytest.raises(AIDError, match="--repeat"):
         measure(Settings("no such file"), repeat=1)
 
@@ -306,15 +308,15 @@ def test_rounds_are_checked_before_anything_is_built():
     "opts",
     [("START_ITER", "90"), ("END_ITER", "5"), ("WARMUP_ITERS", "50"), ("DECAY", "cosine")],
 )
-def test_what_is_measured_imitates_in_full_whatever_the_schedule(opts, config_file):
+def test_benchmark_ignores_the_distillation_schedule(opts, config_file):
     key, value = opts
     cfg = Settings(config_file(), (f"DISTILLATION.SCHEDULE.{key}", value)).apply()
     assert all(Schedule(cfg)(x) == 1 for x in (ORDINARY, PERIOD))
 
 
-def test_configs_are_read_as_train_net_reads_them(config_file):
+def test_config_is_loaded_like_in_train_net(config_file):
     path = config_file()
     cfg = Settings(path, ("AID.ALPHA", "0.5")).apply()
-    wanted = load_config(path, ["AID.ALPHA", "0.5"])
+    expected = load_config(path, ["AID.ALPHA", "0.5"])
     changed = {"VIS_PERIOD", "SOLVER", "SEED"}
-    assert {k for k in cfg if cfg[k] != wanted[k]} <= changed
+    assert {k for k in cfg if cfg[k] != expected[k]} <= changed

@@ -8,7 +8,7 @@ from aid_tools.benchmark.nets import Nets
 
 
 @pytest.mark.parametrize(
-    "kind, loss, parts",
+    "kind, loss, num_terms",
     [
         ("faster_rcnn", "ResponseLoss", 2),
         ("retinanet", "ResponseLoss", 2),
@@ -16,16 +16,18 @@ from aid_tools.benchmark.nets import Nets
         ("fcos", "CrossKDLoss", 2),
     ],
 )
-def test_gradients_reach_the_predictions(
-    kind, loss, parts, student_config, make_batch, monkeypatch, storage
+def test_benchmark_computes_gradients_of_predictions(
+    kind, loss, num_terms, student_config, make_batch, monkeypatch, storage
 ):
     cfg = student_config(kind, opts=["DISTILLATION.LOSSES", [loss]])
     batch = make_batch()
     cases = make_cases(Nets(cfg, False, batch[:1]), batch)
-    found, original = [], torch.autograd.grad
-    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: found.extend(original(*a, **k)))
-    for _ in range(2):  # the recorded inputs serve every round
-        found.clear()
+    gradients_found, original = [], torch.autograd.grad
+    monkeypatch.setattr(
+        torch.autograd, "grad", lambda *a, **k: gradients_found.extend(original(*a, **k))
+    )
+    for _ in range(2):  # recorded inputs are reused in every round
+        gradients_found.clear()
         cases[loss]()
-        gradients = [x for x in found if x is not None]
-        assert len(gradients) == parts and all(x.abs().sum() > 0 for x in gradients)
+        gradients = [x for x in gradients_found if x is not None]
+        assert len(gradients) == num_terms and all(x.abs().sum() > 0 for x in gradients)

@@ -1,4 +1,4 @@
-"""Files of weights: those that hold numbers are read, those that could run code are not."""
+"""Reading of weights: files of numbers are read, files that could run code are refused."""
 
 import io
 import os
@@ -35,7 +35,7 @@ def arrays() -> dict:
 
 @pytest.fixture
 def read(tmp_path):
-    """A function (content, protocol) -> what the checkpointer makes of a pickle of it."""
+    """A function (content, protocol) -> result of the checkpointer on its pickle."""
 
     def call(content, protocol: int | None = None):
         path = tmp_path / "weights.pkl"
@@ -46,25 +46,25 @@ def read(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_the_model_zoos_form_is_read(protocol, read):
+def test_model_zoo_format_is_read(protocol, read):
     content = {"model": OrderedDict(arrays()), "__author__": "Detectron2 Model Zoo"}
-    found = read(content, protocol)
-    assert found["__author__"] == "Detectron2 Model Zoo"
+    actual = read(content, protocol)
+    assert actual["__author__"] == "Detectron2 Model Zoo"
     for name, expected in arrays().items():
-        assert found["model"][name].dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")
-        np.testing.assert_array_equal(found["model"][name], expected)
+        assert actual["model"][name].dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")
+        np.testing.assert_array_equal(actual["model"][name], expected)
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_caffe2s_form_is_read(protocol, read):
+def test_caffe2_format_is_read(protocol, read):
     blobs = {"conv1_w": np.ones((2, 3)), "conv1_w_momentum": np.ones((2, 3))}
-    found = read({"blobs": blobs, "cfg": "MODEL: {}"}, protocol)
-    assert list(found["model"]) == ["conv1_w"] and found["__author__"] == "Caffe2"
+    actual = read({"blobs": blobs, "cfg": "MODEL: {}"}, protocol)
+    assert list(actual["model"]) == ["conv1_w"] and actual["__author__"] == "Caffe2"
     assert list(read(blobs, protocol)["model"]) == ["conv1_w"]
 
 
-def test_an_old_numpys_and_an_old_pythons_pickle_is_read(read):
-    """numpy before 2 has its functions elsewhere; Python 2 wrote an array's bytes as text."""
+def test_pickles_of_numpy_1_and_python_2_are_read(read):
+    """numpy 1 names other modules; Python 2 saved the bytes of an array as text."""
     new = pickle.dumps({"model": {"a": np.ones(2)}, "__author__": "x"}, protocol=2)
     assert new.count(b"numpy._core") == 1
     old = new.replace(b"numpy._core", b"numpy.core")
@@ -77,25 +77,25 @@ def test_an_old_numpys_and_an_old_pythons_pickle_is_read(read):
     assert read(b"\x80\x02}U\x01a" + array + b"s.")["model"]["a"].tolist() == [1]
 
 
-def test_weights_get_into_the_model(tmp_path):
+def test_weights_of_a_pickle_are_loaded(tmp_path):
     model = nn.Linear(2, 3)
-    wanted = {"weight": np.ones((3, 2), np.float32), "bias": np.arange(3, dtype=np.float32)}
+    expected = {"weight": np.ones((3, 2), np.float32), "bias": np.arange(3, dtype=np.float32)}
     path = tmp_path / "zoo.pkl"
-    path.write_bytes(pickle.dumps({"model": wanted, "__author__": "Detectron2 Model Zoo"}))
+    path.write_bytes(pickle.dumps({"model": expected, "__author__": "Detectron2 Model Zoo"}))
     StrictCheckpointer(model, "TEACHER.WEIGHTS").load(str(path))
-    assert model.weight.tolist() == wanted["weight"].tolist()
+    assert model.weight.tolist() == expected["weight"].tolist()
     assert model.bias.tolist() == [0, 1, 2]
 
 
 def refused_pickles() -> dict[str, bytes]:
-    """Pickles that numpy or Python would follow, by what is wrong with them."""
+    """Pickles that numpy or Python would execute, by their fault."""
     good = pickle.dumps(np.ones(2), protocol=2)
     objects = pickle.dumps(np.array([None, 3], dtype=object), protocol=2)
     assert b"X\x02\x00\x00\x00f8" in good and b"NNNJ" in good and b"K\x02\x85" in good
     dtype = b"cnumpy\ndtype\n"
     return {
         "an array of objects": objects,
-        # Bytes that numpy would take for pointers.
+        # Bytes that numpy would interpret as pointers.
         "objects made of bytes": good.replace(b"X\x02\x00\x00\x00f8", b"X\x02\x00\x00\x00O8"),
         "a dtype that claims to hold objects": good.replace(b"K\x00tq", b"K\x3ftq", 1),
         "a dtype with fields": good.replace(b"NNNJ", b"N))J", 1),
@@ -110,17 +110,17 @@ def refused_pickles() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("what", refused_pickles())
-def test_other_pickles_are_refused(what, tmp_path):
+@pytest.mark.parametrize("fault", refused_pickles())
+def test_other_pickles_are_refused(fault, tmp_path):
     path = tmp_path / "weights.pkl"
-    path.write_bytes(refused_pickles()[what])
+    path.write_bytes(refused_pickles()[fault])
     with pytest.raises((pickle.UnpicklingError, TypeError)):
         check_pickle(str(path))
 
 
 @pytest.mark.parametrize("name", ["evil.pth", "evil.pkl", "evil.pyth", "evil"])
 @pytest.mark.parametrize("variable", [None, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
-def test_a_file_that_runs_code_is_refused(name, variable, hostile_file, monkeypatch):
+def test_file_that_runs_code_is_refused(name, variable, hostile_file, monkeypatch):
     if variable:
         monkeypatch.setenv(variable, "1")
     path, marker = hostile_file(name)
@@ -130,14 +130,14 @@ def test_a_file_that_runs_code_is_refused(name, variable, hostile_file, monkeypa
             load(path)
         assert "\n" not in str(error.value)
     assert not marker.exists()
-    if name == "evil.pkl":  # it would have
+    if name == "evil.pkl":  # plain pickle runs the code
         with open(path, "rb") as f:
             pickle.load(f)
         assert marker.exists()
 
 
-def packed_again(path, compression=zipfile.ZIP_DEFLATED) -> None:
-    """Compress the entries of a file of PyTorch."""
+def compress(path, compression=zipfile.ZIP_DEFLATED) -> None:
+    """Compress the entries of a PyTorch file."""
     with zipfile.ZipFile(path) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -146,33 +146,33 @@ def packed_again(path, compression=zipfile.ZIP_DEFLATED) -> None:
 
 
 @pytest.mark.parametrize("name", ["small.pth", "small.pyth", "small"])
-def test_a_small_file_that_takes_much_memory_is_refused(name, tmp_path, monkeypatch):
+def test_compressed_file_of_large_content_is_refused(name, tmp_path, monkeypatch):
     path = str(tmp_path / name)
     torch.save({"model": {"weight": torch.zeros(500_000)}}, path)
     load_file(path)
-    packed_again(path)
+    compress(path)
     assert os.path.getsize(path) < 20_000
-    monkeypatch.setattr(torch, "load", None)  # nothing is unpacked
+    monkeypatch.setattr(torch, "load", None)  # never called
     model = nn.Linear(2, 3)
     for load in (StrictCheckpointer(model, "KEY").load, StudentCheckpointer(model).load):
         with pytest.raises(AIDError, match=rf"{name} cannot be read .its 0.0.* MB hold 2 MB"):
             load(path)
 
 
-def test_entries_that_share_their_bytes_are_counted_each(tmp_path):
+def test_overlapping_entries_are_counted_separately(tmp_path):
     path = tmp_path / "overlap.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data/0", bytes(100_000))
-        archive.filelist += archive.filelist * 9  # of one place in the file
+        archive.filelist += archive.filelist * 9  # at one offset of the file
     with pytest.raises(ValueError, match="hold 1 MB, while PyTorch does not compress"):
         load_file(str(path))
 
 
-def test_weights_that_barely_shrink_are_read(tmp_path):
+def test_incompressible_weights_are_read(tmp_path):
     path = str(tmp_path / "packed.pth")
     state = nn.Linear(200, 300).state_dict()
     torch.save({"model": state}, path)
-    packed_again(path)
+    compress(path)
     assert torch.equal(load_file(path)["model"]["weight"], state["weight"])
 
 
@@ -181,7 +181,7 @@ KINDS = [torch.complex64, torch.bool, torch.int64, torch.int8, torch.uint8]
 
 @pytest.mark.parametrize("dtype", KINDS)
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_numbers_of_another_kind_are_no_weights(dtype, prefix, tmp_path):
+def test_weights_of_another_kind_are_refused(dtype, prefix, tmp_path):
     state = {f"{prefix}{k}": v.to(dtype) for k, v in nn.Linear(2, 3).state_dict().items()}
     path = str(tmp_path / "other.pth")
     torch.save({"model": state}, path)
@@ -206,7 +206,7 @@ def test_weights_of_another_precision_are_read(dtype, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint\n", b"\x80\x02}.", b"\x80\x02K\x01."])
 @pytest.mark.parametrize("name", ["other.pth", "other.pkl"])
-def test_a_file_of_another_kind_is_named(name, content, tmp_path):
+def test_error_names_a_file_of_another_format(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(AIDError, match=f"{name} (cannot be read|does not fit)") as error:
         StrictCheckpointer(nn.Linear(2, 3), "MODEL.WEIGHTS").load(str(tmp_path / name))
@@ -215,20 +215,18 @@ def test_a_file_of_another_kind_is_named(name, content, tmp_path):
 
 @pytest.mark.parametrize("folder", ["run?1", "Exp:3", "a#b", "a;b?c=d"])
 @pytest.mark.parametrize("checkpointer", [SafeCheckpointer, StudentCheckpointer])
-def test_a_file_of_this_machine_may_be_named_like_a_url(
-    folder, checkpointer, tmp_path, monkeypatch
-):
+def test_local_file_names_may_contain_url_characters(folder, checkpointer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.mkdir(folder)
     saved, model = nn.Linear(2, 3), nn.Linear(2, 3)
     StudentCheckpointer(saved, folder).save("last")
-    found = checkpointer(model, folder)
-    assert found.resume_or_load("", resume=True) == {}
+    actual = checkpointer(model, folder)
+    assert actual.resume_or_load("", resume=True) == {}
     assert torch.equal(model.weight, saved.weight)
 
 
-def test_a_query_is_still_read(tmp_path):
-    """Of Detectron2: weights with names of another library."""
+def test_matching_heuristics_query_is_read(tmp_path):
+    """Detectron2's query for weights with names of another library."""
     torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "a.pth")
     loaded = []
     model = SafeCheckpointer(nn.Linear(2, 3))

@@ -1,4 +1,4 @@
-"""The saved file is the deployable student, and nothing is lost of its distillation."""
+"""Checkpoints of students: the plain detector, and the state of its distillation."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ def contents(folder: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
-def test_plain_detectron2_loads_it_and_detects_the_same(saved, make_batch):
+def test_plain_detectron2_loads_the_checkpoint(saved, make_batch):
     model, cfg, path = saved
     plain_cfg = cfg.clone()
     plain_cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
@@ -39,14 +39,14 @@ def test_plain_detectron2_loads_it_and_detects_the_same(saved, make_batch):
     assert set(torch.load(path)["model"]) == set(plain.state_dict())
     DetectionCheckpointer(plain).load(path)
     with torch.no_grad():
-        expected, found = model.eval()(make_batch()), plain(make_batch())
-    for a, b in zip(expected, found, strict=True):
+        expected, actual = model.eval()(make_batch()), plain(make_batch())
+    for a, b in zip(expected, actual, strict=True):
         a, b = a["instances"], b["instances"]
         assert len(a) > 0 and torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor)
         assert torch.equal(a.scores, b.scores) and torch.equal(a.pred_classes, b.pred_classes)
 
 
-def test_adapters_have_a_key_of_their_own_and_come_back(saved, student_model):
+def test_adapters_are_saved_under_their_own_key_and_restored(saved, student_model):
     model, _, path = saved
     content = torch.load(path)
     assert content["iteration"] == 7
@@ -60,7 +60,7 @@ def test_adapters_have_a_key_of_their_own_and_come_back(saved, student_model):
     assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
 
 
-def test_starting_from_weights_leaves_the_adapters_fresh(saved, student_model, caplog):
+def test_initial_weights_do_not_restore_adapters(saved, student_model, caplog):
     model, _, path = saved
     other, _ = student_model("faster_rcnn", seed=1)
     adapters = {k: v.clone() for k, v in other.distillation.state_dict().items()}
@@ -70,7 +70,7 @@ def test_starting_from_weights_leaves_the_adapters_fresh(saved, student_model, c
     assert "not found in the checkpoint" not in caplog.text
 
 
-def test_resuming_from_a_file_without_adapters_is_an_error(saved, student_model):
+def test_resume_without_adapters_is_refused(saved, student_model):
     model, _, path = saved
     content = torch.load(path)
     del content["distillation"]
@@ -79,26 +79,26 @@ def test_resuming_from_a_file_without_adapters_is_an_error(saved, student_model)
         StudentCheckpointer(student_model("faster_rcnn")[0]).load(path)
 
 
-def test_a_save_without_room_is_one_line_and_leaves_the_old_files(saved, monkeypatch):
+def test_save_on_a_full_disk_keeps_the_old_files(saved, monkeypatch):
     model, _, path = saved
     folder = os.path.dirname(path)
     before = contents(folder)
 
-    def die(data, target):
+    def fail(data, target):
         target.write(b"half a file")
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
         finally:
             raise RuntimeError("unexpected pos")  # as torch does
 
-    monkeypatch.setattr(torch, "save", die)
+    monkeypatch.setattr(torch, "save", fail)
     for name in ("model", "model_final"):
         with pytest.raises(AIDError, match="run cannot be written: No space left on device; make"):
             StudentCheckpointer(model, folder).save(name)
     assert contents(folder) == before
 
 
-def test_a_save_that_hits_a_limit_of_the_system_leaves_the_old_files(saved):
+def test_save_beyond_a_file_size_limit_keeps_the_old_files(saved):
     model, _, path = saved
     folder = os.path.dirname(path)
     before = contents(folder)
@@ -112,7 +112,7 @@ def test_a_save_that_hits_a_limit_of_the_system_leaves_the_old_files(saved):
     assert contents(folder) == before
 
 
-def test_a_bug_in_a_save_keeps_its_traceback(saved, monkeypatch):
+def test_unexpected_error_in_a_save_keeps_its_traceback(saved, monkeypatch):
     model, _, path = saved
     monkeypatch.setattr(torch, "save", lambda data, target: {}["gone"])
     with pytest.raises(KeyError):
@@ -121,8 +121,8 @@ def test_a_bug_in_a_save_keeps_its_traceback(saved, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["model.pth", "last_checkpoint"])
-def test_a_file_is_replaced_and_never_written_to(name, saved, tmp_path):
-    """A second name of the old file still has its content: no moment sees half of the new one."""
+def test_files_are_replaced_atomically(name, saved, tmp_path):
+    """A hard link keeps the old content, so that a reader never gets half a file."""
     model, _, path = saved
     old = os.path.join(os.path.dirname(path), name)
     os.link(old, tmp_path / "old")
@@ -134,15 +134,15 @@ def test_a_file_is_replaced_and_never_written_to(name, saved, tmp_path):
     assert not os.path.samefile(old, tmp_path / "old")
 
 
-def test_a_run_of_another_detector_is_not_resumed(saved, student_model):
+def test_checkpoint_of_another_detector_is_not_resumed(saved, student_model):
     _, _, path = saved
     other, _ = student_model("faster_rcnn", opts=["MODEL.ROI_BOX_HEAD.FC_DIM", 8])
     with pytest.raises(AIDError, match=r"run/model.pth is a checkpoint of another detector \(.*of"):
         StudentCheckpointer(other).load(path)
-    StudentCheckpointer(other).load(path, checkpointables=[])  # as a start, what fits is taken
+    StudentCheckpointer(other).load(path, checkpointables=[])  # initial weights may fit in part
 
 
-def test_a_plain_model_is_saved_as_detectron2_saves_it(tiny_model, tmp_path):
+def test_plain_model_is_saved_in_the_format_of_detectron2(tiny_model, tmp_path):
     model = tiny_model("faster_rcnn")
     StudentCheckpointer(model, str(tmp_path)).save("plain")
     content = torch.load(tmp_path / "plain.pth")
@@ -150,15 +150,15 @@ def test_a_plain_model_is_saved_as_detectron2_saves_it(tiny_model, tmp_path):
     assert (tmp_path / "last_checkpoint").read_text() == "plain.pth"
 
 
-def test_weights_of_which_nothing_fits_are_refused(student_model, tmp_path):
+def test_weights_without_matching_tensors_are_refused(student_model, tmp_path):
     model, _ = student_model("faster_rcnn")
     torch.save({"model": {"foo.weight": torch.ones(3)}}, tmp_path / "other.pth")
     with pytest.raises(AIDError, match="none of the weights in the file belongs to this detector"):
         StudentCheckpointer(model).load(str(tmp_path / "other.pth"), checkpointables=[])
 
 
-@pytest.mark.parametrize("part", ["model", "distillation", "trainer"])
-def test_what_is_not_finite_is_not_written_and_the_last_good_one_is_named(part, saved):
+@pytest.mark.parametrize("section", ["model", "distillation", "trainer"])
+def test_non_finite_state_is_not_saved(section, saved):
     model, _, path = saved
     folder = os.path.dirname(path)
     before = contents(folder)
@@ -168,11 +168,13 @@ def test_what_is_not_finite_is_not_written_and_the_last_good_one_is_named(part, 
         "model": model.backbone.fpn_output2.bias,
         "distillation": next(model.distillation.parameters()),
         "trainer": momentum.bias,
-    }[part]
+    }[section]
     with torch.no_grad():
         tensor.flatten()[0] = torch.inf
-    said = rf"diverged: .*bad.pth would hold NaN or infinity in 1 tensors, first {part}\..* is not"
-    with pytest.raises(AIDError, match=f"{said}.*is not there yet$"):
+    message = (
+        rf"diverged: .*bad.pth would hold NaN or infinity in 1 tensors, first {section}\..* is not"
+    )
+    with pytest.raises(AIDError, match=f"{message}.*is not there yet$"):
         checkpointer.save("bad")
     assert contents(folder) == before
     with torch.no_grad():
@@ -180,20 +182,20 @@ def test_what_is_not_finite_is_not_written_and_the_last_good_one_is_named(part, 
     checkpointer.save("good")
     with torch.no_grad():
         tensor.flatten()[0] = torch.nan
-    with pytest.raises(AIDError, match=rf"{said}.*goes on, is {folder}/good.pth$"):
+    with pytest.raises(AIDError, match=rf"{message}.*goes on, is {folder}/good.pth$"):
         checkpointer.save("bad")
 
 
-def test_what_is_not_finite_is_not_resumed_and_the_last_good_one_is_named(saved, student_model):
+def test_non_finite_checkpoint_is_not_resumed(saved, student_model):
     model, _, path = saved
     folder = os.path.dirname(path)
     bad = torch.load(path)
     bad["model"]["backbone.fpn_output2.bias"][0] = torch.inf
     torch.save(bad, f"{folder}/bad.pth")
     Path(f"{folder}/damaged.pth").write_bytes(b"no checkpoint")
-    said = r"bad.pth holds NaN or infinity in 1 tensors, first model.backbone.fpn_output2.bias: "
+    message = r"bad.pth holds NaN or infinity in 1 tensors, first model.backbone.fpn_output2.bias: "
     other, _ = student_model("faster_rcnn", seed=1)
-    with pytest.raises(AIDError, match=f"--resume: .*{said}.*; write model.pth, the last good"):
+    with pytest.raises(AIDError, match=f"--resume: .*{message}.*; write model.pth, the last good"):
         StudentCheckpointer(other, folder).load(f"{folder}/bad.pth")
     os.remove(path)
     with pytest.raises(AIDError, match="no other checkpoint beside it is good: start without"):
@@ -202,7 +204,7 @@ def test_what_is_not_finite_is_not_resumed_and_the_last_good_one_is_named(saved,
         StudentCheckpointer(other, folder).load(f"{folder}/bad.pth", checkpointables=[])
 
 
-def test_numbers_that_a_smaller_type_cannot_hold_are_refused(tiny_model, tmp_path):
+def test_weights_that_overflow_the_model_type_are_refused(tiny_model, tmp_path):
     model = tiny_model("faster_rcnn")
     state = {k: v.double() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     state["backbone.fpn_output2.bias"][0] = 1e300
@@ -211,7 +213,7 @@ def test_numbers_that_a_smaller_type_cannot_hold_are_refused(tiny_model, tmp_pat
         StrictCheckpointer(model, "weights").load(str(tmp_path / "large.pth"))
 
 
-def test_what_is_not_finite_is_neither_evaluated_nor_deployed(saved, load_script):
+def test_non_finite_checkpoint_is_neither_evaluated_nor_deployed(saved, load_script):
     _, cfg, path = saved
     bad = torch.load(path)
     bad["model"]["backbone.fpn_output2.bias"][0] = torch.nan

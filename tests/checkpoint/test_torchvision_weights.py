@@ -1,4 +1,4 @@
-"""torchvision's nets under Detectron2's names: the same features."""
+"""torchvision's weights under Detectron2's names."""
 
 import urllib.error
 
@@ -16,7 +16,7 @@ from aid.utils.errors import AIDError
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
-    """Empty caches, and a hub that serves what the test puts into it and counts its downloads."""
+    """Empty caches, and a fake hub that counts downloads."""
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     served = {"downloads": 0}
 
@@ -34,7 +34,7 @@ def random_resnet(name: str) -> nn.Module:
     torch.manual_seed(0)
     net = getattr(torchvision.models, name)(weights=None).eval()
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):  # as trained: no norm is the identity
+        if isinstance(module, nn.BatchNorm2d):  # no norm is the identity, as after training
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -42,7 +42,7 @@ def random_resnet(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("depth, channels", [(18, 64), (50, 256)])
-def test_features_are_torchvisions(depth, channels, cache, repository):
+def test_features_equal_torchvision(depth, channels, cache, repository):
     net = random_resnet(f"resnet{depth}")
     cache["state_dict"] = net.state_dict()
     cfg = load_config(
@@ -56,15 +56,15 @@ def test_features_are_torchvisions(depth, channels, cache, repository):
 
     net, backbone = net.double(), backbone.double()  # rounding would hide a small difference
     image = torch.randn(1, 3, 64, 96).double()
-    found = backbone.bottom_up(image)
+    actual = backbone.bottom_up(image)
     with torch.no_grad():
         x = net.maxpool(net.relu(net.bn1(net.conv1(image))))
         for level in range(1, 5):
             x = getattr(net, f"layer{level}")(x)
-            torch.testing.assert_close(found[f"res{level + 1}"], x)
+            torch.testing.assert_close(actual[f"res{level + 1}"], x)
 
 
-def test_downloaded_once(cache):
+def test_weights_are_downloaded_once(cache):
     cache["state_dict"] = random_resnet("resnet18").state_dict()
     path = PathManager.get_local_path("torchvision://resnet18")
     assert PathManager.get_local_path("torchvision://resnet18") == path
@@ -74,13 +74,13 @@ def test_downloaded_once(cache):
     assert not any("bn" in key or "layer" in key or "fc" in key for key in keys)
 
 
-def test_offline_it_says_so(cache, tmp_path):
+def test_failed_download_is_reported(cache, tmp_path):
     with pytest.raises(AIDError, match="torchvision://resnet34 cannot be downloaded.*no route"):
         PathManager.get_local_path("torchvision://resnet34")
     assert not list(tmp_path.rglob("*.pth*"))
 
 
-def test_an_unknown_name(cache):
+def test_unknown_name_is_refused(cache):
     with pytest.raises(AIDError, match="torchvision://resnet9: .*served for resnet18, resnet34"):
         PathManager.get_local_path("torchvision://resnet9")
     assert PathManager.isfile("torchvision://resnet18")

@@ -1,4 +1,4 @@
-"""The training stream: the same with any number of workers and after any interruption."""
+"""The training stream: independent of workers, and resumable at every iteration."""
 
 import random
 import re
@@ -31,7 +31,7 @@ def take(cfg, count, start_iter=0):
     return [next(batches) for _ in range(count)]
 
 
-def same(a, b):
+def are_equal(a, b):
     return all(
         x["file_name"] == y["file_name"] and torch.equal(x["image"], y["image"])
         for p, q in zip(a, b, strict=True)
@@ -40,23 +40,23 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("grouping", [True, False])
-def test_a_stream_resumed_anywhere_goes_on_as_it_would_have(loader_config, grouping):
+def test_stream_resumed_at_any_iteration_continues_unchanged(loader_config, grouping):
     cfg = loader_config(["DATALOADER.ASPECT_RATIO_GROUPING", grouping])
     whole = take(cfg, 12)
     for start in range(12):
-        assert same(take(cfg, 12 - start, start), whole[start:])
+        assert are_equal(take(cfg, 12 - start, start), whole[start:])
 
 
-def test_workers_change_nothing(loader_config):
+def test_stream_does_not_depend_on_the_number_of_workers(loader_config):
     alone = take(loader_config(), 6)
-    assert same(take(loader_config(["DATALOADER.NUM_WORKERS", 2]), 6), alone)
+    assert are_equal(take(loader_config(["DATALOADER.NUM_WORKERS", 2]), 6), alone)
 
 
-def test_another_seed_is_another_stream(loader_config):
-    assert not same(take(loader_config(), 3), take(loader_config(["SEED", 4]), 3))
+def test_streams_with_different_seeds_differ(loader_config):
+    assert not are_equal(take(loader_config(), 3), take(loader_config(["SEED", 4]), 3))
 
 
-def test_batches_have_one_orientation_and_epochs_are_whole(loader_config):
+def test_batches_have_one_orientation_and_epochs_are_complete(loader_config):
     batches = take(loader_config(), 28)
     for batch in batches:
         assert len({x["width"] > x["height"] for x in batch}) == 1
@@ -66,14 +66,14 @@ def test_batches_have_one_orientation_and_epochs_are_whole(loader_config):
     assert len(counts) == 7 and min(counts.values()) >= 7 and max(counts.values()) <= 9
 
 
-def test_augmentation_varies_from_epoch_to_epoch(loader_config):
+def test_augmentation_varies_between_epochs(loader_config):
     sizes = {}
     for x in (x for batch in take(loader_config(), 28) for x in batch):
         sizes.setdefault(x["file_name"], set()).add(tuple(x["image"].shape))
     assert all(len(s) > 1 for s in sizes.values())
 
 
-def test_loading_leaves_the_random_state_alone(loader_config):
+def test_loading_preserves_the_random_state(loader_config):
     seed_all(1)
     expected = random.random(), np.random.rand(), torch.rand(1)
     seed_all(1)
@@ -81,7 +81,7 @@ def test_loading_leaves_the_random_state_alone(loader_config):
     assert (random.random(), np.random.rand(), torch.rand(1)) == expected
 
 
-def test_seeded_depends_on_the_key_alone():
+def test_seeded_numbers_depend_only_on_the_key():
     draws = []
     for key in ((1, 2), (1, 2), (2, 1)):
         with seeded(*key):
@@ -97,26 +97,26 @@ def test_processes_share_each_epoch_and_resume_their_own_streams(
         ["SOLVER.IMS_PER_BATCH", processes, "DATALOADER.ASPECT_RATIO_GROUPING", False]
     )
     monkeypatch.setattr(comm, "get_world_size", lambda: processes)
-    monkeypatch.setattr(comm, "all_gather", lambda x: [x])  # of what the seed makes the same
+    monkeypatch.setattr(comm, "all_gather", lambda x: [x])  # processes with equal seeds agree
     counts = {}
     for rank in range(processes):
         monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
-        stream = take(cfg, 7)  # 7 images a process: as many epochs as processes
-        assert same(take(cfg, 4, start_iter=3), stream[3:])
+        stream = take(cfg, 7)  # 7 images per process: as many epochs as processes
+        assert are_equal(take(cfg, 4, start_iter=3), stream[3:])
         for (sample,) in stream:
             counts[sample["file_name"]] = counts.get(sample["file_name"], 0) + 1
     assert len(counts) == 7 and set(counts.values()) == {processes}
 
 
-def test_micro_batches_share_an_iterations_batch(loader_config):
-    """Also where a run goes on: at micro-batch 2 * 3 of this stream."""
+def test_micro_batches_partition_the_batch_of_an_iteration(loader_config):
+    """A run resumed at iteration 3 continues at micro-batch 6 of the stream."""
     opts = ["DATALOADER.ASPECT_RATIO_GROUPING", False]
     whole = take(loader_config(opts), 6)
     cfg = loader_config([*opts, "SOLVER.ACCUMULATION_STEPS", 2])
     micro = take(cfg, 12)
     assert all(len(batch) == 1 for batch in micro)
-    assert same([[x, y] for (x,), (y,) in zip(micro[::2], micro[1::2], strict=True)], whole)
-    assert same(take(cfg, 6, start_iter=3), micro[6:])
+    assert are_equal([[x, y] for (x,), (y,) in zip(micro[::2], micro[1::2], strict=True)], whole)
+    assert are_equal(take(cfg, 6, start_iter=3), micro[6:])
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_micro_batches_share_an_iterations_batch(loader_config):
         (1, 0, "ACCUMULATION_STEPS is 0: it must be 1 or more"),
     ],
 )
-def test_a_batch_that_cannot_be_divided(processes, steps, message, loader_config, monkeypatch):
+def test_indivisible_batch_size_is_refused(processes, steps, message, loader_config, monkeypatch):
     cfg = loader_config(["SOLVER.ACCUMULATION_STEPS", steps])
     monkeypatch.setattr(comm, "get_world_size", lambda: processes)
     with pytest.raises(AIDError, match=message):
@@ -135,7 +135,7 @@ def test_a_batch_that_cannot_be_divided(processes, steps, message, loader_config
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_truncated_image_is_named(loader_config, toy_dataset, workers, capsys):
+def test_error_names_a_truncated_image(loader_config, toy_dataset, workers, capsys):
     cfg = loader_config(["DATALOADER.NUM_WORKERS", workers])
     path = DatasetCatalog.get(toy_dataset)[4]["file_name"]
     with open(path, "r+b") as f:
@@ -148,7 +148,7 @@ def test_a_truncated_image_is_named(loader_config, toy_dataset, workers, capsys)
         assert re.match(rf"error: image {path} cannot be used: .*: replace the file, or", line)
 
 
-def test_a_wrong_config_is_not_blamed_on_the_image(loader_config, toy_dataset):
+def test_config_error_is_not_reported_as_an_image_error(loader_config, toy_dataset):
     cfg = loader_config(["INPUT.FORMAT", "FOO"])
     with pytest.raises(ValueError, match="FOO|mode"):
         list(build_test_loader(cfg, toy_dataset))

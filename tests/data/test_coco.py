@@ -1,4 +1,4 @@
-"""Data in COCO's format: read by Detectron2 if they are whole, else named."""
+"""Datasets in COCO's format: valid files are read, errors name the invalid entry."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def dataset(tmp_path):
     MetadataCatalog.remove(name)
 
 
-def test_classes_count_from_zero_in_the_order_of_their_ids(dataset):
+def test_classes_are_numbered_from_zero_in_order_of_id(dataset):
     name = dataset()
     records = DatasetCatalog.get(name)
     assert [x["image_id"] for x in records] == [2, 4]
@@ -56,13 +56,13 @@ def test_classes_count_from_zero_in_the_order_of_their_ids(dataset):
     assert MetadataCatalog.get(name).evaluator_type == "coco"
 
 
-def test_other_classes_than_were_registered(dataset):
+def test_classes_other_than_registered_are_refused(dataset):
     name = dataset(classes=["pallet"])
     with pytest.raises(AIDError, match=r"categories \['pallet', 'forklift'\], registered are"):
         DatasetCatalog.get(name)
 
 
-def test_what_is_missing(dataset, tmp_path):
+def test_missing_files_are_reported(dataset, tmp_path):
     name = dataset()
     (tmp_path / "b.png").unlink()
     with pytest.raises(AIDError, match="1 of 2 images in .*a.json are not there, first b.png: mou"):
@@ -73,7 +73,7 @@ def test_what_is_missing(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["..b/c.png", "./..b/../..b/c.png", "link.png"])
-def test_images_in_folders_below(name, dataset, tmp_path):
+def test_images_in_subfolders_are_read(name, dataset, tmp_path):
     (tmp_path / "..b").mkdir()
     (tmp_path / "b.png").rename(tmp_path / "..b" / "c.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "..b" / "c.png")
@@ -82,7 +82,7 @@ def test_images_in_folders_below(name, dataset, tmp_path):
 
 
 def edited(key: str, number: int, **fields) -> dict:
-    """The content with other fields in one entry; None takes a field out."""
+    """COCO's content with changed fields in one entry; None removes a field."""
     coco = json.loads(json.dumps(COCO))
     entry = {**coco[key][number], **fields}
     coco[key][number] = {k: v for k, v in entry.items() if v is not None}
@@ -127,7 +127,7 @@ def edited(key: str, number: int, **fields) -> dict:
         (edited("annotations", 0, segmentation="abc"), "4: its segmentation must be polygons"),
     ],
 )
-def test_what_is_malformed(dataset, content, message):
+def test_malformed_content_is_refused(dataset, content, message):
     with pytest.raises(AIDError, match=f"a.json.*{message}") as error:
         DatasetCatalog.get(dataset(content))
     assert "\n" not in str(error.value)
@@ -161,23 +161,23 @@ def rle(**changes) -> dict:
         ([TRIANGLE, [-30, -20, 60, 40, 0, 0]], [TRIANGLE, [-30, -20, 60, 40, 0, 0]]),
     ],
 )
-def test_a_box_is_kept_whatever_its_polygons(dataset, segmentation, expected):
-    """Detectron2 drops objects whose polygons are malformed, COCO's metric of boxes does not."""
+def test_box_is_kept_despite_malformed_polygons(dataset, segmentation, expected):
+    """Detectron2 drops objects with malformed polygons, COCO's box metric does not."""
     _, record = DatasetCatalog.get(dataset(edited("annotations", 0, segmentation=segmentation)))
     assert [x["bbox"] for x in record["annotations"]] == [[1, 2, 9, 8], [5, 5, 0, 3]]
     assert record["annotations"][0].get("segmentation") == expected
 
 
 @pytest.mark.parametrize("given", [rle(), rle(counts=[22, *(8 * [8, 12]), 8, 410])])
-def test_an_rle_is_the_same_compressed_or_not(dataset, given):
+def test_compressed_and_uncompressed_rle_are_equal(dataset, given):
     _, record = DatasetCatalog.get(dataset(edited("annotations", 0, segmentation=given)))
-    found = mask_util.decode(record["annotations"][0]["segmentation"])
-    assert (found == mask_util.decode(rle())).all() and found.sum() == 72
+    actual = mask_util.decode(record["annotations"][0]["segmentation"])
+    assert (actual == mask_util.decode(rle())).all() and actual.sum() == 72
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_counts_are_decoded_as_in_c(seed):
-    """Noise has counts of all sizes, and differences of both signs."""
+def test_rle_counts_are_decoded_like_in_pycocotools(seed):
+    """Random masks have counts of all sizes, and differences of both signs."""
     rng = np.random.default_rng(seed)
     mask = np.asfortranarray(np.repeat(rng.random((40, 60)) < 0.3, 1 + seed, axis=0), np.uint8)
     height, width = mask.shape
@@ -211,8 +211,8 @@ def test_counts_are_decoded_as_in_c(seed):
         (rle(counts=rle()["counts"][:-1]), "RLE without valid counts|counts add up to"),
     ],
 )
-def test_numbers_that_code_in_c_must_not_see(dataset, segmentation, message):
-    """They end in a crash of the process, an endless loop, or the allocation of a terabyte."""
+def test_masks_unsafe_for_pycocotools_are_refused(dataset, segmentation, message):
+    """Such masks make pycocotools crash, loop forever or allocate a terabyte."""
     name = dataset(edited("annotations", 0, segmentation=segmentation))
     with pytest.raises(AIDError, match=f"a.json.*annotation 1 of image 4: its .*{message}") as e:
         DatasetCatalog.get(name)
@@ -229,10 +229,10 @@ def test_numbers_that_code_in_c_must_not_see(dataset, segmentation, message):
         {"keypoints": [3, 4, 2, 0, 0, 0]},
     ],
 )
-def test_records_of_sound_files_are_those_of_detectron2(dataset, tmp_path, fields):
+def test_records_of_valid_files_equal_detectron2(dataset, tmp_path, fields):
     records = DatasetCatalog.get(dataset(edited("annotations", 0, **fields)))
     assert records == load_coco_json(str(tmp_path / "a.json"), str(tmp_path), "warehouse_again")
-    again = MetadataCatalog.pop("warehouse_again")
+    reference = MetadataCatalog.pop("warehouse_again")
     metadata = MetadataCatalog.get(f"warehouse_{tmp_path.name}")
     for key in ("thing_classes", "thing_dataset_id_to_contiguous_id"):
-        assert metadata.get(key) == again.get(key)
+        assert metadata.get(key) == reference.get(key)

@@ -1,4 +1,4 @@
-"""COCO traffic in Detectron2: what is registered, loaded, evaluated, and what is missing."""
+"""COCO traffic: registration, loading, evaluation and missing files."""
 
 import json
 
@@ -53,7 +53,7 @@ def subset(tmp_path):
     MetadataCatalog.remove(name)
 
 
-def test_a_loaded_split(subset, tmp_path):
+def test_loaded_split_has_the_records_of_the_file(subset, tmp_path):
     name, _ = subset
     second, first = DatasetCatalog.get(name)
     assert first["file_name"] == str(tmp_path / "val2017/000000000042.jpg")
@@ -65,9 +65,9 @@ def test_a_loaded_split(subset, tmp_path):
     assert [a["category_id"] for a in second["annotations"]] == [CLASSES.index("car")]
 
 
-@pytest.mark.parametrize("found, expected", [(DOG, 100), (CLASSES.index("cat"), 0)])
-def test_evaluation_by_cocos_metric(subset, tmp_path, found, expected):
-    """Net outputs count classes from 0, the file from 1: the dog is right as a dog alone."""
+@pytest.mark.parametrize("detected, expected", [(DOG, 100), (CLASSES.index("cat"), 0)])
+def test_coco_metric_uses_contiguous_class_ids(subset, tmp_path, detected, expected):
+    """Predictions count classes from 0, the file from 1."""
     name, _ = subset
     DatasetCatalog.get(name)
     evaluator = COCOEvaluator(name, output_dir=str(tmp_path / "out"))
@@ -75,7 +75,7 @@ def test_evaluation_by_cocos_metric(subset, tmp_path, found, expected):
     instances = Instances((80, 160))
     instances.pred_boxes = Boxes(torch.tensor([[1.0, 2, 41, 42], [50, 2, 90, 42]]))
     instances.scores = torch.tensor([0.9, 0.8])
-    instances.pred_classes = torch.tensor([found, PERSON])
+    instances.pred_classes = torch.tensor([detected, PERSON])
     evaluator.process([{"image_id": 42}], [{"instances": instances}])
     results = evaluator.evaluate()["bbox"]
     assert results["AP-dog"] == pytest.approx(expected)
@@ -83,7 +83,7 @@ def test_evaluation_by_cocos_metric(subset, tmp_path, found, expected):
     assert results["AP-car"] == 0
 
 
-def test_builtin_names_cost_nothing():
+def test_builtin_datasets_are_registered_without_files():
     for split in ("train", "val"):
         metadata = MetadataCatalog.get(f"coco_traffic_2017_{split}")
         assert f"coco_traffic_2017_{split}" in DatasetCatalog.list()
@@ -93,7 +93,7 @@ def test_builtin_names_cost_nothing():
         assert metadata.json_file.endswith(f"annotations/instances_traffic_{split}2017.json")
 
 
-def test_what_is_missing_is_named(subset, tmp_path):
+def test_missing_file_is_reported_with_instructions(subset, tmp_path):
     name, root = subset
     how = f"unpack COCO's val2017.zip and annotations in {root}, then run `python datasets/prepare"
     (tmp_path / "annotations").rename(tmp_path / "labels")
@@ -101,7 +101,7 @@ def test_what_is_missing_is_named(subset, tmp_path):
         DatasetCatalog.get(name)
 
 
-def test_a_file_that_the_script_has_not_written(subset):
+def test_file_with_other_categories_is_refused(subset):
     name, root = subset
     path = annotation_file(root, "val")
     with open(path) as f:

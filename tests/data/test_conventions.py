@@ -1,4 +1,4 @@
-"""Boxes in another convention: a warning, where many of them show it."""
+"""Warnings about boxes in another convention."""
 
 import pytest
 from detectron2.structures import BoxMode
@@ -27,14 +27,14 @@ def shares(boxes):
         (PIXELS, BoxMode.XYWH_ABS, None),
         (corners(PIXELS), BoxMode.XYXY_ABS, None),
         ([], BoxMode.XYWH_ABS, None),
-        ([*4 * PIXELS, [60, 40, 90, 60]], BoxMode.XYWH_ABS, None),  # one of 17
+        ([*4 * PIXELS, [60, 40, 90, 60]], BoxMode.XYWH_ABS, None),  # 1 of 17 boxes
         (corners(PIXELS), BoxMode.XYWH_ABS, "a set: 2 of 4 boxes leave their image: COCO's boxes"),
         (shares(PIXELS), BoxMode.XYWH_ABS, "a set: all 4 boxes lie within one pixel"),
         (corners(shares(PIXELS)), BoxMode.XYXY_ABS, "a set: all 4 boxes lie within one pixel"),
         ([[1, 2, 3, 4, 90]], BoxMode.XYWHA_ABS, None),
     ],
 )
-def test_boxes_in_another_convention(boxes, mode, message, caplog):
+def test_boxes_in_another_convention_are_warned_about(boxes, mode, message, caplog):
     warn_of_boxes("a set", records(boxes, mode))
-    said = [x.getMessage() for x in caplog.records]
-    assert len(said) == bool(message) and all(x.startswith(message) for x in said)
+    messages = [x.getMessage() for x in caplog.records]
+    assert len(messages) == bool(message) and all(x.startswith(message) for x in messages)

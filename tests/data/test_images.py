@@ -1,4 +1,4 @@
-"""Images that no detector can use: found by their headers, and named."""
+"""Unusable images: detected by their headers, and named by every reader."""
 
 import re
 import zlib
@@ -18,7 +18,7 @@ from aid_tools.visualization.sample import load_sample
 
 
 def png_header(path, width: int, height: int) -> None:
-    """Write a PNG whose header names a size, without the pixels."""
+    """Write a PNG file whose header has the given size, without the pixels."""
     Image.new("RGB", (1, 1)).save(path)
     content = path.read_bytes()
     header = content[12:16] + width.to_bytes(4) + height.to_bytes(4) + content[24:29]
@@ -34,7 +34,7 @@ def png_header(path, width: int, height: int) -> None:
         ("a.tif", np.float32, "F"),
     ],
 )
-def test_deep_images_would_be_white_or_black(name, dtype, mode, tmp_path):
+def test_images_of_16_or_32_bits_are_refused(name, dtype, mode, tmp_path):
     path = str(tmp_path / name)
     Image.fromarray(np.full((4, 6), 20000, dtype)).save(path)
     with pytest.raises(ImageFault, match=rf"16 or 32 bits per pixel \(mode {mode} of.*0 to 255"):
@@ -44,7 +44,7 @@ def test_deep_images_would_be_white_or_black(name, dtype, mode, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
-def test_other_images_are_read_as_they_were(mode, tmp_path):
+def test_images_of_8_bits_are_read(mode, tmp_path):
     path = str(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
     Image.new("RGB", (6, 4), (255, 0, 255)).convert(mode).save(path)
     assert check_header(path) == (6, 4)
@@ -55,7 +55,7 @@ def test_other_images_are_read_as_they_were(mode, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Image size")
 @pytest.mark.parametrize("side", [13_000, 30_000])
-def test_sizes_are_looked_at_before_pixels_are_unpacked(side, tmp_path, monkeypatch):
+def test_size_is_checked_before_pixels_are_decoded(side, tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     png_header(path, side, side)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_: pytest.fail("unpacked"))
@@ -63,7 +63,7 @@ def test_sizes_are_looked_at_before_pixels_are_unpacked(side, tmp_path, monkeypa
         read_image(str(path), "RGB")
 
 
-def test_a_narrow_image_would_lose_a_side():
+def test_too_narrow_or_too_large_images_are_refused():
     check_size(3000, 10, 150)
     check_size(3000, 10)
     for size in ((3000, 10), (10, 3000)):
@@ -73,7 +73,7 @@ def test_a_narrow_image_would_lose_a_side():
         check_size(70_000, 10)
 
 
-def test_the_limit_is_that_of_the_resizing(tiny_config):
+def test_longest_side_is_that_of_the_resizing(tiny_config):
     opts = ["INPUT.MAX_SIZE_TRAIN", 96, "INPUT.MAX_SIZE_TEST", 128, "INPUT.MIN_SIZE_TEST", 0]
     cfg = load_config(tiny_config("faster_rcnn", opts))
     assert longest_side(cfg, is_train=True) == 96
@@ -107,15 +107,15 @@ def empty(path):
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("spoil", [narrow, deep, bomb, damaged_avif, empty])
-def test_one_odd_image_is_named_by_every_reader(spoil, tiny_config, toy_dataset, tmp_path):
+@pytest.mark.parametrize("damage", [narrow, deep, bomb, damaged_avif, empty])
+def test_every_reader_names_an_unusable_image(damage, tiny_config, toy_dataset, tmp_path):
     keys = ["DATASETS.TRAIN", (toy_dataset,), "SOLVER.IMS_PER_BATCH", 1, "INPUT.MAX_SIZE_TEST", 96]
     keys += ["DATALOADER.NUM_WORKERS", 0, "INPUT.MAX_SIZE_TRAIN", 96]
     cfg = load_config(tiny_config("faster_rcnn", keys))
     records = DatasetCatalog.get(toy_dataset)
     path = tmp_path / "4.png"
-    spoil(path)
-    if spoil is narrow:
+    damage(path)
+    if damage is narrow:
         records[4]["width"], records[4]["height"] = 3000, 10
         DatasetCatalog.remove(toy_dataset)
         DatasetCatalog.register(toy_dataset, lambda: records)
@@ -132,11 +132,11 @@ def test_one_odd_image_is_named_by_every_reader(spoil, tiny_config, toy_dataset,
         with pytest.raises(AIDError, match=f"^image {path} cannot be used: .+: replace the") as e:
             run()
         assert "\n" not in str(e.value)
-    said = []
+    messages = []
     sources = [Source(str(tmp_path / f"{i}.png"), str(i)) for i in (3, 4, 5)]
-    frames = list(read_frames(sources, "RGB", said.append, longest_side(cfg, is_train=False)))
+    frames = list(read_frames(sources, "RGB", messages.append, longest_side(cfg, is_train=False)))
     assert [x.name for x in frames] == ["3", "5"]
-    (line,) = said
+    (line,) = messages
     assert re.match(f"{path}: .+", line) and "\n" not in line
 
 

@@ -1,4 +1,4 @@
-"""KITTI's folders as a dataset, and its regions that count for nothing."""
+"""KITTI datasets: loading, ignored regions and missing or invalid files."""
 
 import os
 import zlib
@@ -22,17 +22,17 @@ def label(kind: str, *box: float) -> str:
     return f"{kind} 0.00 0 0.0 {' '.join(map(str, box))} 1 1 1 0 0 9 0"
 
 
-def test_objects_and_ignored_regions(kitti):
+def test_ignored_types_become_crowd_regions(kitti):
     lines = [label("Car", 1, 2, 30, 20), label("Van", 40, 2, 60, 20)]
     lines += [label("Person_sitting", 70, 2, 80, 20), label("DontCare", 100, 2, 120, 20)]
     first, second = load_kitti(kitti({"000003": lines, "000001": []}), "train", NOWHERE)
     assert os.path.basename(first["file_name"]) == "000003.png"
     assert (first["height"], first["width"], first["image_id"]) == (80, 160, 0)
     assert second["annotations"] == [] and second["image_id"] == 1
-    found = [
+    actual = [
         (a["label_index"], CLASSES[a["category_id"]], a["iscrowd"]) for a in first["annotations"]
     ]
-    assert found == [
+    assert actual == [
         (0, "Car", 0),
         (1, "Car", 1),
         (2, "Pedestrian", 1),
@@ -52,8 +52,8 @@ def test_objects_and_ignored_regions(kitti):
         ("Cyclist", 50),
     ],
 )
-def test_detections_on_ignored_regions_are_no_errors(kind, expected, kitti, tmp_path):
-    """A confident car on an ignored region costs nothing; on a cyclist it halves precision."""
+def test_detections_on_ignored_regions_are_not_errors(kind, expected, kitti, tmp_path):
+    """A car detected on an ignored region is no error; on a cyclist, it halves precision."""
     car, other = [1, 2, 41, 42], [50, 2, 90, 42]
     name = f"{kind}_{tmp_path.name}"
     root = kitti({"000000": [label("Car", *car), label(kind, *other)]})
@@ -70,7 +70,7 @@ def test_detections_on_ignored_regions_are_no_errors(kind, expected, kitti, tmp_
     MetadataCatalog.remove(name)
 
 
-def test_what_is_missing_is_named(kitti, tmp_path):
+def test_missing_or_invalid_files_are_reported(kitti, tmp_path):
     with pytest.raises(AIDError, match="folder gone/training/image_2 does not exist: look els"):
         load_kitti("gone", "train", NOWHERE)
     root = kitti({"000000": [CAR]})
@@ -107,7 +107,7 @@ def test_what_is_missing_is_named(kitti, tmp_path):
         load_kitti(root, "train", NOWHERE)
 
 
-def test_an_image_of_a_size_that_nobody_means(kitti, tmp_path):
+def test_image_with_an_excessive_size_is_refused(kitti, tmp_path):
     root = kitti({"000000": [CAR]})
     path = tmp_path / "training/image_2/000000.png"
     content = path.read_bytes()
@@ -120,32 +120,32 @@ def test_an_image_of_a_size_that_nobody_means(kitti, tmp_path):
 @pytest.mark.parametrize(
     "box", [(200, 10, 240, 40), (10, 90, 20, 99), (-9, 1, 0, 9), (1, -9, 9, 0)]
 )
-def test_a_box_outside_of_its_image(kitti, box):
+def test_box_outside_its_image_is_refused(kitti, box):
     root = kitti({"000000": [CAR, label("Car", *box)]})
     with pytest.raises(AIDError, match="000000.txt, line 2: .*outside its image of 160x80"):
         load_kitti(root, "train", NOWHERE)
 
 
-def test_builtin_names_cost_nothing_and_say_how_to_get_the_data():
+def test_builtin_datasets_are_registered_without_files():
     for name in ("kitti_train", "kitti_val", "kitti_trainval", "synthetic_kitti_train"):
         assert name in DatasetCatalog.list()
         assert MetadataCatalog.get(name).thing_classes == list(CLASSES)
 
 
-def test_a_newcomers_first_error(monkeypatch, tmp_path):
-    found = {}
+def test_missing_builtin_data_is_reported_with_instructions(monkeypatch, tmp_path):
+    actual = {}
     for function in ("register_kitti", "register_kitti_test", "register_coco_traffic"):
         monkeypatch.setattr(
-            f"aid.data.builtin.{function}", lambda name, *args: found.update({name: args})
+            f"aid.data.builtin.{function}", lambda name, *args: actual.update({name: args})
         )
     register_all(str(tmp_path))
     with pytest.raises(AIDError, match="image_2 does not exist: render .*make_synthetic_kitti.py"):
-        load_kitti(*found["synthetic_kitti_val"])
+        load_kitti(*actual["synthetic_kitti_val"])
     with pytest.raises(AIDError, match="testing/image_2 does not exist: unpack"):
-        load_kitti_test(*found["kitti_test"])
+        load_kitti_test(*actual["kitti_test"])
 
 
-def test_the_test_images_have_no_labels(kitti, tmp_path):
+def test_test_images_are_loaded_without_labels(kitti, tmp_path):
     with pytest.raises(AIDError, match="folder .*testing/image_2 does not exist: look elsewhere"):
         load_kitti_test(str(tmp_path), NOWHERE)
     kitti({"000001": [], "000000": []})

@@ -1,4 +1,4 @@
-"""KITTI's text files, strictly read."""
+"""Strict parser and writer of KITTI's text files."""
 
 import re
 
@@ -13,7 +13,7 @@ REST = "-1.57 10.00 20.00 50.00 60.00 1.50 1.60 3.90 1.00 1.50 20.00 -1.50"
 CAR = f"Car 0.25 1 {REST}"
 
 
-def test_a_line_is_read_field_by_field(tmp_path):
+def test_label_line_is_parsed(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text(f"{CAR}\ncyclist 0 0 {REST}\n\n")
     car, cyclist = parse_label_file(str(path))
@@ -22,7 +22,7 @@ def test_a_line_is_read_field_by_field(tmp_path):
     assert (cyclist.type, cyclist.line) == ("Cyclist", 1)
 
 
-def test_a_result_has_a_score_and_its_truncation_and_occlusion_mean_nothing(tmp_path):
+def test_result_line_has_a_score_and_ignores_truncation(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text(f"Car 7 9 {REST} 0.75\n")
     assert parse_label_file(str(path), with_score=True) == [
@@ -30,12 +30,12 @@ def test_a_result_has_a_score_and_its_truncation_and_occlusion_mean_nothing(tmp_
     ]
 
 
-def test_an_empty_file_has_no_objects(tmp_path):
+def test_empty_file_has_no_objects(tmp_path):
     (tmp_path / "a.txt").write_text("")
     assert parse_label_file(str(tmp_path / "a.txt")) == []
 
 
-def test_lines_may_end_as_windows_ends_them(tmp_path):
+def test_windows_line_endings_are_accepted(tmp_path):
     (tmp_path / "a.txt").write_bytes(f"{CAR}\r\n{CAR}\r\n".encode())
     assert [x.line for x in parse_label_file(str(tmp_path / "a.txt"))] == [0, 1]
 
@@ -57,7 +57,7 @@ def test_lines_may_end_as_windows_ends_them(tmp_path):
         ("", "0 fields"),
     ],
 )
-def test_a_malformed_line_is_named(tmp_path, line, message):
+def test_error_names_a_malformed_label_line(tmp_path, line, message):
     path = tmp_path / "000007.txt"
     path.write_text(f"{CAR}\n{line}\n{CAR}\n")
     with pytest.raises(AIDError, match=rf"000007.txt, line 2: .*{message}"):
@@ -72,20 +72,20 @@ def test_a_malformed_line_is_named(tmp_path, line, message):
         (f"{CAR.replace('50.00', '9.00')} 0.5", "box 10.00 20.00 9.00 60.00 is inverted"),
     ],
 )
-def test_a_malformed_result_is_named(tmp_path, line, message):
+def test_error_names_a_malformed_result_line(tmp_path, line, message):
     path = tmp_path / "000007.txt"
     path.write_text(f"{CAR} 0.5\n{line}\n")
     with pytest.raises(AIDError, match=rf"000007.txt, line 2: .*{message}"):
         parse_label_file(str(path), with_score=True)
 
 
-def test_a_label_file_of_bytes(tmp_path):
+def test_binary_label_file_is_refused(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(AIDError, match="a.txt cannot be read as text"):
         parse_label_file(str(tmp_path / "a.txt"))
 
 
-def test_what_is_written_is_what_is_read(tmp_path):
+def test_written_results_are_read_back(tmp_path):
     path = str(tmp_path / "a.txt")
     objects = [
         KITTIObject("Car", -1, -1, (0.1, 1 / 3, 99.99999, 1e2), 0.123456789, 0),
@@ -100,7 +100,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert first[8:15] == ["-1", "-1", "-1", "-1000", "-1000", "-1000", "-10"]
 
 
-# Text that gets past the first checks: fields of the right number, most of them sensible.
+# Text that passes the first checks: the right number of fields, mostly valid.
 FIELDS = st.sampled_from(
     ["Car", "van", "DontCare", "0", "1", "-1", "0.5", "50", "nan", "1e999", "x"]
 )
@@ -110,7 +110,7 @@ TEXTS = st.lists(LINES | st.text(max_size=20), max_size=4).map("\n".join)
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=TEXTS, with_score=st.booleans())
-def test_any_text_is_read_or_its_line_is_named(text, with_score, tmp_path):
+def test_any_text_is_parsed_or_its_line_is_named(text, with_score, tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     try:
@@ -125,7 +125,7 @@ def test_any_text_is_read_or_its_line_is_named(text, with_score, tmp_path):
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=60), with_score=st.booleans())
-def test_any_bytes_are_read_or_refused(content, with_score, tmp_path):
+def test_any_bytes_are_parsed_or_refused(content, with_score, tmp_path):
     (tmp_path / "a.txt").write_bytes(content)
     try:
         parse_label_file(str(tmp_path / "a.txt"), with_score)
@@ -133,7 +133,7 @@ def test_any_bytes_are_read_or_refused(content, with_score, tmp_path):
         assert "a.txt" in str(error)
 
 
-def test_a_result_file_is_whole_or_not_there(file_limit, tmp_path):
+def test_result_file_is_written_atomically(file_limit, tmp_path):
     objects = [KITTIObject("Car", -1, -1, (1.0, 2.0, 3.0, 4.0), 0.5, k) for k in range(9)]
     with pytest.raises(OSError, match="File too large"), file_limit(200):
         write_result_file(str(tmp_path / "a.txt"), objects)

@@ -1,4 +1,4 @@
-"""Files of --register: what they may import, and mistakes in them."""
+"""Files of --register: imports, and errors in them."""
 
 import sys
 
@@ -28,7 +28,7 @@ def error_of(path: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
         ("x = 1\ny = x.z\n", ", line 2: AttributeError: 'int' object has no attribute 'z'"),
         ("x = 1\n\nif x\n", ", line 3: SyntaxError: expected ':'"),
@@ -39,13 +39,13 @@ def error_of(path: str) -> str:
         ("x = '\0'\n", "source code string cannot contain null bytes"),
     ],
 )
-def test_a_mistake_is_one_line_with_its_place(text, said, write):
+def test_error_in_the_file_is_one_line_with_its_line_number(text, message, write):
     path = write(text)
-    found = error_of(path)
-    assert found.startswith(f"--register {path}") and said in found
+    actual = error_of(path)
+    assert actual.startswith(f"--register {path}") and message in actual
 
 
-def test_a_name_that_two_files_register(write):
+def test_name_registered_by_two_files_is_refused(write):
     text = "from detectron2.data import DatasetCatalog\n"
     text += "DatasetCatalog.register('of_two_files', lambda: [])\n"
     first, second = write(text), write(text, "again.py")
@@ -57,7 +57,7 @@ def test_a_name_that_two_files_register(write):
         DatasetCatalog.remove("of_two_files")
 
 
-def test_a_module_beside_the_file_is_imported(write, tmp_path):
+def test_module_beside_the_file_can_be_imported(write, tmp_path):
     write("NAME = 'of_a_module_beside'\n", "module_beside_the_file.py")
     path = write(
         "from detectron2.data import DatasetCatalog\n"

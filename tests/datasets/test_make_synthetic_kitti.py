@@ -1,4 +1,4 @@
-"""Rendered scenes: labels that agree with the pixels, the same bytes for a seed, label noise."""
+"""Rendered scenes: labels match pixels, seeds are reproducible, label noise is recorded."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from aid.data.kitti import load_kitti, parse_label_file, register_kitti
 
 @pytest.fixture(scope="module")
 def synthetic(load_script, repository):
-    """The renderer's script, with its package importable as it is for the script."""
+    """The renderer's script, with its package importable."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(os.path.join(repository, "datasets"))
         yield load_script("datasets/make_synthetic_kitti.py")
@@ -21,7 +21,7 @@ def synthetic(load_script, repository):
 
 @pytest.fixture
 def make(synthetic, tmp_path, capsys):
-    """A function (name, options) -> (folder, exit code, the error line)."""
+    """A function (name, options) -> (folder, exit code, output)."""
 
     def run(name: str, *options: str):
         folder = str(tmp_path / name)
@@ -36,13 +36,13 @@ def make(synthetic, tmp_path, capsys):
 
 
 def contents(folder: str) -> dict[str, bytes]:
-    found = {}
+    actual = {}
     for root, _, files in os.walk(folder):
         for name in files:
             path = os.path.join(root, name)
             with open(path, "rb") as f:
-                found[os.path.relpath(path, folder)] = f.read()
-    return found
+                actual[os.path.relpath(path, folder)] = f.read()
+    return actual
 
 
 def scenes(folder: str) -> dict:
@@ -54,15 +54,15 @@ def labels(folder: str, name: str) -> list:
     return parse_label_file(os.path.join(folder, "training", "label_2", f"{name}.txt"))
 
 
-def test_a_seed_gives_the_same_bytes_on_any_number_of_workers(make):
+def test_output_depends_only_on_the_seed(make):
     first = contents(make("a")[0])
     assert contents(make("b", "--workers", "3")[0]) == first
     other = contents(make("c", "--seed", "1")[0])
-    pictures = [name for name in first if name.endswith(".png")]
-    assert len(pictures) == 9 and all(first[name] != other[name] for name in pictures)
+    images = [name for name in first if name.endswith(".png")]
+    assert len(images) == 9 and all(first[name] != other[name] for name in images)
 
 
-def test_the_folder_is_a_kitti_dataset(make, tmp_path):
+def test_output_is_a_kitti_dataset(make, tmp_path):
     folder, _, _ = make("a", "--height", "64", "--width", "200")
     name = f"rendered_{tmp_path.name}"
     register_kitti(name, folder, "train", "-")
@@ -76,18 +76,18 @@ def test_the_folder_is_a_kitti_dataset(make, tmp_path):
     MetadataCatalog.remove(name)
 
 
-def test_the_side_file_speaks_of_every_label_line(make):
+def test_scenes_json_describes_every_label_line(make):
     folder, _, _ = make("a")
     for name, scene in scenes(folder).items():
-        found = labels(folder, name)
-        assert len(found) == len(scene["objects"]) and scene["missing"] == []
-        for obj, known in zip(found, scene["objects"], strict=True):
+        actual = labels(folder, name)
+        assert len(actual) == len(scene["objects"]) and scene["missing"] == []
+        for obj, known in zip(actual, scene["objects"], strict=True):
             assert (obj.type, known["spoiled"]) == (known["type"], None)
             assert list(obj.bbox) == known["bbox"] and 0 < known["visible"] <= 1
 
 
-def test_boxes_agree_with_the_pixels(synthetic):
-    """A label's box is that of the pixels that the object alone changes, if all of it is seen."""
+def test_boxes_match_the_pixels(synthetic):
+    """The box of a fully visible object encloses exactly the pixels that it changes."""
     from synthetic.canvas import Camera, Canvas
     from synthetic.people import cyclist, pedestrian
     from synthetic.primitives import place
@@ -101,19 +101,19 @@ def test_boxes_agree_with_the_pixels(synthetic):
             canvas = Canvas(np.zeros((192, 640, 3), np.uint8), camera, _sample_light(rng, "day"))
             drawn = canvas.draw(place(build(rng).parts, 1.0, 16.0, rotation, 1.65), number=0)
             rows, columns = np.nonzero(canvas.ids == 0)
-            found = columns.min(), rows.min(), columns.max(), rows.max()
-            assert drawn.extent == pytest.approx(found, abs=2.1)  # a pixel of the final picture
+            actual = columns.min(), rows.min(), columns.max(), rows.max()
+            assert drawn.extent == pytest.approx(actual, abs=2.1)  # a pixel of the final image
             assert drawn.num_pixels == len(rows)
 
 
-def test_what_stands_in_front_hides(synthetic):
+def test_occluded_pixels_are_hidden(synthetic):
     from synthetic.canvas import Camera, Canvas
     from synthetic.primitives import box, place
     from synthetic.scene import _sample_light
 
     camera = Camera(focal=370.0, center_x=320.0, center_y=88.0, height=1.65)
     light = _sample_light(np.random.default_rng(0), "day")
-    for x, expected in ((1.0, 0.0), (2.0, 0.5), (6.1, 1.0)):  # the left edge of what is in front
+    for x, expected in ((1.0, 0.0), (2.0, 0.5), (6.1, 1.0)):  # the left edge of the object in front
         canvas = Canvas(np.zeros((192, 640, 3), np.uint8), camera, light)
         wall = canvas.draw(place(box((-2, 2), 0.1, (0, 1.5), (0, 0, 0)), 0, 20, 0, 1.65), number=0)
         canvas.draw(place(box((-2, 2), 0.1, (0, 1.65), (0, 0, 0)), x, 10, 0, 1.65), number=1)
@@ -121,28 +121,30 @@ def test_what_stands_in_front_hides(synthetic):
         assert visible == pytest.approx(expected, abs=0.05)
 
 
-def test_a_systematic_error_spoils_one_class_alone(make):
+def test_systematic_error_changes_one_class_only(make):
     folder, _, _ = make("a", "--cyclist-as-pedestrian", "1")
     cyclists = 0
     for name, scene in scenes(folder).items():
         for obj, known in zip(labels(folder, name), scene["objects"], strict=True):
-            spoiled = known["type"] == "Cyclist" and int(name) < 6  # validation stays right
+            spoiled = (
+                known["type"] == "Cyclist" and int(name) < 6
+            )  # validation labels are unchanged
             assert obj.type == ("Pedestrian" if spoiled else known["type"])
             assert known["spoiled"] == ("class" if spoiled else None)
             cyclists += spoiled
     assert cyclists > 0
 
 
-def test_noise_is_recorded_and_leaves_the_pictures_and_validation_alone(make):
+def test_label_noise_is_recorded_and_keeps_images_and_validation(make):
     clean, _, _ = make("clean")
     noisy, _, _ = make("noisy", "--wrong-class", "0.3", "--jitter", "0.3", "--missing", "0.3")
     spoiled = {"class": 0, "jitter": 0, "missing": 0}
     for name, scene in scenes(noisy).items():
-        picture = os.path.join("training", "image_2", f"{name}.png")
-        assert contents(clean)[picture] == contents(noisy)[picture]
+        image = os.path.join("training", "image_2", f"{name}.png")
+        assert contents(clean)[image] == contents(noisy)[image]
         true = [(k["type"], k["bbox"]) for k in scenes(clean)[name]["objects"]]
-        told = [(k["type"], k["bbox"]) for k in scene["objects"] + scene["missing"]]
-        assert sorted(told) == sorted(true)
+        recorded = [(k["type"], k["bbox"]) for k in scene["objects"] + scene["missing"]]
+        assert sorted(recorded) == sorted(true)
         for obj, known in zip(labels(noisy, name), scene["objects"], strict=True):
             assert (obj.type != known["type"]) == (known["spoiled"] == "class")
             assert (list(obj.bbox) != known["bbox"]) == (known["spoiled"] == "jitter")
@@ -154,7 +156,7 @@ def test_noise_is_recorded_and_leaves_the_pictures_and_validation_alone(make):
     assert min(spoiled.values()) >= 3
 
 
-def test_conditions_are_recorded_and_seen(make):
+def test_conditions_are_recorded_and_visible(make):
     folder, _, _ = make("a", "--conditions", "day=1", "night=1", "--train", "20")
     light = {"day": [], "night": []}
     for name, scene in scenes(folder).items():
@@ -164,7 +166,7 @@ def test_conditions_are_recorded_and_seen(make):
     assert max(light["night"]) < min(light["day"])
 
 
-def test_a_second_call_reuses_or_refuses(make):
+def test_second_call_reuses_equal_settings_and_refuses_others(make):
     folder, _, _ = make("a")
     before = contents(folder)
     assert "scenes with these settings exist and are kept" in make("a")[2]
@@ -175,7 +177,7 @@ def test_a_second_call_reuses_or_refuses(make):
     assert contents(folder) != before
 
 
-def test_a_damaged_side_file_is_named(make):
+def test_damaged_scenes_json_is_refused(make):
     folder, _, _ = make("a")
     for text in ("{", "{}", "[]"):
         with open(os.path.join(folder, "training", "scenes.json"), "w") as f:
@@ -184,7 +186,7 @@ def test_a_damaged_side_file_is_named(make):
         assert code == 2 and "scenes.json is damaged: delete" in error
 
 
-def test_an_interrupted_call_leaves_no_half_folder(make, monkeypatch, synthetic):
+def test_interrupted_call_leaves_no_partial_folder(make, monkeypatch, synthetic):
     with monkeypatch.context() as patch:
         patch.setattr(synthetic, "asdict", lambda settings: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -207,12 +209,12 @@ def test_an_interrupted_call_leaves_no_half_folder(make, monkeypatch, synthetic)
         (["--height", "10"], "must be at least 48"),
     ],
 )
-def test_bad_options(make, options, message):
+def test_invalid_options_are_refused(make, options, message):
     _, code, error = make("a", *options)
     assert code == 2 and message in error and error.count("\n") == 1
 
 
-def test_a_folder_of_somebody_else_is_not_touched(make, tmp_path):
+def test_folder_with_other_files_is_not_changed(make, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     _, code, error = make("mine")

@@ -1,4 +1,4 @@
-"""COCO traffic's annotations: a known result, and every refusal."""
+"""Annotations of COCO traffic: known output and errors."""
 
 import json
 
@@ -24,7 +24,7 @@ def annotation(number: int, image: int, category: int, crowd: bool = False) -> d
 
 
 def make_coco() -> dict:
-    """Six images: two of traffic, one whose only traffic is a crowd, three of something else."""
+    """Six images: two of traffic, one with traffic only as a crowd, three of other classes."""
     named = dict(zip(COCO_IDS, CLASSES, strict=True))
     categories = [
         {"supercategory": "thing", "id": i, "name": named.get(i, f"other {i}")}
@@ -76,7 +76,7 @@ def output(tmp_path, split="train"):
     return tmp_path / "annotations" / f"instances_traffic_{split}2017.json"
 
 
-def test_a_known_result(prepare, tmp_path):
+def test_known_output(prepare, tmp_path):
     code, text = prepare(make_coco())
     assert code == 0
     coco, subset = make_coco(), json.loads(output(tmp_path).read_text())
@@ -100,7 +100,7 @@ def test_a_known_result(prepare, tmp_path):
     assert ["car", "1", "objects", "0", "crowd", "regions"] in lines
 
 
-def test_the_schedule_is_that_of_the_images_with_objects(prepare):
+def test_schedule_counts_images_with_objects(prepare):
     coco = make_coco()
     for i in range(100, 148):
         coco["images"].append({**coco["images"][0], "id": i})
@@ -112,7 +112,7 @@ def test_the_schedule_is_that_of_the_images_with_objects(prepare):
     assert "epoch" not in prepare(coco, split="val")[1]
 
 
-def test_the_same_bytes_for_the_same_input(prepare, tmp_path):
+def test_output_is_deterministic(prepare, tmp_path):
     prepare(make_coco())
     before = output(tmp_path).read_bytes()
     assert prepare(make_coco(), "--force")[0] == 0
@@ -121,7 +121,7 @@ def test_the_same_bytes_for_the_same_input(prepare, tmp_path):
     assert output(tmp_path, "val").read_bytes() == before
 
 
-def test_an_existing_file_is_kept(prepare, tmp_path):
+def test_existing_file_is_kept_without_force(prepare, tmp_path):
     output(tmp_path).write_text("mine")
     code, error = prepare(make_coco())
     assert code == 2 and error.endswith(
@@ -131,7 +131,7 @@ def test_an_existing_file_is_kept(prepare, tmp_path):
     assert prepare(make_coco(), "--force")[0] == 0
 
 
-def test_both_splits_are_the_default(load_script, monkeypatch, tmp_path, capsys):
+def test_default_prepares_both_splits(load_script, monkeypatch, tmp_path, capsys):
     folder = tmp_path / "coco/annotations"
     folder.mkdir(parents=True)
     for split in ("train", "val"):
@@ -141,7 +141,7 @@ def test_both_splits_are_the_default(load_script, monkeypatch, tmp_path, capsys)
     assert output(tmp_path / "coco").exists() and output(tmp_path / "coco", "val").exists()
 
 
-def test_a_failed_write_leaves_nothing(prepare, tmp_path, monkeypatch):
+def test_failed_write_leaves_no_file(prepare, tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
@@ -152,7 +152,7 @@ def test_a_failed_write_leaves_nothing(prepare, tmp_path, monkeypatch):
 
 
 def broken(key: str, number: int, **fields) -> dict:
-    """The annotations with other fields in one entry; None takes a field out."""
+    """COCO's content with changed fields in one entry; None removes a field."""
     coco = make_coco()
     entry = {**coco[key][number], **fields}
     coco[key][number] = {k: v for k, v in entry.items() if v is not None}
@@ -168,14 +168,14 @@ def broken(key: str, number: int, **fields) -> dict:
         ({**make_coco(), "annotations": []}, "has no annotation of traffic: use"),
     ],
 )
-def test_a_malformed_file_is_one_line(prepare, tmp_path, content, message):
+def test_malformed_file_is_a_one_line_error(prepare, tmp_path, content, message):
     code, error = prepare(content)
     assert code == 2 and message in error and error.count("\n") == 1
     assert "annotations/instances_train2017.json" in error
     assert not output(tmp_path).exists()
 
 
-def test_a_missing_file(load_script, tmp_path, capsys):
+def test_missing_file_is_reported_with_instructions(load_script, tmp_path, capsys):
     with pytest.raises(SystemExit):
         load_script("datasets/prepare_coco_traffic.py").main(["--root", str(tmp_path)])
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Split files: drawn, given, and every refusal."""
+"""Split files of KITTI: random splits, given splits and errors."""
 
 import pytest
 from PIL import Image
@@ -34,7 +34,7 @@ def read(tmp_path, split):
     return (tmp_path / "ImageSets" / f"{split}.txt").read_text().split()
 
 
-def test_a_drawn_split_is_whole_and_depends_on_the_seed(prepare, tmp_path):
+def test_random_split_is_complete_and_depends_on_the_seed(prepare, tmp_path):
     assert prepare()[0] == 0
     train, val = read(tmp_path, "train"), read(tmp_path, "val")
     assert (len(train), len(val)) == (40, 10)
@@ -45,7 +45,7 @@ def test_a_drawn_split_is_whole_and_depends_on_the_seed(prepare, tmp_path):
     assert read(tmp_path, "val") != val
 
 
-def test_existing_files_are_kept(prepare, tmp_path):
+def test_existing_files_are_kept_without_force(prepare, tmp_path):
     prepare()
     before = read(tmp_path, "train")
     code, error = prepare("--seed", "1")
@@ -53,7 +53,7 @@ def test_existing_files_are_kept(prepare, tmp_path):
     assert read(tmp_path, "train") == before
 
 
-def test_given_lists(prepare, tmp_path):
+def test_given_lists_are_checked_and_used(prepare, tmp_path):
     train, val = tmp_path / "t", tmp_path / "v"
     train.write_text("000004\n000002\n")
     val.write_text("000003\n")
@@ -74,7 +74,7 @@ def test_given_lists(prepare, tmp_path):
     assert prepare(*lists, "--seed", "3")[0] == 2
 
 
-def test_what_is_missing(prepare, tmp_path):
+def test_missing_files_and_empty_splits_are_refused(prepare, tmp_path):
     for i in range(11, 33):
         (tmp_path / f"training/label_2/{i:06}.txt").unlink()
     (tmp_path / "training/label_2/000099.txt").touch()
@@ -90,7 +90,7 @@ def test_what_is_missing(prepare, tmp_path):
         assert "leaves a split empty" in prepare("--val-share", share)[1]
 
 
-def test_what_is_broken(prepare, tmp_path):
+def test_broken_images_and_labels_are_refused(prepare, tmp_path):
     for i in (7, 9):
         (tmp_path / f"training/image_2/{i:06}.png").write_bytes(b"no picture")
     code, error = prepare()
@@ -104,7 +104,7 @@ def test_what_is_broken(prepare, tmp_path):
     assert not (tmp_path / "ImageSets").exists()
 
 
-def test_numbers_that_are_not_there_are_listed(prepare, tmp_path):
+def test_missing_numbers_are_listed(prepare, tmp_path):
     assert "missing numbers" not in prepare()[1]
     for i in (4, 31):
         (tmp_path / f"training/image_2/{i:06}.png").unlink()
@@ -112,7 +112,7 @@ def test_numbers_that_are_not_there_are_listed(prepare, tmp_path):
     assert "missing numbers between the first and the last: 000004, 000031" in prepare("--force")[1]
 
 
-def test_what_is_written_is_counted(prepare, tmp_path):
+def test_table_counts_images_and_objects_of_each_split(prepare, tmp_path):
     table = prepare()[1]
     assert "50 images (KITTI has 7481), each with a label" in table
     cars = {split: sum(int(x) % 3 for x in read(tmp_path, split)) for split in ("train", "val")}
@@ -123,7 +123,7 @@ def test_what_is_written_is_counted(prepare, tmp_path):
 
 @pytest.fixture
 def mapping(tmp_path):
-    """The devkit's two files: image i is line 50 - i, and five lines make a drive."""
+    """The devkit's two mapping files: image i is line 50 - i, and a drive has five lines."""
     folder = tmp_path / "mapping"
     folder.mkdir()
     lines = [f"2011_09_26 2011_09_26_drive_{i // 5:04}_sync {i:010}\n" for i in range(50)]
@@ -132,7 +132,7 @@ def mapping(tmp_path):
     return folder
 
 
-def test_drives_stay_together(prepare, mapping, tmp_path):
+def test_drives_are_not_split(prepare, mapping, tmp_path):
     for seed in range(5):
         assert prepare("--force", "--mapping", str(mapping), "--seed", str(seed))[0] == 0
         drives = [{(49 - int(x)) // 5 for x in read(tmp_path, s)} for s in ("train", "val")]
@@ -141,7 +141,7 @@ def test_drives_stay_together(prepare, mapping, tmp_path):
     assert {(49 - int(x)) // 5 for x in read(tmp_path, "val")} == drives[1]
 
 
-def test_a_mapping_that_does_not_fit(prepare, mapping, tmp_path):
+def test_mismatched_mapping_is_refused(prepare, mapping, tmp_path):
     (mapping / "train_rand.txt").write_text("1,2,51")
     assert "have no drive for image 000002" in prepare("--mapping", str(mapping))[1]
     (mapping / "train_rand.txt").write_text("0")
@@ -151,7 +151,7 @@ def test_a_mapping_that_does_not_fit(prepare, mapping, tmp_path):
     assert prepare("--mapping", "x", "--train-list", "y", "--val-list", "z")[0] == 2
 
 
-def test_a_home_folder_may_be_abbreviated(load_script, monkeypatch, tmp_path, capsys):
+def test_home_folder_is_expanded(load_script, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""Runs of a few iterations."""
+"""Fixtures: configs of runs of a few iterations."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Iterations over micro-batches: known gradients, and those of as many processes."""
+"""Gradient accumulation: known gradients, and equality with several processes."""
 
 import functools
 
@@ -18,7 +18,7 @@ TRAINERS = [AccumulatingTrainer, AccumulatingAMPTrainer]
 
 
 class Weight(nn.Module):
-    """One weight w, 1 at first; its loss on an image x is w * x, beside one that is always 3."""
+    """One weight w, initially 1, with the losses w * x on an image x and 3."""
 
     def __init__(self):
         super().__init__()
@@ -31,7 +31,7 @@ class Weight(nn.Module):
 
 
 def run(kind, numbers, steps, model=None, optimizer=torch.optim.SGD):
-    """The weight after one iteration with images of one number, and what was logged."""
+    """Weight, log and trainer after one iteration with images of one number each."""
     model = model or Weight()
     (weight,) = model.parameters()
     loader = [[{"image": torch.tensor(x), "file_name": f"{x}.png"}] for x in numbers]
@@ -39,24 +39,24 @@ def run(kind, numbers, steps, model=None, optimizer=torch.optim.SGD):
     with EventStorage(0) as storage:
         trainer.iter = 0
         trainer.run_step()
-        logged = {name: value for name, (value, _) in storage.latest().items()}
-    return weight.item(), logged, trainer
+        log = {name: value for name, (value, _) in storage.latest().items()}
+    return weight.item(), log, trainer
 
 
 @pytest.mark.parametrize("kind", TRAINERS)
 @pytest.mark.parametrize(
     "numbers, steps, mean", [([4.0, 9.0], 1, 4.0), ([1.0, 2.0, 6.0, 9.0], 3, 3.0)]
 )
-def test_a_step_with_the_mean_of_known_gradients(kind, numbers, steps, mean):
-    weight, logged, _ = run(kind, numbers, steps)
+def test_step_uses_the_mean_of_known_gradients(kind, numbers, steps, mean):
+    weight, log, _ = run(kind, numbers, steps)
     assert weight == pytest.approx(1 - 0.01 * mean, abs=1e-6)
-    assert logged["loss"] == pytest.approx(mean)
-    assert logged["three"] == 3 and logged["total_loss"] == pytest.approx(mean + 3)
-    assert logged["seen"] == numbers[steps - 1]
+    assert log["loss"] == pytest.approx(mean)
+    assert log["three"] == 3 and log["total_loss"] == pytest.approx(mean + 3)
+    assert log["seen"] == numbers[steps - 1]
 
 
 @pytest.mark.parametrize("kind", TRAINERS)
-def test_it_is_the_mean_that_is_clipped(kind, tiny_config):
+def test_mean_gradient_is_clipped(kind, tiny_config):
     opts = ["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 2.5]
     clipped = maybe_add_gradient_clipping(
         load_config(tiny_config("faster_rcnn", opts)), torch.optim.SGD
@@ -68,7 +68,7 @@ def test_it_is_the_mean_that_is_clipped(kind, tiny_config):
 
 @pytest.mark.parametrize("kind", TRAINERS)
 @pytest.mark.parametrize("numbers", [[3e38, 1.0], [1.0, 3e38]])
-def test_a_micro_batch_whose_loss_is_not_finite_is_named(kind, numbers):
+def test_error_names_the_micro_batch_of_a_non_finite_loss(kind, numbers):
     model = Weight()
     nn.init.constant_(model.weight, 10.0)
     with pytest.raises(FloatingPointError, match=r"^loss is inf on images 3e\+38.png$"):
@@ -76,26 +76,26 @@ def test_a_micro_batch_whose_loss_is_not_finite_is_named(kind, numbers):
     assert model.weight.item() == 10
 
 
-def test_an_image_that_is_not_finite_is_named():
+def test_error_names_a_non_finite_image():
     with pytest.raises(AIDError, match="^image nan.png holds NaN or infinity: replace the file"):
         run(AccumulatingTrainer, [1.0, float("nan")], 2)
 
 
-def test_a_step_whose_gradients_overflow_is_left_out_in_mixed_precision():
+def test_mixed_precision_skips_a_step_with_overflow():
     weight, _, trainer = run(AccumulatingAMPTrainer, [1e35, 1.0], 2)
     assert weight == 1
-    assert trainer.state_dict()["grad_scaler"]["scale"] == 2.0**15  # half of what it was
+    assert trainer.state_dict()["grad_scaler"]["scale"] == 2.0**15  # halved
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_bfloat16_scales_nothing(steps):
+def test_bfloat16_has_no_loss_scale(steps):
     kind = functools.partial(AccumulatingAMPTrainer, precision=torch.bfloat16)
     weight, _, trainer = run(kind, [1e35, 1e35], steps)
     assert weight == pytest.approx(-1e33)  # far beyond float16, and no step is left out
     assert trainer.state_dict()["grad_scaler"] == {}
 
 
-def test_a_run_goes_on_in_another_precision():
+def test_state_loads_into_another_precision():
     trainers = {
         "float32": run(AccumulatingTrainer, [1.0], 1)[2],
         "float16": run(AccumulatingAMPTrainer, [1e35], 1)[2],
@@ -111,8 +111,8 @@ def test_a_run_goes_on_in_another_precision():
                 assert trainer.grad_scaler.get_scale() == 2.0**15, before
 
 
-class Imitation(nn.Module):
-    """A student of which only the terms of imitation count: the others draw random samples."""
+class DistillationOnly(nn.Module):
+    """A student trained on distillation terms only: the other losses draw random samples."""
 
     def __init__(self, student):
         super().__init__()
@@ -124,10 +124,10 @@ class Imitation(nn.Module):
 
 
 def gradients(student, batch, steps):
-    """Of one iteration, in which this process has its share of the batch in micro-batches."""
+    """Gradients of one iteration over this process's share of the batch in micro-batches."""
     share = len(batch) // comm.get_world_size()
     batch = batch[share * comm.get_rank() :][:share]
-    model = Imitation(student)
+    model = DistillationOnly(student)
     if comm.get_world_size() > 1:
         model = DistributedDataParallel(model, broadcast_buffers=False)
     model.train()
@@ -141,16 +141,16 @@ def gradients(student, batch, steps):
 
 
 @pytest.mark.parametrize("processes, steps", [(1, 4), (2, 2), (1, 2)])
-def test_micro_batches_have_the_gradients_of_processes(
+def test_gradients_of_micro_batches_equal_those_of_processes(
     processes, steps, student_model, make_batch, in_processes
 ):
-    # The batch norm of the non-local block is over all processes, and by the micro-batch.
+    # NonLocalLoss is left out: its batch norm depends on the micro-batch.
     opts = ["MODEL.RESNETS.NORM", "FrozenBN", "DISTILLATION.LOSSES", ["AttentionGuidedLoss"]]
     model, _ = student_model("faster_rcnn", opts=opts)
     batch = make_batch((2, 0, 3, 1))
     expected = in_processes(4, gradients, model, batch, 1)[0]
-    for found in in_processes(processes, gradients, model, batch, steps):
+    for actual in in_processes(processes, gradients, model, batch, steps):
         for name, gradient in expected.items():
-            error = (found[name] - gradient).abs().max()
+            error = (actual[name] - gradient).abs().max()
             assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
     assert any(gradient.abs().max() > 1e-3 for gradient in expected.values())

@@ -1,4 +1,4 @@
-"""Values of Detectron2's keys that it refuses: one line each, while a run is built or begins."""
+"""Invalid values of Detectron2's keys: one-line errors at the start of a run."""
 
 import random
 import re
@@ -32,14 +32,14 @@ from aid_tools.visualization.load import build_student
         ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "NoPool"),
     ],
 )
-def test_the_key_of_a_name_is_named(key, value, tiny_config):
+def test_error_names_the_key_of_an_unknown_name(key, value, tiny_config):
     with pytest.raises(AIDError, match="the config cannot be used: ") as error:
         build_detector(load_config(tiny_config("faster_rcnn"), [key, str(value)]))
     assert f"check {key}; the log.txt" in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("key", ["MODEL.FPN.OUT_CHANNELS", "OUTPUT_DIR", "SOLVER.BASE_LR"])
-def test_none(key, tiny_config):
+def test_none_is_refused_where_a_value_is_required(key, tiny_config):
     path = tiny_config("faster_rcnn")
     with pytest.raises(AIDError, match=f"^{key} is None: give it a value, or leave it out"):
         load_config(path, [key, "None"])
@@ -56,7 +56,7 @@ def test_none(key, tiny_config):
         ("MODEL.PIXEL_STD", [1.0], "config cannot be used: AssertionError"),
     ],
 )
-def test_numbers_and_lengths_of_a_run(key, value, message, run_config):
+def test_invalid_numbers_and_lengths_are_refused(key, value, message, run_config):
     with pytest.raises(AIDError, match=message) as error:
         trainer = AIDTrainer(run_config("run", opts=[key, value]))
         trainer.resume_or_load(resume=False)
@@ -64,7 +64,7 @@ def test_numbers_and_lengths_of_a_run(key, value, message, run_config):
     assert "\n" not in str(error.value)
 
 
-def test_a_detector_of_ones_own_keeps_its_traceback(tiny_config):
+def test_error_in_a_custom_detector_keeps_its_traceback(tiny_config):
     @META_ARCH_REGISTRY.register()
     class Broken(torch.nn.Module):
         def __init__(self, cfg):
@@ -94,7 +94,7 @@ def test_every_tool_names_the_key(student_config, repository):
     assert found == []
 
 
-def test_a_detector_that_is_not_registered_is_said_by_the_report(tiny_config, tmp_path):
+def test_report_names_an_unregistered_architecture(tiny_config, tmp_path):
     for name in ("metrics.json", "model_final.pth"):
         (tmp_path / name).touch()
     tiny_config("faster_rcnn", ["MODEL.META_ARCHITECTURE", "OwnRCNN"], name="config")
@@ -105,7 +105,7 @@ def test_a_detector_that_is_not_registered_is_said_by_the_report(tiny_config, tm
 @pytest.mark.parametrize(
     "key, value", [("INPUT.MIN_SIZE_TEST", -5), ("TEST.DETECTIONS_PER_IMAGE", "")]
 )
-def test_what_the_evaluation_refuses(key, value, run_config):
+def test_values_refused_by_the_evaluation_are_one_line_errors(key, value, run_config):
     """Which comes last in a run: at its end, or in an evaluation alone."""
     cfg = run_config("run", opts=["SOLVER.MAX_ITER", 3])
     cfg.defrost()
@@ -119,8 +119,8 @@ def test_what_the_evaluation_refuses(key, value, run_config):
     assert "\n" not in str(error.value) and trainer.iter == 3
 
 
-def strange(value: object) -> object:
-    """A value of the same type that is seldom right."""
+def random_value(value: object) -> object:
+    """A value of the same type that is rarely valid."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
@@ -132,13 +132,13 @@ def strange(value: object) -> object:
     return random.choice([type(value)(), value * 2, value[:1]])
 
 
-# What no run of a few seconds should change.
+# Keys that the random runs keep.
 KEPT = ("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "DATASETS.", "DATALOADER.NUM_WORKERS")
 KEPT += ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SEED", "TEST.", "INPUT.", "VIS_PERIOD")
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_random_values_end_in_one_line_or_in_a_run(seed, run_config):
+def test_random_values_run_or_raise_a_one_line_error(seed, run_config):
     random.seed(seed)
     kind = ["faster_rcnn", "retinanet", "fcos"][seed % 3]
     leaves = {
@@ -149,8 +149,8 @@ def test_random_values_end_in_one_line_or_in_a_run(seed, run_config):
     set_keys = changed_keys(run_config("run", kind)).keys() & leaves.keys()
     key = random.choice(sorted(set_keys if seed % 2 else leaves))
     try:
-        opts = [key, strange(leaves[key]), "SOLVER.MAX_ITER", 1, "DATASETS.TEST", ()]
-        trainer = AIDTrainer(run_config("strange", kind, opts=opts))
+        opts = [key, random_value(leaves[key]), "SOLVER.MAX_ITER", 1, "DATASETS.TEST", ()]
+        trainer = AIDTrainer(run_config("random", kind, opts=opts))
         trainer.resume_or_load(resume=False)
         trainer.train()
     except AIDError as error:

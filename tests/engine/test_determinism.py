@@ -1,4 +1,4 @@
-"""The same seed is the same run: on the CPU bit for bit."""
+"""Runs with equal seeds are equal bit for bit on the CPU."""
 
 from argparse import Namespace
 
@@ -13,7 +13,7 @@ ITERATIONS = 50
 
 
 class KeepLosses(HookBase):
-    """Every loss of every iteration."""
+    """Hook that keeps every loss of every iteration."""
 
     def __init__(self):
         self.losses = []
@@ -24,7 +24,7 @@ class KeepLosses(HookBase):
 
 
 def losses(cfg) -> list[dict[str, float]]:
-    """Of a whole run, in a process that drew whatever numbers before."""
+    """Losses of a run, in a process that drew other random numbers before."""
     torch.rand(99)
     start_records(cfg, Namespace(eval_only=False, resume=False))
     trainer = AIDTrainer(cfg)
@@ -38,17 +38,17 @@ def losses(cfg) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     "student, teacher, workers", [("faster_rcnn", "retinanet", 0), ("retinanet", None, 2)]
 )
-def test_the_same_seed_gives_the_same_losses_twice(student, teacher, workers, run_config):
+def test_runs_with_equal_seeds_have_equal_losses(student, teacher, workers, run_config):
     opts = ["SOLVER.MAX_ITER", ITERATIONS, "SOLVER.CHECKPOINT_PERIOD", 1000, "DATASETS.TEST", ()]
     first = losses(run_config("first", student, teacher, opts))
     opts += ["DATALOADER.NUM_WORKERS", workers]
     assert losses(run_config("second", student, teacher, opts)) == first
     assert len(first) == ITERATIONS
     for name in ("total_loss", "loss_distill_feature"):
-        assert len({step[name] for step in first}) == ITERATIONS  # nothing stands still
+        assert len({step[name] for step in first}) == ITERATIONS  # every step differs
 
 
-def test_another_seed_is_another_run(run_config):
+def test_runs_with_different_seeds_differ(run_config):
     opts = ["SOLVER.MAX_ITER", 1, "DATASETS.TEST", ()]
     first, second = (
         losses(run_config(f"seed_{seed}", opts=[*opts, "SEED", seed])) for seed in (1, 2)

@@ -1,4 +1,4 @@
-"""What is said of losses that are no numbers, and of images that cannot be trained on."""
+"""Errors on non-finite losses, and on images that cannot be trained on."""
 
 import os
 
@@ -19,7 +19,7 @@ KINDS = ["faster_rcnn", "retinanet", "gfl", "fcos"]
 
 @pytest.fixture
 def run(student_model):
-    """A function (kind, batch, change, opts) that trains one iteration of a changed student."""
+    """A function (kind, batch, change, opts) that trains a changed student for one iteration."""
 
     def iterate(kind, batch, change=lambda model: None, opts=()):
         model, _ = student_model(kind, opts=opts)
@@ -42,7 +42,7 @@ def run(student_model):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_an_image_that_is_not_finite_is_named(kind, value, run, make_batch):
+def test_error_names_a_non_finite_image(kind, value, run, make_batch):
     batch = make_batch((2, 3))
     batch[1]["image"] = batch[1]["image"].float()
     batch[1]["image"][2, 5, 7] = value
@@ -51,17 +51,17 @@ def test_an_image_that_is_not_finite_is_named(kind, value, run, make_batch):
 
 
 def break_teacher(model, value=torch.nan):
-    """Where the teacher looks at the second image, one of its features is no number."""
+    """Set one feature of the teacher on the second image to ``value``."""
 
-    def spoil(module, inputs, output):
+    def damage(module, inputs, output):
         output["p3"][1, 0, 0, 0] = value
 
-    model.teacher.detector.backbone.register_forward_hook(spoil)
+    model.teacher.detector.backbone.register_forward_hook(damage)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_teacher_whose_features_are_not_finite_is_named(kind, value, run, make_batch):
+def test_error_names_a_teacher_with_non_finite_features(kind, value, run, make_batch):
     with pytest.raises(
         AIDError, match="feature is nan.* images 0.png, 1.png, where .*TEACHER"
     ) as e:
@@ -70,16 +70,16 @@ def test_a_teacher_whose_features_are_not_finite_is_named(kind, value, run, make
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_student_that_is_not_finite_is_named(kind, run, make_batch):
-    def spoil(model):
+def test_error_names_the_images_of_a_non_finite_student(kind, run, make_batch):
+    def damage(model):
         nn.init.constant_(model.backbone.fpn_output3.bias, torch.nan)
 
     with pytest.raises(FloatingPointError, match="on images 0.png, 1.png$"):
-        run(kind, make_batch((2, 3)), spoil)
+        run(kind, make_batch((2, 3)), damage)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_image_too_small_for_batch_norm_is_named(kind, run, make_batch):
+def test_error_names_an_image_too_small_for_batch_norm(kind, run, make_batch):
     (sample,) = make_batch((1,))
     sample["image"] = sample["image"][:, :20, :24]
     with pytest.raises(AIDError, match="images 0.png are too small for batch norm.*FrozenBN"):
@@ -87,13 +87,13 @@ def test_an_image_too_small_for_batch_norm_is_named(kind, run, make_batch):
     run(kind, [sample], opts=["MODEL.RESNETS.NORM", "FrozenBN"])
 
 
-def test_other_errors_are_left_alone(make_batch):
+def test_other_errors_are_unchanged(make_batch):
     with pytest.raises(ValueError, match="^a bug$"), naming_images(make_batch()):
         raise ValueError("a bug")
 
 
 def train(cfg, broken_rank=0):
-    """What a run says in which one process has a broken teacher."""
+    """Error message of a run whose teacher is broken in one process."""
     trainer = AIDTrainer(cfg)
     trainer.resume_or_load(False)
     model = getattr(trainer.model, "module", trainer.model)
@@ -101,34 +101,37 @@ def train(cfg, broken_rank=0):
         break_teacher(model)
     try:
         trainer.train()
-    except (AIDError, RuntimeError) as error:  # the others lose this process
+    except (AIDError, RuntimeError) as error:  # the other processes lose the connection
         return str(error)
 
 
-def test_a_run_names_the_files_of_its_dataset(run_config, toy_dataset, caplog):
-    said = train(run_config("run", opts=["TEACHER.COMPARE_BATCHES", 0]))
-    files = said.split("images ")[1].split(", where")[0].split(", ")
+def test_error_of_a_run_names_files_of_its_dataset(run_config, toy_dataset, caplog):
+    message = train(run_config("run", opts=["TEACHER.COMPARE_BATCHES", 0]))
+    files = message.split("images ")[1].split(", where")[0].split(", ")
     known = {x["file_name"] for x in DatasetCatalog.get(toy_dataset)}
     assert len(files) == 2 and set(files) < known
-    assert "loss_distill_feature is nan" in said and "\n" not in said
+    assert "loss_distill_feature is nan" in message and "\n" not in message
     assert not any(record.exc_info for record in caplog.records)
 
 
-# In mixed precision the first steps may be left out, and torch thinks that the scheduler was first.
+# Mixed precision may skip the first steps: torch then warns of the order of the scheduler.
 @pytest.mark.filterwarnings("ignore:Detected call of")
 @pytest.mark.parametrize("amp", [False, True])
-def test_divergence_names_iteration_and_images(amp, run_config, toy_dataset):
+def test_divergence_error_names_iteration_and_images(amp, run_config, toy_dataset):
     opts = ["SOLVER.BASE_LR", 1e12, "SOLVER.WARMUP_ITERS", 0, "SOLVER.MAX_ITER", 40]
     opts += ["SOLVER.AMP.ENABLED", amp, "SOLVER.CHECKPOINT_PERIOD", 100]
-    said = train(run_config("run", opts=opts), broken_rank=None)
-    assert said.startswith("training diverged at iteration ")
-    assert os.path.dirname(DatasetCatalog.get(toy_dataset)[0]["file_name"]) in said
-    assert ("turn SOLVER.AMP.ENABLED off" in said) == amp
+    message = train(run_config("run", opts=opts), broken_rank=None)
+    assert message.startswith("training diverged at iteration ")
+    assert os.path.dirname(DatasetCatalog.get(toy_dataset)[0]["file_name"]) in message
+    assert ("turn SOLVER.AMP.ENABLED off" in message) == amp
 
 
-def test_the_process_with_the_images_names_them(run_config, in_processes):
+def test_error_comes_from_the_process_with_the_images(run_config, in_processes):
     opts = ["SOLVER.IMS_PER_BATCH", 4, "TEACHER.COMPARE_BATCHES", 0]
-    opts += ["DISTILLATION.LOSSES", ["AttentionGuidedLoss"]]  # the non-local block's norm is shared
+    opts += [
+        "DISTILLATION.LOSSES",
+        ["AttentionGuidedLoss"],
+    ]  # a non-local block would share its batch norm
     cfg = run_config("run", opts=opts)
     other, broken = in_processes(2, train, cfg, 1)
     assert "loss_distill_feature is nan" in broken and " on images /" in broken

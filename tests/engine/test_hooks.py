@@ -1,4 +1,4 @@
-"""The comparison of teacher and student at the start of a run, and what pictures leave behind."""
+"""Hooks: comparison of teacher and student, precise statistics, and figures."""
 
 import gc
 import logging
@@ -15,7 +15,7 @@ LOGGER = "aid.engine.hooks"
 
 
 def train(cfg, change=None, resume=False):
-    """The weights after a run of a student that is changed before it starts."""
+    """Weights after a run of a student that ``change`` modified before."""
     torch.manual_seed(cfg.SEED)
     trainer = AIDTrainer(cfg)
     trainer.resume_or_load(resume)
@@ -25,7 +25,7 @@ def train(cfg, change=None, resume=False):
     return trainer.model.state_dict()
 
 
-def blind(detector):
+def predict_background(detector):
     with torch.no_grad():
         detector.roi_heads.box_predictor.cls_score.bias[-1] += 20  # everything is background
 
@@ -33,26 +33,26 @@ def blind(detector):
 @pytest.mark.parametrize(
     "student, steps", [("faster_rcnn", 1), ("retinanet", 1), ("faster_rcnn", 2)]
 )
-def test_it_changes_no_bit_of_the_training(student, steps, run_config):
+def test_comparison_does_not_change_the_training(student, steps, run_config):
     opts = ["SOLVER.ACCUMULATION_STEPS", steps, "TEACHER.COMPARE_BATCHES"]
     expected = train(run_config("without", student, opts=[*opts, 0]))
-    found = train(run_config("with", student, opts=[*opts, 3]))
-    assert all(torch.equal(found[k], v) for k, v in expected.items())
+    actual = train(run_config("with", student, opts=[*opts, 3]))
+    assert all(torch.equal(actual[k], v) for k, v in expected.items())
 
 
-def test_a_teacher_worse_than_the_student_is_reported_with_both_losses(run_config, caplog):
-    train(run_config("run"), lambda model: blind(model.teacher.detector))
-    (said,) = (x.getMessage() for x in caplog.records if x.name == LOGGER)
-    theirs, ours = (
-        float(said.split(word)[1].split(",")[0].split(":")[0]) for word in (" is ", "yet, ")
+def test_teacher_worse_than_the_student_is_reported(run_config, caplog):
+    train(run_config("run"), lambda model: predict_background(model.teacher.detector))
+    (message,) = (x.getMessage() for x in caplog.records if x.name == LOGGER)
+    teacher_loss, student_loss = (
+        float(message.split(word)[1].split(",")[0].split(":")[0]) for word in (" is ", "yet, ")
     )
-    assert theirs > ours + 10 and ours > 0
+    assert teacher_loss > student_loss + 10 and student_loss > 0
     for word in ("TEACHER.WEIGHTS", "classes", "INPUT.FORMAT", "PIXEL_MEAN", "EVAL_FIRST"):
-        assert word in said
-    assert "\n" not in said
+        assert word in message
+    assert "\n" not in message
 
 
-def test_a_teacher_that_is_not_finite_is_worse(caplog):
+def test_non_finite_teacher_is_reported_as_worse(caplog):
     hook = CompareTeacher(None, 1)
     with caplog.at_level(logging.WARNING):
         hook._check("TEACHER.CONFIG_FILE", torch.tensor([[1.0, 2.0, 9.0], [2.0, 3.0, torch.inf]]))
@@ -64,39 +64,39 @@ def test_a_teacher_that_is_not_finite_is_worse(caplog):
     assert "batches is nan, that of the student" in caplog.text and "yet, 2.5:" in caplog.text
 
 
-def test_a_teacher_that_is_better_is_not_reported(run_config, caplog):
-    train(run_config("run"), blind)
+def test_better_teacher_is_not_reported(run_config, caplog):
+    train(run_config("run"), predict_background)
     assert not any(x.name == LOGGER for x in caplog.records)
 
 
 @pytest.mark.parametrize("opts, batches", [([], 4), (["TEACHER.COMPARE_BATCHES", 2], 2)])
-def test_only_the_first_batches_of_a_run_are_looked_at(opts, batches, run_config, monkeypatch):
-    looked = []
+def test_only_the_first_batches_of_a_run_are_compared(opts, batches, run_config, monkeypatch):
+    compared = []
 
-    def look(student, teachers, batch):
-        looked.append(len(batch))
+    def fake_compare(student, teachers, batch):
+        compared.append(len(batch))
         return torch.zeros(2), torch.zeros(2)
 
-    monkeypatch.setattr("aid.engine.hooks.compare", look)
+    monkeypatch.setattr("aid.engine.hooks.compare", fake_compare)
     opts = [*opts, "SOLVER.MAX_ITER", 6]
     train(run_config("run", opts=opts))
-    assert looked == [2] * batches
+    assert compared == [2] * batches
     train(run_config("run", opts=[*opts, "SOLVER.MAX_ITER", 8]), resume=True)
-    assert looked == [2] * batches
+    assert compared == [2] * batches
 
 
-def test_a_run_that_ends_before_is_evaluated_as_ever(run_config):
+def test_run_shorter_than_the_comparison_is_evaluated(run_config):
     assert train(run_config("run", opts=["SOLVER.MAX_ITER", 1]))
 
 
-def test_another_family_is_not_looked_at(run_config, monkeypatch):
+def test_teacher_of_another_family_is_not_compared(run_config, monkeypatch):
     monkeypatch.setattr("aid.engine.hooks.compare", None)
     assert train(run_config("run", "retinanet", "faster_rcnn", ["SOLVER.MAX_ITER", 1]))
 
 
 @pytest.mark.parametrize("student", ["faster_rcnn", "retinanet"])
-def test_precise_statistics_are_no_training(student, run_config, monkeypatch):
-    """Only the statistics differ, and the teacher runs once for each iteration."""
+def test_precise_statistics_do_not_change_the_training(student, run_config, monkeypatch):
+    """Only running statistics differ, and the teacher runs once per iteration."""
     views = []
     view = Teacher.view
     monkeypatch.setattr(Teacher, "view", lambda *args: views.append(1) or view(*args))
@@ -109,22 +109,22 @@ def test_precise_statistics_are_no_training(student, run_config, monkeypatch):
         train(cfg)
         numbers.append(len(views))
         runs.append(torch.load(f"{cfg.OUTPUT_DIR}/model_final.pth"))
-    expected, found = runs
+    expected, actual = runs
     assert numbers[0] == numbers[1]
     statistics = [k for k in expected["model"] if "running_" in k and "bottom_up" in k]
     assert statistics
-    assert not all(torch.equal(found["model"][k], expected["model"][k]) for k in statistics)
-    for part in ("model", "distillation"):
-        for k, v in expected[part].items():
-            if part == "distillation" or not ("running_" in k or "num_batches" in k):
-                assert torch.equal(found[part][k], v), k
+    assert not all(torch.equal(actual["model"][k], expected["model"][k]) for k in statistics)
+    for key in ("model", "distillation"):
+        for k, v in expected[key].items():
+            if key == "distillation" or not ("running_" in k or "num_batches" in k):
+                assert torch.equal(actual[key][k], v), k
     normalizers = [x["trainer"]["hooks"].get("SaveNormalizers") for x in runs]
     assert normalizers[0] == normalizers[1] and (normalizers[0] is None) == (
         student == "faster_rcnn"
     )
 
 
-def test_precise_statistics_of_a_resumed_run_are_those_of_one_that_was_not(run_config):
+def test_precise_statistics_do_not_depend_on_resuming(run_config):
     opts = ["TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 3]
     opts += ["TEST.EVAL_PERIOD", 2, "DATASETS.TEST", ()]
     train(run_config("whole", opts=opts))
@@ -138,7 +138,7 @@ def test_precise_statistics_of_a_resumed_run_are_those_of_one_that_was_not(run_c
     assert all(torch.equal(found[k], v) for k, v in expected.items())
 
 
-def test_figures_do_not_pile_up(run_config):
+def test_figures_are_released(run_config):
     def figures():
         return sum(issubclass(type(x), Figure) for x in gc.get_objects())
 

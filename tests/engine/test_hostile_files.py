@@ -1,4 +1,4 @@
-"""Checkpoints and proposals that would run code: a run ends in one line, and nothing runs."""
+"""Checkpoints and proposals that would run code: a one-line error, and no code runs."""
 
 import os
 import pickle
@@ -15,7 +15,7 @@ from aid_tools.report.runs import Run
 
 
 def refused(cfg, resume=False) -> str:
-    """What a run says of the file that it refuses."""
+    """Error message of a run that refuses a file."""
     with pytest.raises(AIDError, match="holds posix.mkdir, .* not read") as error:
         AIDTrainer(cfg).resume_or_load(resume=resume)
     assert "\n" not in str(error.value)
@@ -24,15 +24,15 @@ def refused(cfg, resume=False) -> str:
 
 @pytest.mark.parametrize("name", ["evil.pth", "evil.pkl"])
 @pytest.mark.parametrize("key", ["MODEL.WEIGHTS", "TEACHER.WEIGHTS"])
-def test_weights_that_the_config_names(key, name, hostile_file, run_config):
-    # The right weights, and more: the file would do, were it not for what it runs.
+def test_weights_that_would_run_code_are_refused(key, name, hostile_file, run_config):
+    # The weights fit; the pickle also holds code.
     state = torch.load(run_config("fine").TEACHER.WEIGHTS)["model"]
     path, marker = hostile_file(name, state)
     assert refused(run_config("run", opts=[key, path])).startswith(f"{key} {path}")
     assert not marker.exists()
 
 
-def test_a_checkpoint_to_be_resumed(hostile_file, run_config):
+def test_checkpoint_that_would_run_code_is_not_resumed(hostile_file, run_config):
     cfg = run_config("run")
     path, marker = hostile_file(os.path.join(cfg.OUTPUT_DIR, "evil.pth"))
     with open(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"), "w") as f:
@@ -44,12 +44,12 @@ def test_a_checkpoint_to_be_resumed(hostile_file, run_config):
 @pytest.mark.parametrize(
     "content", ["../x.pth", "/tmp/x.pth", "x.pkl", ".", "", "x\0.pth", b"\xff"]
 )
-def test_a_name_of_the_last_checkpoint_that_is_none(content, run_config):
+def test_invalid_name_in_last_checkpoint_is_refused(content, run_config):
     cfg = run_config("run")
     with open(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"), "wb") as f:
         f.write(content if isinstance(content, bytes) else content.encode())
-    said = "/run/last_checkpoint (holds .*: write|cannot be read .*: remove)"
-    with pytest.raises(AIDError, match=said) as error:
+    message = "/run/last_checkpoint (holds .*: write|cannot be read .*: remove)"
+    with pytest.raises(AIDError, match=message) as error:
         AIDTrainer(cfg).resume_or_load(resume=True)
     assert "\n" not in str(error.value)
     os.remove(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
@@ -58,14 +58,14 @@ def test_a_name_of_the_last_checkpoint_that_is_none(content, run_config):
         AIDTrainer(cfg).resume_or_load(resume=True)
 
 
-def test_a_detector_to_be_evaluated(hostile_file, run_config, load_script):
+def test_detector_that_would_run_code_is_not_evaluated(hostile_file, run_config, load_script):
     path, marker = hostile_file("evil.pkl")
     with pytest.raises(AIDError, match=f"MODEL.WEIGHTS {path} holds posix.mkdir"):
         load_script("train_net.py").evaluate(run_config("run", opts=["MODEL.WEIGHTS", path]), False)
     assert not marker.exists()
 
 
-def test_a_run_to_be_reported(hostile_file, run_config, tmp_path):
+def test_report_refuses_weights_that_would_run_code(hostile_file, run_config, tmp_path):
     path, marker = hostile_file("model_final.pth")
     run = Run(str(tmp_path), run_config("run"), [])
     with pytest.raises(AIDError, match=f"weights {path} holds posix.mkdir"):
@@ -75,8 +75,8 @@ def test_a_run_to_be_reported(hostile_file, run_config, tmp_path):
     assert not marker.exists()
 
 
-def test_proposals(hostile_file, run_config, toy_dataset, tmp_path):
-    """Detectron2 takes them from a pickle; those that hold arrays alone are read."""
+def test_proposals_that_would_run_code_are_refused(hostile_file, run_config, toy_dataset, tmp_path):
+    """Detectron2 unpickles proposals; files of arrays only are still read."""
 
     def loaders(path):
         opts = ["MODEL.LOAD_PROPOSALS", True, "DATASETS.PROPOSAL_FILES_TRAIN", (path,)]

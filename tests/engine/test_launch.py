@@ -1,4 +1,4 @@
-"""How processes are started or joined, and what is said when one fails."""
+"""Starting and joining of processes, and errors when one fails."""
 
 import os
 import re
@@ -21,13 +21,13 @@ def parse(*options):
     return argument_parser().parse_args(options)
 
 
-def never(args):
+def fail(args):
     raise AssertionError("started in spite of its options")
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """Neither torchrun's nor what a launch leaves for the processes that it starts."""
+    """Environment without variables of torchrun or of an earlier launch."""
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("OMP_NUM_THREADS")
@@ -35,7 +35,7 @@ def environment(monkeypatch):
 
 @pytest.fixture
 def started(monkeypatch):
-    """What Detectron2's launch is called with, in place of the call."""
+    """Arguments of the calls to Detectron2's launch, which is replaced."""
     calls = []
     monkeypatch.setattr(
         detectron2.engine, "launch", lambda *args, **options: calls.append((args, options))
@@ -45,7 +45,7 @@ def started(monkeypatch):
 
 @pytest.fixture
 def forks(monkeypatch):
-    """Detectron2's launch replaced by forks that do not join."""
+    """Detectron2's launch replaced by forks without a process group."""
 
     def launch_forks(run, number, args, **options):
         mp.start_processes(lambda rank: run(*args), nprocs=number, start_method="fork")
@@ -72,18 +72,18 @@ def forks(monkeypatch):
         (["--dist-url", "tcp://host:70000"], "--dist-url tcp://host:70000: write tcp"),
     ],
 )
-def test_options_that_make_no_sense(options, message, started):
+def test_invalid_options_are_refused(options, message, started):
     with pytest.raises(AIDError, match=message):
-        launch(never, parse(*options))
+        launch(fail, parse(*options))
     assert not started
 
 
-def test_processes_on_the_cpu_share_its_cores_and_see_no_gpu(started, monkeypatch):
+def test_cpu_processes_share_the_cores_and_hide_gpus(started, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(7))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     machines = ["--num-machines", "2", "--machine-rank", "1", "--dist-url", "tcp://first:1234"]
     args = parse("--num-processes", "3", "--timeout", "2", *machines)
-    launch(never, args)
+    launch(fail, args)
     (((_, processes), options),) = started
     assert processes == 3 and options["timeout"].total_seconds() == 120
     assert (options["num_machines"], options["machine_rank"]) == (2, 1)
@@ -92,14 +92,14 @@ def test_processes_on_the_cpu_share_its_cores_and_see_no_gpu(started, monkeypatc
     assert args.num_gpus == 0
 
 
-def test_a_number_of_threads_that_was_set_stays(started, monkeypatch):
+def test_given_number_of_threads_is_kept(started, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    launch(never, parse("--num-processes", "3"))
+    launch(fail, parse("--num-processes", "3"))
     assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
 @pytest.mark.parametrize("options, num_gpus", [([], 1), (["--num-gpus", "0"], 0)])
-def test_a_single_process_is_this_one(options, num_gpus):
+def test_single_process_is_not_launched(options, num_gpus):
     seen = []
     launch(seen.append, parse(*options))
     assert [args.num_gpus for args in seen] == [num_gpus] and not dist.is_initialized()
@@ -120,17 +120,19 @@ def test_a_single_process_is_this_one(options, num_gpus):
         ([], {}, "--nproc-per-node 2: torch finds 0 GPUs here; --num-gpus 0 runs on the CPU"),
     ],
 )
-def test_under_torchrun(options, changes, message, tiny_config, monkeypatch):
-    place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
-    place |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1", **changes}
-    for name, value in place.items():
+def test_invalid_settings_under_torchrun_are_refused(
+    options, changes, message, tiny_config, monkeypatch
+):
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    variables |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1", **changes}
+    for name, value in variables.items():
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(
             name, value
         )
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     config = tiny_config("faster_rcnn", ["MODEL.DEVICE", "cuda"])
     with pytest.raises(AIDError, match=message):
-        launch(never, parse("--config-file", config, *options))
+        launch(fail, parse("--config-file", config, *options))
 
 
 def press_ctrl_c(args):
@@ -144,11 +146,11 @@ def press_ctrl_c(args):
         (["--dry-run"], "error: interrupted\n"),
     ],
 )
-def test_ctrl_c_is_one_line(options, line, capsys):
+def test_ctrl_c_is_a_one_line_error(options, line, capsys):
     with pytest.raises(SystemExit) as stopped:
         main_with_clear_errors(launch)(press_ctrl_c, parse("--num-gpus", "0", *options))
-    said = capsys.readouterr().err
-    assert stopped.value.code == 130 and said.startswith(line) and said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert stopped.value.code == 130 and message.startswith(line) and message.count("\n") == 1
 
 
 def refuse(args):
@@ -164,14 +166,14 @@ def be_killed(args):
 
 
 @pytest.mark.usefixtures("forks")
-def test_what_all_processes_say_is_said_once(capfd):
+def test_error_of_all_processes_is_reported_once(capfd):
     with pytest.raises(AIDError, match="^DATASETS.TRAIN: there is none: get some$"):
         launch(refuse, parse("--num-processes", "2"))
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.usefixtures("forks")
-def test_a_bug_keeps_its_traceback(capfd):
+def test_unexpected_error_keeps_its_traceback(capfd):
     with pytest.raises(SystemExit) as stopped:
         launch(break_down, parse("--num-processes", "2"))
     assert stopped.value.code == 1
@@ -179,13 +181,13 @@ def test_a_bug_keeps_its_traceback(capfd):
 
 
 @pytest.mark.usefixtures("forks")
-def test_a_process_that_ends_without_a_word():
+def test_killed_process_is_reported():
     with pytest.raises(AIDError, match="process [01] .* ended by SIGKILL.* --resume goes on"):
         launch(be_killed, parse("--num-processes", "2"))
 
 
-def lose_the_other(rank, folder, timeout):
-    """Process 1 is killed, or hangs if there is a time-out; process 0 writes down what it says."""
+def lose_connection(rank, folder, timeout):
+    """Process 1 is killed, or hangs if there is a time-out; process 0 saves its error."""
     store = dist.FileStore(f"{folder}/store", 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timeout)
     dist.barrier()
@@ -195,22 +197,22 @@ def lose_the_other(rank, folder, timeout):
         with clear_connection_errors():
             dist.all_gather_object([None, None], rank)
     except AIDError as error:
-        with open(f"{folder}/said", "w") as f:
+        with open(f"{folder}/error", "w") as f:
             f.write(str(error))
 
 
 @pytest.mark.parametrize("timeout, reason", [(None, "peer"), (timedelta(seconds=1), "imed out")])
-def test_a_process_that_loses_another(timeout, reason, tmp_path):
+def test_lost_connection_to_a_process_is_reported(timeout, reason, tmp_path):
     processes = mp.start_processes(
-        lose_the_other, (str(tmp_path), timeout), nprocs=2, join=False, start_method="fork"
+        lose_connection, (str(tmp_path), timeout), nprocs=2, join=False, start_method="fork"
     ).processes
     processes[0].join(30)
     processes[1].kill()
-    said = (tmp_path / "said").read_text()
+    message = (tmp_path / "error").read_text()
     assert re.fullmatch(
-        rf"process 0 of 2 lost the others \([^)]*{reason}.*--resume goes on.*", said
+        rf"process 0 of 2 lost the others \([^)]*{reason}.*--resume goes on.*", message
     )
-    assert "/gloo/" not in said and "GLHF" not in said
+    assert "/gloo/" not in message and "GLHF" not in message
 
 
 class KillsItsWorker(Dataset):
@@ -222,32 +224,32 @@ class KillsItsWorker(Dataset):
             be_killed(None)
 
 
-def test_a_worker_that_is_killed():
-    said = "a worker of the data loader .process .* ended .*--resume"
-    with pytest.raises(AIDError, match=said), clear_connection_errors():
+def test_killed_data_loader_worker_is_reported():
+    message = "a worker of the data loader .process .* ended .*--resume"
+    with pytest.raises(AIDError, match=message), clear_connection_errors():
         list(DataLoader(KillsItsWorker(), num_workers=1))
 
 
 @pytest.mark.parametrize(
-    "said, how",
+    "message, how",
     [
         ("DataLoader worker (pid 12) is killed by signal: Killed. ", "by signal Killed"),
         ("DataLoader worker (pid(s) 12, 13) exited unexpectedly", "unexpectedly"),
     ],
 )
-def test_what_torch_says_of_a_worker(said, how):
+def test_worker_errors_of_torch_are_recognized(message, how):
     with pytest.raises(AIDError, match=f"12.* ended {how} [(]a killed"), clear_connection_errors():
-        raise RuntimeError(said)
+        raise RuntimeError(message)
 
 
-def test_what_is_no_lost_connection():
+def test_other_errors_are_not_lost_connections():
     for error in (RuntimeError("CUDA out of memory"), ValueError("peer"), AIDError("connect")):
         assert not is_lost_connection(error)
     with pytest.raises(RuntimeError, match="CUDA"), clear_connection_errors():
         raise RuntimeError("CUDA out of memory")
 
 
-def test_processes_that_do_not_meet():
-    said = "did not find each other .the first said: no.: start all of them"
-    with pytest.raises(AIDError, match=said), clear_connection_errors():
+def test_failed_rendezvous_is_reported():
+    message = "did not find each other .the first said: no.: start all of them"
+    with pytest.raises(AIDError, match=message), clear_connection_errors():
         raise dist.DistNetworkError("[a.cpp:3] the first said: no. Exception raised from")

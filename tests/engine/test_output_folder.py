@@ -1,4 +1,4 @@
-"""What lies in the output folder decides whether a run may start, and stays if it may not."""
+"""Checks of the output folder before a run, and protection of its files."""
 
 import os
 
@@ -13,13 +13,13 @@ from aid.utils.errors import AIDError
 
 @pytest.fixture
 def out(tmp_path):
-    """The output folder of ``configure``."""
+    """Output folder of ``configure``."""
     return tmp_path / "out"
 
 
 @pytest.fixture
 def earlier(configure, out):
-    """The files of a run that was interrupted after a checkpoint."""
+    """Files of a run that was interrupted after a checkpoint."""
     cfg = configure("--num-gpus", "0", opts=["SEED", -1])
     trainer = AIDTrainer(cfg)
     trainer.iter = 7
@@ -28,12 +28,12 @@ def earlier(configure, out):
 
 
 def contents(folder) -> dict[str, bytes]:
-    """Files by name; the log, to which every start adds, is left out."""
+    """Content of files by name, without the log, which every start extends."""
     return {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file() and f.name != "log.txt"}
 
 
 @pytest.mark.parametrize(
-    "key, value, said",
+    "key, value, message",
     [
         ("MODEL.FPN.OUT_CHANNELS", 4, "OUT_CHANNELS is 8 there, 4 here: choose another OUTPUT_DIR"),
         (
@@ -46,22 +46,22 @@ def contents(folder) -> dict[str, bytes]:
         ("DISTILLATION.LOSSES", ["NonLocalLoss"], "DISTILLATION.LOSSES is"),
     ],
 )
-def test_a_run_with_another_model_is_not_resumed_and_stays(
-    key, value, said, configure, earlier, out
+def test_run_with_another_model_is_neither_resumed_nor_changed(
+    key, value, message, configure, earlier, out
 ):
-    with pytest.raises(AIDError, match=f"--resume: the run in OUTPUT_DIR .*out has .*{said}"):
+    with pytest.raises(AIDError, match=f"--resume: the run in OUTPUT_DIR .*out has .*{message}"):
         configure("--num-gpus", "0", "--resume", opts=[key, value])
     assert contents(out) == earlier
 
 
-def test_a_run_with_other_classes_is_not_resumed(earlier, out):
+def test_run_with_another_number_of_classes_is_not_resumed(earlier, out):
     opts = ["MODEL.ROI_HEADS.NUM_CLASSES", 5, "OUTPUT_DIR", str(out)]
     cfg = load_config(str(out / "config.yaml"), opts)
     with pytest.raises(AIDError, match="MODEL.ROI_HEADS.NUM_CLASSES is 3 there, 5 here"):
         check_output_folder(cfg, resume=True)
 
 
-def test_of_many_changes_three_are_named(configure, earlier):
+def test_error_names_at_most_three_changes(configure, earlier):
     keys = ["FPN.OUT_CHANNELS", "ROI_BOX_HEAD.FC_DIM", "RESNETS.STEM_OUT_CHANNELS"]
     opts = [x for key in [*keys, "RPN.BATCH_SIZE_PER_IMAGE"] for x in (f"MODEL.{key}", 4)]
     with pytest.raises(AIDError, match="here; [^;]* here; [^;]* here; ...: choose") as error:
@@ -69,20 +69,20 @@ def test_of_many_changes_three_are_named(configure, earlier):
     assert "\n" not in str(error.value)
 
 
-def test_what_does_not_alter_the_model_may_change(configure, earlier):
+def test_settings_outside_the_model_may_change(configure, earlier):
     opts = ["SOLVER.BASE_LR", 0.5, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.3]
     opts += ["MODEL.WEIGHTS", "moved.pth", "SOLVER.MAX_ITER", 9]
     cfg = configure("--num-gpus", "0", "--resume", opts=opts)
     assert cfg.SOLVER.MAX_ITER == 9
 
 
-def test_without_a_checkpoint_there_is_nothing_to_compare(configure, out):
+def test_folder_without_a_checkpoint_is_not_compared(configure, out):
     configure("--num-gpus", "0")
     configure("--num-gpus", "0", "--resume", opts=["MODEL.FPN.OUT_CHANNELS", 4])
     assert "OUT_CHANNELS: 4" in (out / "config.yaml").read_text()
 
 
-def test_without_its_config_a_run_is_known_by_its_weights(configure, earlier, out):
+def test_run_without_config_is_compared_by_its_weights(configure, earlier, out):
     (out / "config.yaml").unlink()
     cfg = configure("--num-gpus", "0", "--resume", opts=["MODEL.ROI_BOX_HEAD.FC_DIM", 4])
     with pytest.raises(AIDError, match="model_0000007.pth is a checkpoint of another detector"):
@@ -91,19 +91,19 @@ def test_without_its_config_a_run_is_known_by_its_weights(configure, earlier, ou
         assert (out / name).read_bytes() == earlier[name]
 
 
-def test_a_checkpoint_that_is_gone_is_one_line(configure, earlier, out):
+def test_missing_checkpoint_is_a_one_line_error(configure, earlier, out):
     (out / "model_0000007.pth").unlink()
     cfg = configure("--num-gpus", "0", "--resume")
     with pytest.raises(AIDError, match="--resume: .*model_0000007.pth cannot be read"):
         AIDTrainer(cfg).resume_or_load(resume=True)
 
 
-def test_an_evaluation_may_be_of_anything(configure, earlier, out):
+def test_evaluation_does_not_compare_the_folder(configure, earlier, out):
     configure("--num-gpus", "0", "--eval-only", "--resume", opts=["MODEL.FPN.OUT_CHANNELS", 4])
     assert contents(out) == earlier
 
 
-def test_a_fresh_start_among_checkpoints_is_warned_of(configure, earlier, out):
+def test_fresh_start_beside_old_checkpoints_is_warned_about(configure, earlier, out):
     log = out / "log.txt"
     assert "checkpoints of an earlier run" not in log.read_text()
     configure("--num-gpus", "0", "--resume", opts=["VIS_PERIOD", 1])
@@ -113,7 +113,7 @@ def test_a_fresh_start_among_checkpoints_is_warned_of(configure, earlier, out):
     assert (out / "model_0000007.pth").read_bytes() == earlier["model_0000007.pth"]
 
 
-def test_what_killed_runs_left_is_tidied_up_by_the_next_training(configure, earlier, out):
+def test_next_training_removes_leftovers_of_killed_runs(configure, earlier, out):
     leftovers = ["model_0000009.pth.tmp", "last_checkpoint.tmp", "config.yaml.tmp"]
     for name in leftovers:
         (out / name).write_bytes(b"half a file")
@@ -124,22 +124,22 @@ def test_what_killed_runs_left_is_tidied_up_by_the_next_training(configure, earl
     assert contents(out) == {**earlier, "metrics.json": b'{"iteration": 7}\n'}
 
 
-def test_the_config_is_replaced_and_never_written_to(configure, earlier, out, tmp_path):
-    """Of a process that dies while it resumes the seed is not lost."""
+def test_config_file_is_replaced_atomically(configure, earlier, out, tmp_path):
+    """The seed survives a process that is killed while it resumes."""
     os.link(out / "config.yaml", tmp_path / "old.yaml")
     configure("--num-gpus", "0", "--resume", opts=["SEED", -1, "SOLVER.MAX_ITER", 9])
     assert (tmp_path / "old.yaml").read_bytes() == earlier["config.yaml"]
     assert "MAX_ITER: 9" in (out / "config.yaml").read_text()
 
 
-def test_a_folder_that_cannot_be_written(configure, tmp_path):
-    for folder in ("/proc", str(tmp_path / "file")):  # /proc is there, and takes no file
+def test_unwritable_folder_is_refused(configure, tmp_path):
+    for folder in ("/proc", str(tmp_path / "file")):  # /proc exists, but is read-only
         (tmp_path / "file").touch()
         with pytest.raises(AIDError, match=f"OUTPUT_DIR {folder} cannot be written: "):
             configure("--num-gpus", "0", opts=["OUTPUT_DIR", folder])
 
 
-def test_a_disk_that_fills_up_ends_the_run_in_one_line(run_config, monkeypatch, caplog):
+def test_full_disk_is_a_one_line_error(run_config, monkeypatch, caplog):
     cfg = run_config("run")
     save, sizes = torch.save, []
 
@@ -163,7 +163,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line(run_config, monkeypatch, 
     assert resumed.start_iter == 2
 
 
-def test_an_evaluation_that_cannot_be_written_ends_the_run_in_one_line(run_config, caplog):
+def test_unwritable_evaluation_is_a_one_line_error(run_config, caplog):
     cfg = run_config("run", opts=["SOLVER.CHECKPOINT_PERIOD", 100])
     trainer = AIDTrainer(cfg)
     os.symlink("/dev/full", os.path.join(cfg.OUTPUT_DIR, "inference"))
@@ -173,17 +173,17 @@ def test_an_evaluation_that_cannot_be_written_ends_the_run_in_one_line(run_confi
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, message",
     [
         ("o\udce9", "is not UTF-8"),
         ("o\0", "contains a null character"),
         ("s3://o", "is a URL: name a folder of this machine"),
     ],
 )
-def test_a_name_that_not_every_library_can_handle(name, said, configure, tmp_path):
+def test_unsupported_folder_name_is_refused(name, message, configure, tmp_path):
     cfg = configure("--num-gpus", "0")
     cfg.defrost()
     cfg.OUTPUT_DIR = f"{tmp_path}/new/{name}"
-    with pytest.raises(AIDError, match=f"OUTPUT_DIR .* {said}"):
+    with pytest.raises(AIDError, match=f"OUTPUT_DIR .* {message}"):
         check_output_folder(cfg, resume=False)
     assert not (tmp_path / "new").exists()

@@ -1,4 +1,4 @@
-"""Runs in which imitation starts late or ends early."""
+"""Runs in which distillation starts late or ends early."""
 
 import pytest
 import torch
@@ -15,48 +15,50 @@ SOLVERS = {
 
 
 def train(cfg, resume=False):
-    """The content of each checkpoint of the run, by iteration."""
+    """Content of each checkpoint of a run, by iteration."""
     torch.manual_seed(cfg.SEED)
     trainer = AIDTrainer(cfg)
     trainer.resume_or_load(resume)
     trainer.train()
-    found = {}
+    checkpoints = {}
     for k in range(4):
         name = "model_final" if k == 3 else f"model_{k:07d}"
-        found[k] = torch.load(f"{cfg.OUTPUT_DIR}/{name}.pth", weights_only=False)
-    return found
+        checkpoints[k] = torch.load(f"{cfg.OUTPUT_DIR}/{name}.pth", weights_only=False)
+    return checkpoints
 
 
-def same(a, b):
+def equal_states(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], v) for k, v in b.items())
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_adapters_and_their_momentum_rest_while_imitation_pauses(solver, run_config):
+def test_paused_distillation_leaves_adapters_unchanged(solver, run_config):
     opts = ["TEACHER.COMPARE_BATCHES", 0, *SOLVERS[solver]]
-    found = train(run_config("run", opts=[*opts, f"{KEYS}.START_ITER", 1, f"{KEYS}.END_ITER", 2]))
-    adapters = [found[k]["distillation"] for k in range(4)]
-    moved = [not same(a, b) for a, b in zip(adapters, adapters[1:], strict=False)]
+    checkpoints = train(
+        run_config("run", opts=[*opts, f"{KEYS}.START_ITER", 1, f"{KEYS}.END_ITER", 2])
+    )
+    adapters = [checkpoints[k]["distillation"] for k in range(4)]
+    moved = [not equal_states(a, b) for a, b in zip(adapters, adapters[1:], strict=False)]
     assert moved == [True, False, False]
     always = train(run_config("always", opts=opts))
     new = run_config("new", opts=opts)
     torch.manual_seed(new.SEED)
     fresh = AIDTrainer(new).model.distillation.state_dict()
-    assert same(adapters[0], fresh) and not same(always[0]["distillation"], fresh)
+    assert equal_states(adapters[0], fresh) and not equal_states(always[0]["distillation"], fresh)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_until_imitation_starts_the_run_is_a_plain_one_bit_for_bit(solver, run_config):
+def test_run_equals_plain_training_until_distillation_starts(solver, run_config):
     late = run_config("late", opts=[*SOLVERS[solver], f"{KEYS}.START_ITER", 2])
     plain = late.clone()
     plain.defrost()
     plain.MODEL.META_ARCHITECTURE, plain.OUTPUT_DIR = "GeneralizedRCNN", f"{late.OUTPUT_DIR}_plain"
-    found, expected = train(late), train(plain)
-    equal = [same(found[k]["model"], expected[k]["model"]) for k in range(4)]
+    checkpoints, expected = train(late), train(plain)
+    equal = [equal_states(checkpoints[k]["model"], expected[k]["model"]) for k in range(4)]
     assert equal == [True, True, False, False]
 
 
-def test_a_run_resumed_in_a_pause_goes_on_bit_for_bit(run_config):
+def test_run_resumed_in_a_pause_continues_bit_for_bit(run_config):
     opts = [f"{KEYS}.START_ITER", 1, f"{KEYS}.END_ITER", 3, f"{KEYS}.DECAY", "cosine"]
     opts += ["SOLVER.OPTIMIZER", "AdamW", "AID.WEIGHTING", "RelativeWeighting"]
     expected = train(run_config("whole", opts=opts))
@@ -65,22 +67,22 @@ def test_a_run_resumed_in_a_pause_goes_on_bit_for_bit(run_config):
         torch.manual_seed(cfg.SEED)
         trainer = AIDTrainer(cfg)
         trainer.resume_or_load(False)
-        trainer.max_iter = interrupted + 1  # the schedules know the run's own length
+        trainer.max_iter = interrupted + 1  # the schedules keep the length of the run
         trainer.train()
         resumed = AIDTrainer(cfg)
         resumed.resume_or_load(True)
         resumed.train()
         final = torch.load(f"{cfg.OUTPUT_DIR}/model_final.pth", weights_only=False)
-        for part in ("model", "distillation"):
-            assert same(final[part], expected[3][part])
+        for key in ("model", "distillation"):
+            assert equal_states(final[key], expected[3][key])
 
 
-def test_a_teacher_that_starts_late_is_compared_all_the_same(run_config, caplog):
+def test_late_teacher_is_compared_at_the_start(run_config, caplog):
     cfg = run_config("run", opts=[f"{KEYS}.START_ITER", 3, "VIS_PERIOD", 1])
     torch.manual_seed(cfg.SEED)
     trainer = AIDTrainer(cfg)
     trainer.resume_or_load(False)
-    with torch.no_grad():  # everything is background to it
+    with torch.no_grad():  # it predicts background everywhere
         trainer.model.teacher.detector.roi_heads.box_predictor.cls_score.bias[-1] += 20
     trainer.train()
     assert "The teacher's loss on the first batches is" in caplog.text

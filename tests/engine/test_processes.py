@@ -18,7 +18,7 @@ from aid.utils.errors import AIDError
 
 
 def train(cfg, resume=False):
-    """The weights after a run; processes begin at different random numbers, as in a real one."""
+    """Weights after a run; the processes start with different random states."""
     torch.manual_seed(cfg.SEED + comm.get_rank())
     trainer = AIDTrainer(cfg)
     trainer.resume_or_load(resume)
@@ -37,7 +37,7 @@ def an_image_without_boxes(toy_dataset):
 
 @pytest.mark.usefixtures("an_image_without_boxes")
 @pytest.mark.parametrize("processes", [2, 4])
-def test_all_processes_end_with_the_same_student_and_adapters(processes, run_config, in_processes):
+def test_processes_end_with_equal_students_and_adapters(processes, run_config, in_processes):
     opts = ["SOLVER.IMS_PER_BATCH", 4, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False]
     cfg = run_config("run", opts=[*opts, "AID.WEIGHTING", "RelativeWeighting"])
     first, *others = in_processes(processes, train, cfg)
@@ -48,40 +48,40 @@ def test_all_processes_end_with_the_same_student_and_adapters(processes, run_con
     for name, weight in first.items():
         assert weight.isfinite().all()
         assert all(torch.equal(weight, other[name]) for other in others), name
-        part = "distillation" if name.startswith("distillation.") else "model"
+        section = "distillation" if name.startswith("distillation.") else "model"
         key = name.removeprefix("distillation.")
-        assert torch.equal(weight, saved[part][key])
-        assert not torch.equal(weight, early[part][key]) or not name.endswith("weight"), name
+        assert torch.equal(weight, saved[section][key])
+        assert not torch.equal(weight, early[section][key]) or not name.endswith("weight"), name
     assert any(name.startswith("distillation.") for name in first)
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "fcos"])
-def test_resumed_in_two_processes_it_ends_with_the_same_weights(kind, run_config, in_processes):
+def test_resumed_run_in_two_processes_has_equal_weights(kind, run_config, in_processes):
     opts = ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUMULATION_STEPS", 2]
     cfg = run_config("run", kind, opts=opts)
     expected = in_processes(2, train, cfg)
     with open(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"), "w") as f:
         f.write("model_0000001.pth")
-    for found, weights in zip(in_processes(2, train, cfg, True), expected, strict=True):
-        assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+    for actual, weights in zip(in_processes(2, train, cfg, True), expected, strict=True):
+        assert all(torch.equal(actual[name], weight) for name, weight in weights.items())
 
 
 def normalizer_after_resume(cfg, of_process_0):
-    """Of this process, from a checkpoint of another number of processes or of an older version."""
+    """Whether this process resumes with the normalizer of process 0."""
     trainer = AIDTrainer(cfg)
     trainer.resume_or_load(resume=True)
     return trainer.model.module.loss_normalizer == of_process_0
 
 
 @pytest.mark.parametrize("version", ["one process", "0.1"])
-def test_a_checkpoint_with_one_normalizer_gives_it_to_all(version, run_config, in_processes):
+def test_single_normalizer_of_a_checkpoint_is_used_by_all(version, run_config, in_processes):
     opts = ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 1]
     cfg = run_config("run", "retinanet", opts=opts)
     train(cfg)
     path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     content = torch.load(path)
     (saved,) = content["trainer"]["hooks"]["SaveNormalizers"]["by_process"]
-    assert saved != 100  # its start
+    assert saved != 100  # the initial value
     if version == "0.1":
         del content["trainer"]["hooks"]["SaveNormalizers"]
         content["trainer"]["loss_normalizer"] = saved
@@ -89,21 +89,21 @@ def test_a_checkpoint_with_one_normalizer_gives_it_to_all(version, run_config, i
     assert in_processes(2, normalizer_after_resume, cfg, saved) == [True, True]
 
 
-def count_pictures(cfg):
-    """How many pictures a process holds at the end of a run."""
+def count_images(cfg):
+    """Number of images that a process holds at the end of a run."""
     trainer = AIDTrainer(cfg)
     trainer.train()
     return len(trainer.storage._vis_data)
 
 
-def test_no_process_keeps_the_pictures_of_a_run(run_config, in_processes):
-    """The main process writes them down; the others have nothing to write."""
+def test_processes_release_the_images_of_a_run(run_config, in_processes):
+    """The main process writes the images; the others have no writer."""
     opts = ["SOLVER.IMS_PER_BATCH", 4, "VIS_PERIOD", 1, "DATASETS.TEST", ()]
-    assert in_processes(2, count_pictures, run_config("run", opts=opts)) == [0, 0]
+    assert in_processes(2, count_images, run_config("run", opts=opts)) == [0, 0]
 
 
-def found_near(records, indices):
-    """Detections of each of these images: its objects, moved a little, the first one twice."""
+def shifted_detections(records, indices):
+    """Detections of the given images: shifted objects, the first one twice."""
     for i in indices:
         boxes = torch.tensor([x["bbox"] for x in records[i]["annotations"]])
         classes = torch.tensor([x["category_id"] for x in records[i]["annotations"]])
@@ -118,13 +118,15 @@ def evaluate_share(name, output):
     records = DatasetCatalog.get(name)
     evaluator = build_evaluator(name, output)
     evaluator.reset()
-    for record, detections in found_near(records, InferenceSampler(len(records))):
+    for record, detections in shifted_detections(records, InferenceSampler(len(records))):
         evaluator.process([record], [detections])
     return evaluator.evaluate()
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_cocos_metric_of_seven_images(processes, toy_dataset, in_processes, tmp_path):
+def test_coco_metric_in_several_processes_equals_one(
+    processes, toy_dataset, in_processes, tmp_path
+):
     expected = evaluate_share(toy_dataset, str(tmp_path / "one"))
     assert 0 < expected["bbox"]["AP"] < 100
     first, *others = in_processes(processes, evaluate_share, toy_dataset, str(tmp_path / "more"))
@@ -133,14 +135,16 @@ def test_cocos_metric_of_seven_images(processes, toy_dataset, in_processes, tmp_
 
 
 def evaluate_with_own_statistics(cfg, model):
-    """Evaluates after what training leaves: BatchNorm's statistics, other ones in each process."""
+    """Evaluate with different BatchNorm statistics in each process."""
     for name, buffer in model.named_buffers():
         if name.endswith("running_mean"):
             buffer += comm.get_rank()
     return AIDTrainer.test(cfg, model)
 
 
-def test_what_is_measured_is_what_is_saved(student_model, run_config, in_processes):
+def test_evaluation_uses_the_statistics_of_the_main_process(
+    student_model, run_config, in_processes
+):
     model, _ = student_model("faster_rcnn", opts=["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0])
     detections = []
     for processes in (1, 2):
@@ -151,7 +155,7 @@ def test_what_is_measured_is_what_is_saved(student_model, run_config, in_process
     assert detections[0] == detections[1] and len(detections[0]) > 7
 
 
-def resume_where_only_the_main_process_has_a_checkpoint(cfg):
+def resume_with_a_checkpoint_in_the_main_process_only(cfg):
     if comm.get_rank() == 0:
         trainer = AIDTrainer(cfg)
         trainer.checkpointer.save("model_0000001", iteration=1)
@@ -164,16 +168,16 @@ def resume_where_only_the_main_process_has_a_checkpoint(cfg):
         trainer.resume_or_load(resume=True)
 
 
-def test_a_machine_without_the_checkpoint(run_config, in_processes):
-    in_processes(2, resume_where_only_the_main_process_has_a_checkpoint, run_config("run"))
+def test_machine_without_the_checkpoint_is_reported(run_config, in_processes):
+    in_processes(2, resume_with_a_checkpoint_in_the_main_process_only, run_config("run"))
 
 
-def build_with_torchs_norm(cfg):
+def build_with_torch_sync_bn(cfg):
     with pytest.raises(AIDError, match="SyncBN needs GPUs: .* to naiveSyncBN"):
         AIDTrainer(cfg)
 
 
-def test_torchs_synchronized_norm_on_the_cpu(run_config, in_processes):
+def test_sync_bn_of_torch_is_refused_on_the_cpu(run_config, in_processes):
     cfg = run_config("run", opts=["MODEL.RESNETS.NORM", "SyncBN"])
-    AIDTrainer(cfg)  # alone it is BatchNorm
-    in_processes(2, build_with_torchs_norm, cfg)
+    AIDTrainer(cfg)  # BatchNorm in a single process
+    in_processes(2, build_with_torch_sync_bn, cfg)

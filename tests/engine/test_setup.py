@@ -1,4 +1,4 @@
-"""From arguments to a config: seeds, devices, folders."""
+"""Setup of a config from arguments: seeds, devices, folders and datasets."""
 
 import re
 
@@ -13,12 +13,12 @@ from aid.engine.setup import check_dataset
 from aid.utils.errors import AIDError
 
 
-def test_a_config_that_names_its_seed_keeps_it(configure):
+def test_configured_seed_is_kept(configure):
     cfg = configure("--num-gpus", "0")
     assert cfg.SEED == 3 and cfg.MODEL.DEVICE == "cpu" and cfg.is_frozen()
 
 
-def test_a_drawn_seed_is_written_down_and_found_at_resume(configure):
+def test_drawn_seed_is_restored_at_resume(configure):
     seed = configure(opts=["SEED", -1]).SEED
     assert seed >= 0
     assert configure("--resume", opts=["SEED", -1]).SEED == seed
@@ -26,7 +26,7 @@ def test_a_drawn_seed_is_written_down_and_found_at_resume(configure):
 
 
 @pytest.mark.parametrize("config", ["without a seed", "gone"])
-def test_a_drawn_seed_is_found_in_the_checkpoint_too(config, configure, tmp_path):
+def test_drawn_seed_is_restored_from_the_checkpoint(config, configure, tmp_path):
     configure(opts=["SEED", -1])
     path = tmp_path / "out" / "config.yaml"
     if config == "gone":
@@ -43,14 +43,14 @@ def test_a_drawn_seed_is_found_in_the_checkpoint_too(config, configure, tmp_path
     assert configure("--resume", opts=["SEED", -1]).SEED == 12
 
 
-def test_the_main_process_decides_on_the_seed(configure, monkeypatch):
-    """The others may find no config.yaml, on a machine of their own, or half of one."""
+def test_main_process_determines_the_seed(configure, monkeypatch):
+    """The other processes may read a missing or incomplete config.yaml."""
     configure(opts=["SEED", -1])
     monkeypatch.setattr(comm, "all_gather", lambda x: [5, x])
     assert configure("--resume", opts=["SEED", -1]).SEED == 5
 
 
-def test_an_evaluation_leaves_the_runs_record_alone(configure, tmp_path):
+def test_evaluation_keeps_the_config_of_the_run(configure, tmp_path):
     seed = configure(opts=["SEED", -1]).SEED
     before = (tmp_path / "out" / "config.yaml").read_bytes()
     cfg = configure("--eval-only", opts=["SEED", -1, "SOLVER.MAX_ITER", 7])
@@ -60,28 +60,28 @@ def test_an_evaluation_leaves_the_runs_record_alone(configure, tmp_path):
     assert configure("--resume", opts=["SEED", -1]).SEED == seed
 
 
-def test_a_gpu_that_is_not_there(configure, monkeypatch):
+def test_missing_gpu_is_refused(configure, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(AIDError, match="MODEL.DEVICE is cuda, but torch finds no GPU"):
         configure(opts=["MODEL.DEVICE", "cuda"])
     assert configure("--num-gpus", "0", opts=["MODEL.DEVICE", "cuda"]).MODEL.DEVICE == "cpu"
 
 
-def test_several_gpus_for_a_model_on_the_cpu(configure):
+def test_several_gpus_are_refused_for_a_cpu_model(configure):
     with pytest.raises(AIDError, match="MODEL.DEVICE is cpu, but --num-gpus is 4"):
         configure("--num-gpus", "4")
     with pytest.raises(AIDError, match="--num-gpus is 1.* --num-processes starts several"):
         configure("--num-machines", "2")
 
 
-def test_one_gpu_for_several_processes(configure, monkeypatch):
+def test_single_gpu_is_refused_for_several_processes(configure, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     with pytest.raises(AIDError, match="MODEL.DEVICE cuda:1 is one GPU for several processes"):
         configure(opts=["MODEL.DEVICE", "cuda:1"])
 
 
-def test_mixed_precision_on_the_cpu(configure):
+def test_mixed_precision_is_refused_on_the_cpu(configure):
     amp = ["SOLVER.AMP.ENABLED", True]
     with pytest.raises(AIDError, match="AMP.ENABLED is on, but MODEL.DEVICE is cpu: mixed preci"):
         configure(opts=amp)
@@ -93,7 +93,7 @@ def test_mixed_precision_on_the_cpu(configure):
     "image_id, message",
     [(0, "3.png has the image_id of .*0.png: give every image"), (None, "3.png has no image_id")],
 )
-def test_images_that_a_metric_cannot_tell_apart(image_id, message, configure, toy_dataset):
+def test_missing_or_duplicate_image_ids_are_refused(image_id, message, configure, toy_dataset):
     records = DatasetCatalog.get(toy_dataset)
     records[3]["image_id"] = image_id
     DatasetCatalog.remove(toy_dataset)
@@ -103,7 +103,7 @@ def test_images_that_a_metric_cannot_tell_apart(image_id, message, configure, to
 
 
 @pytest.mark.parametrize("annotations", [[], [{"iscrowd": 1}], None])
-def test_nothing_to_train_on(annotations, configure, toy_dataset):
+def test_dataset_without_objects_is_refused(annotations, configure, toy_dataset):
     records = [{**x, "annotations": annotations} for x in DatasetCatalog.get(toy_dataset)]
     if annotations is None:
         records = [{k: v for k, v in x.items() if k != "annotations"} for x in records]
@@ -117,21 +117,21 @@ def test_nothing_to_train_on(annotations, configure, toy_dataset):
         configure("--eval-only")
 
 
-def test_what_kittis_metric_needs_is_said_before_training(configure, toy_dataset):
+def test_missing_kitti_labels_are_reported_before_training(configure, toy_dataset):
     del MetadataCatalog.get(toy_dataset).evaluator_type
     MetadataCatalog.get(toy_dataset).evaluator_type = "kitti"
     with pytest.raises(AIDError, match="has evaluator_type 'kitti', but no kitti_labels"):
         configure()
 
 
-def test_a_metric_that_is_not_there_is_said_before_training(configure, toy_dataset):
+def test_unsupported_metric_is_reported_before_training(configure, toy_dataset):
     del MetadataCatalog.get(toy_dataset).evaluator_type
     MetadataCatalog.get(toy_dataset).evaluator_type = "lvis"
     with pytest.raises(AIDError, match="evaluator_type 'lvis', this project evaluates by COCO's"):
         configure("--num-gpus", "0")
 
 
-def test_what_would_have_no_effect(configure):
+def test_settings_without_effect_are_refused(configure):
     with pytest.raises(AIDError, match="TEST.AUG.ENABLED is on, .*: turn it off"):
         configure(opts=["TEST.AUG.ENABLED", True])
     configure(opts=["DATASETS.TEST", ()])  # a training without evaluation
@@ -139,13 +139,13 @@ def test_what_would_have_no_effect(configure):
         configure("--eval-only", opts=["DATASETS.TEST", ()])
 
 
-def test_the_training_set_is_not_needed_to_evaluate(configure):
+def test_evaluation_needs_no_training_set(configure):
     with pytest.raises(AIDError, match="'gone' is not registered"):
         configure(opts=["DATASETS.TRAIN", ("gone",)])
     configure("--eval-only", opts=["DATASETS.TRAIN", ("gone",)])
 
 
-def test_a_dataset_with_other_classes(configure, tmp_path):
+def test_dataset_with_another_number_of_classes_is_refused(configure, tmp_path):
     name = f"two_{tmp_path.name}"
     DatasetCatalog.register(name, lambda: [])
     MetadataCatalog.get(name).set(thing_classes=["Car", "Bus"])
@@ -157,8 +157,10 @@ def test_a_dataset_with_other_classes(configure, tmp_path):
 
 @pytest.mark.parametrize("key", ["TRAIN", "TEST"])
 @pytest.mark.parametrize("options", [[], ["--eval-only"]])
-def test_all_datasets_of_a_run_have_one_class_list(key, options, configure, toy_dataset, tmp_path):
-    """By the place in the list predictions become classes: in another order no box is right."""
+def test_datasets_with_different_class_lists_are_refused(
+    key, options, configure, toy_dataset, tmp_path
+):
+    """Predictions are indices into the list: another order makes them wrong."""
     name = f"turned_{tmp_path.name}"
     DatasetCatalog.register(name, lambda: DatasetCatalog.get(toy_dataset))
     MetadataCatalog.get(name).set(thing_classes=["Car", "Cyclist", "Pedestrian"])
@@ -173,7 +175,7 @@ def test_all_datasets_of_a_run_have_one_class_list(key, options, configure, toy_
     MetadataCatalog.remove(name)
 
 
-def test_a_list_that_ends_early_is_another_one(tmp_path):
+def test_shorter_class_list_is_refused(tmp_path):
     names = [f"short_{tmp_path.name}", f"long_{tmp_path.name}"]
     for name, classes in zip(names, (["Car"], ["Car", "Bus"]), strict=True):
         MetadataCatalog.get(name).thing_classes = classes
@@ -184,7 +186,7 @@ def test_a_list_that_ends_early_is_another_one(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "gfl"])
-def test_every_family_is_asked_for_its_own_number_of_classes(kind, tiny_config, toy_dataset):
+def test_number_of_classes_is_read_from_the_key_of_each_family(kind, tiny_config, toy_dataset):
     cfg = load_config(tiny_config(kind))
     check_dataset(cfg, "TRAIN", toy_dataset)
     head = {"faster_rcnn": "ROI_HEADS", "retinanet": "RETINANET", "gfl": "GFL"}[kind]
@@ -194,7 +196,7 @@ def test_every_family_is_asked_for_its_own_number_of_classes(kind, tiny_config, 
         check_dataset(cfg, "TRAIN", toy_dataset)
 
 
-def test_a_file_that_registers_is_run_first(configure, toy_dataset, tmp_path):
+def test_register_file_is_run_first(configure, toy_dataset, tmp_path):
     with pytest.raises(AIDError, match="--register gone.py does not exist"):
         configure("--register", "gone.py")
     name = f"from_file_{tmp_path.name}"

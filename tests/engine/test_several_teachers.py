@@ -1,4 +1,4 @@
-"""Runs with two teachers."""
+"""Runs with two teachers: resuming, comparison and evaluation."""
 
 import os
 
@@ -28,50 +28,50 @@ def two_teachers(run_config, tiny_config, tmp_path):
     return make
 
 
-def started(cfg, resume=False, **options):
+def make_trainer(cfg, resume=False, **options):
     torch.manual_seed(cfg.SEED)
     trainer = AIDTrainer(cfg, **options)
     trainer.resume_or_load(resume)
     return trainer
 
 
-def test_a_run_is_resumed_bit_for_bit(two_teachers):
+def test_run_with_two_teachers_is_resumed_bit_for_bit(two_teachers):
     opts = ["AID.WEIGHTING", "RelativeWeighting", "SOLVER.OPTIMIZER", "AdamW"]
-    whole = started(two_teachers("whole", "retinanet", opts))
+    whole = make_trainer(two_teachers("whole", "retinanet", opts))
     whole.train()
     cfg = two_teachers("parts", "retinanet", opts)
-    first = started(cfg)
+    first = make_trainer(cfg)
     first.max_iter = 2
     first.train()
-    resumed = started(cfg, resume=True)
+    resumed = make_trainer(cfg, resume=True)
     resumed.train()
     expected = whole.model.state_dict()
     assert any(k.startswith("distillation.losses_1.") for k in expected)
     assert all(torch.equal(v, expected[k]) for k, v in resumed.model.state_dict().items())
 
 
-def test_a_broken_one_is_reported_by_its_name(two_teachers, caplog):
-    trainer = started(two_teachers("run"))
-    with torch.no_grad():  # everything is background
+def test_broken_teacher_is_reported_by_name(two_teachers, caplog):
+    trainer = make_trainer(two_teachers("run"))
+    with torch.no_grad():  # it predicts background everywhere
         detector = trainer.model.distillers[1].teacher.detector
         detector.roi_heads.box_predictor.cls_score.bias[-1] += 20
     trainer.train()
-    (said,) = (x.getMessage() for x in caplog.records if x.name == "aid.engine.hooks")
-    assert "in TEACHER.MORE_CONFIG_FILES[0] " in said and "second.yaml" in said
+    (message,) = (x.getMessage() for x in caplog.records if x.name == "aid.engine.hooks")
+    assert "in TEACHER.MORE_CONFIG_FILES[0] " in message and "second.yaml" in message
 
 
-def test_a_comparable_one_is_looked_at_beside_one_of_another_family(two_teachers, monkeypatch):
-    looked = []
+def test_only_comparable_teachers_are_compared(two_teachers, monkeypatch):
+    compared = []
     monkeypatch.setattr(
         "aid.engine.hooks.compare",
-        lambda student, teachers, batch: looked.append(teachers) or (torch.zeros(2),) * 2,
+        lambda student, teachers, batch: compared.append(teachers) or (torch.zeros(2),) * 2,
     )
-    trainer = started(two_teachers("run", "retinanet", ["TEACHER.COMPARE_BATCHES", 1]))
+    trainer = make_trainer(two_teachers("run", "retinanet", ["TEACHER.COMPARE_BATCHES", 1]))
     trainer.train()
-    assert looked == [[trainer.model.teacher]]
+    assert compared == [[trainer.model.teacher]]
 
 
-def test_all_are_evaluated_first_if_asked(two_teachers, monkeypatch):
+def test_all_teachers_are_evaluated_with_eval_first(two_teachers, monkeypatch):
     order, original = [], AIDTrainer.test.__func__
 
     def test(cls, cfg, model, evaluators=None):
@@ -80,21 +80,21 @@ def test_all_are_evaluated_first_if_asked(two_teachers, monkeypatch):
 
     monkeypatch.setattr(AIDTrainer, "test", classmethod(test))
     opts = ["TEACHER.EVAL_FIRST", True, "SOLVER.MAX_ITER", 1]
-    started(two_teachers("run", "retinanet", opts)).train()
+    make_trainer(two_teachers("run", "retinanet", opts)).train()
     expected = [("GeneralizedRCNN", "teacher"), ("RetinaNet", "teacher_1")]
     assert order == [*expected, ("AIDGeneralizedRCNN", "run")]
 
 
-def test_another_number_of_teachers_is_another_model(two_teachers, run_config):
+def test_run_with_another_number_of_teachers_is_not_resumed(two_teachers, run_config):
     cfg = two_teachers("run")
     with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as f:
         f.write(cfg.dump())
-    started(cfg).checkpointer.save("model_0000000", iteration=0)
+    make_trainer(cfg).checkpointer.save("model_0000000", iteration=0)
     check_output_folder(cfg, resume=True)
     moved = cfg.clone()
     moved.defrost()
     moved.TEACHER.MORE_WEIGHTS = ["elsewhere/second.pth"]
-    check_output_folder(moved, resume=True)  # as the first one's may
-    said = "the length of TEACHER.MORE_CONFIG_FILES is 1 there, 0 here"
-    with pytest.raises(AIDError, match=said):
+    check_output_folder(moved, resume=True)  # like the first teacher's weights
+    message = "the length of TEACHER.MORE_CONFIG_FILES is 1 there, 0 here"
+    with pytest.raises(AIDError, match=message):
         check_output_folder(run_config("run"), resume=True)

@@ -1,4 +1,4 @@
-"""The groups in which TensorBoard shows a run, beside a metrics.json with Detectron2's names."""
+"""Groups of scalars in TensorBoard; metrics.json keeps Detectron2's names."""
 
 import json
 import os
@@ -32,11 +32,11 @@ from aid.engine.tensorboard import grouped
         ("loss_bbox", "student/loss_bbox"),
     ],
 )
-def test_every_scalar_has_its_group(name, expected):
+def test_scalars_are_grouped(name, expected):
     assert grouped(name) == expected
 
 
-def test_the_event_file_of_a_run_holds_what_metrics_json_does_in_groups(run_config):
+def test_event_file_equals_metrics_json_in_groups(run_config):
     cfg = run_config("run", opts=["SOLVER.MAX_ITER", 20, "SOLVER.CHECKPOINT_PERIOD", 20])
     torch.manual_seed(cfg.SEED)
     trainer = AIDTrainer(cfg)

@@ -1,4 +1,4 @@
-"""Training end to end with tiny nets: interruption, evaluation, optimizers."""
+"""End-to-end training of tiny networks: interruption, evaluation, optimizers."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from aid.utils.errors import AIDError
 
 
 class StopAt(HookBase):
-    """Ends a run as an interruption would, after the checkpoint of an iteration."""
+    """Hook that interrupts a run after the checkpoint of an iteration."""
 
     def __init__(self, iteration):
         self.iteration = iteration
@@ -37,7 +37,7 @@ def train(cfg, stop_at=None, resume=False):
     return torch.load(os.path.join(cfg.OUTPUT_DIR, "model_final.pth")) if stop_at is None else None
 
 
-# The optimizer's state does not depend on the family, the detector's buffers do.
+# Only the detector's buffers depend on the family, not the optimizer's state.
 @pytest.mark.parametrize(
     "student, teacher, optimizer",
     [
@@ -48,10 +48,8 @@ def train(cfg, stop_at=None, resume=False):
         ("fcos", None, "AdamW"),
     ],
 )
-def test_interrupted_anywhere_it_ends_with_the_same_weights(
-    student, teacher, optimizer, run_config
-):
-    # A rule with a memory, which micro-batches share, and one without. A loss with random masks.
+def test_interrupted_run_ends_with_the_same_weights(student, teacher, optimizer, run_config):
+    # A rule with a running mean and one without, and a loss with random masks.
     rule = {"SGD": "ExponentialWeighting", "AdamW": "RelativeWeighting"}[optimizer]
     opts = ["SOLVER.OPTIMIZER", optimizer, "AID.WEIGHTING", rule]
     if optimizer == "AdamW":
@@ -62,19 +60,19 @@ def test_interrupted_anywhere_it_ends_with_the_same_weights(
     for stop_at in (0, 2):
         cfg = run_config(f"stopped_at_{stop_at}", student, teacher, opts)
         train(cfg, stop_at=stop_at)
-        torch.rand(99)  # whatever the process drew before
-        found = train(cfg, resume=True)
-        for part in ("model", "distillation"):
-            assert found[part].keys() == expected[part].keys()
-            assert all(torch.equal(found[part][k], v) for k, v in expected[part].items())
-        assert found["iteration"] == expected["iteration"] == 3
+        torch.rand(99)  # another random state
+        actual = train(cfg, resume=True)
+        for section in ("model", "distillation"):
+            assert actual[section].keys() == expected[section].keys()
+            assert all(torch.equal(actual[section][k], v) for k, v in expected[section].items())
+        assert actual["iteration"] == expected["iteration"] == 3
 
 
 BFLOAT16 = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16"]
 
 
 @pytest.mark.core
-def test_in_bfloat16_it_resumes_exactly_and_keeps_float32_weights(run_config):
+def test_bfloat16_run_resumes_exactly_with_float32_weights(run_config):
     opts = [*BFLOAT16, "DISTILLATION.BALANCE", 2.0]
     expected = train(run_config("whole", opts=opts))
     cfg = run_config("stopped", opts=opts)
@@ -87,13 +85,13 @@ def test_in_bfloat16_it_resumes_exactly_and_keeps_float32_weights(run_config):
     assert any(not torch.equal(single["model"][k], x) for k, x in expected["model"].items())
 
 
-def test_a_precision_that_is_none(run_config):
+def test_unknown_precision_is_refused(run_config):
     opts = [*BFLOAT16[:3], "float32"]
     with pytest.raises(AIDError, match="SOLVER.AMP.DTYPE is 'float32': choose one of float16, bf"):
         AIDTrainer(run_config("run", opts=opts))
 
 
-def test_resuming_a_finished_run_says_so_and_evaluates_it_again(run_config, caplog):
+def test_resumed_finished_run_is_reported_and_evaluated(run_config, caplog):
     cfg = run_config("finished", opts=["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0])
     before = train(cfg)
     metrics = os.path.join(cfg.OUTPUT_DIR, "metrics.json")
@@ -105,7 +103,7 @@ def test_resuming_a_finished_run_says_so_and_evaluates_it_again(run_config, capl
         assert "bbox/AP50" in json.loads(f.read().splitlines()[-1])
 
 
-def test_a_run_that_goes_on_under_other_conditions_says_so(run_config, toy_dataset, caplog):
+def test_changed_conditions_are_reported_at_resume(run_config, toy_dataset, caplog):
     train(run_config("run"), stop_at=0)
     train(run_config("run"), stop_at=1, resume=True)
     assert "--resume: the " not in caplog.text
@@ -117,15 +115,15 @@ def test_a_run_that_goes_on_under_other_conditions_says_so(run_config, toy_datas
     content["trainer"]["conditions"]["number of processes"] = 4
     torch.save(content, path)
     train(run_config("run", opts=["SEED", 5]), stop_at=2, resume=True)
-    for said in ("SEED was 3", "processes was 4", "training images was 7"):
-        assert f"{said} when the run stopped, and is " in caplog.text
+    for message in ("SEED was 3", "processes was 4", "training images was 7"):
+        assert f"{message} when the run stopped, and is " in caplog.text
     assert "and is 5 now: from here on" in caplog.text
 
 
 @pytest.mark.core
-def test_the_students_weights_change_and_metrics_are_written(run_config):
+def test_run_writes_metrics_and_detections(run_config):
     opts = ["SOLVER.MAX_ITER", 20, "SOLVER.CHECKPOINT_PERIOD", 100]
-    # Below 0, since a score may round to it.
+    # Below 0, because a score may round to 0.
     cfg = run_config("run", opts=[*opts, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", -1.0])
     train(cfg)
     with open(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) as f:
@@ -136,51 +134,51 @@ def test_the_students_weights_change_and_metrics_are_written(run_config):
         assert json.load(f)
 
 
-def test_evaluation_leaves_no_path_in_the_metadata(run_config, toy_dataset, tmp_path):
+def test_evaluation_leaves_the_metadata_unchanged(run_config, toy_dataset, tmp_path):
     for output in ("first", "second"):
         AIDTrainer.build_evaluator(run_config(output), toy_dataset)
         assert not hasattr(MetadataCatalog.get(toy_dataset), "json_file")
         assert list((tmp_path / output / "inference").glob("*.json"))
 
 
-def test_a_dataset_that_names_no_metric_is_evaluated_by_cocos(run_config, toy_dataset):
+def test_default_metric_is_coco(run_config, toy_dataset):
     del MetadataCatalog.get(toy_dataset).evaluator_type
     evaluator = AIDTrainer.build_evaluator(run_config("run"), toy_dataset)
     assert isinstance(evaluator, COCOEvaluator)
 
 
-def test_an_evaluator_type_without_evaluator(run_config, toy_dataset):
+def test_unknown_evaluator_type_is_refused(run_config, toy_dataset):
     del MetadataCatalog.get(toy_dataset).evaluator_type
     MetadataCatalog.get(toy_dataset).evaluator_type = "lvis"
     with pytest.raises(AIDError, match="evaluator_type 'lvis'"):
         AIDTrainer.build_evaluator(run_config("run"), toy_dataset)
 
 
-def test_the_teacher_is_evaluated_first_if_asked(run_config):
+def test_teacher_is_evaluated_first_with_eval_first(run_config):
     cfg = run_config("run", opts=["TEACHER.EVAL_FIRST", True, "SOLVER.MAX_ITER", 1])
-    # Below 0, since a score may round to it: without a detection there is no AP.
-    order, found = [], []
+    # Every detection is kept: without one, there is no AP.
+    order, actual = [], []
     original = AIDTrainer.test.__func__
 
-    class Watched(AIDTrainer):
+    class RecordingTrainer(AIDTrainer):
         @classmethod
         def test(cls, cfg, model, evaluators=None):
             order.append(type(model).__name__)
-            found.append(original(cls, cfg, model, evaluators))
-            return found[-1]
+            actual.append(original(cls, cfg, model, evaluators))
+            return actual[-1]
 
-    trainer = Watched(cfg)
+    trainer = RecordingTrainer(cfg)
     trainer.resume_or_load(False)
     trainer.train()
     assert order == ["GeneralizedRCNN", "AIDGeneralizedRCNN"]
     folder = os.path.join(cfg.OUTPUT_DIR, "teacher")
     assert os.path.isdir(os.path.join(folder, "inference"))
     with open(os.path.join(folder, "metrics.json")) as f:
-        assert json.load(f)["bbox/AP"] == found[0]["bbox"]["AP"]
+        assert json.load(f)["bbox/AP"] == actual[0]["bbox"]["AP"]
 
 
 @pytest.mark.parametrize("size, sizes", [(48, [64]), (32, [64, 32])])
-def test_a_teacher_of_another_size_is_evaluated_at_both(size, sizes, run_config, caplog):
+def test_teacher_of_another_size_is_evaluated_at_both_sizes(size, sizes, run_config, caplog):
     """At the student's size, at which it is imitated, too, and without an effect on its config."""
     tested = []
 
@@ -206,7 +204,7 @@ def test_a_teacher_of_another_size_is_evaluated_at_both(size, sizes, run_config,
     assert (said in caplog.text) == (len(sizes) == 2)
 
 
-def test_divergence_is_one_line(run_config, caplog):
+def test_divergence_is_a_one_line_error(run_config, caplog):
     cfg = run_config("run", opts=["SOLVER.BASE_LR", 1e12, "SOLVER.WARMUP_ITERS", 0])
     with pytest.raises(AIDError, match="training diverged at .*lower SOLVER.BASE_LR") as error:
         train(cfg)
@@ -214,18 +212,18 @@ def test_divergence_is_one_line(run_config, caplog):
     assert not any(record.exc_info for record in caplog.records)
 
 
-def test_weights_that_are_not_finite_at_the_end_of_a_run_are_an_error(run_config):
-    """The loss of the last iteration is finite; its step makes the weights infinite."""
+def test_non_finite_final_weights_are_an_error(run_config):
+    """The last loss is finite, but its step makes the weights infinite."""
     opts = ["SOLVER.BASE_LR", 3e38, "SOLVER.WARMUP_ITERS", 0, "SOLVER.MAX_ITER", 1]
     cfg = run_config("run", opts=opts)
     with pytest.raises(AIDError, match="training diverged: .* is not there yet") as error:
         train(cfg)
     assert "\n" not in str(error.value)
     assert not [name for name in os.listdir(cfg.OUTPUT_DIR) if name.endswith(".pth")]
-    assert "inference" not in os.listdir(cfg.OUTPUT_DIR)  # nor is it evaluated
+    assert "inference" not in os.listdir(cfg.OUTPUT_DIR)  # no evaluation
 
 
-def test_adamw_has_detectron2s_groups_and_clipping(run_config):
+def test_adamw_has_parameter_groups_and_clipping_of_detectron2(run_config):
     opts = ["SOLVER.OPTIMIZER", "AdamW", "SOLVER.CLIP_GRADIENTS.ENABLED", True]
     opts += ["SOLVER.WEIGHT_DECAY_NORM", 0.0, "SOLVER.WEIGHT_DECAY", 0.05]
     cfg = run_config("run", opts=opts)
@@ -235,7 +233,7 @@ def test_adamw_has_detectron2s_groups_and_clipping(run_config):
     assert {g["weight_decay"] for g in optimizer.param_groups} == {0.0, 0.05}
 
 
-def test_an_unknown_optimizer(run_config):
+def test_unknown_optimizer_is_refused(run_config):
     cfg = run_config("run", opts=["SOLVER.OPTIMIZER", "Lion"])
     with pytest.raises(AIDError, match="SOLVER.OPTIMIZER: 'Lion' is not one of SGD, AdamW"):
         AIDTrainer.build_optimizer(cfg, torch.nn.Linear(1, 1))

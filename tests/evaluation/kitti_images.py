@@ -17,7 +17,7 @@ def random_images(seed, num_images):
 
     Coordinates and truncation survive being written with 2 decimals, scores with 4. How crowded
     the images and how good the detector is differ between seeds; with some seeds, some images have
-    no ground truth, no detections, or neither.
+    no ground truth, no detections, or none of both.
     """
     rng = random.Random(seed)
     style = {
@@ -34,7 +34,7 @@ def random_images(seed, num_images):
         "odd": rng.choice((0.05, 0.2, 0.6)),
         "tied": rng.choice((0.0, 0.3, 1.0)),
     }
-    if rng.random() < 0.25:  # finds everything, which it takes to reach 41 thresholds
+    if rng.random() < 0.25:  # all objects found, as needed for 41 thresholds
         style.update(found=1.0, jitter=0.005, tricky=0.0, confusion=0.0, spread=(4.0,))
     return [_random_image(rng, style) for _ in range(num_images)]
 
@@ -63,17 +63,17 @@ def _random_image(rng, style):
         detections.append((rng.choice(OFTEN), box, _random_score(rng, tied, 0.0)))
     rng.shuffle(detections)
 
-    which = rng.choice(("ground truth", "detections", "both"))
+    emptied = rng.choice(("ground truth", "detections", "both"))
     if rng.random() < style["empty"]:
-        ground_truth = [] if which != "detections" else ground_truth
-        detections = [] if which != "ground truth" else detections
+        ground_truth = [] if emptied != "detections" else ground_truth
+        detections = [] if emptied != "ground truth" else detections
     ground_truth = [(_random_case(rng, entry[0]), *entry[1:]) for entry in ground_truth]
     detections = [(_random_case(rng, entry[0]), *entry[1:]) for entry in detections]
     return ground_truth, detections
 
 
 def _random_cluster(rng, style):
-    """Objects of one size, mostly of one class, side by side or nearly on top of each other."""
+    """Objects of one size, mostly of one class, adjacent or overlapping."""
     main = style["main"] if rng.random() < 0.3 else rng.choice(OFTEN)
     first = _random_box(rng, rng.uniform(0, 1000), rng.uniform(100, 250))
     spread = rng.choice(style["spread"])
@@ -95,7 +95,7 @@ def _random_cluster(rng, style):
 
 
 def _random_box(rng, x, y):
-    """Half of them on whole pixels, where IoU at the limits can be hit exactly."""
+    """Random box, in half of the cases on whole pixels, where IoU can equal the limits."""
     height = rng.choice(HEIGHTS) if rng.random() < 0.4 else rng.uniform(20, 150)
     width = rng.uniform(0.4, 2.0) * height
     if rng.random() < 0.5:
@@ -108,34 +108,34 @@ def _detections_of_object(rng, style, kind, box, tied):
     for _ in range(rng.choice((2, 3)) if rng.random() < style["tricky"] else 1):
         x1, y1, x2, y2 = box
         width, height = x2 - x1, y2 - y1
-        said = rng.choice(TYPES) if rng.random() < style["confusion"] else kind
+        predicted = rng.choice(TYPES) if rng.random() < style["confusion"] else kind
         score = _random_score(rng, tied, style["skill"])
-        how = rng.choice(("exact", "height", "copy", "mirror", "mirror"))
+        variant = rng.choice(("exact", "height", "copy", "mirror", "mirror"))
         if rng.random() >= style["tricky"]:
-            how = "jitter"
-        if how == "exact":  # IoU of exactly 0.5 or 0.7, if the numbers allow
+            variant = "jitter"
+        if variant == "exact":  # IoU of exactly 0.5 or 0.7 where possible
             x2 = x1 + rng.choice((0.5, 0.7)) * width
-        elif how == "height":
+        elif variant == "height":
             y2 = y1 + rng.choice(HEIGHTS)
-        elif how == "mirror":  # two of the same IoU, to the left and to the right
+        elif variant == "mirror":  # two boxes of equal IoU, left and right
             shift = round(rng.uniform(0.0, 0.15) * width)
-            detections.append((said, _rounded((x1 - shift, y1, x2 - shift, y2)), score))
+            detections.append((predicted, _rounded((x1 - shift, y1, x2 - shift, y2)), score))
             x1, x2 = x1 + shift, x2 + shift
-        elif how == "jitter":
+        elif variant == "jitter":
             x1 += rng.gauss(0, style["jitter"]) * width
             x2 += rng.gauss(0, style["jitter"]) * width
             y1 += rng.gauss(0, style["jitter"]) * height
             y2 += rng.gauss(0, style["jitter"]) * height
         if x2 - x1 < 1 or y2 - y1 < 1:
             x1, y1, x2, y2 = box
-        detections.append((said, _rounded((x1, y1, x2, y2)), score))
+        detections.append((predicted, _rounded((x1, y1, x2, y2)), score))
     if rng.random() < style["tricky"] / 2:
         detections.append(detections[0])
     return detections
 
 
 def _detections_at_dontcare(rng, style, box, tied):
-    """Inside the region, or with exactly 0.5 or 0.7 of their width in it."""
+    """Detections inside the region, or with exactly 0.5 or 0.7 of their width in it."""
     detections = []
     for _ in range(rng.randint(0, style["clutter"])):
         width = rng.randint(2, 5) * 10

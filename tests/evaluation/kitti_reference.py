@@ -1,8 +1,8 @@
-"""KITTI's 2D detection metric, slow and literal: the oracle that a fast implementation is held to.
+"""Reference of KITTI's 2D detection metric: slow and literal.
 
 It transcribes the rules of KITTI's development kit (cpp/evaluate_object.cpp) one by one: image by
-image, threshold by threshold, detection by detection, with no cleverness. Pure Python doubles, no
-imports from the project.
+image, threshold by threshold, detection by detection. Pure Python doubles, no imports from the
+project.
 
 An image is (ground_truth, detections), both in file order:
     ground_truth: [(type, truncated, occluded, (x1, y1, x2, y2)), ...]
@@ -10,7 +10,7 @@ An image is (ground_truth, detections), both in file order:
 """
 
 MIN_IOU = {"Car": 0.7, "Pedestrian": 0.5, "Cyclist": 0.5}
-NEIGHBOUR = {"Car": "Van", "Pedestrian": "Person_sitting", "Cyclist": None}
+NEIGHBOR = {"Car": "Van", "Pedestrian": "Person_sitting", "Cyclist": None}
 MIN_HEIGHT = {"easy": 40, "moderate": 25, "hard": 25}
 MAX_OCCLUSION = {"easy": 0, "moderate": 1, "hard": 2}
 MAX_TRUNCATION = {"easy": 0.15, "moderate": 0.30, "hard": 0.50}
@@ -62,9 +62,9 @@ def covered_part(detection_box, dontcare_box):
 
 
 def ground_truth_state(entry, name, difficulty):
-    """Rules 2 and 3."""
+    """State of a ground truth by rules 2 and 3."""
     kind, truncated, occluded, box = entry
-    if same_type(kind, NEIGHBOUR[name]):
+    if same_type(kind, NEIGHBOR[name]):
         return IGNORED
     if not same_type(kind, name):
         return ABSENT
@@ -79,7 +79,7 @@ def ground_truth_state(entry, name, difficulty):
 
 
 def detection_state(entry, name, difficulty):
-    """Rule 4: the height comes before the class."""
+    """State of a detection by rule 4: the height precedes the class."""
     kind, box, _ = entry
     if int(abs(box[1] - box[3])) < MIN_HEIGHT[difficulty]:
         return SMALL
@@ -89,7 +89,7 @@ def detection_state(entry, name, difficulty):
 
 
 def first_pass(image, name, difficulty):
-    """Rules 5 and 6 without a threshold: (number of valid ground truths, scores of the TP)."""
+    """Apply rules 5 and 6 without a threshold: (number of valid objects, scores of TP)."""
     ground_truth, detections = image
     used = [False] * len(detections)
     num_valid = 0
@@ -117,7 +117,7 @@ def first_pass(image, name, difficulty):
 
 
 def second_pass(image, name, difficulty, threshold):
-    """Rules 5 to 7 at one threshold: (TP, FP). FN do not enter the AP."""
+    """Apply rules 5 to 7 at one threshold: (TP, FP). FN do not enter the AP."""
     ground_truth, detections = image
     used = [False] * len(detections)
     tp = 0
@@ -166,7 +166,7 @@ def second_pass(image, name, difficulty, threshold):
 
 
 def score_thresholds(scores, num_valid):
-    """Rule 8."""
+    """Score thresholds by rule 8."""
     scores = sorted(scores, reverse=True)
     thresholds = []
     target = 0.0
@@ -183,7 +183,7 @@ def score_thresholds(scores, num_valid):
 
 
 def precision_samples(images, name, difficulty):
-    """Rule 9: the 41 samples of the precision, all 0 without valid ground truth."""
+    """41 samples of the precision by rule 9, all 0 without valid ground truth."""
     num_valid = 0
     scores = []
     for image in images:

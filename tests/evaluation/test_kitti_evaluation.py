@@ -1,4 +1,4 @@
-"""KITTI's metric from a detector's output and from files: the same figures."""
+"""KITTI's evaluation: equal results from a detector's output and from files."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def dataset(kitti, tmp_path):
 
 
 def detections(seed: int) -> Instances:
-    """Both objects, moved a little, and one false car."""
+    """Both objects, shifted slightly, and one false car."""
     generator = torch.Generator().manual_seed(seed)
     instances = Instances(SIZE[::-1])
     boxes = torch.cat([BOXES, torch.tensor([[0.0, 40.0, 40.0, 79.0]])])
@@ -51,7 +51,7 @@ def feed(evaluator, records, indices):
     return evaluator.evaluate()
 
 
-def test_the_evaluator_and_its_files_agree(dataset, tmp_path, load_script, capsys):
+def test_evaluator_and_result_files_agree(dataset, tmp_path, load_script, capsys):
     name, root = dataset
     records = DatasetCatalog.get(name)
     results = feed(build_evaluator(name, str(tmp_path / "out")), records, range(50))
@@ -73,19 +73,19 @@ def test_the_evaluator_and_its_files_agree(dataset, tmp_path, load_script, capsy
                 assert results["kitti"][f"{metric}-{kind}-{difficulty}"] == value
 
 
-def feed_share(name, records, output):
+def feed_shard(name, records, output):
     return feed(KITTIEvaluator(name, output), records, InferenceSampler(len(records)))
 
 
 @pytest.mark.parametrize("num_images, processes", [(50, 2), (5, 2), (5, 4), (3, 4)])
-def test_processes_with_some_of_the_images_each(
+def test_evaluation_in_several_processes_equals_one(
     num_images, processes, dataset, in_processes, tmp_path
 ):
     name, _ = dataset
     records = DatasetCatalog.get(name)[:num_images]
-    expected = feed_share(name, records, str(tmp_path / "one"))
+    expected = feed_shard(name, records, str(tmp_path / "one"))
     assert 0 < expected["kitti"]["AP_R40-Car-moderate"] < 100
-    first, *others = in_processes(processes, feed_share, name, records, str(tmp_path / "more"))
+    first, *others = in_processes(processes, feed_shard, name, records, str(tmp_path / "more"))
     assert others == [None] * (processes - 1)
     assert first["kitti"] == expected["kitti"]
     np.testing.assert_equal(first["bbox"], expected["bbox"])  # NaN for a class without objects
@@ -96,7 +96,7 @@ def test_processes_with_some_of_the_images_each(
         assert other.read_text() == text.read_text()
 
 
-def test_images_without_labels_leave_result_files_alone(kitti, tmp_path):
+def test_images_without_labels_give_result_files_only(kitti, tmp_path):
     kitti({"000000": [], "000001": []})
     (tmp_path / "training").rename(tmp_path / "testing")
     name = f"kitti_test_{tmp_path.name}"
@@ -111,7 +111,7 @@ def test_images_without_labels_leave_result_files_alone(kitti, tmp_path):
     MetadataCatalog.remove(name)
 
 
-def test_nothing_found_and_a_second_round(dataset, tmp_path):
+def test_no_detections_give_zero_and_the_evaluator_is_reusable(dataset, tmp_path):
     name, _ = dataset
     records = DatasetCatalog.get(name)
     evaluator = build_evaluator(name, str(tmp_path / "out"))
@@ -119,20 +119,20 @@ def test_nothing_found_and_a_second_round(dataset, tmp_path):
     evaluator.reset()
     evaluator.process(records, [{"instances": detections(0)[:0]} for _ in records])
     results = evaluator.evaluate()
-    nothing = results["kitti"]
-    assert nothing["mAP50"] == nothing["AP_R40-Car-easy"] == 0
+    empty = results["kitti"]
+    assert empty["mAP50"] == empty["AP_R40-Car-easy"] == 0
     # NaN where there is no object: cyclists, and small ones.
     expected = {"AP": 0, "AP50": 0, "AP-Car": 0, "AP-Pedestrian": 0, "AP-Cyclist": np.nan}
     np.testing.assert_equal({k: results["bbox"][k] for k in expected}, expected)
     assert np.isnan(results["bbox"]["APs"]) and results["bbox"]["APm"] == 0
-    assert nothing["objects-Car-easy"] == 50
+    assert empty["objects-Car-easy"] == 50
     assert feed(evaluator, records, range(50))["kitti"] == first["kitti"]
-    evaluator.reset()  # forgets
+    evaluator.reset()  # discards earlier images
     evaluator.process([records[7]], [{"instances": detections(7)}])
     assert evaluator.evaluate()["kitti"]["objects-Car-easy"] == 1
 
 
-def test_a_folder_that_cannot_be_written(dataset, tmp_path):
+def test_unwritable_folder_is_refused(dataset, tmp_path):
     name, _ = dataset
     evaluator = build_evaluator(name, str(tmp_path / "out"))
     (tmp_path / "out/kitti_results").write_text("in the way")
@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_written(dataset, tmp_path):
         feed(evaluator, DatasetCatalog.get(name), range(2))
 
 
-def test_folders_that_do_not_fit(tmp_path, load_script, capsys, file_limit):
+def test_mismatched_folders_are_refused(tmp_path, load_script, capsys, file_limit):
     main = load_script("tools/evaluate_kitti.py").main
     labels, results = tmp_path / "labels", tmp_path / "results"
 
@@ -173,7 +173,7 @@ def test_folders_that_do_not_fit(tmp_path, load_script, capsys, file_limit):
     assert "results/000000.txt, line 1: 2 fields" in error()
 
 
-def test_images_without_result_file_are_left_out_and_empty_ones_count(tmp_path, load_script):
+def test_missing_result_files_are_skipped_and_empty_ones_counted(tmp_path, load_script):
     labels, results = tmp_path / "labels", tmp_path / "results"
     car = "Car 0 0 0 0 0 50 50 1 1 1 0 0 9 0"
     for folder in (labels, results):

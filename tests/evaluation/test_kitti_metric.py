@@ -1,4 +1,4 @@
-"""KITTI's metric: known values, the edges of its rules, and agreement with a literal reading."""
+"""KITTI's metric: known values, limits of its rules, and a literal reference."""
 
 import pytest
 from hypothesis import given, settings
@@ -18,11 +18,11 @@ def reference(load_script):
     return load_script("tests/evaluation/kitti_reference.py")
 
 
-def truth(kind="Car", x=0.0, y=0.0, width=50.0, height=50.0, truncated=0.0, occluded=0):
+def label(kind="Car", x=0.0, y=0.0, width=50.0, height=50.0, truncated=0.0, occluded=0):
     return KITTIObject(kind, truncated, occluded, (x, y, x + width, y + height), None, 0)
 
 
-def found(kind="Car", x=0.0, y=0.0, width=50.0, height=50.0, score=0.5):
+def detection(kind="Car", x=0.0, y=0.0, width=50.0, height=50.0, score=0.5):
     return KITTIObject(kind, -1, -1, (x, y, x + width, y + height), score, 0)
 
 
@@ -31,13 +31,13 @@ def moderate(images, kind="Car"):
 
 
 def precision_at_first(images, kind="Car"):
-    """Precision at recall position 0 in percent, the only position that one object has."""
+    """Precision in percent at recall position 0, the only position of a single object."""
     return 11 * moderate(images, kind).r11
 
 
 @pytest.mark.parametrize(
     "num_objects, r40, r11",
-    # The k-th threshold is reached with the k-th object: positions 0 to num_objects - 1 have it.
+    # The k-th object gives the k-th threshold: positions 0 to num_objects - 1 have one.
     [
         (1, 0.0, 100 / 11),
         (9, 20.0, 300 / 11),
@@ -46,8 +46,8 @@ def precision_at_first(images, kind="Car"):
         (90, 100, 100),
     ],
 )
-def test_perfect_detections(num_objects, r40, r11):
-    images = [([truth()], [found(score=1 / (i + 1))]) for i in range(num_objects)]
+def test_known_ap_of_perfect_detections(num_objects, r40, r11):
+    images = [([label()], [detection(score=1 / (i + 1))]) for i in range(num_objects)]
     ap = moderate(images)
     assert (ap.r40, ap.r11, ap.num_valid) == pytest.approx((r40, r11, num_objects))
     table = format_table(kitti_average_precision(images))
@@ -55,15 +55,15 @@ def test_perfect_detections(num_objects, r40, r11):
     assert "there even a perfect detector stays below 100" in table  # of the other classes
 
 
-def test_half_of_the_detections_are_wrong():
-    images = [([truth()], [found(score=0.5), found(x=200, score=0.6)]) for _ in range(80)]
+def test_known_ap_of_half_wrong_detections():
+    images = [([label()], [detection(score=0.5), detection(x=200, score=0.6)]) for _ in range(80)]
     ap = moderate(images)
     assert ap.r40 == pytest.approx(50)
     assert ap.precision == pytest.approx(41 * [0.5])
 
 
-def test_nothing_at_all():
-    for images in ([], [([], [])], [([], [found()])], [([truth()], [])]):
+def test_ap_is_zero_without_objects_or_detections():
+    for images in ([], [([], [])], [([], [detection()])], [([label()], [])]):
         result = as_dict(kitti_average_precision(images))
         assert list(result) == ["Car", "Pedestrian", "Cyclist"]
         for metrics in result.values():
@@ -72,9 +72,11 @@ def test_nothing_at_all():
 
 
 @pytest.mark.parametrize("kind, height, hit", [("Car", 35, 0), ("Car", 36, 100)])
-def test_the_overlap_must_be_above_the_limit(kind, height, hit):
-    """Of 50 pixels in height, 35 are an IoU of exactly 0.7."""
-    assert precision_at_first([([truth(kind)], [found(kind, height=height)])]) == pytest.approx(hit)
+def test_overlap_must_exceed_the_limit(kind, height, hit):
+    """A height of 35 of 50 pixels is an IoU of exactly 0.7."""
+    assert precision_at_first([([label(kind)], [detection(kind, height=height)])]) == pytest.approx(
+        hit
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,43 +96,43 @@ def test_the_overlap_must_be_above_the_limit(kind, height, hit):
         ({"truncated": 0.51}, (0, 0, 0)),
     ],
 )
-def test_who_counts_at_which_difficulty(change, num_valid):
-    result = kitti_average_precision([([truth(**change)], [])])["Car"]
+def test_valid_objects_at_each_difficulty(change, num_valid):
+    result = kitti_average_precision([([label(**change)], [])])["Car"]
     assert tuple(x.num_valid for x in result.values()) == num_valid
 
 
 @pytest.mark.parametrize(
     "kind, region, expected",
     [
-        ("Car", truth("Van", x=200), 100),
-        ("Car", truth("Truck", x=200), 50),
-        ("Car", truth("Pedestrian", x=200), 50),
-        ("Pedestrian", truth("Person_sitting", x=200), 100),
-        ("Pedestrian", truth("Van", x=200), 50),
-        ("Car", truth("Car", x=200, occluded=3), 100),
-        ("Car", truth("DontCare", x=190, y=-5, width=80, height=80), 100),
-        ("Car", truth("DontCare", x=210, width=80, height=80), 100),  # 80 % of the detection
-        ("Car", truth("DontCare", x=215, width=80, height=80), 50),  # 70 %, the limit
+        ("Car", label("Van", x=200), 100),
+        ("Car", label("Truck", x=200), 50),
+        ("Car", label("Pedestrian", x=200), 50),
+        ("Pedestrian", label("Person_sitting", x=200), 100),
+        ("Pedestrian", label("Van", x=200), 50),
+        ("Car", label("Car", x=200, occluded=3), 100),
+        ("Car", label("DontCare", x=190, y=-5, width=80, height=80), 100),
+        ("Car", label("DontCare", x=210, width=80, height=80), 100),  # 80 % of the detection
+        ("Car", label("DontCare", x=215, width=80, height=80), 50),  # 70 %, the limit
     ],
 )
-def test_a_detection_on_what_does_not_count(kind, region, expected):
-    detections = [found(kind, score=0.5), found(kind, x=200, score=0.9)]
-    assert precision_at_first([([truth(kind), region], detections)], kind) == pytest.approx(
+def test_detections_on_ignored_regions_are_not_errors(kind, region, expected):
+    detections = [detection(kind, score=0.5), detection(kind, x=200, score=0.9)]
+    assert precision_at_first([([label(kind), region], detections)], kind) == pytest.approx(
         expected
     )
 
 
-def test_a_small_detection_is_no_mistake_and_no_hit():
-    small = found(x=200, height=24.9, score=0.9)
-    assert precision_at_first([([truth()], [found(), small])]) == pytest.approx(100)
-    # Of the wrong class it may take an object that nothing else finds: neither hit nor miss.
-    image = ([truth(height=26.0)], [found("Cyclist", height=24.0)])
+def test_small_detections_are_ignored():
+    small = detection(x=200, height=24.9, score=0.9)
+    assert precision_at_first([([label()], [detection(), small])]) == pytest.approx(100)
+    # A small detection of the wrong class may match an otherwise missed object.
+    image = ([label(height=26.0)], [detection("Cyclist", height=24.0)])
     assert moderate([image]).r11 == 0
 
 
 def assert_agrees(reference, images):
-    """``images`` in the form of kitti_reference.py."""
-    ours = [
+    """Compare both implementations on ``images`` in the format of kitti_reference.py."""
+    objects = [
         (
             [
                 KITTIObject(NAMES[kind.lower()], truncated, occluded, box, None, i)
@@ -143,19 +145,19 @@ def assert_agrees(reference, images):
         )
         for labels, detections in images
     ]
-    expected, result = reference.evaluate(images), as_dict(kitti_average_precision(ours))
+    expected, result = reference.evaluate(images), as_dict(kitti_average_precision(objects))
     for name, metrics in expected.items():
         for metric, values in metrics.items():
             assert result[name][metric] == pytest.approx(values, abs=1e-9), (name, metric)
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_agrees_with_a_literal_reading_of_the_rules(seed, reference, load_script):
+def test_metric_equals_the_reference(seed, reference, load_script):
     images = load_script("tests/evaluation/kitti_images.py")
     assert_agrees(reference, images.random_images(seed, (5, 20, 60)[seed % 3]))
 
 
-# A coarse grid, so that boxes coincide, overlaps meet the limits exactly, and scores are equal.
+# A coarse grid makes boxes coincide, overlaps equal the limits, and scores tie.
 EDGES = st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(2, 10), st.integers(2, 10))
 BOXES = EDGES.map(lambda e: (e[0] * 5.0, e[1] * 5.0, (e[0] + e[2]) * 5.0, (e[1] + e[3]) * 5.0))
 LABELS = st.tuples(
@@ -174,5 +176,5 @@ IMAGES = st.tuples(st.lists(LABELS, max_size=5), st.lists(DETECTIONS, max_size=6
 
 @settings(max_examples=150, deadline=None)
 @given(images=st.lists(IMAGES, max_size=4))
-def test_agrees_where_boxes_and_scores_coincide(images, reference):
+def test_metric_equals_the_reference_on_coinciding_boxes(images, reference):
     assert_agrees(reference, images)

@@ -1,4 +1,4 @@
-"""What the comparison lets pass, and what it does not."""
+"""Comparison of exported files with their detectors: tolerated and refused differences."""
 
 import math
 
@@ -17,9 +17,9 @@ CLASSES = torch.tensor([0, 1, 1])
 
 
 def detector(batch, number=3):
-    found = Instances(tuple(batch[0]["image"].shape[1:]))
-    found.pred_boxes, found.scores, found.pred_classes = Boxes(BOXES), SCORES, CLASSES
-    return [{"instances": found[:number]}]
+    actual = Instances(tuple(batch[0]["image"].shape[1:]))
+    actual.pred_boxes, actual.scores, actual.pred_classes = Boxes(BOXES), SCORES, CLASSES
+    return [{"instances": actual[:number]}]
 
 
 def difference(boxes=BOXES, scores=SCORES, classes=CLASSES):
@@ -28,16 +28,16 @@ def difference(boxes=BOXES, scores=SCORES, classes=CLASSES):
     )
 
 
-def test_what_is_the_same():
+def test_identical_outputs_have_no_difference():
     assert difference() == Difference({"boxes": 0.0, "scores": 0.0}, 6)
 
 
-def test_the_order_of_equal_scores_says_nothing():
+def test_order_of_equal_scores_is_ignored():
     order = [0, 2, 1]
     assert difference(BOXES[order], SCORES[order], CLASSES[order]).largest["boxes"] == 0
 
 
-def test_the_same_box_twice_is_told_apart_by_score():
+def test_duplicate_boxes_are_matched_by_score():
     boxes = BOXES[[0, 1, 1]]
 
     def twice(batch):
@@ -54,9 +54,9 @@ def test_the_same_box_twice_is_told_apart_by_score():
     }
 
 
-def test_the_largest_difference_is_given():
-    found = difference(BOXES + torch.tensor([[0.0], [0.05], [0.02]]), SCORES + 5e-4)
-    assert found.largest == {
+def test_largest_difference_is_returned():
+    actual = difference(BOXES + torch.tensor([[0.0], [0.05], [0.02]]), SCORES + 5e-4)
+    assert actual.largest == {
         "boxes": pytest.approx(0.05, 1e-4),
         "scores": pytest.approx(5e-4, 1e-3),
     }
@@ -73,12 +73,12 @@ def test_the_largest_difference_is_given():
         ({"boxes": BOXES[:2], "scores": SCORES[:2], "classes": CLASSES[:2]}, "2 objects.* 3"),
     ],
 )
-def test_what_differs_is_refused(changed, message):
+def test_large_differences_are_refused(changed, message):
     with pytest.raises(AIDError, match=f"model.onnx is not used: .*{message}"):
         difference(**changed)
 
 
-def test_finding_nothing_proves_nothing():
+def test_comparison_without_detections_is_refused():
     with pytest.raises(AIDError, match="finds nothing"):
         compare_detections(
             lambda image: (BOXES[:0], SCORES[:0], CLASSES[:0]),
@@ -88,7 +88,7 @@ def test_finding_nothing_proves_nothing():
         )
 
 
-def test_every_image_is_seen_in_two_sizes():
+def test_every_image_is_compared_in_two_sizes():
     seen = []
 
     def run(image):
@@ -99,7 +99,7 @@ def test_every_image_is_seen_in_two_sizes():
     assert seen == [(3, 40, 60), (3, 30, 45), (3, 20, 60), (3, 15, 45)]
 
 
-def test_the_median_is_taken_of_what_comes_after_the_warm_up(monkeypatch):
+def test_latency_is_the_median_after_the_warm_up(monkeypatch):
     clock = {"now": 0.0}
     monkeypatch.setattr("aid_tools.export.measure.time.perf_counter", lambda: clock["now"])
     calls = []
@@ -107,17 +107,17 @@ def test_the_median_is_taken_of_what_comes_after_the_warm_up(monkeypatch):
     def run(seconds):
         def step():
             calls.append(seconds)
-            first = calls.count(seconds) <= 5  # slow until warm
+            first = calls.count(seconds) <= 5  # slow warm-up
             clock["now"] += 100 if first else seconds * calls.count(seconds)
 
         return step
 
-    # Runs 6, 7 and 8 take that many times the seconds.
+    # Runs 6, 7 and 8 take 6, 7 and 8 times the seconds.
     assert latencies([run(0.5), run(0.25)], 3) == [3500.0, 1750.0]
     assert calls[:4] == [0.5, 0.25, 0.5, 0.25]
 
 
-def test_the_table():
+def test_table_of_times_and_differences():
     rows = [
         Row("student", 47.44, 11.844, None, 23.62),
         Row("onnx", 47.68, 11.844, Difference({"boxes": 6e-5, "scores": 0.0}, 3), 17.2),

@@ -1,4 +1,4 @@
-"""Exported files find what their detectors find."""
+"""Detections of exported files, compared with their detectors."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def thresholds(value):
 
 @pytest.fixture
 def detector(tiny_model):
-    """A function (kind, score threshold) -> a detector whose random weights find something."""
+    """A function (kind, score threshold) -> a detector of random weights with detections."""
     return lambda kind, threshold=0.0: tiny_model(kind, thresholds(threshold), seed=2)
 
 
@@ -46,10 +46,10 @@ def exported(detector, kind, path):
 
 
 @pytest.mark.parametrize("kind, fmt", CASES)
-def test_a_file_finds_what_its_detector_finds(kind, fmt, detector, tmp_path):
+def test_exported_detections_equal_the_detector(kind, fmt, detector, tmp_path):
     model = detector(kind)
     run = exported(model, fmt, tmp_path / FILES[fmt])
-    # Other sizes than that of the export, upright, and none of the backbone's strides.
+    # Sizes other than that of the export, upright, and not divisible by the strides.
     images = [noise(64, 96, seed=1), noise(128, 80), noise(65, 99)]
     difference = compare_detections(run, model, images, fmt)
     assert difference.detections > 10 * len(images) * len(SCALES) / 2
@@ -60,7 +60,7 @@ def test_a_file_finds_what_its_detector_finds(kind, fmt, detector, tmp_path):
 
 
 @pytest.mark.parametrize("kind, fmt", CASES)
-def test_a_file_may_find_nothing(kind, fmt, detector, tmp_path):
+def test_exported_file_without_detections_returns_empty_tensors(kind, fmt, detector, tmp_path):
     run = exported(detector(kind, threshold=1.1), fmt, tmp_path / FILES[fmt])
     outputs = run(noise(80, 96))
     assert [len(x) for x in outputs] == [0] * (4 if kind == "mask_rcnn" else 3)
@@ -68,7 +68,7 @@ def test_a_file_may_find_nothing(kind, fmt, detector, tmp_path):
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - set(SCRIPTABLE)))
-def test_what_torchscript_does_not_take_is_said(kind, detector, tmp_path):
+def test_scripting_of_unsupported_detectors_is_refused(kind, detector, tmp_path):
     with pytest.raises(AIDError, match="cannot be scripted.*choose trace or onnx"):
         export(detector(kind), "script", noise(64, 96), str(tmp_path / "model"))
 
@@ -89,7 +89,7 @@ def test_torchscript_runs_without_detectron2(fmt, detector, tmp_path):
         assert torch.equal(a, b)
 
 
-def test_onnx_names_its_inputs_and_outputs(detector, tmp_path):
+def test_onnx_file_names_its_inputs_and_outputs(detector, tmp_path):
     export(detector("mask_rcnn"), "onnx", noise(64, 96), str(tmp_path / "model.onnx"))
     graph = onnx.load(tmp_path / "model.onnx").graph
     assert [x.name for x in graph.input] == ["image"]
@@ -98,7 +98,7 @@ def test_onnx_names_its_inputs_and_outputs(detector, tmp_path):
     assert sides == [3, "height", "width"]
 
 
-def test_a_missing_package_is_said_before_the_work(monkeypatch):
+def test_missing_package_is_reported_before_the_export(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     check_packages(["trace", "script"])
     with pytest.raises(AIDError, match="needs onnxruntime"):

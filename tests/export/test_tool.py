@@ -1,4 +1,4 @@
-"""tools/export_model.py as a user calls it."""
+"""Calls of tools/export_model.py: files, tables and errors."""
 
 import json
 
@@ -10,7 +10,7 @@ from aid.checkpoint import StudentCheckpointer
 
 @pytest.fixture
 def student(student_model, toy_dataset, tmp_path):
-    """Options that name a student with its teacher and its checkpoint."""
+    """Options for a student with its teacher and checkpoint."""
     keys = ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, "DATASETS.TEST", (toy_dataset,)]
     model, cfg = student_model("retinanet", "faster_rcnn", keys)
     StudentCheckpointer(model, str(tmp_path)).save("student")
@@ -40,12 +40,12 @@ def call(tool, tmp_path, capsys):
     return run
 
 
-def test_a_student_beside_its_teacher(student, call, tmp_path):
+def test_student_and_teacher_are_exported_and_measured(student, call, tmp_path):
     assert call(*student, "--format", "trace", "script", "onnx") == (0, [])
-    found = json.loads((tmp_path / "out/export.json").read_text())
+    actual = json.loads((tmp_path / "out/export.json").read_text())
     names = ["teacher", "student", "TorchScript, traced", "TorchScript, scripted", "ONNX"]
-    assert [row["name"] for row in found["rows"]] == names
-    teacher, *students = found["rows"]
+    assert [row["name"] for row in actual["rows"]] == names
+    teacher, *students = actual["rows"]
     assert len({row["parameters"] for row in students}) == 1
     saved = torch.load(tmp_path / "faster_rcnn_teacher.pth")["model"]
     number = sum(v.numel() for k, v in saved.items() if "running" not in k and "num_b" not in k)
@@ -55,14 +55,14 @@ def test_a_student_beside_its_teacher(student, call, tmp_path):
     ):
         assert row["megabytes"] * 1e6 == (tmp_path / "out" / name).stat().st_size
         assert row["difference"]["detections"] > 100
-    assert all(row["milliseconds"] > 0 for row in found["rows"])
-    assert found["input"]["channels"] == "RGB"
-    assert found["classes"] == ["Car", "Pedestrian", "Cyclist"]
+    assert all(row["milliseconds"] > 0 for row in actual["rows"])
+    assert actual["input"]["channels"] == "RGB"
+    assert actual["classes"] == ["Car", "Pedestrian", "Cyclist"]
     page = (tmp_path / "out/export.md").read_text()
     assert "threads: 1" in page and all(f"| {name} " in page for name in names)
 
 
-def test_a_file_that_finds_something_else_is_removed(student, tool, call, tmp_path, monkeypatch):
+def test_file_with_other_detections_is_removed(student, tool, call, tmp_path, monkeypatch):
     load = tool.load_exported
 
     def shifted(*args):
@@ -70,29 +70,29 @@ def test_a_file_that_finds_something_else_is_removed(student, tool, call, tmp_pa
         return lambda image: (run(image)[0] + 1, *run(image)[1:])
 
     monkeypatch.setattr(tool, "load_exported", shifted)
-    status, said = call(*student, "--no-teacher", "--format", "trace")
-    assert status == 2 and "boxes differ from the detector's by 1" in said[0]
+    status, errors = call(*student, "--no-teacher", "--format", "trace")
+    assert status == 2 and "boxes differ from the detector's by 1" in errors[0]
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_missing_teacher_may_be_left_out(student, call, tmp_path):
+def test_no_teacher_option_omits_a_missing_teacher(student, call, tmp_path):
     (tmp_path / "faster_rcnn_teacher.pth").unlink()
-    status, said = call(*student, "--format", "trace")
-    assert status == 2 and "faster_rcnn_teacher.pth does not exist" in said[0]
+    status, errors = call(*student, "--format", "trace")
+    assert status == 2 and "faster_rcnn_teacher.pth does not exist" in errors[0]
     assert call(*student, "--format", "trace", "--no-teacher") == (0, [])
     rows = json.loads((tmp_path / "out/export.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["detector", "TorchScript, traced"]
 
 
-def test_images_that_cannot_be_read(student, call, tmp_path):
-    status, said = call(*student, "--no-teacher", "--images", str(tmp_path / "gone.png"))
-    assert status == 2 and "gone.png: does not exist" in said[0]
+def test_unreadable_images_are_reported(student, call, tmp_path):
+    status, errors = call(*student, "--no-teacher", "--images", str(tmp_path / "gone.png"))
+    assert status == 2 and "gone.png: does not exist" in errors[0]
 
 
 @pytest.mark.parametrize("fmt", ["trace", "script", "onnx"])
-def test_a_file_is_whole_or_not_there(fmt, student, call, file_limit, tmp_path):
-    """On a full disk TorchScript aborts the process."""
+def test_files_are_written_atomically(fmt, student, call, file_limit, tmp_path):
+    """TorchScript would abort the process on a full disk."""
     with file_limit(20_000):
-        status, said = call(*student, "--no-teacher", "--format", fmt)
-    assert status == 2 and said[0].endswith("out cannot be written: File too large")
+        status, errors = call(*student, "--no-teacher", "--format", fmt)
+    assert status == 2 and errors[0].endswith("out cannot be written: File too large")
     assert not list((tmp_path / "out").iterdir())

@@ -1,4 +1,4 @@
-"""Two detectors and one batch, and teachers beside the first."""
+"""Fixtures: the features of teacher and student for one batch, and several teachers."""
 
 import pytest
 import torch
@@ -10,19 +10,21 @@ from aid.modeling.families import PredictionBatch
 
 
 @pytest.fixture
-def see(make_batch):
-    """A function (teacher, student, numbers of instances) -> what both see of a batch."""
+def paired_batch(make_batch):
+    """A function (teacher, student, numbers of instances) -> PredictionBatch of both."""
 
     def run(teacher, student, num_instances=(2, 0, 3)):
         inputs = make_batch(num_instances)
         images = [x.preprocess_image(inputs) for x in (teacher, student)]
-        theirs, ours = (
+        teacher_features, student_features = (
             x.backbone(i.tensor) for x, i in zip((teacher, student), images, strict=True)
         )
-        batch = PredictionBatch(images[0], theirs, ours, [x["instances"] for x in inputs])
+        batch = PredictionBatch(
+            images[0], teacher_features, student_features, [x["instances"] for x in inputs]
+        )
         if isinstance(student, DenseDetector):
             batch.student_predictions = student.head(
-                [ours[level] for level in student.head_in_features]
+                [student_features[level] for level in student.head_in_features]
             )
         return batch
 
@@ -31,7 +33,7 @@ def see(make_batch):
 
 @pytest.fixture
 def further(tiny_config, tmp_path):
-    """A function (kinds or (kind, opts)) -> options that name further teachers on disk."""
+    """A function (kinds or (kind, opts)) -> options that add teachers, saved on disk."""
 
     def make(*kinds) -> list:
         files, paths = [], []

@@ -1,4 +1,4 @@
-"""The strength of imitation by the ratio of gradients: measured, held, and free of units."""
+"""DISTILLATION.BALANCE: the ratio of distillation gradients to task gradients."""
 
 import copy
 import math
@@ -31,19 +31,19 @@ def step(model, batch, iteration, multiplier=1.0):
 
 
 def norms(model, batch, iteration):
-    """Norms of the gradients of the task and of imitation at the maps, each by itself."""
+    """Norms of the task's gradient and of the distillation's at the feature maps."""
     maps = {}
     handle = model.backbone.register_forward_hook(lambda _, inputs, out: maps.update(out))
     model.loss_normalizer = NORMALIZER  # of dense detectors, a running mean
     losses, _ = losses_of(model, batch, iteration)
     handle.remove()
     levels = [maps[level] for level in model.distillers[0].strides]
-    found = []
-    for is_imitation in (False, True):
-        total = sum(v for k, v in losses.items() if ("distill" in k) == is_imitation)
+    actual = []
+    for is_distillation in (False, True):
+        total = sum(v for k, v in losses.items() if ("distill" in k) == is_distillation)
         gradients = torch.autograd.grad(total, levels, retain_graph=True, allow_unused=True)
-        found.append(torch.cat([g.flatten() for g in gradients if g is not None]).norm())
-    return found
+        actual.append(torch.cat([g.flatten() for g in gradients if g is not None]).norm())
+    return actual
 
 
 @pytest.mark.parametrize(
@@ -57,19 +57,19 @@ def norms(model, batch, iteration):
         ("fcos", "FGDLoss"),
     ],
 )
-def test_the_gradient_of_imitation_has_the_wanted_ratio(student, loss, student_model, make_batch):
+def test_distillation_gradient_has_the_configured_ratio(student, loss, student_model, make_batch):
     opts = ["DISTILLATION.LOSSES", [loss], "DISTILLATION.BALANCE", 3.0]
     opts += ["DISTILLATION.RESPONSE.MIN_SCORE", 0.005]
     model, _ = student_model(student, opts=opts)
     model.loss_normalizer, batch = NORMALIZER, make_batch((2, 0, 3))
     losses = step(model, batch, 0)
-    assert all(v == 0 for k, v in losses.items() if "distill" in k)  # nothing is known yet
-    task, imitation = norms(model, batch, 11)
-    torch.testing.assert_close(imitation, 3 * task, rtol=1e-3, atol=0)
+    assert all(v == 0 for k, v in losses.items() if "distill" in k)  # not measured yet
+    task, distillation = norms(model, batch, 11)
+    torch.testing.assert_close(distillation, 3 * task, rtol=1e-3, atol=0)
     model.loss_normalizer = NORMALIZER
-    step(model, batch, 1)  # what is measured beside imitation is the same
-    task, imitation = norms(model, batch, 12)
-    torch.testing.assert_close(imitation, 3 * task, rtol=1e-3, atol=0)
+    step(model, batch, 1)  # measured again, now beside distillation
+    task, distillation = norms(model, batch, 12)
+    torch.testing.assert_close(distillation, 3 * task, rtol=1e-3, atol=0)
 
 
 def trained(model, batch, iterations, **kwargs):
@@ -80,21 +80,21 @@ def trained(model, batch, iterations, **kwargs):
     return {k: v.clone() for k, v in model.state_dict().items() if "distillation" not in k}
 
 
-def test_the_weight_of_a_loss_does_not_matter(student_model, make_batch):
-    batch, found = make_batch(), []
+def test_balance_is_invariant_to_the_weight_of_a_loss(student_model, make_batch):
+    batch, actual = make_batch(), []
     for weight in (1.0, 100.0, 0.01):
         opts = [*PKD, "DISTILLATION.PKD.WEIGHT", weight]
-        found.append(trained(student_model("retinanet", opts=opts)[0], batch, 4))
+        actual.append(trained(student_model("retinanet", opts=opts)[0], batch, 4))
     opts = [*PKD, "DISTILLATION.WEIGHT", 0.0]
     plain = trained(student_model("retinanet", opts=opts)[0], batch, 4)
     effect, *rounding = (
-        sum((x[k] - v).float().square().sum() for k, v in found[0].items()).sqrt()
-        for x in (plain, *found[1:])
+        sum((x[k] - v).float().square().sum() for k, v in actual[0].items()).sqrt()
+        for x in (plain, *actual[1:])
     )
     assert effect > 1e-3 and max(rounding) < 0.03 * effect
 
 
-def test_what_the_trainer_multiplies_losses_by_does_not_matter(student_model, make_batch):
+def test_balance_is_invariant_to_the_loss_scale(student_model, make_batch):
     factors = []
     for multiplier in (1.0, 1024.0):
         model, _ = student_model("retinanet", opts=PKD)
@@ -104,7 +104,7 @@ def test_what_the_trainer_multiplies_losses_by_does_not_matter(student_model, ma
     assert factors[0] == factors[1] > 0
 
 
-def test_weight_and_schedule_come_on_top(student_model, make_batch):
+def test_weight_and_schedule_multiply_the_balance_factor(student_model, make_batch):
     model, _ = student_model("faster_rcnn", opts=PKD)
     step(model, make_batch(), 0)
     full, storage = losses_of(model, make_batch(), 19)
@@ -113,22 +113,22 @@ def test_weight_and_schedule_come_on_top(student_model, make_batch):
     opts = [*PKD, "DISTILLATION.WEIGHT", 0.5, "DISTILLATION.SCHEDULE.DECAY", "linear"]
     model, _ = student_model("faster_rcnn", opts=[*opts, "SOLVER.MAX_ITER", 25])
     step(model, make_batch(), 0)
-    found, storage = losses_of(model, make_batch(), 19)
+    actual, storage = losses_of(model, make_batch(), 19)
     expected = pytest.approx(0.5 * 6 / 25 * factor)
     assert storage.latest()["aid/distillation_weight"][0] == expected
     torch.testing.assert_close(
-        found["loss_distill_pkd"], 0.5 * 6 / 25 * full["loss_distill_pkd"], rtol=1e-5, atol=0
+        actual["loss_distill_pkd"], 0.5 * 6 / 25 * full["loss_distill_pkd"], rtol=1e-5, atol=0
     )
 
 
-def test_off_it_leaves_nothing_behind(student_model):
+def test_balance_of_zero_adds_no_state(student_model):
     model, _ = student_model("faster_rcnn", opts=["DISTILLATION.BALANCE", 0.0])
     assert model.balance is None and not any("balance" in k for k in model.state_dict())
 
 
 def quotients(balance, *pairs):
-    for task, imitation in pairs:
-        balance.squares.copy_(torch.tensor([task**2, imitation**2]))
+    for task, distillation in pairs:
+        balance.squares.copy_(torch.tensor([task**2, distillation**2]))
         balance._iteration = 0
         balance.update()
     return balance.factor.item()
@@ -144,7 +144,7 @@ def test_known_values_of_the_running_mean():
 
 
 @pytest.mark.parametrize("pair", [(1.0, 0.0), (math.nan, 1.0), (1.0, math.inf), (0.0, 1.0)])
-def test_a_step_without_a_ratio_changes_nothing(pair):
+def test_invalid_gradient_norms_leave_the_factor_unchanged(pair):
     balance = Balance(1.0)
     assert quotients(balance, pair) == 0
     assert quotients(balance, (3.0, 1.0)) == pytest.approx(3)
@@ -152,26 +152,26 @@ def test_a_step_without_a_ratio_changes_nothing(pair):
 
 
 @pytest.mark.parametrize("known, warns", [([], True), ([0], False), ([9], False), ([10], True)])
-def test_a_factor_that_stays_0_is_said_once(known, warns, caplog):
-    """After the first iterations, each of which is measured."""
+def test_unmeasurable_balance_is_warned_about_once(known, warns, caplog):
+    """The warning follows the first iterations, each of which is measured."""
     balance = Balance(1.0)
     pairs = [(3.0, 1.0 if i in known else 0.0) for i in range(40)]
     quotients(balance, *pairs[:9])
     assert "BALANCE" not in caplog.text
     quotients(balance, *pairs[9:])
-    said = [m for m in caplog.messages if "could not be measured in 10 attempts" in m]
-    assert len(said) == warns
+    warnings = [m for m in caplog.messages if "could not be measured in 10 attempts" in m]
+    assert len(warnings) == warns
 
 
-def test_a_resumed_balance_knows_its_factor(caplog):
+def test_resumed_balance_does_not_warn(caplog):
     resumed = Balance(1.0)
     resumed.num_measured.fill_(1)
     quotients(resumed, *[(3.0, 0.0)] * 12)
     assert "BALANCE" not in caplog.text
 
 
-def test_what_belongs_to_an_iteration_is_taken_in_once(student_model, make_batch):
-    """Micro-batches of one iteration are measured together, and have one factor."""
+def test_factor_is_updated_once_per_iteration(student_model, make_batch):
+    """Micro-batches of one iteration are measured together and share one factor."""
     model, _ = student_model("faster_rcnn", opts=PKD)
     for seed in (0, 1):
         losses, _ = losses_of(model, make_batch(seed=seed), 0)
@@ -182,7 +182,7 @@ def test_what_belongs_to_an_iteration_is_taken_in_once(student_model, make_batch
     assert model.balance.num_measured == 1
     expected = 3 * (squares[0] / squares[1]).sqrt()
     torch.testing.assert_close(model.balance.factor, expected)
-    losses_of(model, make_batch(), 3)  # a trainer that never request for it: at the next forward
+    losses_of(model, make_batch(), 3)  # without a trainer's call: at the next forward pass
     sum(losses_of(model, make_batch(), 4)[0].values()).backward()
     losses_of(model, make_batch(), 5)
     assert model.balance.num_measured == 2
@@ -206,6 +206,6 @@ def test_all_processes_have_the_same_factor(student_model, make_batch, in_proces
 
 
 @pytest.mark.parametrize("ratio", [-1.0, math.nan, math.inf])
-def test_a_ratio_that_is_none(ratio):
+def test_invalid_ratio_is_refused(ratio):
     with pytest.raises(AIDError, match=f"DISTILLATION.BALANCE is {ratio}: it must be 0 "):
         Balance(ratio)

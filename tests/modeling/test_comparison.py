@@ -1,4 +1,4 @@
-"""A teacher beside its student: known values, and that nothing of the student changes."""
+"""Losses of teacher and student compared: known values, and a student left unchanged."""
 
 import math
 
@@ -16,29 +16,29 @@ def zero(*modules):
             nn.init.zeros_(parameter)
 
 
-def test_known_values_of_an_ignorant_faster_rcnn(student_model, make_batch):
+def test_known_losses_of_a_zero_initialized_faster_rcnn(student_model, make_batch):
     model, _ = student_model("faster_rcnn")
     for detector in (model, model.teacher.detector):
         zero(detector.proposal_generator.rpn_head, detector.roi_heads.box_predictor)
-    theirs, ours = compare(model, [model.teacher], make_batch((2, 0, 3)))
-    torch.testing.assert_close(theirs, ours)
+    teacher_losses, student_losses = compare(model, [model.teacher], make_batch((2, 0, 3)))
+    torch.testing.assert_close(teacher_losses, student_losses)
     with in_eval_mode(model), torch.no_grad():
         batch = make_batch((2, 0, 3))
         view = model.teacher.view(batch, (64, 96), "RGB")
         losses = model.teacher.per_instance_losses(view, [x["instances"] for x in batch])
-    # Probabilities of 1/4 for each of 3 classes and none, of 1/2 for an object and for background.
+    # Probabilities: 1/4 for each of 3 classes and background, 1/2 for an object.
     known = math.log(4) + 2 * math.log(2)
-    torch.testing.assert_close(ours, losses.components["rpn_box"] + known)
+    torch.testing.assert_close(student_losses, losses.components["rpn_box"] + known)
 
 
-def test_a_dense_detector_is_asked_for_boxes_too(student_model, make_batch):
+def test_comparison_includes_box_losses_of_dense_detectors(student_model, make_batch):
     model, _ = student_model("retinanet")
     before = compare(model, [model.teacher], make_batch())[1]
     nn.init.constant_(model.head.bbox_pred.bias, 9.0)
     assert (compare(model, [model.teacher], make_batch())[1] > before + 1).all()
 
 
-def test_the_worse_one_has_the_larger_loss(student_model, make_batch):
+def test_worse_detector_has_the_larger_loss(student_model, make_batch):
     model, _ = student_model("faster_rcnn")
     for blind, other in ((0, 1), (1, 0)):
         bias = (model.teacher.detector, model)[blind].roi_heads.box_predictor.cls_score.bias
@@ -52,9 +52,9 @@ def test_the_worse_one_has_the_larger_loss(student_model, make_batch):
 
 
 @pytest.mark.parametrize("kind", ["mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"])
-def test_the_student_and_random_numbers_stay_as_they_are(kind, student_model, make_batch):
+def test_comparison_preserves_the_student_and_random_state(kind, student_model, make_batch):
     model, _ = student_model(kind)
-    model.backbone.bottom_up.stem.eval()  # as a user may have it
+    model.backbone.bottom_up.stem.eval()  # as a user may set it
     modes = [module.training for module in model.modules()]
     state = {k: v.clone() for k, v in model.state_dict().items()}
     random_state = torch.get_rng_state()
@@ -65,14 +65,14 @@ def test_the_student_and_random_numbers_stay_as_they_are(kind, student_model, ma
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
-def test_gradients_under_autocast_stay_as_they_are(student_model, make_batch, storage):
+def test_comparison_preserves_gradients_under_autocast(student_model, make_batch, storage):
     model, _ = student_model("faster_rcnn")
     gradients = []
-    for looked in (False, True):
+    for compares in (False, True):
         torch.manual_seed(5)
         model.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            if looked:
+            if compares:
                 compare(model, [model.teacher], make_batch())
             losses = model(make_batch())
         sum(losses.values()).backward()
@@ -93,14 +93,14 @@ def test_gradients_under_autocast_stay_as_they_are(student_model, make_batch, st
         ("faster_rcnn", "retinanet", False),
     ],
 )
-def test_families_are_not_compared_with_each_other(student, teacher, expected, student_config):
+def test_only_detectors_of_one_family_are_comparable(student, teacher, expected, student_config):
     cfg = student_config(student, teacher)
     model = build_model(cfg)
     model.build_distillation(cfg)
     assert are_comparable(model, model.teacher.detector) is expected
 
 
-def test_a_student_without_instance_losses_is_compared_with_nobody(tiny_model):
+def test_detector_without_per_instance_losses_is_not_comparable(tiny_model):
     model, other = tiny_model("faster_rcnn"), tiny_model("faster_rcnn")
     model.roi_heads = nn.Identity()
     assert not are_comparable(model, other)

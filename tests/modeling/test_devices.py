@@ -1,4 +1,4 @@
-"""Losses, weights and teachers on a device that is not the CPU, with tensors without content."""
+"""Losses, weights and teachers on a GPU, simulated by fake tensors."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def cfg(repository):
 
 @pytest.fixture
 def fake():
-    """Operations refuse tensors of two devices, and whatever needs to know what is in a tensor."""
+    """Mode in which operations refuse mixed devices and any read of a tensor's values."""
     with FakeTensorMode():
         yield
 
@@ -43,36 +43,36 @@ def predictions():
     *sides, cross = (Predictions(rand(9, 3), rand(9, 4), rand(9, 4, 17)) for _ in range(3))
     matched_gt = torch.randint(6, (9,), device=GPU)
     image = torch.randint(3, (9,), device=GPU)
-    found = PairedPredictions(
+    actual = PairedPredictions(
         *sides, "softmax", matched_gt, sum(COUNTS), image, matched_gt < 2, cross=cross
     )
-    found.set_weights({k: rand(5) for k in ("all", "cls", "box")}, rand(3))
-    return found
+    actual.set_weights({k: rand(5) for k in ("all", "cls", "box")}, rand(3))
+    return actual
 
 
 @pytest.mark.parametrize("name", sorted(k for k, _ in DISTILLATION_LOSS_REGISTRY))
-def test_a_loss_stays_on_the_device_and_does_not_wait_for_it(name, cfg, fake):
+def test_losses_stay_on_the_device_without_synchronization(name, cfg, fake):
     shapes = [{k: ShapeSpec(channels=c, stride=LEVELS[k][1]) for k in LEVELS} for c in (4, 6)]
-    with torch.device(GPU):  # no module can be moved here
-        parts = DISTILLATION_LOSS_REGISTRY.get(name)(cfg, tuple(LEVELS), *shapes)
-    if name == "MGDLoss":  # `to` would leave it where it is
-        parts._random = torch.Generator()
+    with torch.device(GPU):  # modules of fake tensors cannot be moved
+        loss = DISTILLATION_LOSS_REGISTRY.get(name)(cfg, tuple(LEVELS), *shapes)
+    if name == "MGDLoss":  # a generator that `to` does not move
+        loss._random = torch.Generator()
     student, teacher, weights = (
         {k: rand(3, c, *size) for k, (size, _) in LEVELS.items()} for c in (4, 6, 1)
     )
     instances = [Instances((64, 96), gt_boxes=Boxes(rand(n, 4))) for n in COUNTS]
     context = Context(instances, {k: stride for k, (_, stride) in LEVELS.items()}, predictions())
-    found = parts(student, teacher, weights, context)
-    assert found and all(value.device.type == GPU for value in found.values())
+    actual = loss(student, teacher, weights, context)
+    assert actual and all(value.device.type == GPU for value in actual.values())
 
 
 @pytest.mark.parametrize(
-    "granularity, background",  # read for instances only
+    "granularity, background",  # BACKGROUND is read for instances only
     [("instance", x) for x in ("mean", "loss", "one")]
     + [(x, "mean") for x in ("level", "image", "none")],
 )
 @pytest.mark.parametrize("name", sorted(k for k, _ in WEIGHTING_REGISTRY if k != "ClassWeighting"))
-def test_weights_stay_on_the_device_and_do_not_wait_for_it(
+def test_weights_stay_on_the_device_without_synchronization(
     name, granularity, background, cfg, fake
 ):
     cfg.AID.WEIGHTING, cfg.AID.GRANULARITY, cfg.AID.BACKGROUND = name, granularity, background
@@ -83,7 +83,7 @@ def test_weights_stay_on_the_device_and_do_not_wait_for_it(
     boxes = [rand(n, 4) for n in COUNTS]
     with torch.device(GPU):
         rules = [build_weighting(cfg) for _ in range(2)]
-    sharing, weights = TeacherMixing(rules), []
+    mixing, weights = TeacherMixing(rules), []
     for rule in rules:
         stats = None
         if rule.requires_stats:
@@ -91,14 +91,14 @@ def test_weights_stay_on_the_device_and_do_not_wait_for_it(
             stats = TeacherStats(losses, classes, losses, DetectionQuality(rand(5), rand(5)))
         weights.append(rule(stats, boxes, LEVELS))
         weights[-1].components = rule.component_weights(stats, boxes)
-    for found in sharing(weights):
-        everything = [*found.maps.values(), *vars(found.components).values()]
-        assert all(x.device.type == GPU for x in everything)
+    for actual in mixing(weights):
+        tensors = [*actual.maps.values(), *vars(actual.components).values()]
+        assert all(x.device.type == GPU for x in tensors)
 
 
 @pytest.mark.parametrize("kind", ["gfl", "fcos"])
-def test_a_dense_teacher_is_measured_without_waiting_for_the_device(kind, tiny_config, fake):
-    """Detectron2's matcher, which the other families have, does wait."""
+def test_dense_teacher_losses_need_no_synchronization(kind, tiny_config, fake):
+    """Other families use Detectron2's matcher, which synchronizes."""
     cfg = load_config(tiny_config(kind, ["MODEL.DEVICE", GPU]))
     with torch.device(GPU):
         teacher = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).eval()
@@ -109,6 +109,6 @@ def test_a_dense_teacher_is_measured_without_waiting_for_the_device(kind, tiny_c
     for n in COUNTS:
         classes = torch.randint(3, (n,), device=GPU)
         targets.append(Instances((256, 384), gt_boxes=Boxes(rand(n, 4)), gt_classes=classes))
-    found = per_instance_losses(teacher, images, features, targets)
-    everything = [*found.components.values(), *found.background.values(), found.level_share]
-    assert all(x.device.type == GPU for x in everything)
+    actual = per_instance_losses(teacher, images, features, targets)
+    tensors = [*actual.components.values(), *actual.background.values(), actual.level_share]
+    assert all(x.device.type == GPU for x in tensors)

@@ -1,4 +1,4 @@
-"""Processes with a share of the batch each have the gradients of one with the whole batch."""
+"""Data-parallel training: gradients equal those of one process with the whole batch."""
 
 import pytest
 import torch
@@ -8,29 +8,29 @@ from torch.nn.parallel import DistributedDataParallel
 
 pytestmark = pytest.mark.core
 
-NUM_INSTANCES = (2, 0, 3, 1)  # one image is empty; so is a whole process, if there are four
+NUM_INSTANCES = (2, 0, 3, 1)  # with four processes, one has no instance
 
 
 def gradients(model, batch, only_distillation=True):
     with EventStorage(19):
         losses = model(batch)
-    wanted = {k: v for k, v in losses.items() if "distill" in k or not only_distillation}
-    sum(wanted.values()).backward()
+    selected = {k: v for k, v in losses.items() if "distill" in k or not only_distillation}
+    sum(selected.values()).backward()
     student = getattr(model, "module", model)
     return {k: p.grad for k, p in student.named_parameters() if p.grad is not None}
 
 
-def gradients_of_a_share(model, batch, only_distillation=True):
+def gradients_of_a_shard(model, batch, only_distillation=True):
     share = len(batch) // comm.get_world_size()
     start = share * comm.get_rank()
-    # Distillation alone leaves the heads without gradient, which is not DDP's normal case.
+    # Distillation alone leaves the heads without gradients.
     wrapped = DistributedDataParallel(
         model, broadcast_buffers=False, find_unused_parameters=only_distillation
     )
     return gradients(wrapped, batch[start : start + share], only_distillation)
 
 
-# Processes share what rules and norms make of the losses, whichever family they come from.
+# Rules and norms reduce across processes for every family of detectors.
 @pytest.mark.parametrize(
     "student, rule, normalize, norm, processes",
     [
@@ -49,20 +49,20 @@ def gradients_of_a_share(model, batch, only_distillation=True):
         ("fcos", "StudentAwareWeighting", False, "FrozenBN", 2),
     ],
 )
-def test_a_share_of_the_batch_in_each_process(
+def test_gradients_in_several_processes_equal_one(
     student, rule, normalize, norm, processes, student_model, make_batch, in_processes
 ):
     opts = ["MODEL.RESNETS.NORM", norm, "AID.NORMALIZE", normalize, "AID.WEIGHTING", rule]
     model, _ = student_model(student, opts=opts)
     for name, parameter in model.named_parameters():
-        if name.endswith(".norm.weight") and "distillation" in name:  # non-local blocks that act
+        if name.endswith(".norm.weight") and "distillation" in name:  # no identities
             torch.nn.init.uniform_(parameter, 0.1, 0.3)
     batch = make_batch(NUM_INSTANCES)
     expected = gradients(model, batch)
     model.zero_grad()
     for memory in model.weighting.buffers():
         memory.zero_()
-    first, *others = in_processes(processes, gradients_of_a_share, model, batch)
+    first, *others = in_processes(processes, gradients_of_a_shard, model, batch)
     for name, gradient in expected.items():
         error = (first[name] - gradient).abs().max()
         assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
@@ -72,17 +72,19 @@ def test_a_share_of_the_batch_in_each_process(
 
 
 @pytest.mark.parametrize("loss", ["FGD", "PKD", "CWD", "MGD", "FitNet"])
-def test_a_share_of_the_batch_for_the_other_losses(loss, student_model, make_batch, in_processes):
+def test_gradients_of_other_losses_in_two_processes_equal_one(
+    loss, student_model, make_batch, in_processes
+):
     opts = ["MODEL.RESNETS.NORM", "FrozenBN", "DISTILLATION.LOSSES", [f"{loss}Loss"]]
     opts += ["DISTILLATION.SCALE", "rms", "DISTILLATION.MGD.WEIGHT", 1.0]
     for term in ("FOREGROUND", "BACKGROUND", "ATTENTION", "GLOBAL"):
         opts += [f"DISTILLATION.FGD.{term}_WEIGHT", 1.0]
-    opts += ["DISTILLATION.MGD.MASKED_SHARE", 0.0]  # the masks are each process's own
+    opts += ["DISTILLATION.MGD.MASKED_SHARE", 0.0]  # each process draws its own masks
     model, _ = student_model("faster_rcnn", opts=opts)
     batch = make_batch(NUM_INSTANCES)
     expected = gradients(model, batch)
     model.zero_grad()
-    first, second = in_processes(2, gradients_of_a_share, model, batch)
+    first, second = in_processes(2, gradients_of_a_shard, model, batch)
     for name, gradient in expected.items():
         error = (first[name] - gradient).abs().max()
         assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
@@ -91,7 +93,7 @@ def test_a_share_of_the_batch_for_the_other_losses(loss, student_model, make_bat
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_a_share_of_the_batch_for_two_teachers(
+def test_gradients_with_two_teachers_in_two_processes_equal_one(
     normalize, student_model, further, make_batch, in_processes
 ):
     opts = [*further("retinanet"), "MODEL.RESNETS.NORM", "FrozenBN", "AID.NORMALIZE", normalize]
@@ -99,7 +101,7 @@ def test_a_share_of_the_batch_for_two_teachers(
     batch = make_batch(NUM_INSTANCES)
     expected = gradients(model, batch)
     model.zero_grad()
-    first, second = in_processes(2, gradients_of_a_share, model, batch)
+    first, second = in_processes(2, gradients_of_a_shard, model, batch)
     assert any("losses_1" in name for name in expected)
     for name, gradient in expected.items():
         error = (first[name] - gradient).abs().max()
@@ -117,7 +119,7 @@ def test_a_share_of_the_batch_for_two_teachers(
         ("retinanet", "CrossKDLoss", False),
     ],
 )
-def test_answers_of_a_share_of_the_batch(
+def test_prediction_losses_in_two_processes_equal_one(
     student, loss, normalize, student_model, make_batch, in_processes
 ):
     opts = ["MODEL.RESNETS.NORM", "FrozenBN", "DISTILLATION.LOSSES", [loss]]
@@ -126,7 +128,7 @@ def test_answers_of_a_share_of_the_batch(
     batch = make_batch(NUM_INSTANCES)
     expected = gradients(model, batch)
     model.zero_grad()
-    first, _ = in_processes(2, gradients_of_a_share, model, batch)
+    first, _ = in_processes(2, gradients_of_a_shard, model, batch)
     for name, gradient in expected.items():
         error = (first[name] - gradient).abs().max()
         assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
@@ -144,12 +146,12 @@ def test_answers_of_a_share_of_the_batch(
         ("fcos", ["DISTILLATION.LOSSES", ["CrossKDLoss"]]),
     ],
 )
-def test_no_unused_parameters_where_a_process_has_no_box(
+def test_process_without_boxes_has_no_unused_parameters(
     student, opts, student_model, make_batch, in_processes
 ):
     model, _ = student_model(student, opts=["MODEL.RESNETS.NORM", "FrozenBN", *opts])
     batch = make_batch((2, 1, 0, 0), masks=student == "mask_rcnn")
-    first, second = in_processes(2, gradients_of_a_share, model, batch, False)
+    first, second = in_processes(2, gradients_of_a_shard, model, batch, False)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert first.keys() == second.keys() == trained
     assert all(torch.isfinite(g).all() for g in first.values())

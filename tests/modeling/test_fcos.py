@@ -1,4 +1,4 @@
-"""FCOS from YAML against Detectron2's own, built by its LazyConfig."""
+"""AID's FCOS from YAML against Detectron2's FCOS from its LazyConfig."""
 
 import copy
 
@@ -29,7 +29,7 @@ SETTINGS = (
 
 
 def make_confident(model):
-    """Detections, and boxes of some size, from a head that would not have any at first."""
+    """Give an untrained head confident detections with boxes of some size."""
     nn.init.normal_(model.head.cls_score.weight, std=0.3)
     nn.init.ones_(model.head.cls_score.bias)
     nn.init.ones_(model.head.bbox_pred.bias)
@@ -44,39 +44,39 @@ def losses_of(model, batch, times=1):
 
 @pytest.fixture
 def both(repository, tmp_path):
-    """FCOS with ResNet-50 from YAML, and Detectron2's with the same weights."""
+    """AID's FCOS with ResNet-50 and Detectron2's, with the same weights."""
     path = tmp_path / "fcos.yaml"
     bases = [f"{repository}/configs/{f}.yaml" for f in ("Base-FCOS", "backbones/R50")]
     path.write_text(f"_BASE_: {bases}\nMODEL:\n  DEVICE: cpu\n")
-    ours = build_model(load_config(str(path)))
-    make_confident(ours)
-    theirs = instantiate(model_zoo.get_config("COCO-Detection/fcos_R_50_FPN_1x.py").model)
-    found = theirs.load_state_dict(ours.state_dict())
-    assert not found.missing_keys and not found.unexpected_keys
-    return ours, theirs
+    aid_fcos = build_model(load_config(str(path)))
+    make_confident(aid_fcos)
+    d2_fcos = instantiate(model_zoo.get_config("COCO-Detection/fcos_R_50_FPN_1x.py").model)
+    actual = d2_fcos.load_state_dict(aid_fcos.state_dict())
+    assert not actual.missing_keys and not actual.unexpected_keys
+    return aid_fcos, d2_fcos
 
 
-def test_it_is_detectron2s_own_bit_for_bit(both, make_batch):
+def test_losses_and_detections_equal_detectron2_bit_for_bit(both, make_batch):
     batch = make_batch((2, 0, 3))
-    ours, theirs = both
-    assert type(theirs) is fcos.FCOS
-    assert {k: getattr(ours, k) for k in SETTINGS} == {k: getattr(theirs, k) for k in SETTINGS}
-    # The second step sees what the first left behind: the normaliser.
-    expected, found = (losses_of(x, batch, times=2) for x in (theirs, ours))
-    assert set(found) == LOSSES
-    assert all(torch.equal(found[k], v) and v > 0 for k, v in expected.items())
-    assert ours.loss_normalizer == theirs.loss_normalizer
+    aid_fcos, d2_fcos = both
+    assert type(d2_fcos) is fcos.FCOS
+    assert {k: getattr(aid_fcos, k) for k in SETTINGS} == {k: getattr(d2_fcos, k) for k in SETTINGS}
+    # The second step depends on the normalizer that the first one updated.
+    expected, actual = (losses_of(x, batch, times=2) for x in (d2_fcos, aid_fcos))
+    assert set(actual) == LOSSES
+    assert all(torch.equal(actual[k], v) and v > 0 for k, v in expected.items())
+    assert aid_fcos.loss_normalizer == d2_fcos.loss_normalizer
     with torch.no_grad():
-        detections = zip(theirs.eval()(batch), ours.eval()(batch), strict=True)
-    for expected, found in detections:
-        expected, found = expected["instances"], found["instances"]
+        detections = zip(d2_fcos.eval()(batch), aid_fcos.eval()(batch), strict=True)
+    for expected, actual in detections:
+        expected, actual = expected["instances"], actual["instances"]
         assert len(expected) > 0
         for name in ("scores", "pred_classes"):
-            assert torch.equal(found.get(name), expected.get(name))
-        assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+            assert torch.equal(actual.get(name), expected.get(name))
+        assert torch.equal(actual.pred_boxes.tensor, expected.pred_boxes.tensor)
 
 
-def test_a_batch_without_instances(tiny_model, make_batch):
+def test_batch_without_instances_has_only_a_class_loss(tiny_model, make_batch):
     model = tiny_model("fcos")
     losses = losses_of(model, make_batch((0, 0)))
     assert losses["loss_fcos_loc"] == losses["loss_fcos_ctr"] == 0 < losses["loss_fcos_cls"]
@@ -85,33 +85,33 @@ def test_a_batch_without_instances(tiny_model, make_batch):
     assert all(x.grad is not None and x.grad.isfinite().all() for x in model.parameters())
 
 
-def test_large_boxes_in_half_precision(tiny_model, make_batch):
-    """Half precision ends at 65504: a box of 640 x 640 pixels has a larger area."""
+def test_losses_of_large_boxes_do_not_overflow_in_half_precision(tiny_model, make_batch):
+    """A box of 640 x 640 pixels exceeds the largest half-precision number, 65504."""
     model, batch = tiny_model("fcos"), make_batch()
-    nn.init.constant_(model.head.bbox_pred.bias, 40.0)  # strides of 8 pixels, to every side
+    nn.init.constant_(model.head.bbox_pred.bias, 40.0)  # in strides of 8 pixels, on each side
     expected = losses_of(model, batch)
     del model.loss_normalizer
     with torch.autocast("cpu", dtype=torch.float16):
-        found = losses_of(model, batch)
+        actual = losses_of(model, batch)
     for name, loss in expected.items():
-        assert found[name].dtype == torch.float32
-        torch.testing.assert_close(found[name], loss, rtol=0.02, atol=0)
+        assert actual[name].dtype == torch.float32
+        torch.testing.assert_close(actual[name], loss, rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("norm", ["", "BN", "GN"])
-def test_the_heads_norm(norm, tiny_model, make_batch):
+def test_head_norm_is_configurable(norm, tiny_model, make_batch):
     model = tiny_model("fcos", ["MODEL.FCOS.NORM", norm, "MODEL.FPN.OUT_CHANNELS", 32])
     assert any(isinstance(x, nn.GroupNorm) for x in model.head.modules()) == (norm == "GN")
     assert all(x.isfinite() for x in losses_of(model, make_batch()).values())
 
 
-def test_boxes_start_at_the_prior_distance(tiny_model):
+def test_box_bias_starts_at_the_prior_distance(tiny_model):
     for distance in (0.0, 2.0):
         model = tiny_model("fcos", ["MODEL.FCOS.PRIOR_DISTANCE", distance])
         assert (model.head.bbox_pred.bias == distance).all()
 
 
-def test_boxes_of_nan_are_no_failed_assertion(tiny_model, make_batch):
+def test_nan_boxes_raise_a_floating_point_error(tiny_model, make_batch):
     model = tiny_model("fcos")
     nn.init.constant_(model.head.bbox_pred.bias, torch.nan)
     with pytest.raises(FloatingPointError, match="boxes contain NaN"):

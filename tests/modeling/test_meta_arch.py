@@ -1,4 +1,4 @@
-"""The invariants of a distilled student against the plain Detectron2 detector."""
+"""Invariants of a distilled student relative to the plain Detectron2 detector."""
 
 import copy
 import math
@@ -53,19 +53,19 @@ def test_lambda_0_is_plain_detectron2_bit_for_bit(
     opts = ["DISTILLATION.WEIGHT", 0.0, "AID.WEIGHTING", rule]
     distilled, _ = student_model(student, teacher, opts)
     plain = tiny_model(student).train()
-    for _ in range(2):  # the second step sees what the first left behind: RetinaNet's normaliser
+    for _ in range(2):  # the second step depends on the normalizer that the first updated
         expected, gradients = step(plain, batch)
         expected_next = torch.rand(1)
-        found, found_gradients = step(distilled, batch)
+        actual, actual_gradients = step(distilled, batch)
         assert torch.equal(torch.rand(1), expected_next)
-        assert set(found) == set(expected) | TERMS
-        assert all(torch.equal(found[k], v) for k, v in expected.items())
-        assert all(found[k] == 0 for k in TERMS)
-        assert all(torch.equal(found_gradients[k], v) for k, v in gradients.items())
+        assert set(actual) == set(expected) | TERMS
+        assert all(torch.equal(actual[k], v) for k, v in expected.items())
+        assert all(actual[k] == 0 for k in TERMS)
+        assert all(torch.equal(actual_gradients[k], v) for k, v in gradients.items())
 
 
 @pytest.mark.parametrize("student, teacher", PAIRS)
-def test_every_pair_distils_and_every_parameter_gets_a_gradient(
+def test_every_pair_has_terms_and_gradients_for_all_parameters(
     student, teacher, student_model, make_batch
 ):
     model, _ = student_model(student, teacher)
@@ -88,21 +88,21 @@ def test_every_rule_works_without_instances(rule, student_model, make_batch):
         assert all(losses[name].isfinite() and losses[name] > 0 for name in TERMS)
 
 
-def test_plain_distillation_equals_alpha_0_and_a_teacher_without_loss(student_model, make_batch):
+def test_plain_distillation_equals_alpha_0_and_zero_coefficients(student_model, make_batch):
     batch = make_batch()
     plain, _ = student_model("faster_rcnn", opts=["AID.GRANULARITY", "none"])
     expected, gradients = step(plain, batch)
     alpha_0, _ = student_model("faster_rcnn", opts=["AID.ALPHA", 0.0])
-    # A perfect teacher: whatever it says, its losses count for nothing.
+    # A perfect teacher: all coefficients of its losses are 0.
     perfect, _ = student_model("faster_rcnn")
     perfect.weighting.coefficients = dict.fromkeys(("cls", "box", "rpn_cls", "rpn_box"), 0.0)
     for model in (alpha_0, perfect):
-        found, found_gradients = step(model, batch)
-        assert all(torch.equal(found[k], v) for k, v in expected.items())
-        assert all(torch.equal(found_gradients[k], v) for k, v in gradients.items())
+        actual, actual_gradients = step(model, batch)
+        assert all(torch.equal(actual[k], v) for k, v in expected.items())
+        assert all(torch.equal(actual_gradients[k], v) for k, v in gradients.items())
 
 
-def test_a_larger_alpha_weakens_every_term(student_model, make_batch):
+def test_larger_alpha_reduces_every_term(student_model, make_batch):
     terms = []
     for alpha in (0.0, 0.05, 0.2):
         model, _ = student_model("faster_rcnn", opts=["AID.ALPHA", alpha])
@@ -113,9 +113,7 @@ def test_a_larger_alpha_weakens_every_term(student_model, make_batch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_state_dict_is_plain_detectron2_plus_adapters(
-    kind, student_model, tiny_model, make_batch
-):
+def test_state_dict_is_plain_detectron2_plus_adapters(kind, student_model, tiny_model, make_batch):
     keys = [f"MODEL.{x}.SCORE_THRESH_TEST" for x in ("RETINANET", "GFL", "FCOS")]
     opts = [x for key in keys for x in (key, 0.0)]
     model, _ = student_model(kind, opts=opts)
@@ -127,23 +125,23 @@ def test_the_state_dict_is_plain_detectron2_plus_adapters(
     assert not result.missing_keys and not result.unexpected_keys
     batch = make_batch(masks=kind == "mask_rcnn")
     with torch.no_grad():
-        expected, found = plain.eval()(batch), model.eval()(batch)
-    for a, b in zip(expected, found, strict=True):
+        expected, actual = plain.eval()(batch), model.eval()(batch)
+    for a, b in zip(expected, actual, strict=True):
         a, b = a["instances"].get_fields(), b["instances"].get_fields()
         assert torch.equal(a["scores"], b["scores"]) and len(a["scores"]) > 0
         assert torch.equal(a["pred_boxes"].tensor, b["pred_boxes"].tensor)
 
 
-def test_without_a_teacher_it_infers_but_does_not_train(student_config, make_batch):
+def test_student_without_teacher_infers_but_refuses_training(student_config, make_batch):
     cfg = student_config("faster_rcnn")
-    cfg.TEACHER.WEIGHTS = "nowhere.pth"  # not even looked at
+    cfg.TEACHER.WEIGHTS = "nowhere.pth"  # never read
     model = build_model(cfg).eval()
     assert model(make_batch())[0]["instances"] is not None
     with pytest.raises(AIDError, match="has no teacher: call build_distillation"):
         model.train()(make_batch())
 
 
-def test_one_instance_without_finite_loss_neither_silences_nor_poisons(
+def test_non_finite_loss_of_one_instance_keeps_terms_finite(
     student_model, make_batch, storage, monkeypatch
 ):
     model, _ = student_model("faster_rcnn")
@@ -162,7 +160,7 @@ def test_one_instance_without_finite_loss_neither_silences_nor_poisons(
     assert log["aid/teacher_loss"][0] > 0
 
 
-def test_a_teacher_that_is_nowhere_finite_is_reported(
+def test_teacher_without_any_finite_loss_is_reported(
     student_model, make_batch, storage, monkeypatch, caplog
 ):
     model, _ = student_model("faster_rcnn")
@@ -180,7 +178,7 @@ def test_a_teacher_that_is_nowhere_finite_is_reported(
     assert "loss is finite on none of the 5 instances of iteration 19" in caplog.text
 
 
-def test_log_leaves_the_students_names_alone(student_model, tiny_model, make_batch, storage):
+def test_log_keeps_the_names_of_the_plain_detector(student_model, tiny_model, make_batch, storage):
     distilled, _ = student_model("cascade_rcnn")
     with EventStorage(19) as plain:
         tiny_model("cascade_rcnn").train()(make_batch())
@@ -193,7 +191,7 @@ def test_log_leaves_the_students_names_alone(student_model, tiny_model, make_bat
     assert storage.latest()["aid/num_instances"][0] == 5
 
 
-def test_diagnostics_are_those_of_the_weights(student_model, make_batch, storage, monkeypatch):
+def test_logged_diagnostics_equal_the_weights(student_model, make_batch, storage, monkeypatch):
     model, _ = student_model("faster_rcnn")
     seen = []
     original = ExponentialWeighting.__call__
@@ -208,15 +206,15 @@ def test_diagnostics_are_those_of_the_weights(student_model, make_batch, storage
     assert log["aid/teacher_loss"] == pytest.approx(weights.loss.mean().item(), rel=1e-5)
 
 
-def test_a_picture_every_vis_period(student_model, make_batch):
+def test_weight_map_image_every_vis_period(student_model, make_batch):
     model, _ = student_model("faster_rcnn", opts=["VIS_PERIOD", 2])
     with EventStorage(4) as storage:
         model(make_batch((2, 1)))
         names = [name for name, *_ in storage._vis_data]
-        picture = storage._vis_data[names.index(next(n for n in names if n.startswith("aid/")))][1]
-    assert picture.shape == (3, 2 * 640, 960)
-    # The left and right edges of a box in the first half have its colour on the map below.
-    assert picture.std() > 0
+        image = storage._vis_data[names.index(next(n for n in names if n.startswith("aid/")))][1]
+    assert image.shape == (3, 2 * 640, 960)
+    # The image is not uniform.
+    assert image.std() > 0
     with EventStorage(5) as storage:
         model(make_batch())
         assert not storage._vis_data
@@ -231,7 +229,7 @@ def test_losses_are_computed_in_float32_under_amp(student_model, make_batch, sto
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_no_loss_chosen_is_an_error(student_config):
+def test_empty_or_unknown_losses_are_refused(student_config):
     cfg = student_config("faster_rcnn", opts=["DISTILLATION.LOSSES", []])
     with pytest.raises(AIDError, match="DISTILLATION.LOSSES is empty"):
         build_model(cfg).build_distillation(cfg)
@@ -249,28 +247,28 @@ WEIGHTS = [*(f"{x}_WEIGHT" for x in WEIGHTS), "WEIGHT", "PKD.WEIGHT", "NON_LOCAL
 
 @pytest.mark.parametrize("key", WEIGHTS)
 @pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf])
-def test_a_weight_that_would_drive_away_from_the_teacher_is_refused(key, value, student_config):
+def test_negative_or_non_finite_weight_is_refused(key, value, student_config):
     cfg = student_config("faster_rcnn", opts=[f"DISTILLATION.{key}", value])
     with pytest.raises(AIDError, match=f"^DISTILLATION.{key} is {value}: it must be 0 or more"):
         build_model(cfg).build_distillation(cfg)
 
 
 @pytest.mark.parametrize("build", [FitNetLoss, LocalisationLoss])
-def test_a_weight_without_a_config_is_refused_too(build):
+def test_negative_weight_is_refused_without_a_config(build):
     kwargs = {"channels": {"p2": (4, 4)}} if build is FitNetLoss else {"temperature": 1.0}
     with pytest.raises(AIDError, match=f"weight of loss_.* in {build.__name__} is -2.0: it must"):
         build(weight=-2.0, **kwargs)
 
 
 @pytest.mark.parametrize("component", ["CLS", "BOX", "RPN_CLS", "RPN_BOX", "CTR"])
-def test_a_coefficient_that_would_reward_errors_is_refused(component, student_config):
+def test_negative_coefficient_is_refused(component, student_config):
     key = f"AID.COEFFICIENTS.{component}"
     cfg = student_config("faster_rcnn", opts=[key, -0.5])
     with pytest.raises(AIDError, match=f"^{key} is -0.5: it must be 0 or more, and finite$"):
         build_model(cfg).build_distillation(cfg)
 
 
-def test_a_loss_counts_once(student_config):
+def test_duplicate_loss_is_refused(student_config):
     cfg = student_config("faster_rcnn", opts=["DISTILLATION.LOSSES", ["PKDLoss"] * 2])
     with pytest.raises(AIDError, match="^DISTILLATION.LOSSES names PKDLoss twice"):
         build_model(cfg).build_distillation(cfg)
@@ -280,14 +278,14 @@ def test_a_loss_counts_once(student_config):
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [8, -2], [2.5], ["8"]])
-def test_kernel_sizes_that_pool_nothing_are_refused(sizes, student_config):
+def test_invalid_subsampling_kernels_are_refused(sizes, student_config):
     key = "DISTILLATION.NON_LOCAL.SUBSAMPLE"
     cfg = student_config("faster_rcnn", opts=[key, sizes])
     with pytest.raises(AIDError, match=rf"^{key} is {re.escape(str(sizes))}: name kernel sizes"):
         build_model(cfg).build_distillation(cfg)
 
 
-def test_a_loss_that_gives_nothing_is_an_error(student_model, make_batch, storage):
+def test_loss_without_terms_is_an_error(student_model, make_batch, storage):
     model, _ = student_model("faster_rcnn")
     model.distillers[0].losses = nn.ModuleDict({"Silent": Silent()})
     with pytest.raises(AIDError, match="no distillation term"):
@@ -299,24 +297,22 @@ class Silent(nn.Module):
         return {}
 
 
-def test_attaching_says_what_is_in_use(student_config, caplog):
+def test_log_lists_teacher_losses_and_weighting(student_config, caplog):
     cfg = student_config("retinanet", "faster_rcnn")
     with caplog.at_level("INFO"):
         build_model(cfg).build_distillation(cfg)
-    said = next(m for m in caplog.messages if m.startswith("Distillation:"))
-    for part in (cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.WEIGHTS, "M parameters", "p3 (stride 8)"):
-        assert part in said
-    assert "AttentionGuidedLoss(temperature 0.5" in said
-    assert "NonLocalLoss(non_local 4e-05" in said
-    assert "ExponentialWeighting by instance" in said and "alpha 0.1" in said
+    message = next(m for m in caplog.messages if m.startswith("Distillation:"))
+    for entry in (cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.WEIGHTS, "M parameters", "p3 (stride 8)"):
+        assert entry in message
+    assert "AttentionGuidedLoss(temperature 0.5" in message
+    assert "NonLocalLoss(non_local 4e-05" in message
+    assert "ExponentialWeighting by instance" in message and "alpha 0.1" in message
 
 
-def test_self_distillation_from_ones_own_weights_costs_nothing_where_adapters_are_identities(
-    student_model, make_batch, storage
-):
+def test_loss_is_zero_for_equal_weights_and_identity_adapters(student_model, make_batch, storage):
     model, cfg = student_model("faster_rcnn", opts=["DISTILLATION.LOSSES", ["AttentionGuidedLoss"]])
     model.load_state_dict(model.teacher.detector.state_dict(), strict=False)
-    for norm in model.modules():  # the student would normalise by the batch
+    for norm in model.modules():  # the student would normalize by batch statistics
         if isinstance(norm, nn.BatchNorm2d):
             norm.eval()
     for adapters in model.distillation["losses"]["AttentionGuidedLoss"].adapters.values():
@@ -332,7 +328,7 @@ def test_self_distillation_from_ones_own_weights_costs_nothing_where_adapters_ar
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_config_of_a_saved_run_builds_again(student_config, tmp_path):
+def test_dumped_config_builds_the_distillation(student_config, tmp_path):
     cfg = student_config("faster_rcnn")
     dumped = tmp_path / "elsewhere.yaml"
     dumped.write_text(cfg.dump())

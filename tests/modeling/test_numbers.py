@@ -1,4 +1,4 @@
-"""Steps on input that is legal and odd: every number that comes out is one."""
+"""Training steps on unusual but valid input: losses and gradients stay finite."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def step(model, batch):
     return losses, {k: v for k, (v, _) in storage.latest().items()}
 
 
-# What "image" makes of a teacher's losses does not depend on its family.
+# The "image" granularity does not depend on the family of the teacher.
 @pytest.mark.parametrize(
     "kind, granularity",
     [(kind, x) for x in ("instance", "level") for kind in KINDS] + [("faster_rcnn", "image")],
@@ -52,17 +52,17 @@ def test_terms_and_gradients_are_finite(name, kind, granularity, student_model):
     losses, log = step(model, BATCHES[name] * (2 if len(BATCHES[name]) == 1 else 1))
     assert all(losses[k] > 0 for k in TERMS)
     assert 0 < log["aid/map_mean"] <= 1
-    if name != "a box without area":  # of which Detectron2 clears its data
+    if name != "a box without area":  # Detectron2 filters such boxes from its data
         assert all(v.isfinite() for v in losses.values())
         assert not log.get("aid/num_non_finite")
 
 
-# PairedPredictions have no level.
+# Predictions have no "level" granularity.
 @pytest.mark.parametrize(
     "kind, granularity", [*((kind, "instance") for kind in KINDS), ("faster_rcnn", "image")]
 )
 @pytest.mark.parametrize("name", BATCHES)
-def test_answers_and_their_gradients_are_finite(name, kind, granularity, student_model):
+def test_prediction_terms_and_gradients_are_finite(name, kind, granularity, student_model):
     opts = ["DISTILLATION.LOSSES", ["ResponseLoss"], "DISTILLATION.RESPONSE.MIN_SCORE", 0.005]
     model, _ = student_model(kind, opts=[*opts, "AID.GRANULARITY", granularity])
     batch = BATCHES[name] * (2 if len(BATCHES[name]) == 1 else 1)
@@ -74,7 +74,7 @@ def test_answers_and_their_gradients_are_finite(name, kind, granularity, student
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_boxes_without_area_weigh_nothing_and_are_counted(kind, student_model):
+def test_boxes_without_area_have_weight_zero_and_are_counted(kind, student_model):
     model, _ = student_model(kind)
     _, log = step(model, BATCHES["a box without area"] * 2)
     assert log["aid/num_non_finite"] == 4  # two in each image
@@ -82,7 +82,7 @@ def test_boxes_without_area_weigh_nothing_and_are_counted(kind, student_model):
 
 
 def scale_features(detector, factor):
-    """The features of a detector's backbone in half precision, at so many times their size."""
+    """Scale the backbone's features by ``factor`` and cast them to half precision."""
 
     def scale(module, inputs, output):
         for level in output:
@@ -92,8 +92,8 @@ def scale_features(detector, factor):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_features_at_the_end_of_half_precision(kind, student_model):
-    """Norms and means over maps whose numbers half precision can just hold, not their sums."""
+def test_losses_are_finite_near_the_half_precision_limit(kind, student_model):
+    """Half precision holds the features, but would overflow in sums over a map."""
     model, _ = student_model(kind)
     batch = BATCHES["ten times larger"]
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_features_at_the_end_of_half_precision(kind, student_model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_overflow_of_half_precision_is_not_silent(kind, student_model):
+def test_half_precision_overflow_makes_the_loss_non_finite(kind, student_model):
     model, _ = student_model(kind)
     scale_features(model.teacher.detector, 1e8)
     with torch.autocast("cpu", dtype=torch.float16), EventStorage(19):

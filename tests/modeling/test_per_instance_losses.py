@@ -1,4 +1,4 @@
-"""The teacher's loss per instance, against Detectron2's own losses and values known by hand."""
+"""Per-instance losses of a teacher against Detectron2's losses and known values."""
 
 import math
 
@@ -16,7 +16,7 @@ from aid.utils.errors import AIDError
 pytestmark = pytest.mark.core
 
 KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
-PARTS = {kind: {"cls", "box", "rpn_cls", "rpn_box"} for kind in KINDS} | {
+COMPONENTS = {kind: {"cls", "box", "rpn_cls", "rpn_box"} for kind in KINDS} | {
     "retinanet": {"cls", "box"},
     "gfl": {"cls", "box"},
     "fcos": {"cls", "box", "ctr"},
@@ -36,36 +36,36 @@ def zero(*modules):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_shapes_and_finiteness(kind, tiny_model, make_batch):
+def test_components_are_finite_and_not_negative(kind, tiny_model, make_batch):
     losses = losses_of(tiny_model(kind), make_batch((2, 0, 3)))
-    assert set(losses.components) == PARTS[kind]
-    for part in losses.components.values():
-        assert part.shape == (5,) and part.isfinite().all() and (part >= 0).all()
-    for part in losses.background.values():
-        assert part.shape == (3, 5) and part.isfinite().all() and (part >= 0).all()
+    assert set(losses.components) == COMPONENTS[kind]
+    for component in losses.components.values():
+        assert component.shape == (5,) and component.isfinite().all() and (component >= 0).all()
+    for component in losses.background.values():
+        assert component.shape == (3, 5) and component.isfinite().all() and (component >= 0).all()
     assert torch.allclose(losses.level_share.sum(dim=1), torch.ones(5))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_without_instances(kind, tiny_model, make_batch):
+def test_batch_without_instances_has_a_background_loss(kind, tiny_model, make_batch):
     losses = losses_of(tiny_model(kind), make_batch((0, 0)))
-    assert all(part.shape == (0,) for part in losses.components.values())
-    assert all(part.isfinite().all() for part in losses.background.values())
+    assert all(component.shape == (0,) for component in losses.components.values())
+    assert all(component.isfinite().all() for component in losses.background.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_the_background_instances_lose_nothing(kind, tiny_model, make_batch):
+def test_instance_losses_do_not_depend_on_the_background(kind, tiny_model, make_batch):
     model, batch = tiny_model(kind), make_batch((2, 0, 3))
-    whole, spared = losses_of(model, batch), losses_of(model, batch, background=False)
-    for name, part in whole.components.items():
-        torch.testing.assert_close(spared.components[name], part)
-    assert torch.equal(spared.level_share, whole.level_share)
-    # That of an image without instances, which has nothing else, is kept.
-    for name, part in whole.background.items():
-        torch.testing.assert_close(spared.background[name][1], part[1])
+    whole, reduced = losses_of(model, batch), losses_of(model, batch, background=False)
+    for name, component in whole.components.items():
+        torch.testing.assert_close(reduced.components[name], component)
+    assert torch.equal(reduced.level_share, whole.level_share)
+    # An image without instances keeps its background loss.
+    for name, component in whole.background.items():
+        torch.testing.assert_close(reduced.background[name][1], component[1])
 
 
-def test_without_the_background_rois_of_nobody_are_not_pooled(tiny_model, make_batch):
+def test_background_rois_are_not_pooled_without_the_background(tiny_model, make_batch):
     model, batch = tiny_model("faster_rcnn"), make_batch((2, 0, 3))
     pooled = []
     model.roi_heads.box_pooler.register_forward_pre_hook(
@@ -73,16 +73,16 @@ def test_without_the_background_rois_of_nobody_are_not_pooled(tiny_model, make_b
     )
     losses_of(model, batch)
     losses_of(model, batch, background=False)
-    whole, spared = pooled
-    assert spared[1] == whole[1]  # background_index is there
-    assert 2 <= spared[0] < whole[0] and 3 <= spared[2] < whole[2]
+    whole, reduced = pooled
+    assert reduced[1] == whole[1]  # the image without instances keeps its background RoIs
+    assert 2 <= reduced[0] < whole[0] and 3 <= reduced[2] < whole[2]
 
 
-def test_known_values_of_an_ignorant_faster_rcnn(tiny_model, make_batch):
+def test_known_losses_of_a_zero_initialized_faster_rcnn(tiny_model, make_batch):
     model = tiny_model("faster_rcnn")
     zero(model.proposal_generator.rpn_head, model.roi_heads.box_predictor)
     losses = losses_of(model, make_batch())
-    # A logit of 0 is a probability of 1/2 for an object, and of 1/4 for each of 3 classes and none.
+    # Logits of 0: probability 1/2 for an object, 1/4 for each of 3 classes and background.
     torch.testing.assert_close(losses.components["rpn_cls"], torch.full((5,), math.log(2)))
     torch.testing.assert_close(losses.components["cls"], torch.full((5,), math.log(4)))
     torch.testing.assert_close(losses.background["rpn_cls"], torch.full((2, 5), math.log(2)))
@@ -90,14 +90,14 @@ def test_known_values_of_an_ignorant_faster_rcnn(tiny_model, make_batch):
     assert (losses.background["cls"][:, 4] == 0).all()
 
 
-def test_known_values_of_an_ignorant_cascade(tiny_model, make_batch):
+def test_known_losses_of_a_zero_initialized_cascade_rcnn(tiny_model, make_batch):
     model = tiny_model("cascade_rcnn")
     zero(model.roi_heads.box_predictor)
     losses = losses_of(model, make_batch())
     torch.testing.assert_close(losses.components["cls"], torch.full((5,), math.log(4)))
 
 
-def test_known_values_of_an_ignorant_retinanet(tiny_model, make_batch):
+def test_known_losses_of_a_zero_initialized_retinanet(tiny_model, make_batch):
     model = tiny_model("retinanet")
     zero(model.head)
     losses = losses_of(model, make_batch())
@@ -107,7 +107,7 @@ def test_known_values_of_an_ignorant_retinanet(tiny_model, make_batch):
     torch.testing.assert_close(losses.background["cls"], torch.full((2, 5), 3 * negative))
 
 
-def test_sum_over_anchors_is_the_loss_that_retinanet_trains_on(tiny_model, make_batch):
+def test_sum_over_anchors_equals_the_training_loss_of_retinanet(tiny_model, make_batch):
     model, batch = tiny_model("retinanet"), make_batch((1,))
     losses = losses_of(model, batch)
     with EventStorage() as storage, torch.no_grad():
@@ -123,12 +123,12 @@ def test_sum_over_anchors_is_the_loss_that_retinanet_trains_on(tiny_model, make_
     )
 
 
-def test_sum_over_samples_is_the_loss_that_faster_rcnn_trains_on(tiny_model, make_batch):
-    everything = ["MODEL.RPN.BATCH_SIZE_PER_IMAGE", 100000, "MODEL.RPN.POSITIVE_FRACTION", 1.0]
-    everything += ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 1000]
-    everything += ["MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0]
-    model, batch = tiny_model("faster_rcnn", everything), make_batch((1,))
-    # Proposals that differ from each other and overlap the instance only by chance.
+def test_sum_over_samples_equals_the_training_loss_of_faster_rcnn(tiny_model, make_batch):
+    opts = ["MODEL.RPN.BATCH_SIZE_PER_IMAGE", 100000, "MODEL.RPN.POSITIVE_FRACTION", 1.0]
+    opts += ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 1000]
+    opts += ["MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0]
+    model, batch = tiny_model("faster_rcnn", opts), make_batch((1,))
+    # The proposals are untrained and overlap the instance only by chance.
     losses = losses_of(model, batch)
     with EventStorage() as storage, torch.no_grad():
         model.train()
@@ -149,77 +149,77 @@ def test_sum_over_samples_is_the_loss_that_faster_rcnn_trains_on(tiny_model, mak
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_order_of_instances_does_not_matter(kind, tiny_model, make_batch):
+def test_losses_are_permutation_equivariant(kind, tiny_model, make_batch):
     model, batch = tiny_model(kind), make_batch((4,))
     before = losses_of(model, batch)
     order = torch.tensor([2, 0, 3, 1])
     batch[0]["instances"] = batch[0]["instances"][order]
     after = losses_of(model, batch)
-    for name, part in before.components.items():
-        torch.testing.assert_close(after.components[name], part[order])
+    for name, component in before.components.items():
+        torch.testing.assert_close(after.components[name], component[order])
     torch.testing.assert_close(after.level_share, before.level_share[order])
-    for name, part in before.background.items():
-        torch.testing.assert_close(after.background[name], part)
+    for name, component in before.background.items():
+        torch.testing.assert_close(after.background[name], component)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_instances_on_one_spot_each_have_a_loss(kind, tiny_model, make_batch):
+def test_coincident_instances_have_separate_losses(kind, tiny_model, make_batch):
     model, batch = tiny_model(kind), make_batch((1,))
     instances = batch[0]["instances"]
     batch[0]["instances"] = Instances.cat([instances] * 3)
     batch[0]["instances"].gt_classes = torch.tensor([0, 1, 2])
     losses = losses_of(model, batch)
     assert (losses.components["cls"] > 0).all()
-    # The same box, three class labels: a detector cannot be equally right about all of them.
+    # One box with three class labels has three different losses.
     assert losses.components["cls"].unique().numel() == 3
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_box_without_area_harms_no_other(kind, tiny_model, make_batch):
+def test_box_without_area_leaves_other_losses_finite(kind, tiny_model, make_batch):
     model, batch = tiny_model(kind), make_batch((2,))
     alone = losses_of(model, batch)
     flat = Instances((64, 96))
     flat.gt_boxes, flat.gt_classes = Boxes(torch.tensor([[5.0, 5, 5, 9]])), torch.tensor([0])
     batch[0]["instances"] = Instances.cat([batch[0]["instances"], flat])
-    together = losses_of(model, batch)
-    assert not sum(together.components.values())[2].isfinite()
-    assert sum(together.components.values())[:2].isfinite().all()
+    combined = losses_of(model, batch)
+    assert not sum(combined.components.values())[2].isfinite()
+    assert sum(combined.components.values())[:2].isfinite().all()
     torch.testing.assert_close(
-        together.components["cls"][:2], alone.components["cls"], rtol=0.5, atol=0.5
+        combined.components["cls"][:2], alone.components["cls"], rtol=0.5, atol=0.5
     )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_neither_state_nor_random_numbers_change(kind, tiny_model, make_batch):
+def test_losses_preserve_the_detector_and_random_state(kind, tiny_model, make_batch):
     model, batch = tiny_model(kind), make_batch()
     state = {k: v.clone() for k, v in model.state_dict().items()}
     attributes = set(vars(model))
     random_state = torch.get_rng_state()
     first = losses_of(model, batch)
     assert torch.equal(torch.get_rng_state(), random_state)
-    assert set(vars(model)) == attributes  # RetinaNet would keep its normaliser
+    assert set(vars(model)) == attributes  # RetinaNet would keep its normalizer
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     second = losses_of(model, batch)
     assert all(torch.equal(first.components[k], second.components[k]) for k in first.components)
 
 
-def test_a_net_without_instance_losses_is_refused():
+def test_unsupported_module_is_refused_as_a_teacher():
     with pytest.raises(AIDError, match="no instance loss is defined for a Linear.*RetinaNet"):
         Teacher(nn.Linear(1, 1), cfg=None)
 
 
-def test_mean_by():
+def test_mean_by_ignores_nan_and_unmatched_values():
     mean, count = mean_by(torch.tensor([0, 2, 0, 3]), torch.tensor([1.0, 5.0, 3.0, torch.nan]), 3)
     assert mean.tolist() == [2, 0, 5] and count.tolist() == [2, 0, 1]
 
 
 @pytest.mark.parametrize("loss", ["smooth_l1", "giou", "diou", "ciou"])
-def test_a_box_that_is_not_finite_harms_no_other(loss, tiny_model):
-    """Also where the loss that the teacher was trained with asserts that boxes are right."""
+def test_non_finite_box_leaves_other_box_losses_unchanged(loss, tiny_model):
+    """Includes box losses of Detectron2 that assert valid boxes."""
     head = tiny_model("retinanet", ["MODEL.RETINANET.BBOX_REG_LOSS_TYPE", loss])
     boxes = torch.tensor([[0.0, 0, 8, 8]]).expand(2, 4)
     deltas = torch.tensor([[0.1, 0.2, 0.3, 0.4], [math.nan, 0, 0, 0]])
-    found = box_losses(head, boxes, deltas, boxes + 1)
-    assert not found[1].isfinite()
+    actual = box_losses(head, boxes, deltas, boxes + 1)
+    assert not actual[1].isfinite()
     alone = box_losses(head, boxes[:1], deltas[:1], boxes[:1] + 1)
-    torch.testing.assert_close(found[:1], alone)
+    torch.testing.assert_close(actual[:1], alone)

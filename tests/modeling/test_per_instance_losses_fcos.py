@@ -1,4 +1,4 @@
-"""The loss of an FCOS teacher per instance, against loops, its own losses and known values."""
+"""Per-instance losses of an FCOS teacher against loops, training losses and known values."""
 
 import copy
 import math
@@ -28,7 +28,8 @@ def predictions_of(model, batch):
         for x in range(features[level].shape[3])
     ]
     logits, deltas, centerness = (
-        torch.cat([x[0].flatten(1).T for x in part]) for part in (logits, deltas, centerness)
+        torch.cat([x[0].flatten(1).T for x in component])
+        for component in (logits, deltas, centerness)
     )
     boxes = []
     for (x, y, level), (left, top, right, bottom) in zip(
@@ -55,23 +56,23 @@ def with_boxes(make_batch, boxes, classes=None):
 
 @pytest.fixture
 def model(tiny_model):
-    """An FCOS whose predictions differ from point to point."""
+    """FCOS with predictions that differ between points."""
     model = tiny_model("fcos")
-    for part in (model.head.cls_score, model.head.bbox_pred, model.head.ctrness):
-        nn.init.normal_(part.weight, std=0.5)
+    for component in (model.head.cls_score, model.head.bbox_pred, model.head.ctrness):
+        nn.init.normal_(component.weight, std=0.5)
     nn.init.ones_(model.head.bbox_pred.bias)
     return model
 
 
-# --- by loops, after arXiv 1904.01355 and, for the radius, 2006.09214
+# --- reference by loops, after arXiv 1904.01355 and, for the radius, 2006.09214
 
 
 def distances(point, box):
     return point[0] - box[0], point[1] - box[1], box[2] - point[0], box[3] - point[1]
 
 
-def owner_of(point, boxes):
-    """The smallest box that may have the point, or None."""
+def assigned_box(point, boxes):
+    """Index of the smallest box that the point is assigned to, or None."""
     matched_gt, smallest = None, math.inf
     s = STRIDES[point[2]]
     low = 0 if point[2] == 0 else 4 * s
@@ -118,37 +119,39 @@ def mean(values):
 
 
 @torch.no_grad()
-def test_what_loops_find(model, make_batch):
-    # One large, one small inside of it, one at the border; P3 and P4 both have owners.
+def test_losses_equal_a_reference_by_loops(model, make_batch):
+    # One large, one small inside it, one at the border; points of P3 and P4 are positive.
     boxes = [[2.0, 1, 94, 62], [30, 20, 58, 44], [60, 3, 96, 40], [5, 40, 21, 63]]
     classes = [1, 0, 2, 0]
     batch = with_boxes(make_batch, boxes, classes)
-    found = losses_of(model, batch)
+    actual = losses_of(model, batch)
     logits, predicted, centers, points = predictions_of(model, batch)
-    owners = [owner_of(point, boxes) for point in points]
-    assert set(owners) == {None, 0, 1, 2, 3}
+    assigned = [assigned_box(point, boxes) for point in points]
+    assert set(assigned) == {None, 0, 1, 2, 3}
     for i, (box, label) in enumerate(zip(boxes, classes, strict=True)):
-        own = [r for r, matched_gt in enumerate(owners) if matched_gt == i]
+        positives_of = [r for r, matched_gt in enumerate(assigned) if matched_gt == i]
         expected = {
-            "cls": mean([focal(logits[r], label) for r in own]),
-            "box": mean([giou(predicted[r], box) for r in own]),
-            "ctr": mean([centerness(centers[r], points[r], box) for r in own]),
+            "cls": mean([focal(logits[r], label) for r in positives_of]),
+            "box": mean([giou(predicted[r], box) for r in positives_of]),
+            "ctr": mean([centerness(centers[r], points[r], box) for r in positives_of]),
         }
         for name, value in expected.items():
-            assert found.components[name][i].item() == pytest.approx(value, rel=1e-4), name
+            assert actual.components[name][i].item() == pytest.approx(value, rel=1e-4), name
         for level in range(5):
-            share = mean([points[r][2] == level for r in own])
-            assert found.level_share[i, level].item() == pytest.approx(share)
+            share = mean([points[r][2] == level for r in positives_of])
+            assert actual.level_share[i, level].item() == pytest.approx(share)
     for level in range(5):
-        nobodys = [r for r, point in enumerate(points) if point[2] == level and owners[r] is None]
-        expected = mean([focal(logits[r], None) for r in nobodys]) if nobodys else 0
-        assert found.background["cls"][0, level].item() == pytest.approx(expected, rel=1e-4)
+        negatives = [
+            r for r, point in enumerate(points) if point[2] == level and assigned[r] is None
+        ]
+        expected = mean([focal(logits[r], None) for r in negatives]) if negatives else 0
+        assert actual.background["cls"][0, level].item() == pytest.approx(expected, rel=1e-4)
 
 
-# --- by its own losses, and by hand
+# --- against training losses and known values
 
 
-def test_sums_over_points_are_the_losses_that_fcos_trains_on(model, make_batch):
+def test_sum_over_points_equals_the_training_loss_of_fcos(model, make_batch):
     batch = make_batch((1,))
     losses = losses_of(model, batch)
     with EventStorage() as storage, torch.no_grad():
@@ -159,13 +162,13 @@ def test_sums_over_points_are_the_losses_that_fcos_trains_on(model, make_batch):
         trained_on = model(copy.deepcopy(batch))
     positives = storage.latest()["num_pos_anchors"][0]
     assert positives > 0
-    for part, name in (("box", "loss_fcos_loc"), ("ctr", "loss_fcos_ctr")):
+    for component, name in (("box", "loss_fcos_loc"), ("ctr", "loss_fcos_ctr")):
         torch.testing.assert_close(
-            losses.components[part][0] * positives, trained_on[name] * model.loss_normalizer
+            losses.components[component][0] * positives, trained_on[name] * model.loss_normalizer
         )
 
 
-def test_known_values_of_an_ignorant_fcos(tiny_model, make_batch):
+def test_known_losses_of_a_zero_initialized_fcos(tiny_model, make_batch):
     model = tiny_model("fcos")
     for parameter in model.head.parameters():
         nn.init.zeros_(parameter)
@@ -184,17 +187,17 @@ def test_known_values_of_an_ignorant_fcos(tiny_model, make_batch):
     [
         # Between four points of P3, which are 4 pixels off the multiples of 8; nearest is (36, 20).
         ([[33.0, 17, 34.5, 19]], (36, 20, 0)),
-        # Every point that might be the first one's belongs to the smaller second.
+        # Every candidate point of the first box belongs to the smaller second one.
         ([[30.0, 14, 58, 42], [32, 16, 56, 40]], (44, 28, 0)),
-        # 148 pixels long, to be found on P4 at 16 pixels a cell, and too thin to hold a point.
+        # 148 pixels long, so on P4 with cells of 16 pixels, and too thin to contain a point.
         ([[-44.0, 25, 104, 26]], (24, 24, 1)),
     ],
 )
 @torch.no_grad()
-def test_without_a_point_of_its_own_the_nearest_one_counts(boxes, nearest, model, make_batch):
+def test_instance_without_positive_points_uses_the_nearest(boxes, nearest, model, make_batch):
     batch = with_boxes(make_batch, boxes)
     logits, predicted, _, points = predictions_of(model, batch)
-    assert all(owner_of(point, boxes) != 0 for point in points)
+    assert all(assigned_box(point, boxes) != 0 for point in points)
     losses = losses_of(model, batch)
     r = points.index(nearest)
     assert losses.components["cls"][0].item() == pytest.approx(focal(logits[r], 0), rel=1e-4)
@@ -206,8 +209,8 @@ def test_without_a_point_of_its_own_the_nearest_one_counts(boxes, nearest, model
 
 
 @torch.no_grad()
-def test_boxes_of_nan_are_nobodys_error(model, make_batch):
-    """A broken teacher gives its instances a loss that is not finite, so weight 0, and no crash."""
+def test_nan_boxes_give_non_finite_box_losses(model, make_batch):
+    """Non-finite losses lead to weight 0 rather than an error."""
     nn.init.constant_(model.head.bbox_pred.bias, torch.nan)
     losses = losses_of(model, make_batch())
     assert not losses.components["box"].isfinite().any()

@@ -1,4 +1,4 @@
-"""What both sides are asked about and what they say, against loops and inference."""
+"""Paired predictions of teacher and student, against loops and inference."""
 
 import pytest
 import torch
@@ -16,47 +16,47 @@ from aid.utils.errors import AIDError
 SIZE = (64, 96)
 
 
-def test_rois_are_proposals_and_ground_truth_and_belong_to_what_they_overlap(tiny_model, see):
+def test_rois_are_matched_proposals_and_ground_truth(tiny_model, paired_batch):
     teacher, student = (tiny_model("faster_rcnn", seed=seed) for seed in (1, 2))
-    batch = see(teacher, student)
-    found = paired_predictions(teacher, student, PredictionRequest(num_proposals=7), batch)
+    batch = paired_batch(teacher, student)
+    actual = paired_predictions(teacher, student, PredictionRequest(num_proposals=7), batch)
     proposals, _ = teacher.proposal_generator(batch.images, batch.teacher)
     first, s = 0, 0
     for image, (proposed, truth) in enumerate(zip(proposals, batch.targets, strict=True)):
         rois = [*proposed.proposal_boxes.tensor[:7], *truth.gt_boxes.tensor]
         for i, box in enumerate(rois):
-            assert found.image[s] == image
+            assert actual.image[s] == image
             if i >= 7:
-                assert found.matched_gt[s] == first + i - 7
+                assert actual.matched_gt[s] == first + i - 7
             else:
                 iou = pairwise_iou(Boxes(box[None]), truth.gt_boxes)[0]
-                own = len(iou) > 0 and iou.max() >= 0.5
-                assert found.matched_gt[s] == (
-                    first + iou.argmax() if own else found.background_index
+                matches = len(iou) > 0 and iou.max() >= 0.5
+                assert actual.matched_gt[s] == (
+                    first + iou.argmax() if matches else actual.background_index
                 )
             s += 1
         first += len(truth)
-    assert s == len(found.matched_gt) == 3 * 7 + 5 and found.background_index == 5
-    assert torch.equal(found.foreground, found.matched_gt < 5)
+    assert s == len(actual.matched_gt) == 3 * 7 + 5 and actual.background_index == 5
+    assert torch.equal(actual.foreground, actual.matched_gt < 5)
 
 
-def test_rois_are_answered_as_in_inference(tiny_model, see):
+def test_roi_predictions_equal_inference(tiny_model, paired_batch):
     teacher, student = (tiny_model("faster_rcnn", seed=seed) for seed in (1, 2))
-    batch = see(teacher, student)
-    found = paired_predictions(teacher, student, PredictionRequest(num_proposals=7), batch)
-    assert found.activation == "softmax"
+    batch = paired_batch(teacher, student)
+    actual = paired_predictions(teacher, student, PredictionRequest(num_proposals=7), batch)
+    assert actual.activation == "softmax"
     proposals, _ = teacher.proposal_generator(batch.images, batch.teacher)
     rois = []
     for proposed, truth in zip(proposals, batch.targets, strict=True):
         boxes = Boxes.cat([proposed.proposal_boxes[:7], truth.gt_boxes])
         rois.append(Instances(SIZE, proposal_boxes=boxes))
-    # The box of the class of background does not matter: it is that of the first one.
+    # The class of background RoIs is arbitrary: their boxes are not compared.
     classes = torch.cat([x.gt_classes for x in batch.targets] + [torch.zeros(1, dtype=torch.long)])
-    for x, matched_gt in zip(rois, found.matched_gt.split([len(x) for x in rois]), strict=True):
+    for x, matched_gt in zip(rois, actual.matched_gt.split([len(x) for x in rois]), strict=True):
         x.gt_classes = classes[matched_gt]
-    for detector, features, answer in (
-        (teacher, batch.teacher, found.teacher),
-        (student, batch.student, found.student),
+    for detector, features, predicted in (
+        (teacher, batch.teacher, actual.teacher),
+        (student, batch.student, actual.student),
     ):
         heads = detector.roi_heads
         pooled = heads.box_pooler(
@@ -64,14 +64,14 @@ def test_rois_are_answered_as_in_inference(tiny_model, see):
         )
         predictions = heads.box_predictor(heads.box_head(pooled))
         expected = torch.cat(heads.box_predictor.predict_probs(predictions, rois))
-        torch.testing.assert_close(answer.logits.softmax(dim=1), expected)
+        torch.testing.assert_close(predicted.logits.softmax(dim=1), expected)
         expected = heads.box_predictor.predict_boxes_for_gt_classes(predictions, rois)
-        torch.testing.assert_close(answer.boxes, torch.cat(expected))
+        torch.testing.assert_close(predicted.boxes, torch.cat(expected))
 
 
-def test_anchors_that_an_instance_owns_and_those_the_teacher_takes_for_an_object(tiny_model, see):
+def test_anchors_are_positive_or_above_the_teachers_min_score(tiny_model, paired_batch):
     teacher, student = (tiny_model("retinanet", seed=seed) for seed in (1, 2))
-    batch = see(teacher, student)
+    batch = paired_batch(teacher, student)
     features = [batch.teacher[level] for level in teacher.head_in_features]
     anchors = teacher.anchor_generator(features)
     labels, _ = teacher.label_anchors(anchors, batch.targets)
@@ -79,105 +79,116 @@ def test_anchors_that_an_instance_owns_and_those_the_teacher_takes_for_an_object
         [permute_to_N_HWA_K(x, 3) for x in teacher.head(features)[0]], dim=1
     ).sigmoid()
     threshold = scores.amax(dim=2).flatten().sort().values[-50].item()
-    found = paired_predictions(teacher, student, PredictionRequest(min_score=threshold), batch)
+    actual = paired_predictions(teacher, student, PredictionRequest(min_score=threshold), batch)
     positive = (torch.stack(labels) >= 0) & (torch.stack(labels) < 3)
-    asked = positive | (scores.amax(dim=2) > threshold)
-    assert 0 < positive.sum() < asked.sum() < asked.numel()
-    image, anchor = asked.nonzero(as_tuple=True)
-    assert torch.equal(found.image, image)
-    assert torch.equal(found.foreground, positive[image, anchor])
-    torch.testing.assert_close(found.teacher.logits.sigmoid(), scores[image, anchor])
-    assert found.activation == "sigmoid"
+    selected = positive | (scores.amax(dim=2) > threshold)
+    assert 0 < positive.sum() < selected.sum() < selected.numel()
+    image, anchor = selected.nonzero(as_tuple=True)
+    assert torch.equal(actual.image, image)
+    assert torch.equal(actual.foreground, positive[image, anchor])
+    torch.testing.assert_close(actual.teacher.logits.sigmoid(), scores[image, anchor])
+    assert actual.activation == "sigmoid"
 
 
-def test_anchors_are_answered_as_in_inference(tiny_model, see):
+def test_anchor_predictions_equal_inference(tiny_model, paired_batch):
     teacher, student = (tiny_model("retinanet", seed=seed) for seed in (1, 2))
-    batch = see(teacher, student, (2,))
-    found = paired_predictions(teacher, student, PredictionRequest(min_score=0.0), batch)
+    batch = paired_batch(teacher, student, (2,))
+    actual = paired_predictions(teacher, student, PredictionRequest(min_score=0.0), batch)
     anchors = Boxes.cat(
         student.anchor_generator([batch.student[level] for level in student.head_in_features])
     )
-    assert len(found.matched_gt) == len(anchors)
+    assert len(actual.matched_gt) == len(anchors)
     logits, deltas = batch.student_predictions
     logits = torch.cat([permute_to_N_HWA_K(x, 3) for x in logits], dim=1)[0]
     deltas = torch.cat([permute_to_N_HWA_K(x, 4) for x in deltas], dim=1)[0]
-    torch.testing.assert_close(found.student.logits, logits)
+    torch.testing.assert_close(actual.student.logits, logits)
     expected = student.box2box_transform.apply_deltas(deltas, anchors.tensor)
-    torch.testing.assert_close(found.student.boxes, expected)
+    torch.testing.assert_close(actual.student.boxes, expected)
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet", "gfl", "fcos"])
-def test_one_detector_agrees_with_itself_and_the_teacher_has_no_gradient(kind, tiny_model, see):
+def test_identical_detectors_agree_and_only_the_student_has_gradients(
+    kind, tiny_model, paired_batch
+):
     teacher = tiny_model(kind)
-    found = paired_predictions(
-        teacher, teacher, PredictionRequest(num_proposals=5), see(teacher, teacher)
+    actual = paired_predictions(
+        teacher, teacher, PredictionRequest(num_proposals=5), paired_batch(teacher, teacher)
     )
     for name in ("logits", "boxes"):
-        ours, theirs = (getattr(x, name) for x in (found.student, found.teacher))
-        torch.testing.assert_close(ours, theirs)
-        assert ours.requires_grad and not theirs.requires_grad
+        student_values, teacher_values = (
+            getattr(x, name) for x in (actual.student, actual.teacher)
+        )
+        torch.testing.assert_close(student_values, teacher_values)
+        assert student_values.requires_grad and not teacher_values.requires_grad
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "gfl", "fcos"])
-def test_what_the_teachers_losses_have_predicted_is_not_predicted_again(kind, tiny_model, see):
+def test_predictions_of_the_teachers_losses_are_reused(kind, tiny_model, paired_batch):
     teacher, student = (tiny_model(kind, seed=seed) for seed in (1, 2))
     request = PredictionRequest(num_proposals=7, min_score=0.01)
-    batch = see(teacher, student)
+    batch = paired_batch(teacher, student)
     expected = paired_predictions(teacher, student, request, batch)
     losses = per_instance_losses(teacher, batch.images, batch.teacher, batch.targets)
     batch.teacher_predictions = losses.predictions
 
-    def never(*args):
+    def fail(*args):
         raise AssertionError("predicted again")
 
     module = teacher.proposal_generator if kind == "faster_rcnn" else teacher.head
-    with module.register_forward_pre_hook(never):
-        found = paired_predictions(teacher, student, request, batch)
-    assert torch.equal(found.matched_gt, expected.matched_gt) and torch.equal(
-        found.image, expected.image
+    with module.register_forward_pre_hook(fail):
+        actual = paired_predictions(teacher, student, request, batch)
+    assert torch.equal(actual.matched_gt, expected.matched_gt) and torch.equal(
+        actual.image, expected.image
     )
-    assert torch.equal(found.teacher.logits, expected.teacher.logits)
-    assert torch.equal(found.student.boxes, expected.student.boxes)
+    assert torch.equal(actual.teacher.logits, expected.teacher.logits)
+    assert torch.equal(actual.student.boxes, expected.student.boxes)
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "gfl", "fcos"])
-def test_no_instance_at_all(kind, tiny_model, see):
+def test_batch_without_instances_has_no_default_predictions(kind, tiny_model, paired_batch):
     teacher = tiny_model(kind)
-    found = paired_predictions(teacher, teacher, PredictionRequest(), see(teacher, teacher, (0, 0)))
-    assert len(found.matched_gt) == len(found.image) == len(found.student.boxes) == 0
-    found = paired_predictions(
-        teacher, teacher, PredictionRequest(num_proposals=3, min_score=0.0), see(teacher, teacher)
+    actual = paired_predictions(
+        teacher, teacher, PredictionRequest(), paired_batch(teacher, teacher, (0, 0))
     )
-    assert len(found.matched_gt) > 0
+    assert len(actual.matched_gt) == len(actual.image) == len(actual.student.boxes) == 0
+    actual = paired_predictions(
+        teacher,
+        teacher,
+        PredictionRequest(num_proposals=3, min_score=0.0),
+        paired_batch(teacher, teacher),
+    )
+    assert len(actual.matched_gt) > 0
 
 
-def test_classes_with_sigmoids_in_two_stages(tiny_model, see):
+def test_sigmoid_classes_of_two_stage_detectors(tiny_model, paired_batch):
     teacher = tiny_model("faster_rcnn", ["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True])
-    found = paired_predictions(teacher, teacher, PredictionRequest(), see(teacher, teacher))
-    assert found.activation == "sigmoid"
-    assert found.student.logits.shape == found.teacher.logits.shape == (5, 3)  # no background
+    actual = paired_predictions(
+        teacher, teacher, PredictionRequest(), paired_batch(teacher, teacher)
+    )
+    assert actual.activation == "sigmoid"
+    assert actual.student.logits.shape == actual.teacher.logits.shape == (5, 3)  # no background
 
 
-def test_every_sample_has_the_weight_of_its_owner(tiny_model, see):
+def test_samples_have_the_weight_of_their_matched_instance(tiny_model, paired_batch):
     teacher = tiny_model("faster_rcnn")
-    found = paired_predictions(
-        teacher, teacher, PredictionRequest(num_proposals=7), see(teacher, teacher)
+    actual = paired_predictions(
+        teacher, teacher, PredictionRequest(num_proposals=7), paired_batch(teacher, teacher)
     )
     instance = {k: torch.arange(5.0) + 10 * i for i, k in enumerate(("cls", "box"), 1)}
-    found.set_weights(instance, torch.tensor([0.1, 0.2, 0.3]))
-    for s, matched_gt in enumerate(found.matched_gt.tolist()):
+    actual.set_weights(instance, torch.tensor([0.1, 0.2, 0.3]))
+    for s, matched_gt in enumerate(actual.matched_gt.tolist()):
         if matched_gt == 5:
-            assert found.weights["cls"][s] == torch.tensor([0.1, 0.2, 0.3])[found.image[s]]
-            assert found.weights["box"][s] == 0
+            assert actual.weights["cls"][s] == torch.tensor([0.1, 0.2, 0.3])[actual.image[s]]
+            assert actual.weights["box"][s] == 0
         else:
-            assert [found.weights[k][s] for k in instance] == [10 + matched_gt, 20 + matched_gt]
-    assert 0 < found.foreground.sum() < len(found.matched_gt)
+            assert [actual.weights[k][s] for k in instance] == [10 + matched_gt, 20 + matched_gt]
+    assert 0 < actual.foreground.sum() < len(actual.matched_gt)
 
 
-def test_the_question_that_holds_all_questions():
+def test_union_of_requests():
     assert PredictionRequest.union([]) is None
-    some = [PredictionRequest(num_proposals=9), PredictionRequest(min_score=0.3)]
-    assert PredictionRequest.union(some) == PredictionRequest(num_proposals=9, min_score=0.3)
+    requests = [PredictionRequest(num_proposals=9), PredictionRequest(min_score=0.3)]
+    assert PredictionRequest.union(requests) == PredictionRequest(num_proposals=9, min_score=0.3)
     assert PredictionRequest.union(
         [PredictionRequest(distributions=True), PredictionRequest()]
     ).distributions
@@ -236,7 +247,7 @@ ANCHORS = "MODEL.ANCHOR_GENERATOR."
         ),
     ],
 )
-def test_detectors_that_cannot_be_asked(teacher, student, opts, needed, message, tiny_model):
+def test_incompatible_detectors_are_refused(teacher, student, opts, needed, message, tiny_model):
     teacher, student = tiny_model(teacher), tiny_model(student, opts)
     with pytest.raises(AIDError, match=f"DISTILLATION.LOSSES: SomeLoss .*{message}") as error:
         check_predictions(teacher, student, PredictionRequest(**needed), "SomeLoss")
@@ -244,15 +255,15 @@ def test_detectors_that_cannot_be_asked(teacher, student, opts, needed, message,
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet", "gfl", "fcos"])
-def test_detectors_that_can_be_asked(kind, tiny_model):
+def test_compatible_detectors_are_accepted(kind, tiny_model):
     check_predictions(tiny_model(kind), tiny_model(kind, seed=1), PredictionRequest(), "SomeLoss")
 
 
 @pytest.mark.parametrize(
-    "teacher, student, whose", [("fcos", "gfl", "teacher"), ("gfl", "fcos", "student")]
+    "teacher, student, side", [("fcos", "gfl", "teacher"), ("gfl", "fcos", "student")]
 )
-def test_the_side_without_distributions_is_named(teacher, student, whose, tiny_model):
-    with pytest.raises(AIDError, match=f"the {whose} is a FCOS: leave the loss out"):
+def test_error_names_the_detector_without_distributions(teacher, student, side, tiny_model):
+    with pytest.raises(AIDError, match=f"the {side} is a FCOS: leave the loss out"):
         check_predictions(
             tiny_model(teacher),
             tiny_model(student),
@@ -261,7 +272,7 @@ def test_the_side_without_distributions_is_named(teacher, student, whose, tiny_m
         )
 
 
-def test_a_family_without_predictions_is_named():
+def test_error_names_an_unsupported_family():
     with pytest.raises(
         AIDError, match="predictions of a Linear .* FCOS, GFL, GeneralizedRCNN, RetinaNet"
     ):

@@ -1,4 +1,4 @@
-"""What holds for every teacher's loss and every weighting, whatever the batch."""
+"""Properties of per-instance losses and weighting rules on random batches."""
 
 import math
 
@@ -24,12 +24,12 @@ QUICK = settings(
     max_examples=50,
     deadline=None,
     derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],  # detectors, which do not change
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # the detectors do not change
 )
 GRANULARITIES = st.sampled_from(["instance", "level", "image"])
 BACKGROUNDS = st.sampled_from(["mean", "loss", "one"])
 ALPHAS = st.floats(0, 3)
-# Of studies/rules.py.
+# From studies/rules.py.
 STUDENT_AWARE, STUDENT_RATIO, QUALITY, PRODUCT, SCORE = (
     WEIGHTING_REGISTRY.get(f"{name}Weighting")
     for name in ("StudentAware", "StudentRatio", "Quality", "ScoreTimesIoU", "Score")
@@ -38,8 +38,8 @@ PLAIN_WITH_ALPHA_0 = [ExponentialWeighting, RelativeWeighting, STUDENT_AWARE, QU
 ADAPTIVE = [*PLAIN_WITH_ALPHA_0, STUDENT_RATIO]
 
 
-class PredictionBatch:
-    """What a weighting is given for images of random sizes, with random boxes and losses."""
+class RandomBatch:
+    """Input of a weighting rule: images of random sizes with random boxes and losses."""
 
     def __init__(self, counts, shapes, dtype, seed):
         self.counts = counts
@@ -53,7 +53,7 @@ class PredictionBatch:
         height, width = (4 * side for side in shapes[0])
         self.boxes = []
         for n in counts:
-            # Some without area, some far outside.
+            # Some boxes have no area, some lie far outside the image.
             corner = (rand(n, 2).float() * 2 - 0.5) * torch.tensor([width, height])
             side = (rand(n, 2).float() * 1.2 - 0.2).clamp(min=0) * max(height, width)
             self.boxes.append(torch.cat([corner, corner + side], dim=1))
@@ -76,13 +76,13 @@ class PredictionBatch:
         return rule(self.stats(), self.boxes, self.levels)
 
     def permuted(self, generator):
-        """The same with the instances of each image in another order, and that order."""
+        """A copy with the instances of each image permuted, and the permutation."""
         start, orders = 0, []
         for n in self.counts:
             orders.append(torch.randperm(n, generator=generator) + start)
             start += n
         order = torch.cat(orders)
-        other = object.__new__(PredictionBatch)
+        other = object.__new__(RandomBatch)
         other.__dict__ = dict(self.__dict__)
         other.boxes = list(torch.cat(self.boxes)[order].split(self.counts))
         other.components = {k: v[order] for k, v in self.components.items()}
@@ -100,7 +100,7 @@ def batches(draw):
     for _ in range(draw(st.integers(0, 3))):
         shapes.append(tuple(-(-side // 2) for side in shapes[-1]))
     dtype = draw(st.sampled_from([torch.float32, torch.float64]))
-    return PredictionBatch(counts, shapes, dtype, draw(st.integers(0, 2**31)))
+    return RandomBatch(counts, shapes, dtype, draw(st.integers(0, 2**31)))
 
 
 def make(rule, **options):
@@ -112,8 +112,8 @@ def make(rule, **options):
 @QUICK
 def test_alpha_0_is_exactly_plain_distillation(rule, batch, granularity, background, normalize):
     options = {"granularity": granularity, "background": background, "normalize": normalize}
-    found = batch.maps(make(rule, alpha=0.0, **options))
-    assert all((x == 1).all() for x in found.maps.values())
+    actual = batch.maps(make(rule, alpha=0.0, **options))
+    assert all((x == 1).all() for x in actual.maps.values())
 
 
 @given(batches(), ALPHAS, st.floats(0, 20), st.sampled_from(["mean", "loss"]))
@@ -133,7 +133,7 @@ def test_equal_losses_make_all_granularities_equal(batch, alpha, loss, backgroun
 
 @given(batches(), st.floats(0.01, 3), st.floats(0.01, 5), st.data())
 @QUICK
-def test_a_larger_loss_means_a_smaller_weight_of_that_instance_alone(batch, alpha, more, data):
+def test_larger_loss_lowers_only_the_weight_of_that_instance(batch, alpha, more, data):
     assume(sum(batch.counts))
     rule = ExponentialWeighting(alpha=alpha)
     before = batch.maps(rule).instance
@@ -148,21 +148,21 @@ def test_a_larger_loss_means_a_smaller_weight_of_that_instance_alone(batch, alph
 @pytest.mark.parametrize("rule", [*ADAPTIVE, SCORE])
 @given(batches(), GRANULARITIES, BACKGROUNDS, ALPHAS, st.booleans())
 @QUICK
-def test_the_order_of_instances_changes_nothing(
+def test_weights_are_permutation_equivariant(
     rule, batch, granularity, background, alpha, normalize
 ):
     options = {"granularity": granularity, "background": background, "normalize": normalize}
     other, order = batch.permuted(torch.Generator().manual_seed(0))
-    found, again = (x.maps(make(rule, alpha=alpha, **options)) for x in (batch, other))
-    torch.testing.assert_close(again.instance, found.instance[order])
-    for name, expected in found.maps.items():
-        torch.testing.assert_close(again.maps[name], expected)
+    actual, reordered = (x.maps(make(rule, alpha=alpha, **options)) for x in (batch, other))
+    torch.testing.assert_close(reordered.instance, actual.instance[order])
+    for name, expected in actual.maps.items():
+        torch.testing.assert_close(reordered.maps[name], expected)
 
 
 @pytest.mark.parametrize("rule", [*ADAPTIVE, ClassWeighting, ConstantWeighting])
 @given(batches(), GRANULARITIES, BACKGROUNDS, ALPHAS, st.sampled_from([math.nan, math.inf, None]))
 @QUICK
-def test_weights_are_between_0_and_1_whatever_is_not_finite(
+def test_weights_are_in_0_1_despite_non_finite_losses(
     rule, batch, granularity, background, alpha, bad
 ):
     if bad is not None:
@@ -173,13 +173,13 @@ def test_weights_are_between_0_and_1_whatever_is_not_finite(
         ClassWeighting: {"distrusted": [1]},
         ConstantWeighting: {"constant": min(alpha, 1.0)},
     }.get(rule, {"alpha": alpha})
-    found = batch.maps(make(rule, granularity=granularity, background=background, **options))
+    actual = batch.maps(make(rule, granularity=granularity, background=background, **options))
     for name, (size, _) in batch.levels.items():
-        weights = found.maps[name]
+        weights = actual.maps[name]
         assert weights.shape == (len(batch.counts), 1, *size)
         assert ((weights >= 0) & (weights <= 1)).all()
     if bad is not None and rule is not ConstantWeighting:
-        assert (found.instance[::2] == 0).all()
+        assert (actual.instance[::2] == 0).all()
 
 
 @pytest.mark.parametrize("rule", ADAPTIVE)
@@ -188,9 +188,9 @@ def test_weights_are_between_0_and_1_whatever_is_not_finite(
 def test_normalized_maps_have_mean_1(rule, batch, granularity, background, alpha):
     options = {"alpha": alpha, "granularity": granularity, "background": background}
     plain = batch.maps(make(rule, **options)).maps
-    found = batch.maps(make(rule, **options, normalize=True)).maps
-    for name, weights in found.items():
-        if plain[name].mean() < 1e-6:  # as good as nothing is believed, and it stays so
+    actual = batch.maps(make(rule, **options, normalize=True)).maps
+    for name, weights in actual.items():
+        if plain[name].mean() < 1e-6:  # weights near 0 are not scaled up
             assert weights.mean() <= 1
         else:
             torch.testing.assert_close(weights.mean(), torch.ones_like(weights.mean()))
@@ -208,7 +208,9 @@ def test_normalized_maps_have_mean_1(rule, batch, granularity, background, alpha
     st.integers(0, 2**31),
 )
 @settings(QUICK, max_examples=20)
-def test_every_instance_has_a_loss_in_any_order(kind, tiny_model, counts, height, width, seed):
+def test_per_instance_losses_are_finite_and_permutation_equivariant(
+    kind, tiny_model, counts, height, width, seed
+):
     generator = torch.Generator().manual_seed(seed)
     batch = []
     for n in counts:
@@ -216,7 +218,7 @@ def test_every_instance_has_a_loss_in_any_order(kind, tiny_model, counts, height
         size = torch.tensor([width, height])
         corner = torch.rand(n, 2, generator=generator) * size * 0.9
         side = torch.rand(n, 2, generator=generator) ** 3 * 150 + 0.01
-        # Inside the image, as Detectron2 cuts them.
+        # Clipped to the image, as in Detectron2's data.
         instances.gt_boxes = Boxes(torch.cat([corner, (corner + side).minimum(size)], dim=1))
         instances.gt_classes = torch.randint(3, (n,), generator=generator)
         image = torch.randint(256, (3, height, width), generator=generator)
@@ -228,15 +230,19 @@ def test_every_instance_has_a_loss_in_any_order(kind, tiny_model, counts, height
         images = model.preprocess_image(batch)
         features = model.backbone(images.tensor)
         targets = [x["instances"] for x in batch]
-        found = per_instance_losses(model, images, features, targets)
+        actual = per_instance_losses(model, images, features, targets)
         permuted = [x[order] for x, order in zip(targets, orders, strict=True)]
-        again = per_instance_losses(model, images, features, permuted)
+        reordered = per_instance_losses(model, images, features, permuted)
     assert torch.equal(torch.get_rng_state(), random_state)
     starts = [sum(counts[:i]) for i in range(len(counts))]
     order = torch.cat([x + start for x, start in zip(orders, starts, strict=True)])
-    for name, part in found.components.items():
-        assert part.shape == (sum(counts),) and part.isfinite().all() and (part >= 0).all()
-        torch.testing.assert_close(again.components[name], part[order])
-    for name, part in found.background.items():
-        assert part.isfinite().all() and (part >= 0).all()
-        torch.testing.assert_close(again.background[name], part)
+    for name, component in actual.components.items():
+        assert (
+            component.shape == (sum(counts),)
+            and component.isfinite().all()
+            and (component >= 0).all()
+        )
+        torch.testing.assert_close(reordered.components[name], component[order])
+    for name, component in actual.background.items():
+        assert component.isfinite().all() and (component >= 0).all()
+        torch.testing.assert_close(reordered.background[name], component)

@@ -1,4 +1,4 @@
-"""Several teachers of one student: what they do to it together, and what each of them keeps."""
+"""Students with several teachers: shared weights, and separate losses and state."""
 
 import copy
 import math
@@ -13,8 +13,8 @@ from aid.modeling.weighting import ConstantWeighting, TeacherMixing
 from aid.utils.errors import AIDError
 
 TERMS = [f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_local")]
-BOTH_KINDS = ["AttentionGuidedLoss", "NonLocalLoss", "ResponseLoss"]
-ANSWERS_TOO = ["DISTILLATION.LOSSES", BOTH_KINDS]
+ALL_LOSSES = ["AttentionGuidedLoss", "NonLocalLoss", "ResponseLoss"]
+WITH_PREDICTIONS = ["DISTILLATION.LOSSES", ALL_LOSSES]
 
 
 def step(model, batch, seed=5, iteration=19):
@@ -28,7 +28,7 @@ def step(model, batch, seed=5, iteration=19):
     return losses, gradients, {k: v[0] for k, v in storage.latest().items()}
 
 
-def test_the_first_one_has_the_names_and_numbers_that_it_has_alone(student_model, further):
+def test_first_teacher_keeps_its_names_and_initial_values(student_model, further):
     alone, _ = student_model("faster_rcnn")
     expected = alone.state_dict()
     model, _ = student_model("faster_rcnn", opts=further("faster_rcnn", "retinanet"))
@@ -52,11 +52,11 @@ def test_lambda_0_is_plain_detectron2_bit_for_bit(
     for _ in range(2):
         expected, gradients, _ = step(plain, batch)
         expected_next = torch.rand(1)
-        found, found_gradients, _ = step(distilled, batch)
+        actual, actual_gradients, _ = step(distilled, batch)
         assert torch.equal(torch.rand(1), expected_next)
-        assert set(found) == set(expected) | {f"{x}{n}" for x in TERMS for n in ("", "_1", "_2")}
-        assert all(torch.equal(found[k], v) for k, v in expected.items())
-        assert all(torch.equal(found_gradients[k], v) for k, v in gradients.items())
+        assert set(actual) == set(expected) | {f"{x}{n}" for x in TERMS for n in ("", "_1", "_2")}
+        assert all(torch.equal(actual[k], v) for k, v in expected.items())
+        assert all(torch.equal(actual_gradients[k], v) for k, v in gradients.items())
 
 
 OTHER_WIDTH = ("faster_rcnn", ["MODEL.FPN.OUT_CHANNELS", 12])
@@ -72,7 +72,7 @@ OTHER_WIDTH = ("faster_rcnn", ["MODEL.FPN.OUT_CHANNELS", 12])
         ("mask_rcnn", "retinanet", [OTHER_WIDTH], "StudentAwareWeighting"),
     ],
 )
-def test_teachers_of_any_family_and_every_parameter_gets_a_gradient(
+def test_mixed_families_give_every_parameter_a_gradient(
     student, teacher, others, rule, student_model, further, make_batch
 ):
     model, _ = student_model(student, teacher, [*further(*others), "AID.WEIGHTING", rule])
@@ -86,7 +86,7 @@ def test_teachers_of_any_family_and_every_parameter_gets_a_gradient(
 
 
 def same_adapters(model):
-    """Give every teacher the first one's adapters."""
+    """Give every teacher the adapters of the first."""
     for number in range(1, len(model.distillers)):
         state = model.distillation["losses"].state_dict()
         model.distillation[f"losses_{number}"].load_state_dict(state)
@@ -99,15 +99,13 @@ def same_adapters(model):
         (2, ["AID.GRANULARITY", "level"]),
         (2, ["AID.GRANULARITY", "none"]),
         (2, ["AID.BACKGROUND", "loss", "AID.ALPHA", 0.5, "AID.NORMALIZE", True]),
-        (2, ["AID.NORMALIZE", True, "AID.GRANULARITY", "image", *ANSWERS_TOO]),
-        (2, ANSWERS_TOO),
-        (3, ANSWERS_TOO),
+        (2, ["AID.NORMALIZE", True, "AID.GRANULARITY", "image", *WITH_PREDICTIONS]),
+        (2, WITH_PREDICTIONS),
+        (3, WITH_PREDICTIONS),
     ],
 )
-def test_copies_of_a_teacher_are_together_as_strong_as_one(
-    num_copies, opts, student_model, make_batch
-):
-    """Every loss here doubles where the weights double: each copy has its part of it."""
+def test_copies_of_a_teacher_add_up_to_one_teacher(num_copies, opts, student_model, make_batch):
+    """Equal teachers split every loss evenly."""
     batch = make_batch((2, 0, 3))
     alone, cfg = student_model("faster_rcnn", opts=opts)
     expected, gradients, _ = step(alone, batch)
@@ -116,22 +114,22 @@ def test_copies_of_a_teacher_are_together_as_strong_as_one(
     copies += ["TEACHER.MORE_WEIGHTS", [cfg.TEACHER.WEIGHTS] * more]
     model, _ = student_model("faster_rcnn", opts=[*opts, *copies])
     same_adapters(model)
-    found, found_gradients, _ = step(model, batch)
+    actual, actual_gradients, _ = step(model, batch)
     for name, term in expected.items():
         suffixes = ["", *(f"_{k}" for k in range(1, num_copies))]
         if "distill" in name:
-            parts = torch.stack([found[name + x] for x in suffixes])
-            torch.testing.assert_close(parts, (term / num_copies).expand(num_copies))
+            shares = torch.stack([actual[name + x] for x in suffixes])
+            torch.testing.assert_close(shares, (term / num_copies).expand(num_copies))
         else:
-            assert torch.equal(found[name], term)
+            assert torch.equal(actual[name], term)
     for name, gradient in gradients.items():
         if not name.startswith("distillation."):
-            error = (found_gradients[name] - gradient).abs().max()
+            error = (actual_gradients[name] - gradient).abs().max()
             assert error <= 1e-4 * gradient.abs().max() + 1e-6, name
 
 
 def with_losses(model, number, change, monkeypatch):
-    """Let ``change`` alter what a teacher's losses are."""
+    """Let ``change`` modify the losses of a teacher."""
     teacher = model.distillers[number].teacher
     original = teacher.per_instance_losses
 
@@ -144,21 +142,21 @@ def with_losses(model, number, change, monkeypatch):
 
 
 def weights_of(model, batch, monkeypatch):
-    """The weights of each teacher in a step, before and after they are shared."""
+    """Weights of each teacher in a step, before and after mixing, and the log."""
     seen = []
     original = TeacherMixing.__call__
 
-    def watched(self, weights):
-        found = original(self, weights)
-        seen.append((weights, found))
-        return found
+    def recorded(self, weights):
+        actual = original(self, weights)
+        seen.append((weights, actual))
+        return actual
 
-    monkeypatch.setattr(TeacherMixing, "__call__", watched)
+    monkeypatch.setattr(TeacherMixing, "__call__", recorded)
     _, _, log = step(model, batch)
     return *seen[0], log
 
 
-def test_the_better_teacher_of_an_instance_has_the_larger_share(
+def test_better_teacher_of_an_instance_has_the_larger_share(
     student_model, further, make_batch, monkeypatch
 ):
     model, _ = student_model("faster_rcnn", opts=[*further("faster_rcnn"), "AID.ALPHA", 0.5])
@@ -178,11 +176,11 @@ def test_the_better_teacher_of_an_instance_has_the_larger_share(
     even = math.exp(-0.5) / 2
     assert first.instance.tolist() == pytest.approx([good, bad, even])
     assert second.instance.tolist() == pytest.approx([bad, good, even])
-    inside = before[0].maps["p2"] == 1.0  # where D is 0: the first image's box
+    inside = before[0].maps["p2"] == 1.0  # the first image's box, of teacher loss 0
     torch.testing.assert_close(
         first.maps["p2"][inside], torch.full_like(inside[inside] * 1.0, good)
     )
-    # Each is logged under its own name.
+    # Each teacher is logged under its own name.
     assert log["aid/weight_mean"] == pytest.approx((good + bad + even) / 3)
     assert log["aid/teacher_1/weight_min"] == pytest.approx(bad)
     numbers = {x.removeprefix("aid/") for x in log if x.startswith("aid/") and "_1/" not in x}
@@ -190,7 +188,7 @@ def test_the_better_teacher_of_an_instance_has_the_larger_share(
     assert numbers - {"distillation_weight"} == others
 
 
-def test_a_teacher_without_finite_loss_leaves_the_instance_to_the_other(
+def test_non_finite_teacher_leaves_the_instance_to_the_other(
     student_model, further, make_batch, monkeypatch
 ):
     model, _ = student_model("faster_rcnn", opts=further("faster_rcnn"))
@@ -204,7 +202,7 @@ def test_a_teacher_without_finite_loss_leaves_the_instance_to_the_other(
     assert log["aid/num_non_finite"] == 1 and log["aid/teacher_1/num_non_finite"] == 0
 
 
-def test_every_teacher_remembers_by_itself(student_model, further, make_batch):
+def test_each_teacher_has_its_own_running_mean(student_model, further, make_batch):
     opts = [*further("retinanet"), "AID.WEIGHTING", "RelativeWeighting"]
     model, _ = student_model("faster_rcnn", opts=opts)
     step(model, make_batch((2, 3)))
@@ -214,9 +212,7 @@ def test_every_teacher_remembers_by_itself(student_model, further, make_batch):
     assert state["weighting.sum_and_count"] is not state["weighting_1.sum_and_count"]
 
 
-def test_the_students_student_losses_are_taken_once(
-    student_model, further, make_batch, monkeypatch
-):
+def test_student_losses_are_computed_once(student_model, further, make_batch, monkeypatch):
     opts = [*further("faster_rcnn", "retinanet"), "AID.WEIGHTING", "StudentAwareWeighting"]
     model, _ = student_model("faster_rcnn", opts=opts)
     calls, original = [], model._student_losses
@@ -225,7 +221,7 @@ def test_the_students_student_losses_are_taken_once(
     assert len(calls) == 1
 
 
-def test_pictures_of_all(student_model, further, make_batch):
+def test_weight_map_images_of_all_teachers(student_model, further, make_batch):
     model, _ = student_model("faster_rcnn", opts=[*further("retinanet"), "VIS_PERIOD", 2])
     with EventStorage(4) as storage:
         model(make_batch((2, 1)))
@@ -233,14 +229,14 @@ def test_pictures_of_all(student_model, further, make_batch):
     assert [x.split(" and")[0] for x in names] == ["aid/weight", "aid/teacher_1/weight"]
 
 
-def test_all_are_compared_with_the_student(student_model, further, make_batch):
+def test_each_teacher_is_compared_with_the_student(student_model, further, make_batch):
     model, _ = student_model("faster_rcnn", opts=further("faster_rcnn"))
     teachers, batch = [distiller.teacher for distiller in model.distillers], make_batch((2, 0, 3))
-    *theirs, ours = compare(model, teachers, batch)
-    for teacher, found in zip(teachers, theirs, strict=True):
+    *teacher_losses, student_losses = compare(model, teachers, batch)
+    for teacher, actual in zip(teachers, teacher_losses, strict=True):
         expected, same = compare(model, [teacher], batch)
-        assert torch.equal(found, expected) and torch.equal(ours, same)
-    assert not torch.equal(*theirs)
+        assert torch.equal(actual, expected) and torch.equal(student_losses, same)
+    assert not torch.equal(*teacher_losses)
 
 
 def refused(student_model, opts, message):
@@ -249,7 +245,7 @@ def refused(student_model, opts, message):
     assert "\n" not in str(error.value)
 
 
-def test_what_is_wrong_with_a_further_teacher_is_said_of_that(student_model, further, tmp_path):
+def test_errors_name_the_affected_teacher(student_model, further, tmp_path):
     good = further("faster_rcnn", "retinanet")
     (_, files, _, paths), student = good, student_model
     key = "TEACHER.MORE_CONFIG_FILES"
@@ -271,9 +267,7 @@ def test_what_is_wrong_with_a_further_teacher_is_said_of_that(student_model, fur
     refused(student, [*further("retinanet"), *levels], rf"no common level p2: .*{key}\[0\]")
 
 
-def test_teachers_that_cannot_teach_together_are_refused_before_the_first_step(
-    student_model, further
-):
+def test_incompatible_distillers_are_refused(student_model, further):
     model, _ = student_model("faster_rcnn", opts=further("faster_rcnn"))
     first, second = model.distillers
     with pytest.raises(AIDError, match="two teachers have one number, with the modules losses"):
@@ -283,10 +277,10 @@ def test_teachers_that_cannot_teach_together_are_refused_before_the_first_step(
         model.set_distillers([first, second], model.schedule)
 
 
-def test_attaching_says_of_all_what_is_in_use(student_config, further, caplog):
+def test_log_lists_every_teacher(student_config, further, caplog):
     cfg = student_config("faster_rcnn", opts=further("retinanet"))
     with caplog.at_level("INFO"):
         build_model(cfg).build_distillation(cfg)
-    said = next(m for m in caplog.messages if m.startswith("Distillation:"))
+    message = next(m for m in caplog.messages if m.startswith("Distillation:"))
     for part in (cfg.TEACHER.CONFIG_FILE, "TEACHER.MORE_CONFIG_FILES[0]", "further_1.pth"):
-        assert part in said
+        assert part in message

@@ -1,4 +1,4 @@
-"""The frozen teacher: what it is not, how it sees, and what it refuses."""
+"""The frozen teacher: preprocessing, loading of weights and checks against the student."""
 
 import copy
 import os
@@ -19,19 +19,21 @@ from aid.modeling.teacher_check import check_match, check_teacher
 from aid.utils.errors import AIDError
 
 
-def test_the_teacher_is_no_part_of_the_student(student_model):
+def test_teacher_shares_no_module_or_tensor_with_the_student(student_model):
     model, _ = student_model("faster_rcnn")
     detector = model.teacher.detector
-    mine = {id(p) for p in model.parameters()} | {id(m) for m in model.modules()}
-    assert not mine & ({id(p) for p in detector.parameters()} | {id(m) for m in detector.modules()})
-    theirs = {v.data_ptr() for v in detector.state_dict().values()}
-    assert not theirs & {v.data_ptr() for v in model.state_dict().values()}
+    student_ids = {id(p) for p in model.parameters()} | {id(m) for m in model.modules()}
+    assert not student_ids & (
+        {id(p) for p in detector.parameters()} | {id(m) for m in detector.modules()}
+    )
+    teacher_storage = {v.data_ptr() for v in detector.state_dict().values()}
+    assert not teacher_storage & {v.data_ptr() for v in model.state_dict().values()}
     model.train()
     assert not any(m.training for m in detector.modules())
     assert not any(p.requires_grad for p in detector.parameters())
 
 
-def test_the_teacher_does_not_change_while_the_student_trains(student_model, make_batch, storage):
+def test_teacher_is_unchanged_by_training(student_model, make_batch, storage):
     model, _ = student_model("faster_rcnn")
     before = copy.deepcopy(model.teacher.detector.state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -42,14 +44,12 @@ def test_the_teacher_does_not_change_while_the_student_trains(student_model, mak
 
 
 @pytest.mark.parametrize("input_format", ["RGB", "BGR"])
-def test_the_view_is_the_teachers_own_preprocessing(
-    input_format, tiny_model, tiny_config, make_batch
-):
+def test_view_uses_the_teachers_preprocessing(input_format, tiny_model, tiny_config, make_batch):
     path = tiny_config("faster_rcnn", ["MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]])
     detector = tiny_model("faster_rcnn", ["MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]])
     teacher, batch = Teacher(detector, load_config(path)), make_batch()
     expected = detector.preprocess_image(batch)
-    if input_format == "BGR":  # the same pictures, in the order of a student that reads BGR
+    if input_format == "BGR":  # the same images in the channel order of a BGR student
         batch = [{**x, "image": x["image"].flip(0)} for x in batch]
     view = teacher.view(batch, (64, 96), input_format)
     assert torch.equal(view.images.tensor, expected.tensor)
@@ -63,7 +63,7 @@ def test_the_view_is_the_teachers_own_preprocessing(
     "padded, divisibility, expected",
     [((128, 160), 32, (128, 160)), ((100, 160), 32, (128, 160)), ((64, 96), 128, (128, 128))],
 )
-def test_the_view_pads_to_the_students_size_and_its_own(
+def test_view_pads_to_the_students_size_and_its_own(
     padded, divisibility, expected, tiny_model, tiny_config, make_batch
 ):
     teacher = Teacher(tiny_model("faster_rcnn"), load_config(tiny_config("faster_rcnn")))
@@ -80,7 +80,7 @@ def change(cfg, **keys):
     return cfg
 
 
-def test_missing_pieces_are_named(student_config, tmp_path):
+def test_missing_config_and_weights_are_reported(student_config, tmp_path):
     cfg = student_config("faster_rcnn")
     with pytest.raises(AIDError, match="TEACHER.CONFIG_FILE is empty"):
         build_teacher(change(cfg, TEACHER__CONFIG_FILE=""))
@@ -95,7 +95,7 @@ def test_missing_pieces_are_named(student_config, tmp_path):
         build_teacher(change(cfg, TEACHER__WEIGHTS=gone))
 
 
-def test_weights_that_do_not_fit_are_refused(student_config, tmp_path):
+def test_mismatched_weights_are_refused(student_config, tmp_path):
     cfg = student_config("faster_rcnn")
     state = torch.load(cfg.TEACHER.WEIGHTS)["model"]
     weights = str(tmp_path / "changed.pth")
@@ -105,19 +105,19 @@ def test_weights_that_do_not_fit_are_refused(student_config, tmp_path):
         with pytest.raises(AIDError, match=message):
             build_teacher(change(cfg, TEACHER__WEIGHTS=weights))
 
-    some = {k: v for k, v in state.items() if "roi_heads" not in k}
-    missing = len(state) - len(some)
-    refused({"model": some}, rf"does not fit.*{missing} missing in the file: roi_heads\.")
+    incomplete = {k: v for k, v in state.items() if "roi_heads" not in k}
+    missing = len(state) - len(incomplete)
+    refused({"model": incomplete}, rf"does not fit.*{missing} missing in the file: roi_heads\.")
     refused({"model": {**state, "extra.weight": torch.ones(1)}}, "1 unknown to the model: extra")
     key = "roi_heads.box_predictor.cls_score.weight"
     other = {"model": {**state, key: torch.ones(81, 16)}}
     refused(other, f"config: 1 of another shape: {key} .81x16 in the file, 4x16 in the model.$")
     old = {**state, "pixel_mean": torch.ones(3, 1, 1), "pixel_std": torch.ones(3, 1, 1)}
-    torch.save({"model": old}, weights)  # as Detectron2 saved them once
+    torch.save({"model": old}, weights)  # as in old checkpoints of Detectron2
     build_teacher(change(cfg, TEACHER__WEIGHTS=weights))
 
 
-def test_weights_of_a_diverged_training_are_refused(student_config, tmp_path):
+def test_non_finite_weights_are_refused(student_config, tmp_path):
     cfg = student_config("faster_rcnn")
     state = torch.load(cfg.TEACHER.WEIGHTS)["model"]
     state["backbone.fpn_output2.bias"][3] = torch.nan
@@ -126,8 +126,8 @@ def test_weights_of_a_diverged_training_are_refused(student_config, tmp_path):
         build_teacher(change(cfg, TEACHER__WEIGHTS=str(tmp_path / "nan.pth")))
 
 
-def test_weights_may_be_anywhere_that_detectron2_reads(student_config):
-    class Shelf(PathHandler):  # as remote handlers, it cannot say whether a file is there
+def test_weights_are_read_through_path_handlers(student_config):
+    class Shelf(PathHandler):  # like remote handlers, without an existence check
         def _get_supported_prefixes(self):
             return ["shelf://"]
 
@@ -143,7 +143,7 @@ def test_weights_may_be_anywhere_that_detectron2_reads(student_config):
         build_teacher(change(cfg, TEACHER__WEIGHTS="shelf://other"))
 
 
-def test_a_broken_file_is_refused(student_config, tmp_path):
+def test_broken_file_is_refused(student_config, tmp_path):
     cfg = student_config("faster_rcnn")
     for size in (0, 100, os.path.getsize(cfg.TEACHER.WEIGHTS) // 2):
         broken = tmp_path / "broken.pth"
@@ -168,7 +168,7 @@ def test_a_broken_file_is_refused(student_config, tmp_path):
     ],
 )
 @pytest.mark.parametrize("kind", ["pth", "pkl"])
-def test_a_pickle_that_is_no_checkpoint_is_refused(
+def test_pickle_other_than_a_checkpoint_is_refused(
     content, message, kind, student_config, tmp_path
 ):
     path = tmp_path / f"other.{kind}"
@@ -182,7 +182,7 @@ def test_a_pickle_that_is_no_checkpoint_is_refused(
 
 
 @pytest.mark.parametrize("student", ["retinanet", "faster_rcnn"])
-def test_a_checkpoint_of_the_student_is_named_as_such(student, student_config, tmp_path):
+def test_student_checkpoint_as_teacher_is_reported(student, student_config, tmp_path):
     opts = ["MODEL.FPN.OUT_CHANNELS", 4, "MODEL.ROI_BOX_HEAD.FC_DIM", 8]
     cfg = student_config(student, "faster_rcnn", opts)
     weights = str(tmp_path / "of_the_student.pth")
@@ -209,21 +209,21 @@ def test_classes_must_agree(tiny_model, tiny_config, student_config):
     MetadataCatalog.get("order_b").thing_classes = ["Pedestrian", "Car", "Cyclist"]
     teacher = build_teacher(cfg)
     teacher.cfg.DATASETS.TRAIN = ("order_a",)
-    found = r"class 0 is Pedestrian in the student's dataset order_b, Car in .*teacher.*order_a"
+    expected = r"class 0 is Pedestrian in the student's dataset order_b, Car in .*teacher.*order_a"
     for keys in (
         {"DATASETS__TRAIN": ("order_b",)},
         {"DATASETS__TRAIN": ("of no known classes", "order_b")},
         {"DATASETS__TEST": ("order_b",)},
     ):
-        with pytest.raises(AIDError, match=f"class lists differ: {found}"):
+        with pytest.raises(AIDError, match=f"class lists differ: {expected}"):
             check_teacher(teacher, tiny_model("faster_rcnn"), change(cfg, **keys))
     teacher.cfg.DATASETS.TRAIN = ("of no known classes", "order_a")
-    with pytest.raises(AIDError, match=f"class lists differ: {found}"):
+    with pytest.raises(AIDError, match=f"class lists differ: {expected}"):
         check_teacher(teacher, tiny_model("faster_rcnn"), change(cfg, DATASETS__TRAIN=("order_b",)))
 
 
-def test_a_model_zoo_name_may_compute_values_and_leads_nowhere_else(tmp_path, monkeypatch):
-    """Some of Detectron2's own files construct objects, so that they alone may."""
+def test_only_zoo_configs_may_construct_objects(tmp_path, monkeypatch):
+    """Only files of Detectron2's zoo may construct objects."""
     anchors = load_teacher_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml").MODEL
     assert anchors.ANCHOR_GENERATOR.SIZES[0] == pytest.approx(
         [32, 32 * 2 ** (1 / 3), 32 * 4 ** (1 / 3)]
@@ -231,7 +231,7 @@ def test_a_model_zoo_name_may_compute_values_and_leads_nowhere_else(tmp_path, mo
     path = tmp_path / "teacher.yaml"
     path.write_text(f"OUTPUT_DIR: !!python/object/apply:os.mkdir [{tmp_path / 'marker'}]\n")
     zoo = os.path.realpath(os.path.dirname(get_config_file("Base-RetinaNet.yaml")))
-    deep = tmp_path.joinpath(*"abcdefghijklmnop")  # from here the way out of the zoo leads nowhere
+    deep = tmp_path.joinpath(*"abcdefghijklmnop")  # too deep for the zoo's relative path to resolve
     deep.mkdir(parents=True)
     monkeypatch.chdir(deep)
     for name in (os.path.relpath(path, zoo), f"COCO-Detection/../{os.path.relpath(path, zoo)}"):
@@ -245,11 +245,11 @@ def test_a_model_zoo_name_may_compute_values_and_leads_nowhere_else(tmp_path, mo
     assert not (tmp_path / "marker").exists()
 
 
-def test_class_lists_that_cannot_be_compared_are_said(tiny_model, student_config, caplog):
+def test_unknown_class_list_is_warned_about(tiny_model, student_config, caplog):
     MetadataCatalog.get("order_c").thing_classes = ["Car", "Pedestrian", "Cyclist"]
     cfg = change(student_config("faster_rcnn"), DATASETS__TRAIN=("order_c",))
     teacher = build_teacher(cfg)
-    for known in ("order_c", ""):  # the same data, and a teacher that names none
+    for known in ("order_c", ""):  # the same dataset, and a teacher without one
         teacher.cfg.DATASETS.TRAIN = (known,) if known else ()
         check_teacher(teacher, tiny_model("faster_rcnn"), cfg)
     assert "classes" not in caplog.text
@@ -261,7 +261,9 @@ def test_class_lists_that_cannot_be_compared_are_said(tiny_model, student_config
 @pytest.mark.parametrize(
     "own, warns", [(800, True), (97, True), (96, False), (43, False), (42, True)]
 )
-def test_a_teacher_made_for_another_size_is_said(own, warns, tiny_model, student_config, caplog):
+def test_different_test_size_of_the_teacher_is_warned_about(
+    own, warns, tiny_model, student_config, caplog
+):
     cfg = student_config("faster_rcnn")
     teacher = build_teacher(cfg)
     check_teacher(teacher, tiny_model("faster_rcnn"), cfg)
@@ -296,7 +298,7 @@ def test_levels_and_strides_must_agree(tiny_model, student_config):
         (["p4", "p5", "p6", "p3"], ["p3", "p4", "p5"]),
     ],
 )
-def test_levels_of_the_rois_that_the_rpn_does_not_read_are_refused(rpn, rois, tiny_model):
+def test_roi_levels_must_be_levels_of_the_rpn(rpn, rois, tiny_model):
     opts = ["MODEL.RPN.IN_FEATURES", rpn, "MODEL.ROI_HEADS.IN_FEATURES", rois]
     model = tiny_model("faster_rcnn", [*opts, "MODEL.ANCHOR_GENERATOR.SIZES", [[8]] * 4])
     message = f"ROI_HEADS.IN_FEATURES is {', '.join(rois)}, MODEL.RPN.IN_FEATURES p.*: instance"
@@ -304,7 +306,7 @@ def test_levels_of_the_rois_that_the_rpn_does_not_read_are_refused(rpn, rois, ti
         Teacher(model, cfg=None)
 
 
-def test_a_teacher_without_fpn_is_refused(tiny_model):
+def test_teacher_without_fpn_heads_is_refused(tiny_model):
     model = tiny_model("faster_rcnn")
     model.roi_heads = nn.Identity()
     with pytest.raises(AIDError, match="need StandardROIHeads.*has Identity"):
@@ -314,7 +316,7 @@ def test_a_teacher_without_fpn_is_refused(tiny_model):
 @pytest.mark.parametrize(
     "student, teacher", [("RGB", "L"), ("L", "BGR"), ("RGBA", "RGB"), ("YUV-BT.601", "BGR")]
 )
-def test_images_that_a_teacher_cannot_read(student, teacher, tiny_model, tiny_config):
+def test_incompatible_image_formats_are_refused(student, teacher, tiny_model, tiny_config):
     channels = {"L": 1, "RGBA": 4}
 
     def opts(name):
@@ -331,7 +333,9 @@ def test_images_that_a_teacher_cannot_read(student, teacher, tiny_model, tiny_co
 
 
 @pytest.mark.parametrize("name, number, mean", [("L", 1, 1), ("L", 1, 3), ("RGBA", 4, 4)])
-def test_images_of_other_channels(name, number, mean, tiny_model, tiny_config, make_batch):
+def test_grayscale_and_rgba_images_are_supported(
+    name, number, mean, tiny_model, tiny_config, make_batch
+):
     keys = ["INPUT.FORMAT", name, "MODEL.PIXEL_MEAN", [100.0] * mean]
     keys += ["MODEL.PIXEL_STD", [50.0] * mean]
     detector = tiny_model("faster_rcnn", keys)

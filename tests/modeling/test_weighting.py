@@ -1,4 +1,4 @@
-"""From losses to weights: known values, the granularities, and what is not finite."""
+"""Weighting rules: known values, granularities and non-finite losses."""
 
 import math
 
@@ -23,11 +23,11 @@ LEVELS = {"p2": ((4, 6), 8), "p3": ((2, 3), 16)}
 BOXES = [torch.tensor([[0.0, 0, 16, 16], [24, 8, 40, 24]]), torch.tensor([[8.0, 0, 24, 16]])]
 
 
-def losses(instance, background, parts=("cls",)):
-    """Losses of 3 instances on 2 images and 2 levels, all in one part of each kind."""
+def losses(instance, background, components=("cls",)):
+    """Losses of 3 instances on 2 images and 2 levels, all in one component."""
     return PerInstanceLosses(
         levels=("p2", "p3"),
-        components={parts[0]: torch.tensor(instance)},
+        components={components[0]: torch.tensor(instance)},
         background={"cls": torch.tensor(background)},
         level_share=torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]]),
     )
@@ -38,30 +38,30 @@ def maps(instance, rest, boxes=BOXES, alpha=1.0, **kwargs):
     return ExponentialWeighting(alpha=alpha, **kwargs)(stats, boxes, LEVELS)
 
 
-def test_weight_of_an_instance_is_exp_of_minus_alpha_times_its_loss():
-    found = maps([1.0, 2.0, 3.0], [[0.0, 0.0], [0.0, 0.0]], alpha=0.5)
-    torch.testing.assert_close(found.instance, torch.tensor([-0.5, -1.0, -1.5]).exp())
-    assert found.maps["p2"][0, 0, 0, 0] == found.instance[0]
-    assert found.maps["p2"][0, 0, 1, 3] == found.instance[1]
-    assert found.maps["p2"].shape == (2, 1, 4, 6) and found.maps["p3"].shape == (2, 1, 2, 3)
+def test_instance_weight_is_exp_of_minus_alpha_times_loss():
+    actual = maps([1.0, 2.0, 3.0], [[0.0, 0.0], [0.0, 0.0]], alpha=0.5)
+    torch.testing.assert_close(actual.instance, torch.tensor([-0.5, -1.0, -1.5]).exp())
+    assert actual.maps["p2"][0, 0, 0, 0] == actual.instance[0]
+    assert actual.maps["p2"][0, 0, 1, 3] == actual.instance[1]
+    assert actual.maps["p2"].shape == (2, 1, 4, 6) and actual.maps["p3"].shape == (2, 1, 2, 3)
 
 
 def test_level_weights_are_means_over_instances_and_background():
-    found = maps([1.0, 2.0, 3.0], [[0.5, 4.0], [0.0, 1.0]], granularity="level")
+    actual = maps([1.0, 2.0, 3.0], [[0.5, 4.0], [0.0, 1.0]], granularity="level")
     first = math.exp(-(1.0 * 1 + 0.5 * 2 + 0.5) / 2.5)  # shares 1 and 1/2, and the background
     second = math.exp(-(0.75 * 3 + 1.0) / 1.75)
-    torch.testing.assert_close(found.maps["p2"][0, 0], torch.full((4, 6), first))
-    torch.testing.assert_close(found.maps["p3"][1, 0], torch.full((2, 3), second))
+    torch.testing.assert_close(actual.maps["p2"][0, 0], torch.full((4, 6), first))
+    torch.testing.assert_close(actual.maps["p3"][1, 0], torch.full((2, 3), second))
 
 
 def test_image_weights_are_means_over_instances_and_background():
-    found = maps([1.0, 2.0, 3.0], [[0.5, 1.5], [0.0, 1.0]], granularity="image")
+    actual = maps([1.0, 2.0, 3.0], [[0.5, 1.5], [0.0, 1.0]], granularity="image")
     expected = torch.tensor([math.exp(-(1 + 2 + 1.0) / 3), math.exp(-(3 + 0.5) / 2)])
     for level in LEVELS:
-        torch.testing.assert_close(found.maps[level][:, 0, 0, 0], expected)
+        torch.testing.assert_close(actual.maps[level][:, 0, 0, 0], expected)
 
 
-def test_backgrounds():
+def test_background_weights_of_each_mode():
     d, b = [1.0, 2.0, 3.0], [[0.5, 1.0], [0.25, 0.75]]
     corner = {
         name: maps(d, b, background=name).maps["p2"][:, 0, 3, 0] for name in ("mean", "loss", "one")
@@ -72,7 +72,7 @@ def test_backgrounds():
     assert corner["one"].tolist() == [1, 1]
 
 
-def test_an_image_without_instances_uses_the_background_loss():
+def test_image_without_instances_uses_the_background_loss():
     empty = PerInstanceLosses(
         ("p2", "p3"),
         {"cls": torch.zeros(0)},
@@ -81,37 +81,37 @@ def test_an_image_without_instances_uses_the_background_loss():
     )
     for granularity in ("instance", "level", "image"):
         rule = ExponentialWeighting(alpha=1.0, granularity=granularity)
-        found = rule(TeacherStats(empty), [torch.zeros(0, 4)], LEVELS)
+        actual = rule(TeacherStats(empty), [torch.zeros(0, 4)], LEVELS)
         level = torch.tensor(0.75 if granularity == "image" else 0.5)
-        torch.testing.assert_close(found.maps["p2"], (-level).exp().expand(1, 1, 4, 6))
-        assert found.instance.shape == (0,)
+        torch.testing.assert_close(actual.maps["p2"], (-level).exp().expand(1, 1, 4, 6))
+        assert actual.instance.shape == (0,)
 
 
-def test_a_loss_that_is_not_finite_weighs_nothing_and_harms_nobody():
+def test_non_finite_loss_has_weight_zero_and_no_influence():
     for bad in (math.nan, math.inf):
-        found = maps([1.0, bad, 3.0], [[0.5, 1.0], [0.25, 0.75]])
+        actual = maps([1.0, bad, 3.0], [[0.5, 1.0], [0.25, 0.75]])
         clean = maps([1.0, 2.0, 3.0], [[0.5, 1.0], [0.25, 0.75]])
-        assert found.instance[1] == 0 and found.maps["p2"][0, 0, 1, 3] == 0
-        assert found.instance[0] == clean.instance[0]
-        assert found.maps["p2"][0, 0, 3, 0] == found.instance[0]  # the mean of those that count
-        assert torch.equal(found.maps["p2"][1], clean.maps["p2"][1])
+        assert actual.instance[1] == 0 and actual.maps["p2"][0, 0, 1, 3] == 0
+        assert actual.instance[0] == clean.instance[0]
+        assert actual.maps["p2"][0, 0, 3, 0] == actual.instance[0]  # the mean of the finite ones
+        assert torch.equal(actual.maps["p2"][1], clean.maps["p2"][1])
         level = maps([1.0, bad, 3.0], [[0.5, bad], [0.25, 0.75]], granularity="level")
         torch.testing.assert_close(level.maps["p2"][0, 0, 0, 0], torch.tensor(-0.75).exp())
-        assert level.maps["p3"][0, 0, 0, 0] == 0  # nothing finite is left there
+        assert level.maps["p3"][0, 0, 0, 0] == 0  # no finite loss remains
 
 
 def test_normalized_maps_have_mean_1_and_keep_their_proportions():
     plain = maps([1.0, 2.0, 3.0], [[0.5, 1.0], [0.25, 0.75]])
-    found = maps([1.0, 2.0, 3.0], [[0.5, 1.0], [0.25, 0.75]], normalize=True)
+    actual = maps([1.0, 2.0, 3.0], [[0.5, 1.0], [0.25, 0.75]], normalize=True)
     for level in LEVELS:
-        torch.testing.assert_close(found.maps[level].mean(), torch.tensor(1.0))
-        ratio = found.maps[level] / plain.maps[level]
+        torch.testing.assert_close(actual.maps[level].mean(), torch.tensor(1.0))
+        ratio = actual.maps[level] / plain.maps[level]
         torch.testing.assert_close(ratio, ratio[:1, :1, :1, :1].expand_as(ratio))
-    nothing = maps([math.nan] * 3, [[math.nan] * 2] * 2, normalize=True)
-    assert all((x == 0).all() for x in nothing.maps.values())
+    invalid = maps([math.nan] * 3, [[math.nan] * 2] * 2, normalize=True)
+    assert all((x == 0).all() for x in invalid.maps.values())
 
 
-def test_coefficients_weigh_the_parts():
+def test_coefficients_scale_the_components():
     both = losses([1.0, 2.0, 3.0], [[0.0, 0.0]] * 2)
     both.components["box"] = torch.tensor([10.0, 10.0, 10.0])
     rule = ExponentialWeighting(alpha=1.0, coefficients={"cls": 2.0, "box": 0.0})
@@ -123,22 +123,22 @@ def test_plain_distillation_has_weight_1_everywhere():
     assert all((x == 1).all() for x in plain.maps.values())
 
 
-def test_a_constant_is_plain_distillation_times_it():
-    found = ConstantWeighting(constant=0.25)(None, BOXES, LEVELS)
-    assert found.instance is None and not ConstantWeighting(constant=0.25).requires_stats
-    assert all((x == 0.25).all() for x in found.maps.values())
+def test_constant_weighting_is_constant_everywhere():
+    actual = ConstantWeighting(constant=0.25)(None, BOXES, LEVELS)
+    assert actual.instance is None and not ConstantWeighting(constant=0.25).requires_stats
+    assert all((x == 0.25).all() for x in actual.maps.values())
 
 
-def test_a_class_that_is_not_to_be_learned_from_the_teacher():
+def test_distrusted_class_has_weight_zero():
     stats = TeacherStats(losses([1.0, 9.0, math.inf], [[0.5, 1.0]] * 2), torch.tensor([2, 0, 0]))
-    found = ClassWeighting(distrusted=[1, 2])(stats, BOXES, LEVELS)
-    assert found.instance.tolist() == [0, 1, 0]
-    assert found.maps["p2"][:, 0, 3, 0].tolist() == [0.5, 1]  # no finite loss: the background's
-    assert found.loss.tolist() == [1, 9, math.inf]
+    actual = ClassWeighting(distrusted=[1, 2])(stats, BOXES, LEVELS)
+    assert actual.instance.tolist() == [0, 1, 0]
+    assert actual.maps["p2"][:, 0, 3, 0].tolist() == [0.5, 1]  # the background weight
+    assert actual.loss.tolist() == [1, 9, math.inf]
 
 
 @pytest.mark.parametrize("names", [[], ["Car", "Lorry"]])
-def test_distrusted_classes_are_named(names, repository):
+def test_unknown_distrusted_classes_are_refused(names, repository):
     file = f"{repository}/configs/Quickstart/faster_rcnn_R18_from_R34.yaml"
     cfg = load_config(file)
     cfg.AID.WEIGHTING, cfg.AID.DISTRUSTED_CLASSES = "ClassWeighting", names
@@ -148,48 +148,48 @@ def test_distrusted_classes_are_named(names, repository):
     assert build_weighting(cfg).distrusted == [2, 0]
 
 
-def test_relative_weights_are_free_of_scale():
+def test_relative_weights_are_scale_invariant():
     rest = [[0.5, 1.0], [0.25, 0.75]]
     for scale in (1.0, 100.0):
         rule = RelativeWeighting(alpha=0.7, momentum=0.9)
-        found = rule(TeacherStats(losses([1 * scale, 2 * scale, 3 * scale], rest)), BOXES, LEVELS)
-        torch.testing.assert_close(found.instance, torch.tensor([-0.35, -0.7, -1.05]).exp())
+        actual = rule(TeacherStats(losses([1 * scale, 2 * scale, 3 * scale], rest)), BOXES, LEVELS)
+        torch.testing.assert_close(actual.instance, torch.tensor([-0.35, -0.7, -1.05]).exp())
     torch.testing.assert_close(rule.sum_and_count, torch.tensor([600.0, 3.0]))
 
 
-def test_the_mean_of_relative_weights_runs_and_is_kept():
+def test_running_mean_of_relative_weights_is_saved():
     rule = RelativeWeighting(alpha=1.0, momentum=0.5)
     rest = [[0.0, 0.0]] * 2
     rule(TeacherStats(losses([2.0, 2.0, math.inf], rest)), BOXES, LEVELS)  # 2 of loss 2
-    found = rule(TeacherStats(losses([4.0, 8.0, 6.0], rest)), BOXES, LEVELS)  # and 3 of mean 6
+    actual = rule(TeacherStats(losses([4.0, 8.0, 6.0], rest)), BOXES, LEVELS)  # and 3 of mean 6
     mean = (0.5 * 4 + 18) / (0.5 * 2 + 3)
-    torch.testing.assert_close(found.instance, (-torch.tensor([4.0, 8.0, 6.0]) / mean).exp())
+    torch.testing.assert_close(actual.instance, (-torch.tensor([4.0, 8.0, 6.0]) / mean).exp())
     other = RelativeWeighting(alpha=1.0, momentum=0.5).eval()
     other.load_state_dict(rule.state_dict())
     again = other(TeacherStats(losses([mean] * 3, rest)), BOXES, LEVELS)
     torch.testing.assert_close(again.instance, torch.full((3,), math.exp(-1)))
-    assert torch.equal(other.sum_and_count, rule.sum_and_count)  # in eval mode it stands still
+    assert torch.equal(other.sum_and_count, rule.sum_and_count)  # constant in eval mode
 
 
-def test_the_mean_of_relative_weights_fades_by_the_iteration_and_not_by_the_micro_batch():
+def test_running_mean_decays_per_iteration_not_per_micro_batch():
     rule = RelativeWeighting(alpha=1.0, momentum=0.25, steps=2)
     rest = [[0.0, 0.0]] * 2
-    for loss in (8.0, 0.0, 0.0):  # two micro-batches later it counts a quarter
+    for loss in (8.0, 0.0, 0.0):  # after two micro-batches, its share is a quarter
         rule(TeacherStats(losses([loss] * 3, rest)), BOXES, LEVELS)
     torch.testing.assert_close(rule.sum_and_count, torch.tensor([6.0, 0.75 + 1.5 + 3]))
 
 
-def test_relative_weights_before_any_instance_was_seen():
+def test_relative_weights_before_the_first_instance():
     empty = PerInstanceLosses(
         ("p2", "p3"),
         {"cls": torch.zeros(0)},
         {"cls": torch.tensor([[0.5, 1.0]])},
         torch.zeros(0, 2),
     )
-    found = RelativeWeighting(alpha=1.0, momentum=0.9)(
+    actual = RelativeWeighting(alpha=1.0, momentum=0.9)(
         TeacherStats(empty), [torch.zeros(0, 4)], LEVELS
     )
-    torch.testing.assert_close(found.maps["p2"], torch.tensor(-0.5).exp().expand(1, 1, 4, 6))
+    torch.testing.assert_close(actual.maps["p2"], torch.tensor(-0.5).exp().expand(1, 1, 4, 6))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_relative_weights_before_any_instance_was_seen():
         ("AID.ALPHA", math.inf, "AID.ALPHA is inf"),
     ],
 )
-def test_unknown_settings_are_named(key, value, message, repository):
+def test_invalid_settings_are_refused(key, value, message, repository):
     keys = key if isinstance(key, tuple) else (key,)
     cfg = load_config(f"{repository}/configs/Base-RetinaNet.yaml", [*keys, value])
     with pytest.raises(AIDError, match=message):

@@ -1,4 +1,4 @@
-"""A tiny detector on disk, and the tool as a user calls it."""
+"""Fixtures: a tiny detector on disk, and calls of tools/predict.py."""
 
 import json
 
@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 
 from aid.config import load_config
 
-# So that random weights find something.
+# Random weights then have detections.
 SENSITIVE = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.GFL.SCORE_THRESH_TEST", 0.0]
 
 
@@ -39,24 +39,24 @@ def call(load_script, tmp_path, capsys):
             main([*args, "--score-threshold", "0", *options, str(tmp_path / output)])
         except SystemExit as end:
             status = end.code
-        said = capsys.readouterr().err.replace("\r", "\n").splitlines()
-        return status, [x for x in said if x.startswith(("error:", "skipped:"))]
+        lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+        return status, [x for x in lines if x.startswith(("error:", "skipped:"))]
 
     return run
 
 
 @pytest.fixture
-def read_found(tmp_path):
+def read_detections(tmp_path):
     """A function (output) -> {file name or (file name, frame): detections} in detections.json."""
 
     def read(output: str = "out") -> dict:
         content = json.loads((tmp_path / output / "detections.json").read_text())
-        found = {x["id"]: [] for x in content["images"]}
+        detections = {x["id"]: [] for x in content["images"]}
         for row in content["annotations"]:
             kept = {k: v for k, v in row.items() if k not in ("id", "image_id", "area", "iscrowd")}
-            found[row["image_id"]].append(kept)
+            detections[row["image_id"]].append(kept)
         return {
-            (x["file_name"], x["frame"]) if "frame" in x else x["file_name"]: found[x["id"]]
+            (x["file_name"], x["frame"]) if "frame" in x else x["file_name"]: detections[x["id"]]
             for x in content["images"]
         }
 

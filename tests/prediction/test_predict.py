@@ -1,4 +1,4 @@
-"""Inputs, outputs and what is said of those that cannot be used."""
+"""tools/predict.py: inputs, outputs and errors."""
 
 import json
 import os
@@ -32,7 +32,7 @@ SIZE = (96, 64)
 
 @pytest.fixture
 def video(tmp_path):
-    """A function (name, number of frames, end) -> path; frames of noise, cut off after a share."""
+    """A function (name, number of frames, share) -> path of a video of noise, truncated."""
 
     def make(name: str = "clip.avi", number: int = 6, share: float = 1.0) -> str:
         path = tmp_path / name
@@ -49,14 +49,14 @@ def video(tmp_path):
 
 
 def detection(category=0, score=0.9):
-    found = Instances(SIZE[::-1])
-    found.pred_boxes = Boxes(torch.tensor([[10.0, 20.0, 50.0, 60.0]]))
-    found.scores = torch.tensor([score])
-    found.pred_classes = torch.tensor([category])
-    return found
+    actual = Instances(SIZE[::-1])
+    actual.pred_boxes = Boxes(torch.tensor([[10.0, 20.0, 50.0, 60.0]]))
+    actual.scores = torch.tensor([score])
+    actual.pred_classes = torch.tensor([category])
+    return actual
 
 
-def test_a_frame_is_an_image_of_the_same_pixels(saved, video, call, read_found, tmp_path):
+def test_frame_and_equal_image_have_equal_detections(saved, video, call, read_detections, tmp_path):
     clip = video()
     reader = cv2.VideoCapture(clip)
     for i in range(6):
@@ -64,9 +64,9 @@ def test_a_frame_is_an_image_of_the_same_pixels(saved, video, call, read_found, 
     files = saved("faster_rcnn")
     args = [clip, str(tmp_path / "*.png"), "--batch-size", "4", "--format", "kitti", "coco"]
     assert call(files, *args) == (0, [])
-    found = read_found()
+    actual = read_detections()
     for i in range(6):
-        assert found[clip, i] == found[str(tmp_path / f"{i}.png")] != []
+        assert actual[clip, i] == actual[str(tmp_path / f"{i}.png")] != []
         frame = tmp_path / f"out/kitti/clip/{i:06d}.txt"
         assert frame.read_text() == (tmp_path / f"out/kitti/{i}.txt").read_text()
     drawn = cv2.VideoCapture(str(tmp_path / "out/pictures/clip.mp4"))
@@ -74,23 +74,23 @@ def test_a_frame_is_an_image_of_the_same_pixels(saved, video, call, read_found, 
     assert drawn.read()[1].shape == cv2.imread(str(tmp_path / "out/pictures/0.jpg")).shape
 
 
-def test_what_cannot_be_read_is_said_and_left_out(saved, video, toy_dataset, call, tmp_path):
+def test_unreadable_inputs_are_reported_and_skipped(saved, video, toy_dataset, call, tmp_path):
     (tmp_path / "broken.png").write_bytes((tmp_path / "0.png").read_bytes()[:200])
     (tmp_path / "text.mp4").write_text("no video")
     names = ["0.png", "broken.png", "missing.png", "cut.avi", "text.mp4", "1.png"]
     video("cut.avi", 8, 0.5)
     args = [*(str(tmp_path / name) for name in names), "--no-pictures"]
-    status, said = call(saved("faster_rcnn"), *args)
+    status, lines = call(saved("faster_rcnn"), *args)
     assert status == 1
-    assert [line.split(": ")[1] for line in said] == [str(tmp_path / x) for x in names[1:5]]
-    assert said[1].endswith("does not exist") and "no video" in said[3]
+    assert [line.split(": ")[1] for line in lines] == [str(tmp_path / x) for x in names[1:5]]
+    assert lines[1].endswith("does not exist") and "no video" in lines[3]
     written = json.loads((tmp_path / "out/detections.json").read_text())["images"]
     frames = [x for x in written if x["file_name"].endswith("cut.avi")]
-    assert f"{8 - len(frames)} of 8 frames" in said[2] and 0 < len(frames) < 8
+    assert f"{8 - len(frames)} of 8 frames" in lines[2] and 0 < len(frames) < 8
     assert [x["file_name"] for x in written if x not in frames] == [args[0], args[5]]
 
 
-def test_no_more_than_a_batch_is_read_ahead(tiny_model, tiny_config):
+def test_at_most_one_batch_is_read_ahead(tiny_model, tiny_config):
     cfg = load_config(tiny_config("faster_rcnn"))
     read = []
 
@@ -106,26 +106,26 @@ def test_no_more_than_a_batch_is_read_ahead(tiny_model, tiny_config):
     assert numbers == list(range(7))
 
 
-def test_the_threshold_leaves_out_what_is_below_it(tiny_config):
+def test_detections_below_the_threshold_are_dropped(tiny_config):
     cfg = load_config(tiny_config("faster_rcnn"))
     frames = [Frame(Source("a.png", "a"), np.zeros((*SIZE[::-1], 3), np.uint8))]
-    found = Instances.cat([detection(score=s) for s in (0.25, 0.5, 0.75)])
-    ((_, kept),) = predict(lambda batch: [{"instances": found}], cfg, frames, 1, 0.5)
+    actual = Instances.cat([detection(score=s) for s in (0.25, 0.5, 0.75)])
+    ((_, kept),) = predict(lambda batch: [{"instances": actual}], cfg, frames, 1, 0.5)
     assert kept.scores.tolist() == [0.5, 0.75]
 
 
-def test_names_are_paths_below_the_shared_folder(tmp_path):
+def test_names_are_relative_to_the_common_folder(tmp_path):
     for name in ("a/1.png", "a/deep/1.png", "b/1.PNG", "b/note.txt", "b/clip.mp4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
 
     def names(*inputs):
-        return [x.name for x in find_sources([f"{tmp_path}/{given}" for given in inputs])]
+        return [x.name for x in find_sources([f"{tmp_path}/{pattern}" for pattern in inputs])]
 
     assert names("a") == ["1", "deep/1"]
     assert names("a", "b") == ["a/1", "a/deep/1", "b/1", "b/clip"]
     assert names("b/1.PNG", "a/1.png", "b") == ["b/1", "a/1", "b/clip"]
-    assert names("**/1.png") == ["1", "deep/1"]  # all of them are below a
+    assert names("**/1.png") == ["1", "deep/1"]  # all in subfolders of a
     assert names("b/missing.png") == ["missing"]
 
 
@@ -140,52 +140,52 @@ def test_outputs_of_the_same_name_are_refused(files, tmp_path):
         find_sources([str(tmp_path)])
 
 
-@pytest.mark.parametrize("given", [".", "*.png"])
-def test_nothing_to_predict_on(given, tmp_path):
+@pytest.mark.parametrize("pattern", [".", "*.png"])
+def test_inputs_without_images_or_videos_are_refused(pattern, tmp_path):
     with pytest.raises(AIDError, match="neither an image nor a video"):
-        find_sources([f"{tmp_path}/{given}"])
+        find_sources([f"{tmp_path}/{pattern}"])
 
 
-def test_results_are_not_mixed_with_earlier_ones(saved, toy_dataset, call, tmp_path):
+def test_output_folder_with_files_is_refused(saved, toy_dataset, call, tmp_path):
     files, image = saved("faster_rcnn"), str(tmp_path / "0.png")
     assert call(files, image)[0] == 0
     before = (tmp_path / "out/detections.json").read_bytes()
-    status, said = call(files, image)
-    assert status == 2 and "is not empty" in said[0]
+    status, lines = call(files, image)
+    assert status == 2 and "is not empty" in lines[0]
     assert (tmp_path / "out/detections.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("output", ["0.png", "0.png/below"])
-def test_a_folder_that_cannot_be_made(output, saved, toy_dataset, call, tmp_path):
-    status, said = call(saved("faster_rcnn"), str(tmp_path / "1.png"), output=output)
-    assert status == 2 and "0.png" in said[0] and "cannot be made" in said[0]
+def test_invalid_output_folder_is_refused(output, saved, toy_dataset, call, tmp_path):
+    status, lines = call(saved("faster_rcnn"), str(tmp_path / "1.png"), output=output)
+    assert status == 2 and "0.png" in lines[0] and "cannot be made" in lines[0]
 
 
-def test_every_frame_counts_for_the_estimate(video, tmp_path):
+def test_frames_of_videos_and_images_are_counted(video, tmp_path):
     sources = [Source(video(number=5), "clip"), Source("a.png", "a"), Source("gone.mp4", "gone")]
     assert count_frames(sources) == 6
 
 
 @pytest.mark.parametrize("channels", ["RGB", "BGR"])
-def test_images_have_the_channels_of_the_config(channels, tmp_path):
+def test_images_have_the_channel_order_of_the_config(channels, tmp_path):
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), np.full((4, 4, 3), (1, 2, 3), np.uint8))  # BGR
     (frame,) = read_frames([Source(str(path), "a")], channels, pytest.fail)
     assert frame.image[0, 0].tolist() == ([3, 2, 1] if channels == "RGB" else [1, 2, 3])
 
 
-def test_a_class_has_a_colour_and_a_box_its_place():
+def test_boxes_are_drawn_in_the_color_of_their_class():
     image = np.full((*SIZE[::-1], 3), 128, np.uint8)
-    pictures = [draw(image, detection(k), ["Car", "Pedestrian"]) for k in (0, 1)]
-    scale = pictures[0].shape[1] / SIZE[0]
-    assert scale == 10 and all(side % 2 == 0 for side in pictures[0].shape[:2])
-    edge = [p[int(40 * scale), int(50 * scale) - 1].astype(int) for p in pictures]
+    images = [draw(image, detection(k), ["Car", "Pedestrian"]) for k in (0, 1)]
+    scale = images[0].shape[1] / SIZE[0]
+    assert scale == 10 and all(side % 2 == 0 for side in images[0].shape[:2])
+    edge = [p[int(40 * scale), int(50 * scale) - 1].astype(int) for p in images]
     assert np.abs(edge[0] - edge[1]).sum() > 60
-    for picture in pictures:
-        assert (picture[int(40 * scale), int(30 * scale)] == 128).all()  # inside of the box
+    for drawn in images:
+        assert (drawn[int(40 * scale), int(30 * scale)] == 128).all()  # inside the box
 
 
-def test_classes_that_text_files_cannot_tell_apart(tmp_path):
+def test_class_names_ambiguous_in_kitti_files_are_refused(tmp_path):
     with pytest.raises(AIDError, match="--format kitti: .*not distinct"):
         KITTIWriter(str(tmp_path), ["traffic light", "traffic_light"])
     with KITTIWriter(str(tmp_path), [" "]) as writer:
@@ -193,12 +193,12 @@ def test_classes_that_text_files_cannot_tell_apart(tmp_path):
     assert (tmp_path / "a.txt").read_text().startswith("_ -1 ")
 
 
-def test_a_class_name_is_no_formula():
+def test_class_name_is_drawn_literally():
     image = np.full((*SIZE[::-1], 3), 128, np.uint8)
     assert draw(image, detection(), ["$\\frac{$"]).shape[1] == 960
 
 
-def test_names_with_blanks_stay_one_field(tmp_path):
+def test_class_name_with_spaces_is_one_field(tmp_path):
     with KITTIWriter(str(tmp_path), ["traffic light"]) as writer:
         writer.write(Frame(Source("a.png", "below/a"), np.zeros((4, 4, 3), np.uint8)), detection())
     fields = (tmp_path / "below/a.txt").read_text().split()
@@ -206,18 +206,18 @@ def test_names_with_blanks_stay_one_field(tmp_path):
     assert [float(x) for x in fields[4:8]] == [10, 20, 50, 60]
 
 
-def test_classes_have_the_names_and_ids_of_their_data_set(tiny_config, toy_dataset):
+def test_classes_have_names_and_ids_of_the_dataset(tiny_config, toy_dataset):
     cfg = load_config(tiny_config("gfl", ["DATASETS.TEST", (toy_dataset,)]))
     assert classes_of(cfg) == (["Car", "Pedestrian", "Cyclist"], [0, 1, 2])
-    cfg.MODEL.GFL.NUM_CLASSES = 2  # not of that data set
+    cfg.MODEL.GFL.NUM_CLASSES = 2  # another number of classes than the dataset
     assert classes_of(cfg) == (["0", "1"], [0, 1])
     zoo = load_config_of("COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml", "model.pkl", "cpu")
     names, ids = classes_of(zoo)
     assert (names[79], ids[79], len(names)) == ("toothbrush", 90, 80)
 
 
-def test_classes_that_only_a_file_names_are_read_from_it(saved, toy_dataset, call, tmp_path):
-    """Registration alone reads no file; a category has the id that it has there."""
+def test_classes_are_read_from_the_json_file(saved, toy_dataset, call, tmp_path):
+    """Registration reads no file; categories have the ids of the file."""
     rows = [{"id": k, "name": n} for k, n in ((90, "pallet"), (3, "forklift"), (7, "person"))]
     content = {"categories": rows, "images": [], "annotations": []}
     (tmp_path / "val.json").write_text(json.dumps(content))
@@ -231,8 +231,8 @@ def test_classes_that_only_a_file_names_are_read_from_it(saved, toy_dataset, cal
     try:
         assert call(files, *args) == (0, [])
         (tmp_path / "val.json").unlink()
-        status, said = call(files, *args, output="gone")
-        assert status == 2 and "val.json does not exist" in said[0]
+        status, lines = call(files, *args, output="gone")
+        assert status == 2 and "val.json does not exist" in lines[0]
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -243,7 +243,7 @@ def test_classes_that_only_a_file_names_are_read_from_it(saved, toy_dataset, cal
     assert {x["category_id"] for x in written["annotations"]} <= {3, 7, 90}
 
 
-def test_classes_of_traffic_need_no_file(tiny_config):
+def test_classes_of_coco_traffic_need_no_file(tiny_config):
     opts = ["DATASETS.TEST", ("coco_traffic_2017_val",), "MODEL.ROI_HEADS.NUM_CLASSES", 13]
     names, ids = classes_of(load_config(tiny_config("faster_rcnn", opts)))
     assert names[:2] == ["person", "bicycle"] and ids == list(range(1, 14))
@@ -257,7 +257,7 @@ def test_classes_of_traffic_need_no_file(tiny_config):
         ("a", "x", "--device x"),
     ],
 )
-def test_what_a_detector_lacks(weights, device, message, tiny_config):
+def test_missing_weights_or_device_is_refused(weights, device, message, tiny_config):
     with pytest.raises(AIDError, match=message):
         load_config_of(tiny_config("faster_rcnn"), weights, device)
 
@@ -279,16 +279,16 @@ class Claim:
         return is_read, np.zeros((*SIZE[::-1], 3), np.uint8) if is_read else None
 
 
-def test_the_length_that_a_video_claims_keeps_nothing_running(monkeypatch):
+def test_false_length_of_a_video_ends_the_reading(monkeypatch):
     monkeypatch.setattr("cv2.VideoCapture", Claim)
     lines = []
-    found = [x.number for x in read_frames([Source("a.avi", "a")], "BGR", lines.append)]
-    assert found == [0, 2]
+    actual = [x.number for x in read_frames([Source("a.avi", "a")], "BGR", lines.append)]
+    assert actual == [0, 2]
     assert lines == ["a.avi: 2147483645 of 2147483647 frames cannot be read"]
 
 
-def test_files_whose_names_are_not_utf8_are_said_and_left_out(saved, toy_dataset, call, tmp_path):
-    """OpenCV ends the process when it is given such a name."""
+def test_file_names_other_than_utf8_are_reported_and_skipped(saved, toy_dataset, call, tmp_path):
+    """OpenCV would abort the process on such a name."""
     folder = tmp_path / "in"
     folder.mkdir()
     names = [b"a\xe9.avi", b"b\xe9.png"]
@@ -296,21 +296,21 @@ def test_files_whose_names_are_not_utf8_are_said_and_left_out(saved, toy_dataset
         with open(os.path.join(os.fsencode(folder), name), "wb") as f:
             f.write((tmp_path / "0.png").read_bytes())
     (folder / "plain.png").write_bytes((tmp_path / "0.png").read_bytes())
-    status, said = call(saved("faster_rcnn"), str(folder))
-    assert status == 1 and len(said) == 2
-    for name, line in zip((r"a\xe9.avi", r"b\xe9.png"), said, strict=True):
+    status, lines = call(saved("faster_rcnn"), str(folder))
+    assert status == 1 and len(lines) == 2
+    for name, line in zip((r"a\xe9.avi", r"b\xe9.png"), lines, strict=True):
         assert line == f"skipped: {folder}/{name}: its name is not UTF-8: rename the file"
     assert os.listdir(tmp_path / "out/pictures") == ["plain.jpg"]
 
 
-def test_an_output_folder_whose_name_is_not_utf8(saved, toy_dataset, call, tmp_path):
-    status, said = call(saved("faster_rcnn"), str(tmp_path / "0.png"), output="o\udce9")
-    assert status == 2 and said[0].endswith(r"o\xe9 is not UTF-8: choose another name")
+def test_output_folder_name_other_than_utf8_is_refused(saved, toy_dataset, call, tmp_path):
+    status, lines = call(saved("faster_rcnn"), str(tmp_path / "0.png"), output="o\udce9")
+    assert status == 2 and lines[0].endswith(r"o\xe9 is not UTF-8: choose another name")
 
 
 @pytest.mark.parametrize("suffix", ["avi", "png"])
-def test_pictures_are_whole_or_not_there(suffix, file_limit, tmp_path):
-    """OpenCV reports no failed write of a video."""
+def test_images_and_videos_are_written_atomically(suffix, file_limit, tmp_path):
+    """OpenCV does not report a failed write of a video."""
     rng = np.random.default_rng(1)
     frames = [
         Frame(Source(f"a.{suffix}", "a"), rng.integers(256, size=(64, 96, 3), dtype=np.uint8), i, 9)
@@ -331,7 +331,7 @@ def test_pictures_are_whole_or_not_there(suffix, file_limit, tmp_path):
     assert os.listdir(tmp_path) == ["a.mp4" if suffix == "avi" else "a.jpg"]
 
 
-def test_an_interrupted_video_is_not_kept(tmp_path):
+def test_interrupted_video_is_removed(tmp_path):
     frame = Frame(Source("a.avi", "a"), np.zeros((64, 96, 3), np.uint8), 0, 9)
     with (
         pytest.raises(KeyboardInterrupt),
@@ -342,7 +342,7 @@ def test_an_interrupted_video_is_not_kept(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_video_in_a_folder_named_like_a_url(video, tmp_path, monkeypatch):
+def test_video_in_a_folder_named_like_a_url(video, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.mkdir("Exp:3")
     video("Exp:3/clip.avi", 2)

@@ -1,4 +1,4 @@
-"""What the tool finds is what an evaluation finds."""
+"""Detections of tools/predict.py, compared with an evaluation."""
 
 import json
 import pickle
@@ -24,10 +24,10 @@ def evaluate(files, dataset, folder):
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "gfl"])
-def test_detections_are_those_of_the_evaluator(
-    kind, saved, toy_dataset, call, read_found, tmp_path, monkeypatch
+def test_detections_equal_those_of_the_evaluator(
+    kind, saved, toy_dataset, call, read_detections, tmp_path, monkeypatch
 ):
-    # Twice the size of the images, one of which is upright: boxes and masks are scaled back.
+    # Twice the size of the images, some of them upright: boxes and masks are scaled back.
     files = saved(kind, ["INPUT.MIN_SIZE_TEST", 128, "DATASETS.TEST", (toy_dataset,)])
     names = {x["image_id"]: x["file_name"] for x in DatasetCatalog.get(toy_dataset)}
     evaluate(files, toy_dataset, tmp_path / "evaluated")
@@ -35,14 +35,14 @@ def test_detections_are_those_of_the_evaluator(
     for row in json.loads((tmp_path / "evaluated/coco_instances_results.json").read_text()):
         expected[names[row.pop("image_id")]].append(row)
     assert call(files, str(tmp_path / "*.png"), "--no-pictures") == (0, [])
-    found = read_found()
-    assert found == expected
-    assert sum(map(len, found.values())) > 20
+    actual = read_detections()
+    assert actual == expected
+    assert sum(map(len, actual.values())) > 20
     if kind == "mask_rcnn":
-        assert all(row["segmentation"]["counts"] for rows in found.values() for row in rows)
+        assert all(row["segmentation"]["counts"] for rows in actual.values() for row in rows)
 
 
-def test_text_files_are_those_of_the_evaluator(saved, kitti, call, tmp_path):
+def test_kitti_files_equal_those_of_the_evaluator(saved, kitti, call, tmp_path):
     root = kitti({f"{i:06}": ["Car 0 0 0 10 10 60 60 1 1 1 1 1 1 0"] for i in range(3)})
     register_kitti("predicted_kitti", root, "train", "")
     try:
@@ -60,10 +60,10 @@ def test_text_files_are_those_of_the_evaluator(saved, kitti, call, tmp_path):
         assert (tmp_path / "out/kitti" / path.name).read_text() == text != ""
 
 
-def test_a_student_is_used_without_its_teacher(
-    student_model, saved, toy_dataset, call, read_found, tmp_path
+def test_student_needs_no_teacher(
+    student_model, saved, toy_dataset, call, read_detections, tmp_path
 ):
-    """Its checkpoint holds adapters, its config names files that are gone."""
+    """The checkpoint holds adapters, and the config names missing files."""
     student, cfg = student_model("faster_rcnn", opts=["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0])
     StudentCheckpointer(student, str(tmp_path)).save("student")
     cfg.TEACHER.CONFIG_FILE = cfg.TEACHER.WEIGHTS = str(tmp_path / "gone")
@@ -74,11 +74,11 @@ def test_a_student_is_used_without_its_teacher(
     weights = {k: v for k, v in student.state_dict().items() if not k.startswith("distillation.")}
     torch.save({"model": weights}, plain[1])
     assert call(plain, str(tmp_path / "*.png"), "--no-pictures", output="plain") == (0, [])
-    assert read_found() == read_found("plain")
-    assert any(read_found().values())
+    assert read_detections() == read_detections("plain")
+    assert any(read_detections().values())
 
 
-def test_weights_as_the_model_zoo_has_them(saved, toy_dataset, call, read_found, tmp_path):
+def test_model_zoo_weights_are_supported(saved, toy_dataset, call, read_detections, tmp_path):
     config, weights = saved("retinanet", ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0])
     arrays = {key: value.numpy() for key, value in torch.load(weights)["model"].items()}
     pickled = tmp_path / "model.pkl"
@@ -86,12 +86,12 @@ def test_weights_as_the_model_zoo_has_them(saved, toy_dataset, call, read_found,
     args = [str(tmp_path / "0.png"), "--no-pictures"]
     assert call((config, str(pickled)), *args) == (0, [])
     assert call((config, weights), *args, output="again") == (0, [])
-    assert read_found() == read_found("again")
-    assert any(read_found().values())
+    assert read_detections() == read_detections("again")
+    assert any(read_detections().values())
 
 
 def test_weights_that_could_run_code_are_refused(saved, hostile_file, toy_dataset, call, tmp_path):
     path, marker = hostile_file("model.pkl")
-    status, said = call((saved("faster_rcnn")[0], path), str(tmp_path / "0.png"))
-    assert status == 2 and "it was not read" in said[0]
+    status, lines = call((saved("faster_rcnn")[0], path), str(tmp_path / "0.png"))
+    assert status == 2 and "it was not read" in lines[0]
     assert not marker.exists()

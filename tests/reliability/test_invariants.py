@@ -1,4 +1,4 @@
-"""What the campaign looks for is found where it is, and nowhere else."""
+"""Invariants of the crash campaign: violations are detected, valid runs pass."""
 
 import copy
 import os
@@ -16,7 +16,7 @@ from aid_tools.reliability.invariants import (
 
 
 def content(iteration: int) -> dict:
-    """Of a checkpoint, in small."""
+    """Content of a small checkpoint."""
     torch.manual_seed(iteration)
     return {
         "model": {"weight": torch.rand(2, 3), "count": torch.tensor(iteration)},
@@ -36,55 +36,55 @@ def runs(tmp_path):
     return tmp_path / "whole", tmp_path / "killed"
 
 
-def test_whole_runs_that_are_alike_pass(runs):
+def test_complete_equal_runs_pass(runs):
     whole, killed = runs
     check_folder(str(killed), {"model_0000003.pth", "model_final.pth"})
     assert compare_folders(str(whole), str(killed)) == 3
     assert next_iteration(str(killed)) == 10
 
 
-def test_a_run_that_has_saved_nothing_begins_at_the_beginning(tmp_path):
+def test_run_without_checkpoints_starts_at_0(tmp_path):
     check_folder(str(tmp_path), set())
     assert next_iteration(str(tmp_path)) == 0
 
 
 @pytest.mark.parametrize("size", [0, 1000])
-def test_a_checkpoint_that_is_cut_off(size, runs):
+def test_truncated_checkpoint_is_detected(size, runs):
     os.truncate(runs[1] / "model_0000003.pth", size)
     with pytest.raises(BrokenPromise, match="model_0000003.pth cannot be read: .+") as broken:
         check_folder(str(runs[1]), set())
     assert broken.value.kind == "unreadable" and "\n" not in str(broken.value)
 
 
-def test_a_checkpoint_that_disappeared(runs):
+def test_lost_checkpoint_is_detected(runs):
     whole, killed = runs
     (killed / "model_0000003.pth").unlink()
-    for look in (
+    for check in (
         lambda: check_folder(str(killed), {"model_0000003.pth"}),
         lambda: compare_folders(str(whole), str(killed)),
     ):
         with pytest.raises(BrokenPromise, match="model_0000003.pth") as broken:
-            look()
+            check()
         assert broken.value.kind == "lost"
 
 
 @pytest.mark.parametrize("named", ["", "model_0000003.pth", "model_0000005.pth", None])
-def test_last_checkpoint_names_the_last_or_the_one_before(named, runs):
+def test_last_checkpoint_must_name_one_of_the_last_two(named, runs):
     last = runs[1] / "last_checkpoint"
-    last.write_text("model_0000007.pth")  # the process died between checkpoint and name
+    last.write_text("model_0000007.pth")  # killed between checkpoint and name
     check_folder(str(runs[1]), set())
     last.unlink() if named is None else last.write_text(named)
     with pytest.raises(BrokenPromise, match="last_checkpoint (names|does not exist)"):
         check_folder(str(runs[1]), set())
 
 
-def test_what_was_never_tidied_up(runs):
+def test_leftover_temporary_file_is_detected(runs):
     (runs[1] / "model_0000003.pth.tmp").touch()
     with pytest.raises(BrokenPromise, match="model_0000003.pth.tmp was never removed"):
         compare_folders(*map(str, runs))
 
 
-def test_one_bit_is_a_difference(runs):
+def test_difference_of_one_bit_is_detected(runs):
     whole, killed = runs
     changed = content(7)
     changed["trainer"]["state"][0]["exp_avg"].view(torch.int32)[1] ^= 1
@@ -95,7 +95,7 @@ def test_one_bit_is_a_difference(runs):
 
 
 @pytest.mark.parametrize(
-    "place, change",
+    "key, change",
     [
         ("model.weight", lambda x: x["model"].update(weight=x["model"]["weight"].double())),
         ("model.weight", lambda x: x["model"].update(weight=x["model"]["weight"].flatten())),
@@ -106,14 +106,14 @@ def test_one_bit_is_a_difference(runs):
         ("iteration", lambda x: x.update(iteration=7.0)),
     ],
 )
-def test_where_contents_differ(place, change):
-    ours, theirs = content(7), copy.deepcopy(content(7))
-    assert first_difference(ours, theirs) is None
-    change(theirs)
-    assert first_difference(ours, theirs) == first_difference(theirs, ours) == place
+def test_first_difference_is_located(key, change):
+    first, second = content(7), copy.deepcopy(content(7))
+    assert first_difference(first, second) is None
+    change(second)
+    assert first_difference(first, second) == first_difference(second, first) == key
 
 
-def test_bits_count_not_values():
+def test_bits_are_compared_rather_than_values():
     zero = torch.zeros(2)
     assert first_difference(zero, -zero, "x") == "x"
     assert first_difference(zero / 0, zero / 0, "x") is None

@@ -1,4 +1,4 @@
-"""A process is killed when it was meant to be. The processes here only write files."""
+"""Timing of kills in the crash campaign, on processes that only write files."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from aid_tools.reliability.victim import Victim
 
 @pytest.fixture
 def start(tmp_path):
-    """A function (what a training does) -> the victim; its output folder is ``out``."""
+    """A function (script of a training) -> the victim; its output folder is ``out``."""
     (tmp_path / "out").mkdir()
 
     def call(script: str) -> Victim:
@@ -35,7 +35,7 @@ time.sleep(60)
 """
 
 
-def test_it_is_killed_in_the_midst_of_a_write(start):
+def test_process_is_killed_during_a_write(start):
     with start(STEPS) as victim:
         assert victim.start_iter == 12
         victim.wait_for_checkpoints(2)
@@ -46,27 +46,27 @@ def test_it_is_killed_in_the_midst_of_a_write(start):
     assert victim._process.returncode == -9
 
 
-def test_a_wait_ends_after_enough_checkpoints(start):
+def test_wait_ends_after_enough_checkpoints(start):
     with start(STEPS) as victim:
         victim.wait(1000, at_most=2)
         assert len(victim.seen) == 2
         victim.wait(0.01, at_most=9)
 
 
-def test_it_does_not_outlive_its_context(start):
+def test_process_ends_with_its_context(start):
     with pytest.raises(KeyError), start(STEPS) as victim:
         raise KeyError
     assert victim._process.returncode == -9
 
 
-@pytest.mark.parametrize("said", ["", "print('Starting training from iteration 0')"])
-def test_one_that_ends_by_itself_is_reported_with_its_last_words(said, start):
-    script = f"{said}\nraise SystemExit('error: no room')"
+@pytest.mark.parametrize("statement", ["", "print('Starting training from iteration 0')"])
+def test_failed_process_is_reported_with_its_error(statement, start):
+    script = f"{statement}\nraise SystemExit('error: no room')"
     with pytest.raises(BrokenPromise, match="exit code 1, see .*stdout.txt: error: no room"):
         start(script).wait_for_end()
 
 
-def test_one_that_finishes_too_early_is_reported(start):
+def test_process_that_ends_too_early_is_reported(start):
     with (
         pytest.raises(BrokenPromise, match="ended by itself with exit code 0"),
         start("print('Starting training from iteration 0')") as victim,
@@ -74,5 +74,5 @@ def test_one_that_finishes_too_early_is_reported(start):
         victim.wait_for_checkpoints(1)
 
 
-def test_one_that_finishes_is_waited_for(start):
+def test_wait_for_the_end_of_a_process(start):
     start("print('Starting training from iteration 0')").wait_for_end()

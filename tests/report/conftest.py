@@ -1,4 +1,4 @@
-"""Small report with all kinds of parts."""
+"""Fixtures: a small report with all kinds of parts."""
 
 import numpy as np
 import pytest
@@ -35,5 +35,5 @@ def parts(tmp_path, monkeypatch):
 
 @pytest.fixture
 def html(parts, tmp_path):
-    """The page."""
+    """HTML page of the report."""
     return to_html(f"title {HOSTILE}", parts, str(tmp_path))

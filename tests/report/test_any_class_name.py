@@ -1,4 +1,4 @@
-"""A run on classes of unusual names, from the training to the report."""
+"""A run with unusual class names, from training to report."""
 
 import json
 
@@ -10,7 +10,7 @@ from aid_tools.report import load_run, write_report
 CLASSES = ["AP", "tiny", "$\\frac{$|a<b>\n\x1b[31m"]
 
 
-def test_a_class_may_have_any_name(student_config, toy_dataset, tmp_path):
+def test_run_and_report_accept_unusual_class_names(student_config, toy_dataset, tmp_path):
     MetadataCatalog.pop(toy_dataset)
     MetadataCatalog.get(toy_dataset).set(thing_classes=CLASSES, evaluator_type="coco")
     opts = ["DATASETS.TRAIN", (toy_dataset,), "DATASETS.TEST", (toy_dataset,)]

@@ -15,7 +15,7 @@ MEDIANS = {"instances": 3, "teacher_loss": 1.0, "weight": 0.9, "mean_weight": 0.
 
 @pytest.fixture
 def parts(tiny_config):
-    """A function (groups of instances, keywords of the row) -> the report's parts."""
+    """A function (groups of instances, keywords of the row) -> parts of the report."""
     name = "of_the_content"
 
     def make(groups=(), classes=None, **others):
@@ -38,25 +38,25 @@ def cells(table: Table) -> list[str]:
     return [cell.text for cell in table.rows[0]]
 
 
-def test_what_came_out_comes_first_and_tables_are_narrow(parts):
-    found = parts()
-    assert found[0] == Text("What came out.")
-    results, classes, cost = (x for x in found if isinstance(x, Table))
+def test_outcome_comes_first_and_tables_have_few_columns(parts):
+    actual = parts()
+    assert actual[0] == Text("What came out.")
+    results, classes, cost = (x for x in actual if isinstance(x, Table))
     assert results.header == ["run", "role", "iterations", "minutes", "AP", "AP50"]
     assert cells(results) == ["student", "plain", "200", "1.6", "25.0", "50.0"]
     assert classes.header == ["run", "Car", "Cyclist"]
     assert cells(classes) == ["student", "30.0", "nan"]
     assert cost.header == ["run", "parameters", "GFLOPs", "s / image", "s / iteration"]
-    headings = [x.text for x in found if isinstance(x, Heading)]
+    headings = [x.text for x in actual if isinstance(x, Heading)]
     assert headings == ["AP by class", "Cost", "Training", "Detections"]
     masks = next(x for x in parts(**{"mask AP": 20.0}) if isinstance(x, Table))
     assert masks.header[4:] == ["AP", "mask AP", "AP50"] and cells(masks)[5] == "20.0"
 
 
-def test_a_class_may_be_named_like_a_result(parts):
-    """Results of classes and of the whole have keys of their own."""
-    found = parts(classes={"AP": 1.0, "AP50": 2.0, "run": 3.0, "seconds": 4.0})
-    results, classes, cost = (x for x in found if isinstance(x, Table))
+def test_class_named_like_a_result_is_supported(parts):
+    """Results of classes and of the run have separate keys."""
+    actual = parts(classes={"AP": 1.0, "AP50": 2.0, "run": 3.0, "seconds": 4.0})
+    results, classes, cost = (x for x in actual if isinstance(x, Table))
     assert cells(results) == ["student", "plain", "200", "1.6", "25.0", "50.0"]
     assert classes.header == ["run", "AP", "AP50", "run", "seconds"]
     assert cells(classes) == ["student", "1.0", "2.0", "3.0", "4.0"]
@@ -79,15 +79,15 @@ def test_a_class_may_be_named_like_a_result(parts):
         ),
     ],
 )
-def test_wrong_labels_are_mentioned_only_if_there_are_any(groups, expected, parts):
-    found = parts(groups)
-    texts = [x.text for x in found if isinstance(x, Text)]
+def test_wrong_labels_are_described_only_if_present(groups, expected, parts):
+    actual = parts(groups)
+    texts = [x.text for x in actual if isinstance(x, Text)]
     assert texts[-1].endswith(expected)
-    whole = " ".join([*texts, *(x.caption for x in found if isinstance(x, ReportFigure))])
-    assert ("wrong" in whole) == ("wrong class" in groups)
-    assert "The last column shows the labels" in whole
+    text = " ".join([*texts, *(x.caption for x in actual if isinstance(x, ReportFigure))])
+    assert ("wrong" in text) == ("wrong class" in groups)
+    assert "The last column shows the labels" in text
 
 
-def test_a_report_without_weights_says_nothing_of_them(parts):
+def test_report_without_weights_does_not_describe_them(parts):
     captions = [x.caption for x in parts() if isinstance(x, ReportFigure)]
     assert "The last column" not in captions[-1]

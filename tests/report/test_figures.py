@@ -29,14 +29,14 @@ def curve(ap: float) -> Curve:
     return Curve(np.linspace(0, 1, 5), np.full(5, ap / 100), ap)
 
 
-def test_every_panel_shows_a_class_by_a_criterion_and_every_run_that_has_it():
+def test_panels_show_each_class_and_criterion_with_all_runs():
     both = {"easy": curve(40), "hard": curve(20)}
     curves = [{"Car": both, "Cyclist": both}, {}, {"Car": {"easy": curve(50), "hard": curve(10)}}]
     figure = draw_precision_recall(curves, ["first\n(plain)", "none", "third"])
     axes = {axis.get_title(): axis for axis in figure.axes}
     assert list(axes) == ["Car, easy", "Car, hard", "Cyclist, easy", "Cyclist, hard"]
-    found = {name: [x.get_label() for x in axis.lines] for name, axis in axes.items()}
-    assert found["Car, easy"] == ["40.0", "50.0"] and found["Cyclist, hard"] == ["20.0"]
+    actual = {name: [x.get_label() for x in axis.lines] for name, axis in axes.items()}
+    assert actual["Car, easy"] == ["40.0", "50.0"] and actual["Cyclist, hard"] == ["20.0"]
     assert axes["Car, hard"].lines[1].get_ydata().tolist() == 5 * [0.1]
     (legend,) = figure.legends
     assert [x.get_text() for x in legend.get_texts()] == ["first (plain)", "third"]
@@ -44,7 +44,7 @@ def test_every_panel_shows_a_class_by_a_criterion_and_every_run_that_has_it():
     assert colors == [x.get_color() for x in axes["Car, easy"].lines]
 
 
-def test_of_many_classes_the_first_are_drawn():
+def test_only_the_first_of_many_classes_are_drawn():
     curves = [{f"class {i}": {"IoU 0.50": curve(i)} for i in range(MAX_CLASSES + 4)}]
     figure = draw_precision_recall(curves, ["run"])
     assert [x.get_title() for x in figure.axes] == [
@@ -52,7 +52,7 @@ def test_of_many_classes_the_first_are_drawn():
     ]
 
 
-def test_curves_of_training_are_sums_of_losses_and_the_ap_of_every_evaluation(tiny_config):
+def test_training_curves_show_summed_losses_and_ap(tiny_config):
     metrics = [
         {"iteration": 19, "loss_cls": 1.0, "loss_box_reg": 0.5, "loss_distill_x": 3.0, "lr": 9},
         {"iteration": 20, "val/bbox/AP": 10.0, "train/bbox/AP": 99.0},
@@ -61,35 +61,35 @@ def test_curves_of_training_are_sums_of_losses_and_the_ap_of_every_evaluation(ti
     ]
     cfg = load_config(tiny_config("faster_rcnn", ["DATASETS.TEST", ("val", "train")]))
     figure = draw_curves([Run("folder", cfg, metrics)], ["run"])
-    found = {x.get_title(): x.lines and x.lines[0].get_xydata().tolist() for x in figure.axes}
-    assert found["task loss"] == [[19, 1.5], [39, 0.75]]
-    assert found["distillation loss"] == [[19, 3], [39, 2]]
-    assert found["AP on the test set, in percent"] == [[20, 10], [40, 12]]
-    assert not found["mean weight of the instances"]
+    actual = {x.get_title(): x.lines and x.lines[0].get_xydata().tolist() for x in figure.axes}
+    assert actual["task loss"] == [[19, 1.5], [39, 0.75]]
+    assert actual["distillation loss"] == [[19, 3], [39, 2]]
+    assert actual["AP on the test set, in percent"] == [[20, 10], [40, 12]]
+    assert not actual["mean weight of the instances"]
 
 
-def test_names_are_no_formulas(tiny_config, tmp_path):
-    """Neither of classes nor of runs; a name may start with "_", too."""
+def test_names_are_drawn_literally(tiny_config, tmp_path):
+    """Names of classes and runs are literal text, also with a leading underscore."""
     name, metrics = "_$\\frac{$", [{"iteration": 19, "loss_cls": 1.0}]
     run = Run(name, load_config(tiny_config("faster_rcnn")), metrics)
     curves = draw_curves([run], [f"{name}\n(plain)"])
     labels = [x.get_text() for x in curves.axes[0].get_legend().get_texts()]
     assert labels == ["_\\$\\frac{\\$\n(plain)"]
-    image, found = np.zeros((8, 8, 3), np.uint8), Instances((8, 8))
-    found.set("scores", torch.zeros(0))
-    found.set("pred_classes", torch.zeros(0, dtype=torch.int64))
-    found.set("pred_boxes", Boxes(torch.zeros(0, 4)))
+    image, actual = np.zeros((8, 8, 3), np.uint8), Instances((8, 8))
+    actual.set("scores", torch.zeros(0))
+    actual.set("pred_classes", torch.zeros(0, dtype=torch.int64))
+    actual.set("pred_boxes", Boxes(torch.zeros(0, 4)))
     figures = [
         curves,
         draw_precision_recall([{name: {"easy": curve(40)}}], [name]),
         draw_groups({name: ([1.0, 2.0], [0.5, 0.5])}),
-        draw_sheet([image], [[found]], None, [name], [name], 0.5),
+        draw_sheet([image], [[actual]], None, [name], [name], 0.5),
     ]
-    for figure in figures:  # raises for a formula that is none
+    for figure in figures:  # raises for an invalid formula
         save(figure, str(tmp_path / "figure.png"))
 
 
-def test_a_figure_is_whole_or_not_there(file_limit, tmp_path):
+def test_figure_is_written_atomically(file_limit, tmp_path):
     figure, path = plt.figure(), tmp_path / "figure.png"
     path.write_text("old")
     with pytest.raises(OSError, match="File too large"), file_limit(100):

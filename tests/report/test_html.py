@@ -50,7 +50,7 @@ def page(html):
     return Page(html)
 
 
-def test_it_refers_to_nothing_outside_of_itself(page, html):
+def test_page_has_no_external_references(page, html):
     for name, attributes in page.elements:
         assert not any(x.startswith("on") or x in ("style", "srcset") for x in attributes), name
         assert attributes.get("src", "data:").startswith("data:")
@@ -59,7 +59,7 @@ def test_it_refers_to_nothing_outside_of_itself(page, html):
     assert "url(" not in html and "@import" not in html
 
 
-def test_its_policy_allows_its_own_script_and_style_and_nothing_else(page):
+def test_policy_allows_only_the_inline_script_and_style(page):
     (policy,) = (x["content"] for x in page.all("meta") if "http-equiv" in x)
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules["default-src"] == "'none'" and rules["img-src"] == "data:"
@@ -69,14 +69,14 @@ def test_its_policy_allows_its_own_script_and_style_and_nothing_else(page):
         assert rules[f"{name}-src"] == f"'sha256-{digest}'"
 
 
-def test_every_entry_of_the_contents_leads_to_its_section(page):
+def test_table_of_contents_links_to_the_sections(page):
     targets = [x["href"].removeprefix("#") for x in page.all("a")]
     assert targets == [x["id"] for x in page.all("h2")] and len(targets) == 2
     assert [x["aria-labelledby"] for x in page.all("section")] == targets
     assert page.texts["a"] == page.texts["h2"]
 
 
-def test_what_comes_from_names_stays_text(page):
+def test_names_are_escaped(page):
     assert len(page.all("img")) == 2 and len(page.all("script")) == 1
     shown = "".join(x for texts in page.texts.values() for x in texts)
     # Title twice, header, caption, row and cell of a table, text, heading and its entry.
@@ -84,7 +84,7 @@ def test_what_comes_from_names_stays_text(page):
     assert page.texts["code"] == ["code", "not"]
 
 
-def test_pictures_are_inside_and_described(page, tmp_path):
+def test_images_are_embedded_and_have_alternative_text(page, tmp_path):
     decoded = []
     for image in page.all("img"):
         kind, content = image["src"].split(",")
@@ -99,7 +99,7 @@ def test_pictures_are_inside_and_described(page, tmp_path):
         assert large.size == original.size and large.mode == "P"
 
 
-def test_cells_are_sorted_by_their_numbers(page):
+def test_cells_hold_numbers_for_sorting(page):
     values = [float(x["data-value"]) for x in page.all("td") if "data-value" in x]
     assert values == [9.5, 9.5, 10.25, 10.25, -1, -1] and all(map(math.isfinite, values))
     assert page.texts["caption"][-1] == "empty"
@@ -107,22 +107,22 @@ def test_cells_are_sorted_by_their_numbers(page):
     assert len(page.all("caption")) == len(page.all("table")) == 2
 
 
-def test_what_came_out_stands_between_title_and_contents(parts, tmp_path):
+def test_outcome_is_between_title_and_contents(parts, tmp_path):
     text = to_html("title", [Text("First."), Text("`Second`."), *parts], str(tmp_path))
     lead = '<div class="lead">\n<p>First.</p>\n<p><code>Second</code>.</p>\n</div>\n<nav '
     assert f"<h1>title</h1>\n{lead}" in text and text.count("First.") == 1
     assert Page(text).all("div")[0] == {"class": "lead"}
 
 
-def test_markdown_says_the_same(parts):
+def test_markdown_has_the_same_content(parts):
     text = to_markdown("title", parts)
     assert text.startswith("# title\n\n| run")
     assert "\n\n## Pictures\n\n![noise" in text and "](small.png)" in text
     assert "| b" in text and "9.50 M" in text and "`code`" in text
 
 
-def test_names_break_neither_table_nor_page():
-    """Of runs, classes and groups: the same rows and columns, and no escape for a terminal."""
+def test_hostile_names_break_neither_markdown_nor_html():
+    """Names keep rows and columns intact, and control characters are escaped."""
     name = "a|b\x1b[31m\n<!-- x --> `c`"
     parts = [Text(f"Of {name}"), Table(name, ["run", name], [[TableCell(name), TableCell("1")]])]
     text = to_markdown(name, parts)
@@ -136,14 +136,14 @@ def test_names_break_neither_table_nor_page():
 
 
 @pytest.mark.parametrize("scheme", [0, 1, 2], ids=["light", "dark", "print"])
-def test_text_stands_out_from_its_ground(scheme):
-    """Contrasts of WCAG 2.1, level AA; the print's colours are those that it sets."""
+def test_text_has_sufficient_contrast(scheme):
+    """Contrasts of WCAG 2.1, level AA, for each color scheme."""
     style = files("aid_tools.report").joinpath("page.css").read_text()
     block = re.findall(r":root \{([^}]*)\}", style)[scheme]
     colors = dict(re.findall(r"--(\w+): (#\w{6})", block))
-    for ground in ("page", "stripe"):
-        for text, least in (("text", 7), ("muted", 4.5), ("link", 4.5)):
-            assert contrast(colors[text], colors[ground]) >= least, (text, ground)
+    for background in ("page", "stripe"):
+        for text, minimum in (("text", 7), ("muted", 4.5), ("link", 4.5)):
+            assert contrast(colors[text], colors[background]) >= minimum, (text, background)
 
 
 def contrast(a: str, b: str) -> float:

@@ -26,20 +26,20 @@ CLASSES = ["Car", "Cyclist"]
         (15, None, "tiny"),
     ],
 )
-def test_an_instance_is_in_the_first_group_that_fits(side, known, expected):
+def test_instance_is_in_the_first_matching_group(side, known, expected):
     annotation = {"occluded": 1, "category_id": 1}
-    found = group_of(annotation, side, known, CLASSES)
-    assert found == expected and found in groups_of(CLASSES)
+    actual = group_of(annotation, side, known, CLASSES)
+    assert actual == expected and actual in groups_of(CLASSES)
 
 
-def test_kittis_own_occlusion_serves_where_nothing_more_is_known():
+def test_occlusion_labels_of_kitti_are_the_fallback():
     annotation = {"occluded": 2, "category_id": 0}
     assert group_of(annotation, 40, None, CLASSES) == "mostly hidden"
     assert group_of(annotation, 40, CLEAN, CLASSES) == "Car"
     assert group_of({"category_id": 0}, 40, None, CLASSES) == "Car"
 
 
-def test_a_class_named_like_a_group_keeps_a_group_of_its_own():
+def test_class_named_like_a_group_has_its_own_group():
     classes = ["tiny", "tiny (class)", "Car (class)"]
     groups = groups_of(classes)
     assert len(set(groups)) == len(groups)
@@ -65,7 +65,7 @@ def record(tmp_path):
     }
 
 
-def test_a_sample_is_resized_with_its_boxes_and_without_crowds(student_config, record):
+def test_sample_is_resized_with_boxes_and_without_crowds(student_config, record):
     cfg = student_config("faster_rcnn")  # MIN_SIZE_TEST 64: half of this image
     sample, annotations = load_sample(cfg, record)
     assert sample["image"].shape == (3, 64, 96)
@@ -75,8 +75,8 @@ def test_a_sample_is_resized_with_its_boxes_and_without_crowds(student_config, r
     assert sample["instances"].gt_boxes.tensor.tolist() == [[10, 15, 30, 45], [50, 15, 75, 45]]
 
 
-def test_weights_are_those_of_training(student_config, student_model, record):
-    """The report shows the numbers that the student is trained with on the same image."""
+def test_weights_equal_those_of_training(student_config, student_model, record):
+    """The report uses the same losses and weights as training on the image."""
     (seen,) = image_stats(student_config("faster_rcnn"), [record])
     assert torch.allclose(seen.weights, torch.exp(-0.1 * seen.losses))
     model, cfg = student_model("faster_rcnn")
@@ -87,7 +87,7 @@ def test_weights_are_those_of_training(student_config, student_model, record):
     assert seen.boxes.shape == (2, 4) and seen.image.shape == (64, 96, 3)
 
 
-def test_every_rule_judges_with_what_it_asks_for(record, student_config, tiny_model):
+def test_rules_get_the_inputs_that_they_require(record, student_config, tiny_model):
     cfg = student_config("faster_rcnn", opts=["AID.WEIGHTING", "RelativeWeighting"])
     memory = {"sum_and_count": torch.tensor([20.0, 4.0])}
     (seen,) = image_stats(cfg, [record], memory)
@@ -104,5 +104,5 @@ def test_every_rule_judges_with_what_it_asks_for(record, student_config, tiny_mo
         student_config("faster_rcnn").TEACHER[key] for key in ("CONFIG_FILE", "WEIGHTS")
     )
     teacher = build_teacher(cfg).detector
-    (seen,) = image_stats(cfg, [record], student=teacher)  # no better than itself
+    (seen,) = image_stats(cfg, [record], student=teacher)  # equal to the teacher
     assert seen.weights.tolist() == [1, 1]

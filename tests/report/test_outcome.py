@@ -60,7 +60,7 @@ def plain(make):
     return make("R18", 16.3)
 
 
-def test_teacher_plain_and_distilled(teacher, plain, student):
+def test_outcome_of_teacher_plain_and_distilled_student(teacher, plain, student):
     expected = [
         "The student distilled from the teacher (`R18_from_R34`) has 24.5 AP, the plain student "
         "16.3, the teacher 29.9: distillation gains 8.2 AP at equal iterations, 60 % of the gap to "
@@ -70,21 +70,21 @@ def test_teacher_plain_and_distilled(teacher, plain, student):
     assert summary(student, teacher, plain) == expected
 
 
-def test_differences_are_those_of_the_numbers_that_are_shown(make, teacher):
-    found = summary(make("R18", 16.34), make("s", 24.46, teacher="R34"), teacher)
-    assert "has 24.5 AP, the plain student 16.3" in found[0] and "gains 8.2 AP" in found[0]
-    found = summary(make("R18", 16.34), make("s", 16.26, teacher="R34"))
-    assert "distillation changes nothing at equal iterations" in found[0]
+def test_differences_are_computed_from_rounded_values(make, teacher):
+    actual = summary(make("R18", 16.34), make("s", 24.46, teacher="R34"), teacher)
+    assert "has 24.5 AP, the plain student 16.3" in actual[0] and "gains 8.2 AP" in actual[0]
+    actual = summary(make("R18", 16.34), make("s", 16.26, teacher="R34"))
+    assert "distillation changes nothing at equal iterations" in actual[0]
 
 
-def test_without_the_teacher(plain, student):
+def test_outcome_without_the_teacher(plain, student):
     assert summary(plain, student) == [
         "The distilled student (`R18_from_R34`) has 24.5 AP, the plain student 16.3: distillation "
         "gains 8.2 AP at equal iterations; inference takes 36 ms per image."
     ]
 
 
-def test_without_a_plain_student(teacher, student, make):
+def test_outcome_without_a_plain_student(teacher, student, make):
     first = (
         "The student distilled from the teacher (`R18_from_R34`) has 24.5 AP, the teacher 29.9; "
         "inference takes 36 ms per image (teacher: 55 ms)."
@@ -100,7 +100,7 @@ def test_without_a_plain_student(teacher, student, make):
     assert summary(student) == [alone, second]
 
 
-def test_without_a_distilled_student(teacher, plain):
+def test_outcome_without_a_distilled_student(teacher, plain):
     assert summary(teacher, plain) == [
         "The best of 2 runs (`R34`), none of them distilled, has 29.9 AP; inference takes 55 ms "
         "per image."
@@ -110,38 +110,38 @@ def test_without_a_distilled_student(teacher, plain):
     ]
 
 
-def test_the_best_of_several_students_against_its_own_plain_one(make, teacher, student, plain):
+def test_best_student_is_compared_with_its_plain_counterpart(make, teacher, student, plain):
     worse = make("R18_from_R34_none", 20.0, teacher="R34")
     wide = make("R50_from_R18", 22.0, R50, teacher="elsewhere")
     wide_plain = make("R50", 28.0, R50)
-    (found,) = summary(teacher, plain, worse, student, wide, wide_plain)
-    assert found.startswith(
+    (actual,) = summary(teacher, plain, worse, student, wide, wide_plain)
+    assert actual.startswith(
         "The best of 3 distilled students (`R18_from_R34`) has 24.5 AP, the plain student 16.3, "
         "the teacher 29.9: distillation gains 8.2 AP"
     )
     wide = make("R50_from_R18", 29.0, R50, teacher="elsewhere")
-    (found,) = summary(teacher, plain, worse, student, wide, wide_plain)
-    assert found.startswith(
+    (actual,) = summary(teacher, plain, worse, student, wide, wide_plain)
+    assert actual.startswith(
         "The best of 3 distilled students (`R50_from_R18`) has 29.0 AP, the plain student 28.0: "
         "distillation gains 1.0 AP at equal iterations; inference takes 88 ms per image."
     )
 
 
-def test_the_best_is_found_by_more_than_is_shown(make, plain):
-    (found,) = summary(plain, make("a", 24.41, teacher="x"), make("b", 24.44, teacher="x"))
-    assert found.startswith("The best of 2 distilled students (`b`) has 24.4 AP, ")
+def test_best_student_is_chosen_by_unrounded_ap(make, plain):
+    (actual,) = summary(plain, make("a", 24.41, teacher="x"), make("b", 24.44, teacher="x"))
+    assert actual.startswith("The best of 2 distilled students (`b`) has 24.4 AP, ")
 
 
-def test_where_several_could_be_meant_they_are_named(make, teacher, student, plain):
+def test_ambiguous_runs_are_named(make, teacher, student, plain):
     other_seed = make("R18_seed_9", 18.0, opts=["SEED", 9])
     wide_teacher, small = make("R50", 31.0, R50), make("R18_from_R50", 20.0, teacher="R50")
-    (found,) = summary(teacher, plain, other_seed, student, wide_teacher, small)
-    assert "the plain student (`R18`) 16.3, the teacher (`R34`) 29.9: " in found
+    (actual,) = summary(teacher, plain, other_seed, student, wide_teacher, small)
+    assert "the plain student (`R18`) 16.3, the teacher (`R34`) 29.9: " in actual
 
 
-def test_a_student_that_is_worse_than_the_plain_one(make, teacher, plain):
-    (found,) = summary(teacher, plain, make("s", 15.5, teacher="R34"))
-    assert found == (
+def test_loss_of_ap_by_distillation_is_reported(make, teacher, plain):
+    (actual,) = summary(teacher, plain, make("s", 15.5, teacher="R34"))
+    assert actual == (
         "The student distilled from the teacher (`s`) has 15.5 AP, the plain student 16.3, the "
         "teacher 29.9: distillation loses 0.8 AP at equal iterations; inference takes 36 ms per "
         "image (teacher: 55 ms)."
@@ -149,33 +149,35 @@ def test_a_student_that_is_worse_than_the_plain_one(make, teacher, plain):
 
 
 @pytest.mark.parametrize("ap", [24.4, 16.3, 10.0, 16.9])
-def test_no_share_of_a_gap_that_is_none(ap, make, plain):
-    """A teacher that is worse than its student, or hardly better than the plain one."""
+def test_share_of_the_gap_is_omitted_without_a_gap(ap, make, plain):
+    """The teacher is worse than its student, or barely better than the plain one."""
     student = make("s", 24.5 if ap != 16.9 else 16.8, teacher="R34")
-    (found,) = summary(make("R34", ap, R34), plain, student)
-    assert f"the teacher {ap}: distillation gains" in found and "%" not in found
+    (actual,) = summary(make("R34", ap, R34), plain, student)
+    assert f"the teacher {ap}: distillation gains" in actual and "%" not in actual
 
 
-def test_several_teachers_have_no_gap_and_no_time(make, teacher, plain):
+def test_gap_and_time_are_omitted_for_several_teachers(make, teacher, plain):
     keys = ["TEACHER.MORE_CONFIG_FILES", ["x.yaml"], "TEACHER.MORE_WEIGHTS"]
     student = make("s", 24.5, teacher="R34", opts=[*keys, ["R50/model_final.pth"]])
     expected = ": distillation gains 8.2 AP at equal iterations; inference takes 36 ms per image."
-    (found,) = summary(teacher, make("R50", 27.0, R50), plain, student)
-    assert f"has 24.5 AP, the plain student 16.3, the teachers 29.9 and 27.0{expected}" in found
-    (found,) = summary(teacher, plain, student)
-    assert f"has 24.5 AP, the plain student 16.3, one of its teachers 29.9{expected}" in found
+    (actual,) = summary(teacher, make("R50", 27.0, R50), plain, student)
+    assert f"has 24.5 AP, the plain student 16.3, the teachers 29.9 and 27.0{expected}" in actual
+    (actual,) = summary(teacher, plain, student)
+    assert f"has 24.5 AP, the plain student 16.3, one of its teachers 29.9{expected}" in actual
 
 
-def test_time_that_was_not_measured(make, teacher, plain, student):
-    untimed = [(run, Cost(cost.parameters, 1.0, NAN)) for run, cost in (teacher, plain, student)]
-    (found,) = summary(*untimed)
-    assert found.endswith("at equal iterations, 60 % of the gap to the teacher.")
-    (found,) = summary(untimed[0], plain, student)
-    assert found.endswith("60 % of the gap to the teacher; inference takes 36 ms per image.")
+def test_unmeasured_times_are_omitted(make, teacher, plain, student):
+    without_times = [
+        (run, Cost(cost.parameters, 1.0, NAN)) for run, cost in (teacher, plain, student)
+    ]
+    (actual,) = summary(*without_times)
+    assert actual.endswith("at equal iterations, 60 % of the gap to the teacher.")
+    (actual,) = summary(without_times[0], plain, student)
+    assert actual.endswith("60 % of the gap to the teacher; inference takes 36 ms per image.")
 
 
-def test_a_plain_student_that_trained_as_long(make, teacher, plain, student):
-    """The distilled one took 200 x 0.3 s."""
+def test_plain_student_of_equal_training_time_is_compared(make, teacher, plain, student):
+    """The distilled student trains for 200 x 0.3 s."""
     first = summary(teacher, plain, student)
     longer = make("R18_longer", 21.0, steps=340, step=0.19)
     assert summary(teacher, plain, longer, student) == [
@@ -193,11 +195,11 @@ def test_a_plain_student_that_trained_as_long(make, teacher, plain, student):
     "step, equal", [(0.3 / 1.7 * 1.14, True), (0.3 / 1.7 / 1.14, True), (0.3 / 1.7 * 1.16, False)]
 )
 def test_equal_times_lie_within_15_percent(step, equal, make, plain, student):
-    found = summary(plain, student, make("longer", 21.0, steps=340, step=step))[1]
-    assert found.startswith("At equal training time") == equal
+    actual = summary(plain, student, make("longer", 21.0, steps=340, step=step))[1]
+    assert actual.startswith("At equal training time") == equal
 
 
-def test_a_plain_student_that_trained_for_another_time(make, teacher, plain, student):
+def test_plain_student_of_another_training_time_is_reported(make, teacher, plain, student):
     first = summary(teacher, plain, student)
     longer = make("R18_longer", 21.0, steps=400, step=0.2)
     assert summary(teacher, plain, longer, student) == [
@@ -210,29 +212,29 @@ def test_a_plain_student_that_trained_for_another_time(make, teacher, plain, stu
         "0.80 times the training time, the plain student `R18_longer` has 26.0 AP, 1.5 more than "
         "the distilled one."
     )
-    untimed = make("R18_longer", 24.5, steps=340, step=None)
-    assert summary(teacher, plain, untimed, student) == [
+    without_times = make("R18_longer", 24.5, steps=340, step=None)
+    assert summary(teacher, plain, without_times, student) == [
         *first,
         "With 340 iterations instead of 200, the plain student `R18_longer` has 24.5 AP, as much "
         "as the distilled one; its training time was not measured.",
     ]
 
 
-def test_no_plain_student_at_equal_iterations(make, teacher, student):
-    found = summary(teacher, student, make("R18_longer", 21.0, steps=340, step=0.19))
-    assert found[0].startswith(
+def test_outcome_without_a_plain_student_at_equal_iterations(make, teacher, student):
+    actual = summary(teacher, student, make("R18_longer", 21.0, steps=340, step=0.19))
+    assert actual[0].startswith(
         "The student distilled from the teacher (`R18_from_R34`) has 24.5 AP, the teacher 29.9; inf"
     )
-    assert found[1].startswith(
+    assert actual[1].startswith(
         "At equal training time (1.1 and 1.0 min) the plain student `R18_longer`, "
     )
-    assert len(found) == 2
+    assert len(actual) == 2
     keys = ["SOLVER.IMS_PER_BATCH", 8]
-    found = summary(teacher, student, make("R18_batch", 21.0, step=0.9, opts=keys))
-    assert found[1].startswith("With 200 iterations of 8 images instead of 200 of 16 and 3.00 ")
+    actual = summary(teacher, student, make("R18_batch", 21.0, step=0.9, opts=keys))
+    assert actual[1].startswith("With 200 iterations of 8 images instead of 200 of 16 and 3.00 ")
 
 
-def test_what_else_two_runs_differ_in_is_said(make, teacher, student):
+def test_other_differences_between_runs_are_listed(make, teacher, student):
     keys = ["SOLVER.BASE_LR", 0.5, "MODEL.WEIGHTS", "x.pkl", "INPUT.MIN_SIZE_TEST", 80]
     assert summary(teacher, student, make("R18", 16.3, opts=keys))[1:] == [
         "`R18` differs from `R18_from_R34` in more than the teacher: `INPUT.MIN_SIZE_TEST`, "
@@ -246,21 +248,21 @@ def test_what_else_two_runs_differ_in_is_said(make, teacher, student):
     )
 
 
-def test_kittis_metric_is_said_too(make):
+def test_kitti_metric_is_added_to_coco_ap(make):
     runs = [
         make("R34", 29.9, R34, kitti=(90.0, 40.0, 0.0)),
         make("R18", 16.3, kitti=(70.0, 30.0, 0.0)),
         make("s", 24.5, teacher="R34", kitti=(70.0, 27.0, 0.0)),
     ]
-    found = summary(*runs)
-    assert found[0].endswith("per image (teacher: 55 ms).") and "gains 8.2 AP" in found[0]
-    assert found[1:] == [
+    actual = summary(*runs)
+    assert actual[0].endswith("per image (teacher: 55 ms).") and "gains 8.2 AP" in actual[0]
+    assert actual[1:] == [
         "By KITTI's official metric, moderate, mean of 2 classes, `s` has 48.5 AP, the "
         "plain student 50.0, the teacher 65.0: distillation loses 1.5 AP at equal iterations."
     ]
 
 
-def test_kittis_metric_in_place_of_cocos(make):
+def test_kitti_metric_replaces_missing_coco_ap(make):
     runs = [
         make("R34", None, R34, kitti=(90.0, 40.0)),
         make("R18", None, kitti=(70.0, 30.0)),
@@ -274,10 +276,10 @@ def test_kittis_metric_in_place_of_cocos(make):
     ]
 
 
-def test_a_run_that_found_nothing_has_no_ap(make, teacher, student):
-    """COCO's metric has no number then, where a precision of 0 is meant."""
+def test_run_without_detections_has_an_ap_of_0(make, teacher, student):
+    """COCO's metric is NaN without detections, which is reported as AP 0."""
     assert "has 24.5 AP, the plain student 0.0, " in summary(teacher, make("R18", NAN), student)[0]
-    (found,) = summary(make("R18", NAN, kitti=(0.0,)), make("s", NAN, teacher="R34", kitti=(0.0,)))
-    assert found == (
+    (actual,) = summary(make("R18", NAN, kitti=(0.0,)), make("s", NAN, teacher="R34", kitti=(0.0,)))
+    assert actual == (
         "No run has an AP: no run detected anything on val, or it contains no objects."
     )

@@ -34,30 +34,30 @@ def kitti_dataset(kitti, tmp_path):
     MetadataCatalog.remove(name)
 
 
-def guess(record: dict, generator: torch.Generator, shift: float) -> Instances:
-    """The labelled boxes, moved by up to so many pixels, and as many wrong ones."""
-    found = Instances((record["height"], record["width"]))
+def random_detections(record: dict, generator: torch.Generator, shift: float) -> Instances:
+    """Labeled boxes, shifted by up to ``shift`` pixels, and as many wrong ones."""
+    detections = Instances((record["height"], record["width"]))
     boxes = torch.tensor([x["bbox"] for x in record["annotations"]])
     noise = shift * torch.rand(boxes.shape, generator=generator)
-    found.pred_boxes = Boxes(torch.cat([boxes + noise, boxes / 3]))
-    found.pred_classes = torch.tensor([x["category_id"] for x in record["annotations"]] * 2)
-    found.scores = torch.rand(2 * len(boxes), generator=generator)
-    return found
+    detections.pred_boxes = Boxes(torch.cat([boxes + noise, boxes / 3]))
+    detections.pred_classes = torch.tensor([x["category_id"] for x in record["annotations"]] * 2)
+    detections.scores = torch.rand(2 * len(boxes), generator=generator)
+    return detections
 
 
 @pytest.fixture
 def evaluate(tiny_config, tmp_path):
-    """A function (dataset, shift of the boxes, whether any is found) -> the run that was tested."""
+    """A function (dataset, shift of boxes, whether any is detected) -> evaluated run."""
 
-    def run(name: str, shift: float = 8.0, any_found: bool = True) -> Run:
+    def run(name: str, shift: float = 8.0, any_detected: bool = True) -> Run:
         generator = torch.Generator().manual_seed(5)
         folder = str(tmp_path / "run")
         evaluator = build_evaluator(name, os.path.join(folder, "inference"))
         evaluator.reset()
         for record in DatasetCatalog.get(name):
-            found = guess(record, generator, shift)
-            found = found[found.scores > (0 if any_found else 2)]
-            evaluator.process([record], [{"instances": found}])
+            detections = random_detections(record, generator, shift)
+            detections = detections[detections.scores > (0 if any_detected else 2)]
+            evaluator.process([record], [{"instances": detections}])
         metrics = flatten_results_dict(evaluator.evaluate())
         cfg = load_config(tiny_config("faster_rcnn", ["DATASETS.TEST", (name,)]))
         return Run(folder, cfg, [{"iteration": 9, **metrics}])
@@ -65,7 +65,7 @@ def evaluate(tiny_config, tmp_path):
     return run
 
 
-def test_the_area_under_kittis_curves_is_the_ap_that_was_reported(evaluate, kitti_dataset):
+def test_area_under_kitti_curves_equals_the_reported_ap(evaluate, kitti_dataset):
     run = evaluate(kitti_dataset)
     reported, curves = run.metrics_at_end("kitti"), read_curves(run, "kitti")
     assert list(curves) == CLASSES
@@ -79,33 +79,33 @@ def test_the_area_under_kittis_curves_is_the_ap_that_was_reported(evaluate, kitt
     assert 0 < curves["Car"]["easy"].ap < 100 and curves["Cyclist"]["easy"].ap == 0
 
 
-def test_the_area_under_cocos_curves_is_the_ap_that_was_reported(evaluate, toy_dataset):
+def test_area_under_coco_curves_equals_the_reported_ap(evaluate, toy_dataset):
     run = evaluate(toy_dataset, shift=3.0)
     reported, curves = run.metrics_at_end("bbox"), read_curves(run, "bbox")
     assert list(curves) == CLASSES
     for iou in ("50", "75"):
-        found = [100 * x[f"IoU 0.{iou}"].precision.mean() for x in curves.values()]
-        assert np.mean(found) == pytest.approx(reported[f"AP{iou}"])
-        assert [x[f"IoU 0.{iou}"].ap for x in curves.values()] == pytest.approx(found)
+        aps = [100 * x[f"IoU 0.{iou}"].precision.mean() for x in curves.values()]
+        assert np.mean(aps) == pytest.approx(reported[f"AP{iou}"])
+        assert [x[f"IoU 0.{iou}"].ap for x in curves.values()] == pytest.approx(aps)
     assert 0 < reported["AP75"] < reported["AP50"] < 100
 
 
-def test_data_in_kittis_format_have_curves_of_cocos_metric_too(evaluate, kitti_dataset):
+def test_kitti_datasets_have_coco_curves(evaluate, kitti_dataset):
     run = evaluate(kitti_dataset)
     curves = read_curves(run, "bbox")
-    assert list(curves) == ["Car", "Pedestrian"]  # there is no cyclist to be found
+    assert list(curves) == ["Car", "Pedestrian"]  # without any cyclist
     aps = [x["IoU 0.50"].ap for x in curves.values()]
     assert np.mean(aps) == pytest.approx(run.metrics_at_end("bbox")["AP50"])
 
 
 @pytest.mark.parametrize("metric", ["kitti", "bbox"])
-def test_where_nothing_was_found_precision_is_zero(evaluate, kitti_dataset, metric):
-    curves = read_curves(evaluate(kitti_dataset, any_found=False), metric)
+def test_precision_without_detections_is_zero(evaluate, kitti_dataset, metric):
+    curves = read_curves(evaluate(kitti_dataset, any_detected=False), metric)
     assert all(x.ap == 0 and not x.precision.any() for y in curves.values() for x in y.values())
     assert "Car" in curves
 
 
-def test_what_is_not_there_or_of_another_evaluation_is_said(evaluate, kitti_dataset):
+def test_missing_or_outdated_detections_are_refused(evaluate, kitti_dataset):
     run = evaluate(kitti_dataset)
     key = "kitti/AP_R40-Car-easy"
     older = Run(run.folder, run.cfg, [{**run.metrics[0], key: run.metrics[0][key] - 1}])
@@ -135,8 +135,8 @@ def test_what_is_not_there_or_of_another_evaluation_is_said(evaluate, kitti_data
         read_curves(run, "kitti")
 
 
-def test_a_class_list_in_json_names_the_classes(evaluate, toy_dataset, tmp_path):
-    """With a dataset in COCO's format the labels are those of its own file."""
+def test_classes_are_named_by_the_json_file(evaluate, toy_dataset, tmp_path):
+    """The labels of a dataset in COCO's format are those of its file."""
     run = evaluate(toy_dataset, shift=3.0)
     converted = os.path.join(run.folder, "inference", f"{toy_dataset}_coco_format.json")
     with open(converted) as f:

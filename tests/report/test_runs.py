@@ -33,24 +33,24 @@ def run(tiny_config):
         ([], 40, math.nan),
         ([(19, 0.5), (39, 1.5)], 40, 20 * 0.5 + 20 * 1.5),
         ([(19, 0.5), (39, 1.5), (44, 2.0)], 45, 20 * 0.5 + 20 * 1.5 + 5 * 2.0),
-        ([(19, 0.5), (39, 1.5)], 80, 80.0),  # as if it had gone on like that
+        ([(19, 0.5), (39, 1.5)], 80, 80.0),  # extrapolated
         ([(7, 0.25)], 8, 2.0),
     ],
 )
-def test_training_time_is_that_of_all_iterations(run, times, iterations, expected):
-    """A teacher that a schedule runs for a part of the training counts for that part."""
-    found = run("x", ["SOLVER.MAX_ITER", iterations], times).training_seconds
-    assert found == pytest.approx(expected, nan_ok=True)
+def test_training_time_includes_all_iterations(run, times, iterations, expected):
+    """The time per iteration may vary, for example with the schedule of distillation."""
+    actual = run("x", ["SOLVER.MAX_ITER", iterations], times).training_seconds
+    assert actual == pytest.approx(expected, nan_ok=True)
 
 
-def test_every_teacher_is_called_one(run):
-    further = ["TEACHER.MORE_CONFIG_FILES", ["b.yaml"], "TEACHER.MORE_WEIGHTS"]
-    student = run("s", [*further, ["b/model_final.pth"]], teacher="a")
-    found = roles([run("a"), run("b"), run("c"), student])
-    assert found == ["teacher", "teacher", "plain", "AID by instance"]
+def test_role_of_every_teacher_is_teacher(run):
+    opts = ["TEACHER.MORE_CONFIG_FILES", ["b.yaml"], "TEACHER.MORE_WEIGHTS"]
+    student = run("s", [*opts, ["b/model_final.pth"]], teacher="a")
+    actual = roles([run("a"), run("b"), run("c"), student])
+    assert actual == ["teacher", "teacher", "plain", "AID by instance"]
 
 
-def test_plain_students_are_of_the_same_net_and_data(run):
+def test_plain_student_has_the_same_network_and_data(run):
     runs = [
         run("teacher"),
         run("distilled", teacher="teacher"),
@@ -58,12 +58,12 @@ def test_plain_students_are_of_the_same_net_and_data(run):
         run("other_size"),
         run("plain"),
     ]
-    found = choose(runs, [2.0, 1.0, 1.0, 1.5, 1.0], [30.0, 20.0, 25.0, 25.0, 10.0])
-    assert (found.student, found.teachers, found.peer, found.other) == (1, [0], 4, None)
+    actual = choose(runs, [2.0, 1.0, 1.0, 1.5, 1.0], [30.0, 20.0, 25.0, 25.0, 10.0])
+    assert (actual.student, actual.teachers, actual.peer, actual.other) == (1, [0], 4, None)
     assert choose(runs[:1] + runs[2:], [2.0, 1.0, 1.5, 1.0], [1.0] * 4) is None
 
 
-def test_of_several_plain_students_the_one_that_differs_least_is_compared(run):
+def test_plain_student_with_the_fewest_differences_is_chosen(run):
     runs = [
         run("distilled", teacher="gone"),
         run("other_rate", ["SOLVER.BASE_LR", 0.5]),
@@ -71,15 +71,15 @@ def test_of_several_plain_students_the_one_that_differs_least_is_compared(run):
         run("same"),
         run("same_but_worse"),
     ]
-    found = choose(runs, [1.0] * 5, [20.0, 19.0, 18.0, 12.0, 11.0])
-    assert runs[found.peer].name == "same" and found.teachers == []
-    found = choose(runs[:3], [1.0] * 3, [20.0, 19.0, 18.0])
-    assert runs[found.peer].name == "other_seed"
+    actual = choose(runs, [1.0] * 5, [20.0, 19.0, 18.0, 12.0, 11.0])
+    assert runs[actual.peer].name == "same" and actual.teachers == []
+    actual = choose(runs[:3], [1.0] * 3, [20.0, 19.0, 18.0])
+    assert runs[actual.peer].name == "other_seed"
     assert differences(runs[1], runs[0]) == ["SOLVER.BASE_LR"]
     assert differences(runs[2], runs[0]) == []
 
 
-def test_a_plain_student_of_another_length_is_the_one_nearest_in_time(run):
+def test_other_plain_student_is_the_nearest_in_training_time(run):
     def plain(name, iterations, seconds):
         opts = ["SOLVER.MAX_ITER", iterations]
         return run(name, opts, [(iterations - 1, seconds / iterations)])
@@ -92,32 +92,32 @@ def test_a_plain_student_of_another_length_is_the_one_nearest_in_time(run):
         plain("shorter", 100, 20),
     ]
     ap = [20.0] * 5
-    found = choose(runs, [1.0] * 5, ap)
-    assert (found.peer, found.other, found.equal_time) == (1, 2, True)
+    actual = choose(runs, [1.0] * 5, ap)
+    assert (actual.peer, actual.other, actual.equal_time) == (1, 2, True)
     without = [runs[i] for i in (0, 1, 3, 4)]
-    found = choose(without, [1.0] * 4, ap)
-    assert (found.peer, found.other, found.equal_time) == (1, 2, False)  # the longest: 4/3 as long
-    found = choose(runs[:2] + runs[4:], [1.0] * 3, ap)
-    assert (found.peer, found.other) == (1, None)  # a shorter one says nothing
-    found = choose(runs[:1] + runs[4:], [1.0] * 2, ap)
-    assert (found.peer, found.other, found.equal_time) == (None, 1, False)  # but for lack of others
+    actual = choose(without, [1.0] * 4, ap)
+    assert (actual.peer, actual.other, actual.equal_time) == (1, 2, False)  # the longest
+    actual = choose(runs[:2] + runs[4:], [1.0] * 3, ap)
+    assert (actual.peer, actual.other) == (1, None)  # a shorter run is not compared
+    actual = choose(runs[:1] + runs[4:], [1.0] * 2, ap)
+    assert (actual.peer, actual.other, actual.equal_time) == (None, 1, False)
 
 
-def test_batches_of_another_size_are_no_equal_iterations(run):
+def test_runs_of_another_batch_size_have_no_equal_iterations(run):
     runs = [run("distilled", teacher="gone"), run("plain", ["SOLVER.IMS_PER_BATCH", 2])]
-    found = choose(runs, [1.0] * 2, [20.0, 10.0])
-    assert (found.peer, found.other, found.equal_time) == (None, 1, False)
+    actual = choose(runs, [1.0] * 2, [20.0, 10.0])
+    assert (actual.peer, actual.other, actual.equal_time) == (None, 1, False)
 
 
-def test_a_class_named_ap_leaves_the_ap_of_the_run(run):
+def test_class_named_ap_does_not_change_the_ap_of_the_run(run):
     name = "classes_like_results"
     MetadataCatalog.get(name).thing_classes = ["AP", "AP50", "mask AP"]
-    found = run("x", ["DATASETS.TEST", (name,), "MODEL.MASK_ON", True])
+    actual = run("x", ["DATASETS.TEST", (name,), "MODEL.MASK_ON", True])
     line = {"iteration": 9, "bbox/AP": 30.0, "bbox/AP50": 50.0, "segm/AP": 20.0}
-    found.metrics.append({**line, "bbox/AP-AP": 1.0, "bbox/AP-AP50": 2.0, "bbox/AP-mask AP": 3.0})
+    actual.metrics.append({**line, "bbox/AP-AP": 1.0, "bbox/AP-AP50": 2.0, "bbox/AP-mask AP": 3.0})
     try:
-        assert found.results == {"AP": 30.0, "AP50": 50.0, "mask AP": 20.0}
-        assert found.class_results == {"AP": 1.0, "AP50": 2.0, "mask AP": 3.0}
+        assert actual.results == {"AP": 30.0, "AP50": 50.0, "mask AP": 20.0}
+        assert actual.class_results == {"AP": 1.0, "AP50": 2.0, "mask AP": 3.0}
     finally:
         MetadataCatalog.remove(name)
 
@@ -143,13 +143,13 @@ def folder(tiny_config, toy_dataset, tmp_path):
     ["[1]", "null", "3", '{"iteration": "19"}', '{"loss": 1.0}', '{"iteration": 1, "bbox/AP": "x"}']
     + ["[" * 100_000, "{"],
 )
-def test_metrics_of_another_program(line, folder):
+def test_invalid_metrics_json_is_refused(line, folder):
     with pytest.raises(AIDError, match="metrics.json is not one JSON object per line: ") as error:
         load_run(folder('{"iteration": 1, "bbox/AP": 1.0}\n' + line))
     assert "\n" not in str(error.value)
 
 
-def test_a_run_without_test_sets(folder):
-    found = folder('{"iteration": 19, "time": 0.5}', ["DATASETS.TEST", ()])
+def test_run_without_test_sets_is_refused(folder):
+    actual = folder('{"iteration": 19, "time": 0.5}', ["DATASETS.TEST", ()])
     with pytest.raises(AIDError, match="DATASETS.TEST is empty, .* --resume DATASETS.TEST"):
-        load_run(found)
+        load_run(actual)

@@ -27,7 +27,7 @@ After.
 
 @pytest.fixture
 def zoo(repository, tmp_path):
-    """The repository's configs, and a page of its own."""
+    """Zoo with the configs of the repository and its own page."""
     os.symlink(os.path.join(repository, "configs"), tmp_path / "configs")
     (tmp_path / "MODEL_ZOO.md").write_text(PAGE)
     return Zoo(tmp_path)
@@ -35,33 +35,33 @@ def zoo(repository, tmp_path):
 
 @pytest.fixture
 def run(repository, tmp_path):
-    """A function (config, AP, overrides) -> output folder of a run that ended with this AP."""
+    """A function (config, AP, overrides) -> output folder of a run with this final AP."""
 
     def make(name: str, ap: float, opts=(), folder: str = "runs") -> str:
-        place = tmp_path / folder / name
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
+        output_folder = tmp_path / folder / name
+        shutil.rmtree(output_folder, ignore_errors=True)
+        output_folder.mkdir(parents=True)
         path = os.path.join(repository, "configs/Quickstart", f"{name}.yaml")
         cfg = load_config(path, list(opts))
-        (place / "config.yaml").write_text(cfg.dump())
+        (output_folder / "config.yaml").write_text(cfg.dump())
         lines = [{"iteration": k, "time": t} for k, t in enumerate((9.0, 0.25, 0.5, 0.125, 0.25))]
         lines += [{"iteration": 5, "bbox/AP": 1.0}]
         lines += [{"iteration": 9, "bbox/AP": ap, "bbox/AP50": 2 * ap, "bbox/APl": float("nan")}]
-        (place / "metrics.json").write_text("".join(json.dumps(x) + "\n" for x in lines))
-        (place / "model_final.pth").touch()
-        return str(place)
+        (output_folder / "metrics.json").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        (output_folder / "model_final.pth").touch()
+        return str(output_folder)
 
     return make
 
 
 def cells_of(zoo: Zoo, name: str) -> list[str]:
-    """The cells of a row behind its config."""
+    """Cells of a row, without its config."""
     page = (zoo.root / "MODEL_ZOO.md").read_text()
     (row,) = (x for x in page.splitlines() if x.startswith(f"| [{name}]("))
     return [x.strip() for x in row.split("|")[2:-1]]
 
 
-def test_a_row_says_what_teacher_student_and_both_are_worth(zoo, run):
+def test_row_shows_ap_of_teacher_plain_and_distilled_student(zoo, run):
     run(TEACHER, 33.04)
     run(PLAIN, 15.09)
     path = zoo.add(run(STUDENT, 15.78))
@@ -78,7 +78,7 @@ def test_a_row_says_what_teacher_student_and_both_are_worth(zoo, run):
     assert "old rows" not in page
 
 
-def test_to_add_a_run_again_changes_nothing_and_another_one_takes_its_place(zoo, run):
+def test_adding_a_run_is_idempotent_and_replaces_other_runs(zoo, run):
     folder = run(STUDENT, 15.0)
     files = [zoo.root / "MODEL_ZOO.md", zoo.root / f"docs/results/zoo/Quickstart/{STUDENT}.json"]
     contents = []
@@ -92,16 +92,16 @@ def test_to_add_a_run_again_changes_nothing_and_another_one_takes_its_place(zoo,
     assert cells_of(zoo, STUDENT)[2] == "17.0" and cells_of(zoo, STUDENT)[5] == "5"
 
 
-def test_what_is_not_known_is_left_out(zoo, run):
-    run(PLAIN, 15.0, ["DATASETS.TEST", ("kitti_val",)])  # which is another scale
+def test_unknown_values_are_omitted(zoo, run):
+    run(PLAIN, 15.0, ["DATASETS.TEST", ("kitti_val",)])  # another test set
     run(TEACHER, 33.0)
-    opts = ["TEACHER.WEIGHTS", f"output/{TEACHER}/model_0000199.pth"]  # and not the final ones
+    opts = ["TEACHER.WEIGHTS", f"output/{TEACHER}/model_0000199.pth"]  # not the final weights
     zoo.add(run(STUDENT, 20.0, opts))
     zoo.fill()
     assert cells_of(zoo, STUDENT)[:3] == ["-", "-", "20.0"]
 
 
-def test_a_teacher_that_was_evaluated_first(zoo, run):
+def test_ap_of_a_teacher_evaluated_first_is_used(zoo, run):
     name = "faster_rcnn_R18_from_two"
     run("retinanet_R34_FPN", 20.0)
     run(TEACHER, 30.0)
@@ -112,12 +112,12 @@ def test_a_teacher_that_was_evaluated_first(zoo, run):
     zoo.add(folder)
     zoo.fill()
     assert cells_of(zoo, name)[0] == "31.5, 20.0"
-    zoo.add(run(name, 15.0))  # without: what an earlier run left does not count
+    zoo.add(run(name, 15.0))  # without EVAL_FIRST, old metrics are ignored
     zoo.fill()
     assert cells_of(zoo, name)[0] == "30.0, 20.0"
 
 
-def test_memory_is_what_the_gpus_log_says(zoo, run):
+def test_memory_is_read_from_the_log(zoo, run):
     folder = run(STUDENT, 15.0)
     with open(os.path.join(folder, "log.txt"), "w") as f:
         f.write("iter: 19  lr: 1e-3  max_mem: 812M\niter: 39  lr: 1e-3  max_mem: 1034M\n")
@@ -126,7 +126,7 @@ def test_memory_is_what_the_gpus_log_says(zoo, run):
     assert cells_of(zoo, STUDENT)[4] == "1034 MB"
 
 
-def test_what_the_config_has_otherwise_today_is_named(zoo, run):
+def test_differences_from_the_current_config_are_listed(zoo, run):
     opts = ["DISTILLATION.WEIGHT", 2.0, "SOLVER.BASE_LR", 0.5, "SEED", 7, "VIS_PERIOD", 3]
     zoo.add(run(STUDENT, 15.0, opts))
     zoo.fill()
@@ -134,7 +134,7 @@ def test_what_the_config_has_otherwise_today_is_named(zoo, run):
     assert ".yaml), with DISTILLATION.WEIGHT 2.0, SOLVER.BASE_LR 0.5 |" in row
 
 
-def test_a_run_elsewhere_is_told_its_config_and_its_plain_student(zoo, run):
+def test_config_and_plain_student_can_be_given(zoo, run):
     folder = run(STUDENT, 15.0, ["OUTPUT_DIR", "/elsewhere"])
     with pytest.raises(AIDError, match="no config in MODEL_ZOO.md has the OUTPUT_DIR /elsewhere"):
         zoo.add(folder)
@@ -148,8 +148,8 @@ def test_a_run_elsewhere_is_told_its_config_and_its_plain_student(zoo, run):
         zoo.add(folder, str(zoo.root / "configs/Base-GFL.yaml"))
 
 
-def test_a_value_of_the_config_stays_in_its_cell(zoo, run):
-    """The end of a table in it: a second round would leave half of the row behind."""
+def test_hostile_config_values_are_escaped(zoo, run):
+    """An unescaped end marker would break the row at the second update."""
     name = "a|b\n<!-- end of zoo -->"
     zoo.add(run(STUDENT, 15.0, ["MODEL.RESNETS.NORM", name]))
     pages = []
@@ -161,7 +161,7 @@ def test_a_value_of_the_config_stays_in_its_cell(zoo, run):
     assert row.count("|") == 9 and "NORM a&#124;b&#92;n&lt;!-- end" in row
 
 
-def test_what_is_no_run_of_a_student(zoo, run, tmp_path):
+def test_folders_other_than_student_runs_are_refused(zoo, run, tmp_path):
     with pytest.raises(AIDError, match="config.yaml does not exist: .* is not a finished run"):
         zoo.add(str(tmp_path))
     with pytest.raises(
@@ -173,7 +173,7 @@ def test_what_is_no_run_of_a_student(zoo, run, tmp_path):
         zoo.add(run(STUDENT, 15.0))
 
 
-def test_one_folder_at_a_time_has_a_config_of_its_own(load_script, capsys):
+def test_config_and_plain_apply_to_a_single_folder(load_script, capsys):
     with pytest.raises(SystemExit):
         load_script("tools/model_zoo.py").main(["a", "b", "--plain", "c"])
     assert capsys.readouterr().err.startswith(
@@ -181,7 +181,7 @@ def test_one_folder_at_a_time_has_a_config_of_its_own(load_script, capsys):
     )
 
 
-def test_the_page_is_what_its_records_say(repository, zoo):
+def test_model_zoo_page_matches_its_records(repository, zoo):
     for name in ("MODEL_ZOO.md", "docs"):
         source, target = os.path.join(repository, name), zoo.root / name
         if name == "docs":
@@ -196,13 +196,13 @@ def test_the_page_is_what_its_records_say(repository, zoo):
 
 
 @pytest.mark.parametrize("section", ["Quickstart", "AID", "AID/Paper", "AID/COCO-Traffic"])
-def test_the_pages_commands_fill_all_of_its_rows(section, repository):
+def test_commands_of_the_page_fill_all_rows(section, repository):
     with open(os.path.join(repository, "MODEL_ZOO.md")) as f:
         *_, before, table = re.split(rf"<!-- zoo: configs/{section} -->", f.read())
     commands = before.split("```sh")[-1].split("```")[0]
     script = f'python() {{ echo "$@"; }}\n{commands}'
-    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=repository)
-    *trained, last = said.stdout.splitlines()
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=repository)
+    *trained, last = done.stdout.splitlines()
     configs = {x.split()[2] for x in trained if x.startswith("train_net.py")}
     assert all(os.path.isfile(os.path.join(repository, x)) for x in configs)
     rows = set(re.findall(r"^\| \[\w+\]\((\S+)\)", table.split("<!-- end")[0], re.MULTILINE))

@@ -1,4 +1,4 @@
-"""Rules under study: known values. What holds for every rule is in modeling/test_properties.py."""
+"""Rules under study: known values; modeling/test_properties.py tests common properties."""
 
 import math
 
@@ -17,16 +17,16 @@ QualityWeighting, ScoreTimesIoUWeighting, ScoreWeighting = OF_DETECTIONS
 
 LEVELS = {"p2": ((4, 6), 8), "p3": ((2, 3), 16)}
 BOXES = [torch.tensor([[0.0, 0, 16, 16], [24, 8, 40, 24]]), torch.tensor([[8.0, 0, 24, 16]])]
-# Of the teacher's best detection of each instance; the last one is not found.
+# Quality of the teacher's best detection of each instance; the last one is missed.
 BEST = DetectionQuality(torch.tensor([1.0, 0.125, 0.0]), torch.tensor([1.0, 0.5, 0.0]))
 REST = [[0.5, 1.0], [0.25, 0.75]]
 
 
-def losses(rest=REST, **parts):
+def losses(rest=REST, **components):
     """Losses of 3 instances on 2 images and 2 levels."""
-    parts = {k: torch.tensor(v) for k, v in parts.items()}
+    components = {k: torch.tensor(v) for k, v in components.items()}
     return PerInstanceLosses(
-        ("p2", "p3"), parts, {"cls": torch.tensor(rest)}, torch.full((3, 2), 0.5)
+        ("p2", "p3"), components, {"cls": torch.tensor(rest)}, torch.full((3, 2), 0.5)
     )
 
 
@@ -34,8 +34,8 @@ def detected(best=BEST, cls=(1.0, 2.0, 3.0)):
     return TeacherStats(losses(cls=list(cls), box=[0.5, 0.5, 0.5]), quality=best)
 
 
-def test_imitation_fades_where_the_student_is_better():
-    # The student does not have the last part.
+def test_weight_decreases_where_the_student_is_better():
+    # The student lacks the last component.
     teacher = losses(cls=[1.0, 5.0, 5.0], rpn_cls=[9.0, 9.0, 9.0])
     student = PerInstanceLosses(
         ("p3",),
@@ -44,24 +44,24 @@ def test_imitation_fades_where_the_student_is_better():
         torch.ones(3, 1),
     )
     rule = StudentAwareWeighting(alpha=0.5, background="loss")
-    found = rule(TeacherStats(teacher, student=student), BOXES, LEVELS)
-    torch.testing.assert_close(found.instance, torch.tensor([1.0, math.exp(-0.5), 1.0]))
-    corner = [found.maps[level][:, 0, -1, 0].tolist() for level in LEVELS]
+    actual = rule(TeacherStats(teacher, student=student), BOXES, LEVELS)
+    torch.testing.assert_close(actual.instance, torch.tensor([1.0, math.exp(-0.5), 1.0]))
+    corner = [actual.maps[level][:, 0, -1, 0].tolist() for level in LEVELS]
     assert corner[0] == [1, 1]  # the student's heads do not read p2
     assert corner[1] == pytest.approx([math.exp(-0.5 * 0.75), 1])
 
 
-def test_excess_over_the_student_part_by_part():
+def test_component_weights_use_the_excess_over_the_student():
     teacher = losses(cls=[1.0, 2.0, 3.0], box=[0.5, 0.25, 4.0], rpn_cls=[7.0, 8.0, 9.0])
     student = losses(cls=[0.5, 3.0, 1.0], box=[1.0, 0.0, 0.0], rpn_cls=[0.0, 0.0, 0.0])
     rule = StudentAwareWeighting(alpha=1.0)
-    found = rule.component_weights(TeacherStats(teacher, student=student), BOXES)
-    torch.testing.assert_close(found.cls, torch.tensor([-0.5, 0.0, -2.0]).exp())
-    torch.testing.assert_close(found.box, torch.tensor([0.0, -0.25, -4.0]).exp())
+    actual = rule.component_weights(TeacherStats(teacher, student=student), BOXES)
+    torch.testing.assert_close(actual.cls, torch.tensor([-0.5, 0.0, -2.0]).exp())
+    torch.testing.assert_close(actual.box, torch.tensor([0.0, -0.25, -4.0]).exp())
 
 
-def test_the_parts_are_added_up_in_their_order():
-    """Else the rounding, and after some iterations the weights, differ between two processes."""
+def test_components_are_summed_in_a_fixed_order():
+    """Another order would round differently, and the weights of processes would diverge."""
     names = ("rpn_cls", "rpn_box", "cls", "box")
     numbers = torch.rand(4, 100, generator=torch.Generator().manual_seed(0)).exp()
     values = dict(zip(names, numbers, strict=True))
@@ -72,69 +72,71 @@ def test_the_parts_are_added_up_in_their_order():
     assert torch.equal(loss, sum(10 * v for v in values.values()) - sum(values.values()))
 
 
-def test_quality_to_the_power_of_alpha():
+def test_weight_is_quality_to_the_power_of_alpha():
     rule = QualityWeighting(alpha=0.5, background="loss")
-    found = rule(detected(), BOXES, LEVELS)
-    torch.testing.assert_close(found.instance, torch.tensor([1.0, 0.5, 0.1]))
-    torch.testing.assert_close(found.maps["p2"][:, 0, 3, 0], torch.tensor([-0.25, -0.125]).exp())
-    parts = rule.component_weights(detected(), BOXES)  # of which a quality has none
-    assert torch.equal(parts.cls, found.instance) and torch.equal(parts.box, found.instance)
+    actual = rule(detected(), BOXES, LEVELS)
+    torch.testing.assert_close(actual.instance, torch.tensor([1.0, 0.5, 0.1]))
+    torch.testing.assert_close(actual.maps["p2"][:, 0, 3, 0], torch.tensor([-0.25, -0.125]).exp())
+    components = rule.component_weights(detected(), BOXES)  # equal for both components
+    assert torch.equal(components.cls, actual.instance) and torch.equal(
+        components.box, actual.instance
+    )
 
 
 def test_score_times_iou_is_the_square_of_the_quality():
-    found = ScoreTimesIoUWeighting(alpha=0.5)(detected(), BOXES, LEVELS)
-    torch.testing.assert_close(found.instance, torch.tensor([1.0, 0.25, 0.1]))
+    actual = ScoreTimesIoUWeighting(alpha=0.5)(detected(), BOXES, LEVELS)
+    torch.testing.assert_close(actual.instance, torch.tensor([1.0, 0.25, 0.1]))
     squared = QualityWeighting(alpha=1.0)(detected(), BOXES, LEVELS)
-    torch.testing.assert_close(found.instance[:2], squared.instance[:2])
+    torch.testing.assert_close(actual.instance[:2], squared.instance[:2])
 
 
 def test_scores_are_divided_by_their_mean_on_each_level():
     rule = ScoreWeighting(alpha=1.0, normalize=False, background="one")
-    found = rule(detected(), BOXES, LEVELS)
-    torch.testing.assert_close(found.instance, torch.tensor([1.0, 0.125, 0.01]))
-    fine = found.maps["p2"][:, 0]  # boxes of 2 x 2 cells
+    actual = rule(detected(), BOXES, LEVELS)
+    torch.testing.assert_close(actual.instance, torch.tensor([1.0, 0.125, 0.01]))
+    fine = actual.maps["p2"][:, 0]  # boxes of 2 x 2 cells
     mean = (4 * (1 + 0.125 + 0.01) + 36) / 48
     assert fine[:, 0, 0].tolist() == pytest.approx([1 / mean, 1 / mean])
     assert [fine[0, 1, 3].item(), fine[1, 0, 1].item()] == pytest.approx(
         [0.125 / mean, 0.01 / mean]
     )
-    torch.testing.assert_close(found.maps["p3"].mean(), torch.tensor(1.0))
+    torch.testing.assert_close(actual.maps["p3"].mean(), torch.tensor(1.0))
 
 
-def test_scores_with_fitnet_are_the_score_weighted_squares_of_ultralytics():
+def test_score_weighted_fitnet_equals_ultralytics():
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.rand(2, 2, 5, 4, 6, generator=generator)
     weights = ScoreWeighting(alpha=1.0)(detected(), BOXES, LEVELS).maps["p2"]
-    score = 7 * weights  # of which only the proportions count
+    score = 7 * weights  # only proportions matter
     squares = (teacher - student) ** 2
     expected = (score * squares).sum() / (score.sum() * 5)
     torch.testing.assert_close((weights * squares).mean(), expected)
 
 
-def test_the_ratio_of_the_losses_of_teacher_and_student():
+def test_known_weights_of_the_student_teacher_loss_ratio():
     teacher = losses(cls=[1.0, 3.0, 0.0], box=[0.0, 0.0, 0.0], rpn_cls=[9.0, 9.0, 9.0])
     student = losses(cls=[1.0, 0.0, 3.0], box=[0.0, 0.0, 0.0], rest=[[2.0, 1.0], [0.25, 5.0]])
     stats = TeacherStats(teacher, student=student)
     del stats.student.components["box"]
-    found = StudentRatioWeighting(alpha=2.0, background="loss")(stats, BOXES, LEVELS)
-    torch.testing.assert_close(found.instance, torch.tensor([1 / 2, 1 / 17, 16 / 17]))
+    actual = StudentRatioWeighting(alpha=2.0, background="loss")(stats, BOXES, LEVELS)
+    torch.testing.assert_close(actual.instance, torch.tensor([1 / 2, 1 / 17, 16 / 17]))
     ratios = [(3 / 1.5) ** 2, 1.0], [1.0, (6 / 1.75) ** 2]
     for i, level in enumerate(LEVELS):
         expected = [x[i] / (1 + x[i]) for x in ratios]
-        assert found.maps[level][:, 0, -1, 0].tolist() == pytest.approx(expected)
+        assert actual.maps[level][:, 0, -1, 0].tolist() == pytest.approx(expected)
     half = StudentRatioWeighting(alpha=0.0)(stats, BOXES, LEVELS)
     assert all((x == 0.5).all() for x in half.maps.values())
 
 
-def test_a_student_whose_loss_is_not_finite_says_nothing_of_the_teacher():
+def test_non_finite_student_loss_gives_a_neutral_weight():
     student = losses(cls=[math.nan, math.inf, 1.0])
     stats = TeacherStats(losses(cls=[1.0, 9.0, 1.0]), student=student)
-    found = StudentRatioWeighting(alpha=1.0)(stats, BOXES, LEVELS)
-    assert found.instance.tolist() == [0.5, 0.5, 0.5]
+    actual = StudentRatioWeighting(alpha=1.0)(stats, BOXES, LEVELS)
+    assert actual.instance.tolist() == [0.5, 0.5, 0.5]
 
 
-def worse(number, loss=0.0, score=0.0, iou=0.0):
-    """TeacherStats whose teacher is worse on one instance, by these."""
+def worsened(number, loss=0.0, score=0.0, iou=0.0):
+    """TeacherStats with a teacher that is worse on one instance by the given values."""
     cls = torch.tensor([1.0, 2.0, 3.0])
     best = DetectionQuality(*torch.tensor([[0.9, 0.5, 0.3]] * 2))
     cls[number] += loss
@@ -147,39 +149,39 @@ def worse(number, loss=0.0, score=0.0, iou=0.0):
 
 @pytest.mark.parametrize("number", range(3))
 @pytest.mark.parametrize("rule", RULES)
-def test_a_worse_teacher_weighs_less_on_that_instance_alone(rule, number):
+def test_worse_teacher_lowers_only_the_weight_of_that_instance(rule, number):
     changes = [{"score": 0.2}] if rule in OF_DETECTIONS else [{"loss": 1.0}]
     if rule in (QualityWeighting, ScoreTimesIoUWeighting):
         changes.append({"iou": 0.2})
-    before = rule(alpha=0.5)(worse(number), BOXES, LEVELS).instance
+    before = rule(alpha=0.5)(worsened(number), BOXES, LEVELS).instance
     for change in changes:
-        after = rule(alpha=0.5)(worse(number, **change), BOXES, LEVELS).instance
+        after = rule(alpha=0.5)(worsened(number, **change), BOXES, LEVELS).instance
         assert (after < before).tolist() == [i == number for i in range(3)]
         assert (after == before).tolist() == [i != number for i in range(3)]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("rule", RULES)
-def test_a_teacher_whose_loss_is_not_finite_weighs_nothing(rule, bad):
-    found = rule(alpha=0.5)(worse(1, loss=bad), BOXES, LEVELS)
-    assert (found.instance == 0).tolist() == [False, True, False]
-    assert found.maps["p2"][0, 0, 1, 3] == 0 and all(
-        x.isfinite().all() for x in found.maps.values()
+def test_non_finite_teacher_loss_has_weight_zero(rule, bad):
+    actual = rule(alpha=0.5)(worsened(1, loss=bad), BOXES, LEVELS)
+    assert (actual.instance == 0).tolist() == [False, True, False]
+    assert actual.maps["p2"][0, 0, 1, 3] == 0 and all(
+        x.isfinite().all() for x in actual.maps.values()
     )
     if rule in OF_DETECTIONS:
-        assert rule(alpha=0.5)(worse(1, score=math.nan), BOXES, LEVELS).instance[1] == 0
+        assert rule(alpha=0.5)(worsened(1, score=math.nan), BOXES, LEVELS).instance[1] == 0
 
 
 @pytest.mark.parametrize("granularity", ["instance", "level", "image"])
 @pytest.mark.parametrize("rule", RULES)
-def test_no_instance_at_all(rule, granularity):
+def test_batch_without_instances_has_positive_weights(rule, granularity):
     none = torch.zeros(0)
-    parts, rest = {"cls": none, "box": none}, {"cls": torch.tensor(REST)}
-    empty = PerInstanceLosses(("p2", "p3"), parts, rest, torch.zeros(0, 2))
+    components, rest = {"cls": none, "box": none}, {"cls": torch.tensor(REST)}
+    empty = PerInstanceLosses(("p2", "p3"), components, rest, torch.zeros(0, 2))
     stats = TeacherStats(empty, student=empty, quality=DetectionQuality(none, none))
     boxes = [torch.zeros(0, 4)] * 2
     rule = rule(alpha=1.0, granularity=granularity)
-    found, component_weights = rule(stats, boxes, LEVELS), rule.component_weights(stats, boxes)
-    assert found.instance.shape == component_weights.cls.shape == (0,)
-    assert all((x > 0).all() and x.isfinite().all() for x in found.maps.values())
+    actual, component_weights = rule(stats, boxes, LEVELS), rule.component_weights(stats, boxes)
+    assert actual.instance.shape == component_weights.cls.shape == (0,)
+    assert all((x > 0).all() and x.isfinite().all() for x in actual.maps.values())
     assert component_weights.background.shape == (2,) and (component_weights.background > 0).all()

@@ -8,7 +8,7 @@ from aid_tools.study import compare_gradients
 
 
 class Student(nn.Module):
-    """Its losses are linear in the backbone's weights, so that their gradients are known."""
+    """Student with losses linear in its weights, so that their gradients are known."""
 
     def __init__(self):
         super().__init__()
@@ -16,15 +16,15 @@ class Student(nn.Module):
         self.head = nn.Linear(2, 1, bias=False)
 
     def forward(self, batch):
-        task, imitation = batch
+        task, distillation = batch
         return {
             "loss_cls": self.backbone(task).sum() + self.head(task).sum(),
-            "loss_distill_feature": self.backbone(imitation).sum(),
-            "loss_distill_spatial": self.backbone(imitation).sum(),
+            "loss_distill_feature": self.backbone(distillation).sum(),
+            "loss_distill_spatial": self.backbone(distillation).sum(),
         }
 
 
-def test_norms_and_the_angle_between():
+def test_known_ratio_and_cosine_of_gradients():
     batches = [
         (torch.tensor([3.0, 4.0]), torch.tensor([0.0, 5.0])),
         (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])),

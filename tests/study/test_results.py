@@ -17,11 +17,11 @@ from aid_tools.study import (
 )
 
 
-def test_a_paired_difference():
-    found = paired_difference({0: 3.0, 1: 5.0, 2: 4.0, 9: 8.0}, {0: 1.0, 1: 2.0, 2: 3.0, 7: 0.0})
-    assert found.seeds == 3 and found.mean == 2.0
+def test_known_paired_difference_and_interval():
+    actual = paired_difference({0: 3.0, 1: 5.0, 2: 4.0, 9: 8.0}, {0: 1.0, 1: 2.0, 2: 3.0, 7: 0.0})
+    assert actual.seeds == 3 and actual.mean == 2.0
     half = 4.303 * 1.0 / math.sqrt(3)  # differences 2, 3 and 1
-    assert found.interval == pytest.approx((2 - half, 2 + half))
+    assert actual.interval == pytest.approx((2 - half, 2 + half))
     assert paired_difference({0: 1.0}, {1: 2.0}) is None
     assert paired_difference({0: 1.0}, {0: 0.0}).interval == (-math.inf, math.inf)
 
@@ -45,17 +45,17 @@ RESULTS = [
 ]
 
 
-def test_comparisons_are_paired_and_of_one_strength():
-    found = {
+def test_comparisons_are_paired_by_seed_and_strength():
+    actual = {
         (x["rule"], x["strength"], x["against"]): (x["seeds"], x["mean"])
         for x in compare_rules(RESULTS, BASELINES)
         if x["metric"] == "AP"
     }
-    assert found["aid", 2, "plain_distillation"] == (3, 3.0)  # 2, 3 and 4
-    assert found["aid", 4, "plain_student"] == (3, 6.0)
-    assert found["aid", 2, "equal_strength"] == (2, 1.0)  # two seeds have a control
-    assert ("aid", 4, "equal_strength") not in found
-    assert ("plain_student", 0, "plain_student") not in found
+    assert actual["aid", 2, "plain_distillation"] == (3, 3.0)  # 2, 3 and 4
+    assert actual["aid", 4, "plain_student"] == (3, 6.0)
+    assert actual["aid", 2, "equal_strength"] == (2, 1.0)  # two seeds have a control run
+    assert ("aid", 4, "equal_strength") not in actual
+    assert ("plain_student", 0, "plain_student") not in actual
     (entry,) = (
         x for x in compare_rules(RESULTS, BASELINES)
         if (x["rule"], x["strength"], x["metric"]) == ("aid", 2, "AP50")
@@ -65,39 +65,39 @@ def test_comparisons_are_paired_and_of_one_strength():
     assert entry["mean"] == 6.0 and entry["ci95"] == pytest.approx([6 - half, 6 + half])
 
 
-def test_the_control_of_a_rule_of_mean_weight_1_is_plain_distillation():
+def test_control_of_mean_weight_1_is_plain_distillation():
     normalized = [{**result("normalized", 2, seed, 14.0), "map_mean": 1.0} for seed in (0, 1)]
-    found = {
+    actual = {
         x["rule"]: x["mean"]
         for x in compare_rules([*RESULTS, *normalized], BASELINES)
         if (x["against"], x["metric"], x["strength"]) == ("equal_strength", "AP", 2)
     }
-    assert found == {"normalized": 3.0, "aid": 1.0}
+    assert actual == {"normalized": 3.0, "aid": 1.0}
 
 
-def test_the_best_strength_is_chosen_on_other_scenes():
+def test_best_strength_is_chosen_on_separate_scenes():
     chosen = [
         result("aid", strength, seed, ap)
         for strength, ap in ((0.5, 10.0), (2, 12.0), (8, 11.0))
         for seed in (0, 1)
     ]
-    judged = [
+    reported = [
         result("aid", strength, seed, ap + d * seed, on="report")
         for strength, ap, d in ((0.63, 17, 0), (2, 18, 1), (6.1, 16, 0), (8, 30, 0))
         for seed in (0, 1)
     ]
     two = [result("plain", s, 0, 1.0, on=on) for s in (1, 2) for on in ("choose", "report")]
-    (found,) = tune([*chosen, *judged, *two])
-    assert (found.rule, found.strength, found.group.set) == ("aid", 2, "report")
-    assert found.ap("best") == {0: 18, 1: 19}
-    assert found.fall("a 3rd").mean == -1.5 and found.fall("3 times").mean == -2.5
-    assert found.fall("10 times") is None and found.ap("a 10th") == {}
-    entry = found.as_dict()
+    (actual,) = tune([*chosen, *reported, *two])
+    assert (actual.rule, actual.strength, actual.group.set) == ("aid", 2, "report")
+    assert actual.ap("best") == {0: 18, 1: 19}
+    assert actual.fall("a 3rd").mean == -1.5 and actual.fall("3 times").mean == -2.5
+    assert actual.fall("10 times") is None and actual.ap("a 10th") == {}
+    entry = actual.as_dict()
     assert entry["best_strength"] == 2 and entry["AP"] == {"a 3rd": 17, "best": 18.5, "3 times": 16}
     assert set(entry["fall"]) == {"a 3rd", "3 times"}
 
 
-def test_a_rule_is_compared_with_the_same_imitation_without_weights():
+def test_rule_is_compared_with_its_unweighted_baseline():
     runs = [("answers", 5.0, 1.0), ("answers_aid", 6.0, 0.5), ("answers_normalized", 8.0, 1.0)]
     runs += [("answers_aid_strength", 5.5, 0.5), ("plain_distillation", 1.0, 1.0)]
     results = [
@@ -105,14 +105,14 @@ def test_a_rule_is_compared_with_the_same_imitation_without_weights():
         for rule, ap, mean in runs
         for seed in (0, 1)
     ]
-    found = {(x["rule"], x["against"]): x["mean"] for x in compare_rules(results, BASELINES)}
-    assert found["answers_aid", "plain_distillation"] == 2.0  # of AP50, the last
-    assert found["answers_aid", "equal_strength"] == 1.0
-    assert found["answers_normalized", "equal_strength"] == 6.0
-    assert ("answers", "plain_distillation") not in found
+    actual = {(x["rule"], x["against"]): x["mean"] for x in compare_rules(results, BASELINES)}
+    assert actual["answers_aid", "plain_distillation"] == 2.0  # AP50, the last metric
+    assert actual["answers_aid", "equal_strength"] == 1.0
+    assert actual["answers_normalized", "equal_strength"] == 6.0
+    assert ("answers", "plain_distillation") not in actual
 
 
-def test_a_comparison_at_equal_time():
+def test_known_comparison_at_equal_time():
     results = [
         *(result("aid", 2, seed, 20.0 + seed) for seed in (0, 1)),
         *(result("plain_student_equal_time", 0, seed, 12.0) for seed in (0, 1)),
@@ -121,7 +121,7 @@ def test_a_comparison_at_equal_time():
     assert (entry["rule"], entry["against"], entry["mean"]) == ("aid", "plain_student", 8.5)
 
 
-def test_the_page_lists_every_run(tmp_path):
+def test_study_page_lists_every_run(tmp_path):
     weights = {"labels": RESULTS[9]["labels"], "at": "end", "mean": 0.5, "instances": 9}
     weights |= {"auc": {"night": 0.75, "tiny": None}, "correlation": {"visible": 0.5, "size": 0}}
     reported = [
@@ -135,15 +135,15 @@ def test_the_page_lists_every_run(tmp_path):
     assert "| 0.75        |            | +0.50" in text
     assert "| start | 6.0     | -0.10    |" in text and "medians of 5 batches" in text
     row = next(x for x in text.splitlines() if x.startswith("| gap      | net        | aid  "))
-    # The best is 4; nothing was run near a third or a tenth of it, nor above.
+    # The best is 4; no run has a strength near a third or a tenth of it, or above it.
     assert [x.strip() for x in row.split("|")[3:10]] == ["aid", "4", "", "", "16.0", "", ""]
     for name in ("choose_gap_net_50.png", "rules.png", "differences.png"):
         assert (tmp_path / name).stat().st_size > 5000
-    found = json.loads((tmp_path / "study.json").read_text())
-    assert len(found["comparisons"]) > 10 and found["weights"] == [weights]
-    assert found["gradients"] == [gradients]
-    assert len(found["runs"]) == len(RESULTS + reported)
-    assert {x["rule"]: x["best_strength"] for x in found["strengths"]} == {
+    actual = json.loads((tmp_path / "study.json").read_text())
+    assert len(actual["comparisons"]) > 10 and actual["weights"] == [weights]
+    assert actual["gradients"] == [gradients]
+    assert len(actual["runs"]) == len(RESULTS + reported)
+    assert {x["rule"]: x["best_strength"] for x in actual["strengths"]} == {
         "aid": 4,
         "plain_distillation": 4,
     }

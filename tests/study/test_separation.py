@@ -10,7 +10,7 @@ from aid_tools.study.grid import Scenes
 from aid_tools.study.separation import auc, jobs_to_measure, rank_correlation
 
 
-def test_auc():
+def test_known_values_of_auc():
     weights = np.array([0.1, 0.2, 0.3, 0.4])
     assert auc(weights, np.array([True, True, False, False])) == 1
     assert auc(weights, np.array([False, False, True, True])) == 0
@@ -20,7 +20,7 @@ def test_auc():
     assert auc(weights, np.zeros(4, bool)) is None
 
 
-def test_rank_correlation():
+def test_known_values_of_rank_correlation():
     a = np.array([1.0, 2.0, 3.0, 4.0])
     assert rank_correlation(a, a**3) == pytest.approx(1)
     assert rank_correlation(a, -a) == pytest.approx(-1)
@@ -30,7 +30,7 @@ def test_rank_correlation():
     )
 
 
-def test_each_rule_is_measured_once_and_only_where_it_chooses_weights(monkeypatch):
+def test_only_weighting_rules_are_measured_once_each(monkeypatch):
     def job(rule, strength, seed, *options):
         labels = {"rule": rule, "strength": strength, "seed": seed}
         options += ("TEACHER.WEIGHTS", "x.pth")
@@ -40,7 +40,7 @@ def test_each_rule_is_measured_once_and_only_where_it_chooses_weights(monkeypatc
     jobs = [
         job("aid", 2, 0),
         job("aid", 8, 0),
-        job("aid", 8, 1),  # its checkpoint was not kept
+        job("aid", 8, 1),  # a checkpoint that is not kept
         job("late", 2, 0),
         job("late", 8, 0),
         job("none", 8, 0, "AID.GRANULARITY", "none", "DISTILLATION.BALANCE", "0.0"),
@@ -53,15 +53,15 @@ def test_each_rule_is_measured_once_and_only_where_it_chooses_weights(monkeypatc
     assert [x.folder for x in gradients.jobs_with_gradients(jobs)] == ["none80"]
 
 
-def test_weights_are_measured_once(tmp_path, monkeypatch):
-    measured = []
+def test_measured_weights_are_cached(tmp_path, monkeypatch):
+    calls = []
 
     def measure(job, num_images):
-        measured.append((job.folder, num_images))
+        calls.append((job.folder, num_images))
         return [{"at": "end", "auc": {"tiny": None}}]
 
     monkeypatch.setattr(separation, "_measure", measure)
     job = Job(str(tmp_path), "s.yaml", Scenes("s", ()), ())
     first, second = (separation.measure_weights(job, 7) for _ in range(2))
     assert first == second == [{"at": "end", "auc": {"tiny": None}}]
-    assert measured == [(str(tmp_path), 7)]
+    assert calls == [(str(tmp_path), 7)]

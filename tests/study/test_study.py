@@ -1,4 +1,4 @@
-"""Jobs of a study and their order of execution."""
+"""Jobs of a study, and their order of execution."""
 
 import json
 import subprocess
@@ -64,7 +64,7 @@ FIRST = {**CONTENT["experiments"]["first"], "strengths": [1, 2, 4, 8]}
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """A function (changes of the file) -> the study, whose output is below the current folder."""
+    """A function (changes of the file) -> the study, with output in the working directory."""
     monkeypatch.chdir(tmp_path)
 
     def load(*only, **changes):
@@ -75,15 +75,15 @@ def study(tmp_path, monkeypatch):
     return load
 
 
-def test_the_runs_of_a_grid(study):
+def test_jobs_of_a_grid(study):
     jobs = study("first").jobs
     folders = [job.folder for job in jobs]
     teacher = "out/teachers/choose/day/net"
     runs = "out/runs/choose/gap/net"
     assert folders == [
-        f"{runs}/plain_student_50/strength_0/seed_0",  # one for all strengths
+        f"{runs}/plain_student_50/strength_0/seed_0",  # one run for all strengths
         teacher,
-        f"{runs}/aid_50/strength_2/seed_0",  # the control needs it
+        f"{runs}/aid_50/strength_2/seed_0",  # required by the control
         f"{runs}/control_50/strength_2/seed_0",
         f"{runs}/aid_50/strength_8/seed_0",
         f"{runs}/control_50/strength_8/seed_0",
@@ -112,16 +112,16 @@ def test_the_runs_of_a_grid(study):
     assert jobs[1].options == ("SEED", "1", "SOLVER.MAX_ITER", "90")
 
 
-def test_one_experiment_of_several(study):
-    everything = [job.folder for job in study().jobs]
+def test_jobs_of_a_single_experiment(study):
+    all_folders = [job.folder for job in study().jobs]
     assert "SOLVER.MAX_ITER 83" in " ".join(study("second").jobs[0].options)
-    some = [job.folder for job in study("second").jobs]
-    assert some == [
+    second_folders = [job.folder for job in study("second").jobs]
+    assert second_folders == [
         "out/runs/report/gap/net/longer_50/strength_0/seed_0",
         "out/teachers/report/day/net",
         "out/runs/report/gap/net/aid_50/strength_2/seed_0",
     ]
-    assert everything[-3:] == some and len(everything) == 14
+    assert all_folders[-3:] == second_folders and len(all_folders) == 14
     with pytest.raises(AIDError, match="has no experiment third: choose from first, second"):
         study("first", "third")
 
@@ -147,19 +147,19 @@ def test_one_experiment_of_several(study):
         ({"scenes": "x" * 2**18}, "has more than 262144 characters"),
     ],
 )
-def test_a_study_that_makes_no_sense(study, changes, message):
+def test_invalid_study_is_refused(study, changes, message):
     with pytest.raises(AIDError, match=f"study.yaml.* {message}"):
         study(**changes)
 
 
 @pytest.mark.parametrize("named", ["gone.py", ["a.py", "gone.py"], 3, [3], {"a.py": 1}, None, "."])
-def test_a_study_registers_files_that_are_there(study, named, tmp_path):
+def test_invalid_register_entry_is_refused(study, named, tmp_path):
     (tmp_path / "a.py").write_text("")
     with pytest.raises(AIDError, match="study.yaml: register is .*: give a Python file or a list"):
         study(register=named)
 
 
-def test_every_run_registers_the_studys_files(study, tmp_path, monkeypatch):
+def test_every_job_registers_the_files_of_the_study(study, tmp_path, monkeypatch):
     assert all(job.register == () for job in study().jobs)
     for name in "ab":
         file = tmp_path / f"{name}.py"
@@ -170,7 +170,7 @@ def test_every_run_registers_the_studys_files(study, tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda command, **kwargs: commands.append(command))
     runner_module._start(job)
     assert " --register a.py --register b.py --resume SEED 0 " in " ".join(commands[0])
-    # So does what is measured on it, once.
+    # Measurements of the job register the files as well, once.
     monkeypatch.setattr(measured, "load_config", lambda *args: args)
     for _ in range(2):
         config, options = measured.config_of(job, "VIS_PERIOD", 0)
@@ -179,7 +179,7 @@ def test_every_run_registers_the_studys_files(study, tmp_path, monkeypatch):
     assert (tmp_path / "registered").read_text() == "ab"
 
 
-def test_a_file_that_is_no_study(tmp_path):
+def test_malformed_study_file_is_refused(tmp_path):
     with pytest.raises(AIDError, match="gone.yaml cannot be read"):
         load_study("gone.yaml")
     marker = tmp_path / "marker"
@@ -201,12 +201,12 @@ def test_a_file_that_is_no_study(tmp_path):
 
 @pytest.fixture
 def fake_runs(monkeypatch):
-    """Jobs that only sleep and note that they ran; one may be told to fail."""
-    started, bad = [], set()
+    """Jobs that only sleep and are recorded; those in the returned set fail."""
+    started, failing = [], set()
 
     def start(job):
         started.append(job.folder)
-        code = f"import time; time.sleep(0.05); raise SystemExit({int(job.folder in bad)})"
+        code = f"import time; time.sleep(0.05); raise SystemExit({int(job.folder in failing)})"
         return subprocess.Popen([sys.executable, "-c", code])
 
     def collect(job):
@@ -221,28 +221,28 @@ def fake_runs(monkeypatch):
     monkeypatch.setattr(runner_module, "_start", start)
     monkeypatch.setattr(runner_module, "_last_line", lambda job: "its last words")
     monkeypatch.setattr(runner_module, "collect_results", collect)
-    return started, bad
+    return started, failing
 
 
-def test_every_run_runs_once_and_after_what_it_needs(study, fake_runs):
+def test_jobs_run_once_and_after_their_dependencies(study, fake_runs):
     started, _ = fake_runs
     jobs = study().jobs
     assert run_study(study(), workers=3) == []
     assert sorted(started) == sorted(job.folder for job in jobs)
-    place = {folder: i for i, folder in enumerate(started)}
-    assert all(place[need] < place[job.folder] for job in jobs for need in job.needs)
+    position = {folder: i for i, folder in enumerate(started)}
+    assert all(position[need] < position[job.folder] for job in jobs for need in job.needs)
     assert run_study(study(), workers=3) == []
-    assert len(started) == len(jobs)  # all of it was done
+    assert len(started) == len(jobs)  # every job was done already
 
 
-def test_what_fails_takes_along_only_what_needs_it(study, fake_runs, capsys):
-    started, bad = fake_runs
+def test_failed_job_skips_only_its_dependents(study, fake_runs, capsys):
+    started, failing = fake_runs
     jobs = study().jobs
-    bad.add("out/runs/choose/gap/net/aid_50/strength_2/seed_0")
+    failing.add("out/runs/choose/gap/net/aid_50/strength_2/seed_0")
     failed = run_study(study(), workers=2)
-    expected = bad | {"out/runs/choose/gap/net/control_50/strength_2/seed_0"}
+    expected = failing | {"out/runs/choose/gap/net/control_50/strength_2/seed_0"}
     assert {job.folder for job in failed} == expected
     assert len(started) == len(jobs) - 1
-    bad.clear()
+    failing.clear()
     assert run_study(study(), workers=2) == []
     assert len(started) == len(jobs) + 1

@@ -32,14 +32,14 @@ def test_every_option_has_a_help_text(parser):
 
 
 def test_help_keeps_the_lines_of_the_examples(parser):
-    """A backslash at the end of a line would join the lines if it were not escaped."""
+    """An unescaped backslash at the end of a line would join two lines."""
     lines = parser.format_help().splitlines()
     assert max(map(len, lines)) <= WIDTH
     commands = [x for x in lines if x.startswith("    python tools/")]
     assert commands and not any("  " in x.strip() for x in commands)
 
 
-def test_common_options(load_script):
+def test_common_options_are_parsed(load_script):
     benchmark = load_script("tools/benchmark.py").build_parser()
     args = benchmark.parse_args(["--config-file", "a.yaml", "AID.ALPHA", "0.5"])
     assert (args.config_file, args.device, args.register) == ("a.yaml", "cpu", None)

@@ -1,4 +1,4 @@
-"""The loader's benchmark, as a user calls it."""
+"""Calls of tools/benchmark_loader.py and its measurement."""
 
 import json
 import re
@@ -16,34 +16,36 @@ def config(tiny_config, toy_dataset):
     return tiny_config("faster_rcnn", keys)
 
 
-def test_what_is_printed_and_written(config, load_script, tmp_path, capsys):
+def test_printed_and_written_rates_are_equal(config, load_script, tmp_path, capsys):
     tool = load_script("tools/benchmark_loader.py")
     path = tmp_path / "loader.json"
     tool.main([
         "--config-file", config, "--workers", "0", "1", "--batches", "3", "--json", str(path)
     ])  # fmt: skip
-    found = json.loads(path.read_text())["images_per_second"]
+    actual = json.loads(path.read_text())["images_per_second"]
     rows = re.findall(r"^ *([01])  +([0-9.]+)  +[0-9.]+$", capsys.readouterr().out, re.MULTILINE)
     assert [(n, float(rate)) for n, rate in rows] == [
-        (n, pytest.approx(rate, abs=0.06)) for n, rate in found.items()
+        (n, pytest.approx(rate, abs=0.06)) for n, rate in actual.items()
     ]
-    assert set(found) == {"0", "1"}
+    assert set(actual) == {"0", "1"}
 
 
-def test_every_counted_batch_is_waited_for(config, monkeypatch):
-    """The rate is that of the counted batches, whatever came before."""
+def test_rate_is_that_of_the_counted_batches(config, monkeypatch):
+    """The rate excludes the batches before the counted ones."""
     clock = iter([10.0, 14.0])
     monkeypatch.setattr("aid_tools.benchmark.loader.time.perf_counter", lambda: next(clock))
     assert measure_loader(load_config(config), [0], 6) == {0: 3.0}  # 12 images in 4 s
 
 
-@pytest.mark.parametrize("workers, batches, what", [([0], 0, "--batches"), ([-1], 2, "--workers")])
-def test_what_cannot_be_measured(config, workers, batches, what):
-    with pytest.raises(AIDError, match=what):
+@pytest.mark.parametrize(
+    "workers, batches, option", [([0], 0, "--batches"), ([-1], 2, "--workers")]
+)
+def test_invalid_numbers_are_refused(config, workers, batches, option):
+    with pytest.raises(AIDError, match=option):
         measure_loader(load_config(config), workers, batches)
 
 
-def test_an_unknown_dataset(config, load_script, capsys):
+def test_unknown_dataset_is_refused(config, load_script, capsys):
     tool = load_script("tools/benchmark_loader.py")
     with pytest.raises(SystemExit):
         tool.main(["--config-file", config, "DATASETS.TRAIN", "('nowhere',)"])

@@ -1,4 +1,4 @@
-"""tools/crash_campaign.py as a process, on real trainings."""
+"""tools/crash_campaign.py as a process, on real training runs."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def campaign(repository, tmp_path):
-    """A function (options) -> (finished process, what it wrote or None)."""
+    """A function (options) -> (finished process, its json output or None)."""
 
     def call(*options: str):
         script = os.path.join(repository, "tools/crash_campaign.py")
@@ -23,7 +23,7 @@ def campaign(repository, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_trainings_end_as_one_that_was_not(campaign):
+def test_killed_runs_equal_an_uninterrupted_run(campaign):
     done, result = campaign("--kills", "2")
     assert done.returncode == 0, done.stderr[-2000:]
     assert result["kills"] == 2 and result["workers"] == [0, 2] and result["bit_equal"]
@@ -34,8 +34,10 @@ def test_killed_trainings_end_as_one_that_was_not(campaign):
 
 
 @pytest.mark.slow
-def test_a_broken_promise_is_one_line_and_status_1(campaign, repository, tmp_path, monkeypatch):
-    """Trainings that do not seed their iterations end elsewhere once they were resumed."""
+def test_violated_invariant_is_a_one_line_error_with_status_1(
+    campaign, repository, tmp_path, monkeypatch
+):
+    """Runs without seeded iterations have other weights after they were resumed."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "if sys.argv and sys.argv[0].endswith('train_net.py'):\n"
@@ -57,7 +59,7 @@ def test_a_broken_promise_is_one_line_and_status_1(campaign, repository, tmp_pat
         (["--output", "/proc/campaign"], "--output /proc/campaign cannot be written: "),
     ],
 )
-def test_what_cannot_be_started_is_one_line(options, message, campaign):
+def test_invalid_options_are_one_line_errors(options, message, campaign):
     done, result = campaign(*options)
     assert done.returncode == 2 and result is None
     assert f"error: {message}" in done.stderr and "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Detectron2 from another package's wheel: repacked truly, or refused."""
+"""Detectron2 repacked from the wheel of another package, and refused files."""
 
 import base64
 import hashlib
@@ -28,7 +28,7 @@ def installer(load_script):
 
 @pytest.fixture
 def source(installer, tmp_path, monkeypatch):
-    """A small wheel in the place of the real one, whose hash the script expects."""
+    """A small wheel in place of the real one, with the hash that the script expects."""
     path = tmp_path / "labgym.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in FILES.items():
@@ -38,7 +38,7 @@ def source(installer, tmp_path, monkeypatch):
     return str(path)
 
 
-def test_the_wheel_holds_detectron2_alone(installer, source, tmp_path):
+def test_repacked_wheel_contains_detectron2_only(installer, source, tmp_path):
     (tmp_path / "out").mkdir()
     with zipfile.ZipFile(installer.repack(source, str(tmp_path / "out"))) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
@@ -57,11 +57,11 @@ def test_the_wheel_holds_detectron2_alone(installer, source, tmp_path):
     for line in files[f"{info}/RECORD"].decode().splitlines():
         name, digest, size = line.rsplit(",", 2)
         if name != f"{info}/RECORD":
-            found = base64.urlsafe_b64encode(hashlib.sha256(files[name]).digest()).decode()
-            assert (digest, size) == (f"sha256={found.rstrip('=')}", str(len(files[name])))
+            actual = base64.urlsafe_b64encode(hashlib.sha256(files[name]).digest()).decode()
+            assert (digest, size) == (f"sha256={actual.rstrip('=')}", str(len(files[name])))
 
 
-def test_repacking_gives_the_same_bytes(installer, source, tmp_path):
+def test_repacking_is_deterministic(installer, source, tmp_path):
     packed = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -70,7 +70,7 @@ def test_repacking_gives_the_same_bytes(installer, source, tmp_path):
     assert packed[0] == packed[1]
 
 
-def test_pip_installs_it_and_knows_it(installer, source, tmp_path):
+def test_pip_installs_the_repacked_wheel(installer, source, tmp_path):
     wheel = installer.repack(source, str(tmp_path))
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps"]
@@ -78,17 +78,19 @@ def test_pip_installs_it_and_knows_it(installer, source, tmp_path):
     (info,) = target.glob("*.dist-info")
     assert PathDistribution(info).version == "0.6+labgym3.1.2"
     code = "import detectron2.engine; print(detectron2.engine.__version__)"
-    found = subprocess.run([sys.executable, "-c", code], cwd=target, capture_output=True, text=True)
-    assert found.stdout == "0.6\n"
+    actual = subprocess.run(
+        [sys.executable, "-c", code], cwd=target, capture_output=True, text=True
+    )
+    assert actual.stdout == "0.6\n"
     assert not (target / "LabGym").exists()
 
 
 @pytest.mark.parametrize("is_right", [True, False])
 @pytest.mark.parametrize("arguments", [["--wheel"], []])
-def test_nothing_is_installed_but_the_file_of_that_hash(
+def test_only_the_file_with_the_expected_hash_is_installed(
     arguments, is_right, installer, source, monkeypatch
 ):
-    """Be it named by the user or come from the registry."""
+    """The hash is checked for a given file and for a downloaded one."""
     commands = []
 
     def run(command, **options):
@@ -96,8 +98,8 @@ def test_nothing_is_installed_but_the_file_of_that_hash(
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(installer.subprocess, "run", run)
-    found = iter([None, "0.6"])
-    monkeypatch.setattr(installer, "find_detectron2", lambda: next(found))
+    actual = iter([None, "0.6"])
+    monkeypatch.setattr(installer, "find_detectron2", lambda: next(actual))
     monkeypatch.setattr(installer, "download", lambda folder: source)
     arguments = [*arguments, source] if arguments else []
     if is_right:
@@ -110,19 +112,19 @@ def test_nothing_is_installed_but_the_file_of_that_hash(
     assert [command[-2] for command in commands if "pip" in command] == ["install"] * is_right
 
 
-def test_a_wheel_that_is_not_there(installer, monkeypatch):
+def test_missing_wheel_is_reported(installer, monkeypatch):
     monkeypatch.setattr(installer, "find_detectron2", lambda: None)
     with pytest.raises(SystemExit, match=r"error: gone.whl cannot be read: No such file"):
         installer.main(["--wheel", "gone.whl"])
 
 
-def test_a_detectron2_that_works_is_left_alone(installer, monkeypatch, capsys):
+def test_working_detectron2_is_kept(installer, monkeypatch, capsys):
     monkeypatch.setattr(installer, "download", lambda folder: pytest.fail("must not be reached"))
     installer.main([])
     assert capsys.readouterr().out.startswith("Detectron2 0.6 in ")
 
 
-def test_a_detectron2_that_is_broken_is_named(installer, monkeypatch, tmp_path):
+def test_broken_detectron2_is_reported(installer, monkeypatch, tmp_path):
     (tmp_path / "detectron2").mkdir()
     (tmp_path / "detectron2" / "__init__.py").write_text("import no_such_thing\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -130,25 +132,25 @@ def test_a_detectron2_that_is_broken_is_named(installer, monkeypatch, tmp_path):
         installer.main([])
 
 
-def test_aid_without_detectron2_says_what_to_run(repository, tmp_path):
+def test_import_error_without_detectron2_names_the_installer(repository, tmp_path):
     (tmp_path / "detectron2.py").write_text("raise ImportError('No module named detectron2')\n")
     code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {repository!r} + '/projects/AID']\n"
-    found = subprocess.run(
+    actual = subprocess.run(
         [sys.executable, "-c", code + "import aid"], capture_output=True, text=True
     )
-    last = found.stderr.strip().splitlines()[-1]
+    last = actual.stderr.strip().splitlines()[-1]
     assert "aid needs Detectron2" in last and "run `python tools/install_detectron2.py`" in last
 
 
 @pytest.mark.parametrize("extras", ["", "[dev]"])
-def test_installing_the_project_touches_nothing_else(repository, extras):
-    """torch and Detectron2, whatever their build, satisfy what setup.py asks for."""
+def test_installing_the_project_installs_no_other_package(repository, extras):
+    """Any build of torch and Detectron2 satisfies the requirements of setup.py."""
     pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index"]
-    found = subprocess.run(
+    actual = subprocess.run(
         [*pip, "--no-build-isolation", "--editable", f".{extras}"],
         cwd=repository,
         capture_output=True,
         text=True,
     )
-    (line,) = (x for x in found.stdout.splitlines() if x.startswith("Would install"))
+    (line,) = (x for x in actual.stdout.splitlines() if x.startswith("Would install"))
     assert line.split() == ["Would", "install", f"aid-detectron2-{aid.__version__}"]

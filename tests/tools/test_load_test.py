@@ -11,16 +11,16 @@ from aid.utils.errors import AIDError
 from aid_tools.benchmark.growth import measure_growth, place_in_time, slope
 from aid_tools.benchmark.processes import usage
 
-# Holds what its parent asks for, in a process that it starts itself.
+# Holds the given memory and files, as the child of a process.
 HOLDER = """
 import sys
 held = bytearray(int(sys.argv[1]) << 20)
 files = [open("/dev/null") for _ in range(int(sys.argv[2]))]
 print("ready", flush=True)
-sys.stdin.read()  # until its end
+sys.stdin.read()  # until stdin is closed
 """
 STARTER = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
-# As train_net.py: logs every second iteration. It keeps what it is told to at each of them.
+# Like train_net.py, it logs every second iteration; each iteration leaks memory and files.
 TRAINING = """
 import json, os, sys, time
 folder = sys.argv[sys.argv.index("OUTPUT_DIR") + 1]
@@ -39,7 +39,7 @@ for iteration in range(40):
 
 @pytest.fixture
 def hold():
-    """A function (MiB, files) -> what a process whose child holds so much is seen to use."""
+    """A function (MiB, files) -> measured usage of a process whose child holds them."""
     started = []
 
     def start(mib: int, files: int):
@@ -55,47 +55,48 @@ def hold():
         process.communicate()
 
 
-def test_what_processes_hold_is_counted_with_their_children(hold):
-    little, much = hold(1, 1), hold(61, 8)
-    assert little.processes == much.processes == 2
-    assert much.descriptors - little.descriptors == 7
-    assert much.memory - little.memory == pytest.approx(60, abs=5)
+def test_usage_includes_child_processes(hold):
+    small, large = hold(1, 1), hold(61, 8)
+    assert small.processes == large.processes == 2
+    assert large.descriptors - small.descriptors == 7
+    assert large.memory - small.memory == pytest.approx(60, abs=5)
 
 
-def test_a_process_that_has_ended_holds_nothing():
+def test_ended_process_has_no_usage():
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     assert usage(process.pid).processes == 0
 
 
-def test_the_line_is_the_samples_own_and_peaks_do_not_tilt_it():
+def test_slope_is_robust_to_peaks():
     x = np.arange(100.0)
     y = 800 + 0.02 * x
     assert slope(x, y) == pytest.approx((0.02, 0.02, 0.02))
-    y[70:95] += 300  # least squares would say 2.1
+    y[70:95] += 300  # least squares would give 2.1
     assert slope(x, y)[0] == pytest.approx(0.02, abs=0.005)
     many = np.arange(30_000.0)
     assert slope(many, 5 * many)[0] == pytest.approx(5)
-    assert slope(np.array([1.0, 1, 2]), np.array([0.0, 4, 2]))[0] == 0  # none of equal places
+    # Pairs of equal x are ignored.
+    assert slope(np.array([1.0, 1, 2]), np.array([0.0, 4, 2]))[0] == 0
 
 
-def test_the_interval_holds_the_slope_in_95_of_100_cases():
+def test_confidence_interval_covers_the_slope_in_95_percent():
     rng = np.random.default_rng(0)
     x = np.arange(40.0)
     intervals = [slope(x, 0.3 * x + rng.normal(size=40))[1:] for _ in range(400)]
     assert np.mean([low <= 0.3 <= high for low, high in intervals]) == pytest.approx(0.95, abs=0.02)
 
 
-def test_samples_lie_between_the_iterations_that_were_logged():
-    found = place_in_time([0, 1, 2, 3, 4, 5], [0, 0, 20, 20, 40, 40])
-    assert found.tolist() == [0, 10, 20, 30, 40, 40]
+def test_sample_times_are_interpolated_between_logged_iterations():
+    actual = place_in_time([0, 1, 2, 3, 4, 5], [0, 0, 20, 20, 40, 40])
+    assert actual.tolist() == [0, 10, 20, 30, 40, 40]
 
 
-def test_only_the_iterations_in_between_are_judged():
+def test_growth_is_measured_within_the_given_iterations():
     iterations = np.arange(400.0)
     memory = np.full(400, 500.0)
-    memory[:200] = np.arange(200)  # caches fill
-    memory[350:] = 900  # the evaluation
+    memory[:200] = np.arange(200)  # growing caches
+    memory[350:] = 900  # evaluation
     flat = measure_growth(iterations, memory, 200, 350, limit=10)
     assert (flat.rate, flat.last, flat.samples, flat.is_flat) == (0, 500, 150, True)
     memory[200:350] += 0.011 * np.arange(150)
@@ -110,7 +111,7 @@ def test_only_the_iterations_in_between_are_judged():
 
 @pytest.fixture
 def load_test(load_script, tiny_config, tmp_path, monkeypatch, capsys):
-    """A function (MiB, files, environment) -> (exit code, output) of a run that leaks so much."""
+    """A function (MiB, files, options) -> (exit code, output) of a run that leaks them."""
     tool = load_script("tools/load_test.py")
     (tmp_path / "training.py").write_text(TRAINING)
     monkeypatch.setattr(tool, "SCRIPT", str(tmp_path / "training.py"))
@@ -129,7 +130,7 @@ def load_test(load_script, tiny_config, tmp_path, monkeypatch, capsys):
     return call
 
 
-def test_a_run_is_told_from_one_that_leaks(load_test, tmp_path):
+def test_leaks_of_memory_and_files_are_detected(load_test, tmp_path):
     code, output = load_test(0, 0)
     assert code == 0 and "memory: flat, " in output and "descriptors: flat, " in output
     code, output = load_test(1, 0)
@@ -144,7 +145,7 @@ def test_a_run_is_told_from_one_that_leaks(load_test, tmp_path):
     assert code == 1 and "memory: flat, " in output and "descriptors: GROWS, " in output
 
 
-def test_what_cannot_be_tested(load_test, monkeypatch):
+def test_invalid_ranges_and_failed_runs_are_reported(load_test, monkeypatch):
     assert "must be below SOLVER.MAX_ITER 40" in load_test(0, 0, "--from-iteration", "40")[1]
     assert "are too few to measure growth" in load_test(0, 0, "--from-iteration", "39")[1]
     monkeypatch.setenv("FAIL", "1")

@@ -1,4 +1,4 @@
-"""tools/visualize.py as a process, on a few rendered scenes."""
+"""tools/visualize.py as a process, on rendered scenes."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def call(tmp_path_factory, repository):
     return visualize
 
 
-def test_it_writes_pages_and_a_contact_sheet(call):
+def test_pages_and_contact_sheet_are_written(call):
     done, folder = call("--images", "2", "--contact-sheet", "2")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Drawing pages: 100%" in done.stderr
@@ -51,13 +51,13 @@ def test_it_writes_pages_and_a_contact_sheet(call):
     assert written == ["000001.png", "000002.png", "contact_sheet.png"]
     assert done.stdout.split() == [str(folder / "pictures" / name) for name in written]
     sizes = {name: Image.open(folder / "pictures" / name).size for name in written}
-    # 4 maps of 3.2 inches, with a scene above them and five levels below each other.
+    # 4 maps of 3.2 inches in five rows of levels, below the scene.
     assert sizes["000001.png"] == sizes["000002.png"] == (1461, 1369)
     assert sizes["contact_sheet.png"] == (1130, 835)
 
 
 @pytest.mark.parametrize(
-    "args, said",
+    "args, message",
     [
         (["--dataset", "nothing"], "--dataset 'nothing' is not registered"),
         (["--images", "9.png"], "--images: the dataset has no image '9.png'"),
@@ -69,8 +69,8 @@ def test_it_writes_pages_and_a_contact_sheet(call):
         (["--config-file", "nowhere.yaml"], "config file nowhere.yaml does not exist"),
     ],
 )
-def test_a_mistake_ends_in_one_line(
-    args, said, load_script, student_config, toy_dataset, tmp_path, capsys
+def test_invalid_options_are_one_line_errors(
+    args, message, load_script, student_config, toy_dataset, tmp_path, capsys
 ):
     student_config("faster_rcnn", opts=["DATASETS.TEST", [toy_dataset]])
     config = ["--config-file", str(tmp_path / "faster_rcnn_student.yaml")]
@@ -79,11 +79,11 @@ def test_a_mistake_ends_in_one_line(
         main([*config, "--num-gpus", "0", "--output", str(tmp_path / "pictures"), *args])
     assert ended.value.code == 2
     errors = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
-    assert len(errors) == 1 and errors[0].removeprefix("error: ").startswith(said)
+    assert len(errors) == 1 and errors[0].removeprefix("error: ").startswith(message)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_machine_without_gpu_is_told_what_to_do(
+def test_missing_gpu_is_reported_with_instructions(
     load_script, student_config, toy_dataset, tmp_path, capsys
 ):
     student_config("faster_rcnn", opts=["DATASETS.TEST", [toy_dataset], "MODEL.DEVICE", "cuda"])

@@ -1,4 +1,4 @@
-"""Private names of Detectron2 that the project uses: an update without them fails here first."""
+"""Private names of Detectron2 that the project uses, checked against its version."""
 
 import inspect
 import re
@@ -20,7 +20,7 @@ from iopath.common.file_io import PathHandler
 import aid
 from aid.utils.d2 import train_loader_from_config
 
-# Names of classes and modules. The uses in aid/utils/d2.py, then those by subclasses.
+# Names of classes and modules: used in aid/utils/d2.py, then by subclasses.
 NAMES = [
     (detectron2.data.build, "_train_loader_from_config"),
     (DenseDetector, "_transpose_dense_predictions"),
@@ -41,7 +41,7 @@ NAMES = [
     (PathHandler, "_exists"),
     (PathHandler, "_open"),
 ]
-# Attributes that the classes give to their instances.
+# Attributes that the classes assign to instances.
 ATTRIBUTES = [
     (DetectionCheckpointer, "_parsed_url_during_load"),
     (COCOEvaluator, "_coco_api"),
@@ -55,35 +55,35 @@ ATTRIBUTES = [
 
 
 @pytest.mark.parametrize(("owner", "name"), NAMES)
-def test_a_private_name_exists(owner, name):
+def test_private_name_exists(owner, name):
     assert hasattr(owner, name)
 
 
 @pytest.mark.parametrize(("owner", "name"), ATTRIBUTES)
-def test_a_private_attribute_is_assigned(owner, name):
+def test_private_attribute_is_assigned(owner, name):
     assert re.search(rf"self\.{name} = ", inspect.getsource(owner))
 
 
 @pytest.mark.parametrize("detector", [RetinaNet, FCOS])
-def test_the_running_normalizer_is_an_attribute_of_this_name(detector):
-    """Checkpoints hold it, see ``AIDTrainer.state_dict``."""
+def test_running_normalizer_is_loss_normalizer(detector):
+    """``AIDTrainer.state_dict`` saves it in checkpoints."""
     assert '_ema_update("loss_normalizer"' in inspect.getsource(detector)
 
 
-def test_the_parts_of_a_loader_have_these_names(toy_dataset):
+def test_train_loader_config_has_the_expected_keys(toy_dataset):
     cfg = get_cfg()
     cfg.DATASETS.TRAIN = (toy_dataset,)
     parts = train_loader_from_config(cfg)
     assert parts.keys() >= {"dataset", "sampler", "mapper", "aspect_ratio_grouping", "num_workers"}
 
 
-def test_private_names_are_used_in_one_place_outside_of_subclasses():
+def test_private_names_are_used_in_d2_module_and_subclasses_only():
     package = Path(aid.__file__).parent
     names = "|".join({name for _, name in NAMES + ATTRIBUTES})
     uses = re.compile(rf"\bimport .*\b({names})\b|(?<!\bself)(?<!\bcls)(?<!super\(\))\.({names})\b")
-    found = {
+    actual = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
         if uses.search(path.read_text())
     }
-    assert found == {"utils/d2.py"}
+    assert actual == {"utils/d2.py"}

@@ -1,4 +1,4 @@
-"""Files that were written for version 0.1: what keeps working, and what is refused."""
+"""Compatibility with version 0.1: old names that work, and old names that are refused."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from aid.modeling.weighting import Weighting
 from aid.utils.errors import AIDError
 
 
-def test_the_imports_of_a_detector_family_work(tiny_model, make_batch):
+def test_old_imports_of_a_detector_family_work(tiny_model, make_batch):
     from aid.errors import AIDError as error
     from aid.modeling.gfl import assign_cells
     from aid.modeling.instance_loss.anchors import losses_per_instance
@@ -64,12 +64,12 @@ def test_the_imports_of_a_detector_family_work(tiny_model, make_batch):
         (DistillationLoss, "asks", "request"),
     ],
 )
-def test_an_old_name_that_would_be_ignored_is_refused(base, old, new):
+def test_old_attribute_names_are_refused(base, old, new):
     with pytest.raises(AIDError, match=f"Mine defines {old}, which is {new} since version 0.2"):
         type("Mine", (base,), {old: True})
 
 
-def test_lazyconfigs_may_use_the_old_functions(monkeypatch):
+def test_lazyconfigs_accept_the_old_functions(monkeypatch):
     from aid.modeling import distilled, distiller, lazy, lesson
 
     monkeypatch.setattr(lazy, "build_distilled", lambda **kwargs: kwargs)
@@ -79,7 +79,7 @@ def test_lazyconfigs_may_use_the_old_functions(monkeypatch):
     assert distilled(student="student", lessons=[first], weight=2.0) == expected
 
 
-def test_a_config_of_a_run_with_a_key_that_went_is_read(tmp_path):
+def test_run_config_with_a_removed_key_is_read(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("DISTILLATION: {RESPONSE: {WEIGHT: 1.0, CLS_WEIGHT: 3.0}}\nVERSION: 2\n")
     cfg = load_config(str(path))

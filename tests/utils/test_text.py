@@ -1,4 +1,4 @@
-"""Texts of unknown origin in terminals, figures and Markdown."""
+"""Untrusted text in terminals, figures and Markdown."""
 
 import matplotlib.pyplot as plt
 import pytest
@@ -19,12 +19,12 @@ from aid.utils.text import figure_text, markdown_cell, markdown_text, one_line, 
         ("non\u200cjoiner\xa0", "non\u200cjoiner\xa0"),
     ],
 )
-def test_what_a_terminal_would_act_on_is_shown(text, expected):
+def test_control_characters_are_escaped(text, expected):
     assert visible(text) == expected
     assert expected.encode()
 
 
-def test_an_error_stays_one_line_whatever_it_quotes(capsys):
+def test_error_is_one_line_despite_quoted_text(capsys):
     @main_with_clear_errors
     def main():
         raise AIDError("file a\x1b]0;title\x07b\n  of \udce9\rerror: none")
@@ -38,16 +38,16 @@ def test_an_error_stays_one_line_whatever_it_quotes(capsys):
 
 
 @pytest.mark.parametrize("name", ["$", "a$b$", r"\$x^$", "$\\frac{$", "\udce9\x1b", "a\nb"])
-def test_a_figure_shows_a_name_as_it_is(name):
+def test_figure_shows_a_name_literally(name):
     figure = plt.figure()
     text = figure.text(0, 0, figure_text(name))
-    figure.canvas.draw()  # raises for a formula that is none
+    figure.canvas.draw()  # raises for an invalid formula
     shown, is_formula = text._preprocess_math(text.get_text())
     assert not is_formula and shown == name.replace("\udce9", r"\xe9").replace("\x1b", r"\x1b")
     plt.close(figure)
 
 
-def test_markdown_shows_a_name_as_it_is():
+def test_markdown_shows_a_name_literally():
     hostile = markdown_cell("a|b <!-- end of zoo -->\n| c")
     assert hostile == "a&#124;b &lt;!-- end of zoo -->&#92;n&#124; c"
     assert markdown_cell("traffic_light 2") == "traffic_light 2"

@@ -1,4 +1,4 @@
-"""A sample and what is seen on it."""
+"""Fixture: visualized values of a sample."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from aid_tools.visualization.collect import Seen
 
 @pytest.fixture
 def make_seen():
-    """A function (losses, options) -> what a teacher sees, weights exp(-D / 10), two levels."""
+    """A function (losses, options) -> Seen with weights exp(-D / 10) on two levels."""
 
     def make(losses=(1.0, 8.0), **options) -> Seen:
         losses = torch.tensor(losses)

@@ -1,4 +1,4 @@
-"""What is shown is what a training step computes."""
+"""Visualized values, compared with those of a training step."""
 
 import copy
 
@@ -16,17 +16,17 @@ PAIRS = [(kind, kind) for kind in KINDS] + [("fcos", "faster_rcnn"), ("faster_rc
 
 
 def in_training(model, batch, monkeypatch) -> list[tuple]:
-    """Features of both sides and weights of one training step, teacher by teacher."""
-    found = []
+    """Features of both sides and weights of one training step, for each teacher."""
+    actual = []
     for distiller in model.distillers:
 
         def keep(features, view, weights, context, terms=distiller.terms):
-            found.append((features, view.features, weights))
+            actual.append((features, view.features, weights))
             return terms(features, view, weights, context)
 
         monkeypatch.setattr(distiller, "terms", keep)
     model.train()(copy.deepcopy(batch))
-    return found
+    return actual
 
 
 def attention_of(features):
@@ -40,30 +40,30 @@ def before_training(model, sample) -> list:
 
 
 def check(model, seen, training) -> None:
-    """All that was collected against all that the step computed."""
+    """Compare the collected values with those of the training step."""
     assert len(seen) == len(training) == len(model.distillers)
-    for distiller, found, (ours, theirs, weights) in zip(
+    for distiller, actual, (student_features, teacher_features, weights) in zip(
         model.distillers, seen, training, strict=True
     ):
-        assert list(found.maps) == list(found.strides) == list(distiller.strides)
-        torch.testing.assert_close(found.weights, weights.instance)
-        torch.testing.assert_close(found.losses, weights.loss)
-        if found.parts:
-            torch.testing.assert_close(sum(found.parts.values()), weights.loss)
+        assert list(actual.maps) == list(actual.strides) == list(distiller.strides)
+        torch.testing.assert_close(actual.weights, weights.instance)
+        torch.testing.assert_close(actual.losses, weights.loss)
+        if actual.parts:
+            torch.testing.assert_close(sum(actual.parts.values()), weights.loss)
         loss = distiller.losses["AttentionGuidedLoss"]
         for level in distiller.strides:
-            torch.testing.assert_close(found.maps[level], weights.maps[level][0, 0])
-            teacher, student = theirs[level], ours[level]
+            torch.testing.assert_close(actual.maps[level], weights.maps[level][0, 0])
+            teacher, student = teacher_features[level], student_features[level]
             attention = spatial_attention(teacher, 0.5), spatial_attention(student, 0.5)
-            torch.testing.assert_close(found.attention[level], attention[0][0, 0])
-            torch.testing.assert_close(found.student_attention[level], attention[1][0, 0])
-            apart = teacher - loss.adapters[level].feature(student)
-            rms = apart.square().mean(dim=1).sqrt() / teacher.square().mean().sqrt()
-            torch.testing.assert_close(found.difference[level], rms[0])
+            torch.testing.assert_close(actual.attention[level], attention[0][0, 0])
+            torch.testing.assert_close(actual.student_attention[level], attention[1][0, 0])
+            difference = teacher - loss.adapters[level].feature(student)
+            rms = difference.square().mean(dim=1).sqrt() / teacher.square().mean().sqrt()
+            torch.testing.assert_close(actual.difference[level], rms[0])
 
 
 @pytest.mark.parametrize("student, teacher", PAIRS)
-def test_it_is_what_the_first_step_computes(
+def test_collected_values_equal_the_first_training_step(
     student, teacher, student_model, make_batch, storage, monkeypatch
 ):
     model, _ = student_model(student, teacher)
@@ -84,7 +84,9 @@ def test_it_is_what_the_first_step_computes(
         ["AID.COEFFICIENTS.RPN_CLS", 0.0, "AID.COEFFICIENTS.BOX", 3.0],
     ],
 )
-def test_so_it_is_under_every_rule(opts, student_model, make_batch, storage, monkeypatch):
+def test_collected_values_equal_training_under_every_rule(
+    opts, student_model, make_batch, storage, monkeypatch
+):
     model, _ = student_model("faster_rcnn", opts=opts)
     batch = make_batch((3,))
     (seen,) = before_training(model, batch[0])
@@ -92,7 +94,7 @@ def test_so_it_is_under_every_rule(opts, student_model, make_batch, storage, mon
     check(model, [seen], in_training(model, batch, monkeypatch))
 
 
-def test_several_teachers_share_what_is_shown(
+def test_values_of_several_teachers_are_collected(
     student_model, tiny_config, tmp_path, make_batch, storage, monkeypatch
 ):
     path = tiny_config("retinanet", name="second")
@@ -107,21 +109,21 @@ def test_several_teachers_share_what_is_shown(
     check(model, [first, second], in_training(model, batch, monkeypatch))
 
 
-def test_looking_changes_nothing(student_model, make_batch):
+def test_collecting_preserves_the_model_and_random_state(student_model, make_batch):
     model, _ = student_model("faster_rcnn", opts=["AID.WEIGHTING", "RelativeWeighting"])
-    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     before_training(model, make_batch((2,))[0])
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random) and not model.backbone.training
+    assert torch.equal(torch.get_rng_state(), random_state) and not model.backbone.training
 
 
-def test_an_image_without_objects_has_maps(student_model, make_batch):
+def test_image_without_objects_has_finite_maps(student_model, make_batch):
     model, _ = student_model("retinanet")
     (seen,) = before_training(model, make_batch((0,))[0])
     assert len(seen.weights) == 0 and all(x.isfinite().all() for x in seen.maps.values())
 
 
-def test_a_student_that_became_its_teacher_does_not_differ(student_model, make_batch):
+def test_student_equal_to_its_teacher_has_no_difference(student_model, make_batch):
     model, _ = student_model("faster_rcnn")
     sample = make_batch((2,))[0]
     (before,) = before_training(model, sample)
@@ -140,22 +142,20 @@ def test_a_student_that_became_its_teacher_does_not_differ(student_model, make_b
 @pytest.mark.parametrize(
     "name", ["AttentionGuidedLoss", "FitNetLoss", "FGDLoss", "MGDLoss", "PKDLoss"]
 )
-def test_losses_that_ask_for_equal_features_show_how_unequal_they_are(
-    name, student_model, make_batch
-):
+def test_feature_losses_have_a_difference_map(name, student_model, make_batch):
     model, _ = student_model("faster_rcnn", opts=["DISTILLATION.LOSSES", [name]])
     (seen,) = before_training(model, make_batch((2,))[0])
     assert all(x.shape == seen.maps[level].shape for level, x in seen.difference.items())
 
 
 @pytest.mark.parametrize("name", ["NonLocalLoss", "CWDLoss", "ResponseLoss"])
-def test_losses_that_leave_features_free_do_not(name, student_model, make_batch):
+def test_other_losses_have_no_difference_map(name, student_model, make_batch):
     model, _ = student_model("faster_rcnn", opts=["DISTILLATION.LOSSES", [name]])
     (seen,) = before_training(model, make_batch((2,))[0])
     assert seen.difference is None
 
 
-def test_the_largest_part_is_the_one_that_counts_most(make_seen):
+def test_largest_component_of_each_instance(make_seen):
     parts = {"cls": torch.tensor([1.0, 2.0, 1.0]), "box": torch.tensor([3.0, 0.5, torch.nan])}
     seen = make_seen((4.0, 2.5, torch.nan), parts=parts)
     assert [seen.largest_part(i) for i in range(2)] == [("box", 3.0), ("cls", 2.0)]

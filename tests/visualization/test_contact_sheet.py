@@ -1,4 +1,4 @@
-"""The objects of least and most trust, in their order."""
+"""Contact sheet of the instances with the smallest and largest weights."""
 
 from dataclasses import replace
 
@@ -12,19 +12,21 @@ from aid_tools.visualization.contact_sheet import Entry, draw_contact_sheet, ent
 CAR = Entry("a.png", (10.0, 10.0, 30.0, 20.0), "Car", 0.5, 7.0, "cls", 0.6)
 
 
-def test_the_least_trusted_come_first_least_first():
+def test_extremes_are_ordered_by_weight():
     entries = [replace(CAR, weight=weight) for weight in (0.5, 0.1, 0.9, 0.3, 0.7)]
-    least, most = extremes(entries, 2)
-    assert [x.weight for x in least] == [0.1, 0.3] and [x.weight for x in most] == [0.9, 0.7]
+    smallest, largest = extremes(entries, 2)
+    assert [x.weight for x in smallest] == [0.1, 0.3] and [x.weight for x in largest] == [0.9, 0.7]
 
 
-def test_nothing_is_both_and_of_equal_weights_the_larger_loss_is_worse():
+def test_extremes_are_disjoint_and_ties_are_ordered_by_loss():
     entries = [replace(CAR, weight=0.0, loss=loss) for loss in (30.0, float("inf"), 50.0)]
-    least, most = extremes(entries, 2)
-    assert [x.loss for x in least] == [float("inf"), 50.0] and [x.loss for x in most] == [30.0]
+    smallest, largest = extremes(entries, 2)
+    assert [x.loss for x in smallest] == [float("inf"), 50.0] and [x.loss for x in largest] == [
+        30.0
+    ]
 
 
-def test_an_entry_says_what_the_teacher_makes_of_an_instance(make_seen):
+def test_entry_describes_loss_weight_and_largest_component(make_seen):
     instances = Instances((64, 96))
     instances.gt_boxes = Boxes(torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]))
     instances.gt_classes = torch.tensor([1, 0])
@@ -38,7 +40,7 @@ def test_an_entry_says_what_the_teacher_makes_of_an_instance(make_seen):
     assert second.loss == np.inf and second.weight == 0 and second.share == 1
 
 
-def test_crops_show_the_object_with_its_words():
+def test_crops_show_the_object_and_its_caption():
     image = np.zeros((64, 96, 3), np.uint8)
     image[10:20, 10:30] = 200, 10, 10
     corner = replace(CAR, box=(90.0, 0.0, 96.0, 5.0), part="rpn_cls", category="Cyclist")
@@ -54,11 +56,11 @@ def test_crops_show_the_object_with_its_words():
     left, top = cut.patches[0].get_xy()
     size = cut.images[0].get_array().shape
     assert left + cut.patches[0].get_width() == pytest.approx(size[1]) and top == 0
-    said = " ".join(text.get_text().replace("\n", " ") for text in page.figure.texts)
-    for words in (
+    captions = " ".join(text.get_text().replace("\n", " ") for text in page.figure.texts)
+    for expected in (
         "Car  w 0.50",
         "D 7.0, largest component: what it is (class 60%)",
         "largest component: whether anything is there (objectness 60%)",
         "a.png",
     ):
-        assert words in said
+        assert expected in captions

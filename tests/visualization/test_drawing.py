@@ -1,4 +1,4 @@
-"""Pictures of weights: the right pixels in the right colours."""
+"""Images of weights: positions, colors and enlargement."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,7 +26,7 @@ def test_small_images_are_enlarged_by_whole_factors():
     assert enlarge(np.zeros((2, 1242, 3), np.uint8))[1] == 1
 
 
-def test_a_box_is_drawn_where_it_is_on_a_copy():
+def test_box_is_drawn_on_a_copy():
     image = np.zeros((100, 1000, 3), np.uint8)
     drawn = draw_boxes(image, np.array([[200.0, 40.0, 300.0, 90.0]]), [(255, 0, 9)], ["x"])
     assert image.sum() == 0
@@ -34,7 +34,7 @@ def test_a_box_is_drawn_where_it_is_on_a_copy():
     assert drawn[65, 250].sum() == 0
 
 
-def test_boxes_have_the_colour_of_their_weight():
+def test_boxes_have_the_color_of_their_weight():
     image = np.zeros((60, 480, 3), np.uint8)
     boxes = torch.tensor([[10.0, 20.0, 60.0, 50.0], [200.0, 20.0, 260.0, 50.0]])
     drawn = draw_weights(image, boxes, torch.tensor([0.1, 0.9]), torch.tensor([23.0, 1.0]))
@@ -42,33 +42,33 @@ def test_boxes_have_the_colour_of_their_weight():
     assert drawn[70, 20].tolist() == color_of(0.1) and drawn[70, 400].tolist() == color_of(0.9)
 
 
-def test_the_map_lies_below_the_image_in_its_size():
+def test_map_is_drawn_below_the_image_at_its_size():
     instances = Instances((50, 90))
     instances.gt_boxes = Boxes(torch.zeros(0, 4))
     sample = {"image": torch.zeros(3, 50, 90, dtype=torch.uint8), "instances": instances}
-    cells = torch.zeros(8, 12)  # of a batch that was padded to 64 x 96
+    cells = torch.zeros(8, 12)  # from a batch padded to 64 x 96
     cells[0, 1] = 1.0
-    nothing = torch.zeros(0)
-    picture = weight_image(sample, "BGR", nothing, nothing, cells, stride=8)
+    no_values = torch.zeros(0)
+    drawn = weight_image(sample, "BGR", no_values, no_values, cells, stride=8)
     factor = enlarge(np.zeros((50, 90, 3), np.uint8))[1]
-    assert picture.shape == (3, 100 * factor, 90 * factor)
-    below = picture[:, 50 * factor :]
+    assert drawn.shape == (3, 100 * factor, 90 * factor)
+    below = drawn[:, 50 * factor :]
     assert below[:, 4 * factor, 12 * factor].tolist() == color_of(1.0)
     assert below[:, 4 * factor, 4 * factor].tolist() == color_of(0.0)
 
 
-def test_colours_are_rgb_whatever_the_detector_wants():
+def test_image_of_a_bgr_detector_is_converted_to_rgb():
     instances = Instances((50, 960))
     instances.gt_boxes = Boxes(torch.zeros(0, 4))
     red = torch.zeros(3, 50, 960, dtype=torch.uint8)
     red[2] = 200
     sample = {"image": red, "instances": instances}
-    nothing = torch.zeros(0)
-    picture = weight_image(sample, "BGR", nothing, nothing, torch.zeros(7, 120), stride=8)
-    assert picture[:, 10, 10].tolist() == [200, 0, 0]
+    no_values = torch.zeros(0)
+    drawn = weight_image(sample, "BGR", no_values, no_values, torch.zeros(7, 120), stride=8)
+    assert drawn[:, 10, 10].tolist() == [200, 0, 0]
 
 
-def test_high_images_are_enlarged_within_an_area():
+def test_enlargement_is_limited_by_the_area():
     image = np.zeros((2000, 20, 3), np.uint8)
     enlarged, factor = enlarge(image)
     assert factor == 14 and enlarged.shape == (28_000, 280, 3)
@@ -77,7 +77,7 @@ def test_high_images_are_enlarged_within_an_area():
     assert enlarge(np.zeros((3000, 4000, 3), np.uint8))[1] == 1
 
 
-def test_a_high_image_is_drawn_in_every_place(monkeypatch):
+def test_high_image_is_limited_in_every_figure(monkeypatch):
     monkeypatch.setattr("aid.utils.drawing.MAX_AREA", area := 1 << 18)
     image = np.zeros((2000, 20, 3), np.uint8)
     none = Instances((2000, 20))

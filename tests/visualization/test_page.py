@@ -1,4 +1,4 @@
-"""The page of an image: the right values in the right places and colours."""
+"""Page of an image: values, positions and colors."""
 
 from dataclasses import replace
 
@@ -31,15 +31,15 @@ def picture(make_seen):
 
 def texts(canvas) -> list[str]:
     figure = canvas.figure
-    found = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
-    return [text.get_text() for text in found] + [axes.get_xlabel() for axes in figure.axes]
+    actual = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+    return [text.get_text() for text in actual] + [axes.get_xlabel() for axes in figure.axes]
 
 
 def color(colormap: str, value: float) -> list[int]:
     return [round(255 * c) for c in colormaps[colormap](value)[:3]]
 
 
-def test_a_map_has_the_colours_of_its_values_and_ends_with_the_image():
+def test_map_has_the_colors_of_its_values_and_the_size_of_the_image():
     cells = torch.tensor([[0.0, 1.0, 0.5], [0.25, 0.5, 2.0]])
     painted = overlay(GREY[:12, :20], cells, 8, "viridis", Normalize(0, 1, clip=True))
     assert painted.shape == (12, 20, 3)
@@ -47,7 +47,7 @@ def test_a_map_has_the_colours_of_its_values_and_ends_with_the_image():
         assert painted[y, x].tolist() == color("viridis", value)
 
 
-def test_an_image_shades_its_map():
+def test_map_is_shaded_by_the_image():
     image = GREY.copy()
     image[:, :16], image[:, 16:] = 40, 220
     painted = overlay(image, torch.full((2, 4), 0.5), 8, "cividis", Normalize(0, 1))
@@ -55,22 +55,22 @@ def test_an_image_shades_its_map():
     assert (painted[0, 0] < middle).all() and (painted[0, -1] > middle).all()
 
 
-def test_small_images_are_enlarged_and_others_are_not():
+def test_only_small_images_are_enlarged():
     assert enlarged(GREY, 64).shape == (32, 64, 3) and (enlarged(GREY, 64) == 128).all()
     assert enlarged(GREY, 32) is GREY
 
 
-def test_each_object_has_its_weight_loss_and_largest_part(picture, make_seen):
-    found = texts(draw_page(picture))
-    assert "Car  w 0.90\nD 1.0: class" in found and "Cyclist  w 0.45\nD 8.0: class" in found
-    assert {"an image", "Teacher", "p3", "p4", "nothing is missing"} <= set(found)
-    nothing = replace(make_seen(), weights=None, losses=None, parts={})
-    page = draw_page(replace(picture, granularity="none", before=[nothing]))
+def test_objects_show_weight_loss_and_largest_component(picture, make_seen):
+    actual = texts(draw_page(picture))
+    assert "Car  w 0.90\nD 1.0: class" in actual and "Cyclist  w 0.45\nD 8.0: class" in actual
+    assert {"an image", "Teacher", "p3", "p4", "nothing is missing"} <= set(actual)
+    without_weights = replace(make_seen(), weights=None, losses=None, parts={})
+    page = draw_page(replace(picture, granularity="none", before=[without_weights]))
     assert {"Car", "Cyclist"} <= set(texts(page))
     assert any("AID.GRANULARITY none" in text for text in texts(page))
 
 
-def test_what_there_is_decides_which_maps_are_shown(picture, make_seen):
+def test_available_values_determine_the_columns(picture, make_seen):
     before, both = ["weight of imitation", "attention\nteacher"], [*picture.before]
     before += ["attention\nstudent, before training", "teacher - student\nbefore training"]
     trained = ["attention\nstudent, trained", "teacher - student\ntrained"]
@@ -84,30 +84,30 @@ def test_what_there_is_decides_which_maps_are_shown(picture, make_seen):
     assert columns(before=[make_seen(difference=None)]) == set(before[:3])
 
 
-def test_all_levels_and_teachers_have_one_scale(picture, make_seen):
-    """The same difference has the same colour; so it is the largest one that has the last."""
-    lot = {"p3": torch.full((2, 4), 4.0), "p4": torch.full((1, 2), 1.0)}
-    little = {"p3": torch.full((2, 4), 1.0), "p4": torch.full((1, 2), 0.0)}
-    seen = [make_seen(difference=x) for x in (lot, little)]
+def test_levels_and_teachers_share_one_color_scale(picture, make_seen):
+    """Equal differences have equal colors; the largest one has the last color."""
+    large = {"p3": torch.full((2, 4), 4.0), "p4": torch.full((1, 2), 1.0)}
+    small = {"p3": torch.full((2, 4), 1.0), "p4": torch.full((1, 2), 0.0)}
+    seen = [make_seen(difference=x) for x in (large, small)]
     page = draw_page(replace(picture, before=seen, teachers=["one", "two"]))
     maps = [x for x in page.figure.axes if any("mean" in y.get_text() for y in x.texts)]
-    found = {
+    actual = {
         (axes.texts[0].get_text(), tuple(axes.images[0].get_array()[0, 0].tolist()))
         for axes in maps
     }
     expected = {"mean 4.00": 1.0, "mean 1.00": 0.25, "mean 0.00": 0.0}
     assert len(maps) == 4
-    assert found == {(k, tuple(color("cividis", v))) for k, v in expected.items()}
+    assert actual == {(k, tuple(color("cividis", v))) for k, v in expected.items()}
 
 
-def test_colour_bars_have_units(picture):
+def test_color_bars_have_units(picture):
     labels = " ".join(texts(draw_page(picture)))
     for unit in ("weight w", "multiples\nof its mean", "multiples of\nthe teacher's features"):
         assert unit in labels
 
 
 @pytest.mark.parametrize("height, width", [(375, 1242), (96, 320), (640, 480)])
-def test_nothing_reaches_beyond_the_page(picture, height, width, make_seen):
+def test_axes_and_texts_are_inside_the_page(picture, height, width, make_seen):
     image = np.zeros((height, width, 3), np.uint8)
     sizes = {"p3": (-(-height // 8), -(-width // 8)), "p4": (-(-height // 16), -(-width // 16))}
     maps = {level: torch.ones(size) for level, size in sizes.items()}

@@ -1,4 +1,4 @@
-"""From a config to pages: which student, which images, and what is said if they cannot be had."""
+"""Pages from a config: students, images, omitted maps and errors."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from aid_tools.visualization.pages import Pages
 
 @pytest.fixture
 def saved(student_config, tmp_path):
-    """A function (options) -> checkpoint of a student whose adapters' weights are all 0.5."""
+    """A function (options) -> checkpoint of a student whose adapter weights are 0.5."""
 
     def save(opts=()) -> str:
         student = build_student(student_config("faster_rcnn", opts=opts))
@@ -35,7 +35,7 @@ def names(records) -> list[str]:
     return [os.path.basename(record["file_name"]) for record in records]
 
 
-def test_the_student_is_the_one_that_training_starts_with(student_config):
+def test_student_equals_the_initial_student_of_training(student_config):
     cfg = student_config("faster_rcnn")
     seed_all_rng(cfg.SEED)
     expected = AIDTrainer.build_model(cfg).state_dict()
@@ -44,7 +44,7 @@ def test_the_student_is_the_one_that_training_starts_with(student_config):
     assert all(torch.equal(v, expected[k]) for k, v in state.items())
 
 
-def test_weights_to_start_from_are_loaded(student_config, tiny_model, tmp_path):
+def test_initial_weights_are_loaded(student_config, tiny_model, tmp_path):
     plain = tiny_model("faster_rcnn", seed=8).state_dict()
     torch.save({"model": plain}, tmp_path / "plain.pth")
     opts = ["MODEL.WEIGHTS", str(tmp_path / "plain.pth")]
@@ -52,13 +52,13 @@ def test_weights_to_start_from_are_loaded(student_config, tiny_model, tmp_path):
     assert all(torch.equal(state[k], v) for k, v in plain.items())
 
 
-def test_a_checkpoint_brings_its_adapters(student_config, saved):
+def test_adapters_of_a_checkpoint_are_loaded(student_config, saved):
     student = build_student(student_config("faster_rcnn"))
     assert load_trained(student, saved())
     assert all((p == 0.5).all() for p in student.distillation.parameters())
 
 
-def test_a_checkpoint_without_adapters_leaves_them(student_config, tiny_model, tmp_path):
+def test_checkpoint_without_adapters_keeps_the_initial_ones(student_config, tiny_model, tmp_path):
     plain = tiny_model("faster_rcnn", seed=8).state_dict()
     torch.save({"model": plain}, tmp_path / "plain.pth")
     student = build_student(student_config("faster_rcnn"))
@@ -69,7 +69,7 @@ def test_a_checkpoint_without_adapters_leaves_them(student_config, tiny_model, t
     assert all(torch.equal(student.distillation.state_dict()[k], v) for k, v in before.items())
 
 
-def test_adapters_of_other_losses_and_other_detectors_are_refused(student_config, saved):
+def test_checkpoints_of_other_losses_or_detectors_are_refused(student_config, saved):
     path = saved(["DISTILLATION.LOSSES", ["MGDLoss"]])
     student = build_student(student_config("faster_rcnn"))
     with pytest.raises(AIDError, match=r"its adapters are of other teachers or losses \(\d+ te"):
@@ -87,12 +87,12 @@ def test_adapters_of_other_losses_and_other_detectors_are_refused(student_config
         load_trained(student, path)
 
 
-def test_a_detector_without_teacher_has_nothing_to_show(tiny_config):
+def test_detector_without_teacher_is_refused(tiny_config):
     with pytest.raises(AIDError, match="GeneralizedRCNN has no teacher"):
         build_student(load_config(tiny_config("faster_rcnn")))
 
 
-def test_images_are_spread_over_the_dataset_or_named(toy_dataset):
+def test_images_are_chosen_by_number_or_name(toy_dataset):
     records = DatasetCatalog.get(toy_dataset)
     assert names(choose_images(records, "3")) == ["0.png", "2.png", "4.png"]
     assert len(choose_images(records, "100")) == 7
@@ -105,7 +105,7 @@ def test_images_are_spread_over_the_dataset_or_named(toy_dataset):
         choose_images(records, "0")
 
 
-def test_unknown_datasets_and_those_of_other_classes_are_named(student_config, toy_dataset):
+def test_unknown_or_mismatched_datasets_are_refused(student_config, toy_dataset):
     cfg = student_config("faster_rcnn")
     with pytest.raises(AIDError, match="--dataset 'nothing' is not registered"):
         load_records(cfg, "nothing")
@@ -122,49 +122,51 @@ def write(cfg, dataset, output, weights="", count=2, images="2") -> tuple[list[s
     return [os.path.relpath(path, output) for path in paths], pages
 
 
-def test_a_trained_student_has_wider_pages(student_config, saved, toy_dataset, tmp_path):
+def test_pages_of_a_trained_student_have_two_more_columns(
+    student_config, saved, toy_dataset, tmp_path
+):
     cfg = student_config("faster_rcnn")
     expected = ["0.png", "3.png", "contact_sheet.png"]
-    found, pages = write(cfg, toy_dataset, tmp_path / "a")
-    assert found == expected and pages.notes == []
-    found, pages = write(cfg, toy_dataset, tmp_path / "b", saved())
-    assert found == expected and pages.notes == []
+    written, pages = write(cfg, toy_dataset, tmp_path / "a")
+    assert written == expected and pages.notes == []
+    written, pages = write(cfg, toy_dataset, tmp_path / "b", saved())
+    assert written == expected and pages.notes == []
     one, other = (Image.open(tmp_path / folder / "0.png").size for folder in "ab")
-    assert one[1] == other[1]  # two columns more
+    assert one[1] == other[1]  # two more columns
     assert other[0] - one[0] == 664
 
 
-def test_a_checkpoint_without_adapters_leaves_a_map_out_and_says_so(
+def test_notes_list_maps_missing_without_adapters(
     student_config, tiny_model, toy_dataset, tmp_path
 ):
     torch.save({"model": tiny_model("faster_rcnn").state_dict()}, tmp_path / "plain.pth")
     opts = ["AID.WEIGHTING", "RelativeWeighting", "AID.NORMALIZE", True]
     cfg, weights = student_config("faster_rcnn", opts=opts), str(tmp_path / "plain.pth")
     _, pages = write(cfg, toy_dataset, tmp_path / "a", weights, count=0)
-    missing, unlearned, divided = pages.notes
+    missing, untrained, normalized = pages.notes
     assert re.match(r"Without the trained student's feature difference: .* no adapters", missing)
-    assert unlearned.startswith("RelativeWeighting uses statistics of training")
-    assert divided.startswith("AID.NORMALIZE divides maps by their mean over a batch")
+    assert untrained.startswith("RelativeWeighting uses statistics of training")
+    assert normalized.startswith("AID.NORMALIZE divides maps by their mean over a batch")
 
 
-def test_what_else_is_left_out_is_said(student_config, toy_dataset, tmp_path):
+def test_notes_list_omitted_items(student_config, toy_dataset, tmp_path):
     opts = ["DISTILLATION.LOSSES", ["CWDLoss"], "AID.GRANULARITY", "none"]
-    found, pages = write(student_config("retinanet", opts=opts), toy_dataset, tmp_path / "a")
-    assert found == ["0.png", "3.png"]
+    written, pages = write(student_config("retinanet", opts=opts), toy_dataset, tmp_path / "a")
+    assert written == ["0.png", "3.png"]
     assert [note.split(":")[0] for note in pages.notes] == [
         "Without feature differences",
         "Without a contact sheet",
     ]
 
 
-def test_images_of_one_name_have_pages_of_their_own(student_config, toy_dataset, tmp_path):
+def test_images_of_equal_names_have_separate_pages(student_config, toy_dataset, tmp_path):
     records = load_records(student_config("faster_rcnn"), toy_dataset)
     pages = Pages(student_config("faster_rcnn"), toy_dataset)
-    found = pages.write([records[0], records[0]], [], 0, str(tmp_path / "a"))
-    assert [os.path.basename(path) for path in found] == ["0.png", "0_2.png"]
+    written = pages.write([records[0], records[0]], [], 0, str(tmp_path / "a"))
+    assert [os.path.basename(path) for path in written] == ["0.png", "0_2.png"]
 
 
-def test_damaged_images_and_folders_are_named(student_config, toy_dataset, tmp_path):
+def test_damaged_images_and_folders_are_reported(student_config, toy_dataset, tmp_path):
     cfg = student_config("faster_rcnn")
     (tmp_path / "0.png").write_bytes(b"no image")
     with pytest.raises(AIDError, match=r"image .*0.png cannot be used"):

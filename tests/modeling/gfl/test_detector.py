@@ -1,4 +1,4 @@
-"""The detector as a whole: what it trains on, what it predictions, and that it learns."""
+"""GFL as a whole: training losses, inference and learning."""
 
 import math
 
@@ -25,14 +25,14 @@ def step(model, batch):
     return losses, storage.latest()
 
 
-def test_losses_by_loop(tiny_model, make_batch):
-    """Cell by cell, in the words of the paper and of the authors' code."""
+def test_losses_equal_a_reference_by_loops(tiny_model, make_batch):
+    """The reference goes cell by cell, as in the paper and the authors' code."""
     model, batch = tiny_model("gfl").train(), make_batch((2, 0, 3))
-    for conv in (model.head.cls_score, model.head.bbox_pred):  # no score and no box like another
+    for conv in (model.head.cls_score, model.head.bbox_pred):  # scores and boxes that differ
         nn.init.normal_(conv.weight, std=1.0)
     nn.init.constant_(model.head.cls_score.bias, -1.0)
     with torch.no_grad(), EventStorage(19) as storage:
-        found = model(batch)
+        actual = model(batch)
         features = list(model.backbone(model.preprocess_image(batch).tensor).values())
         anchors = model.anchor_generator(features)
         logits, distributions = model.head(features)
@@ -71,10 +71,10 @@ def test_losses_by_loop(tiny_model, make_batch):
             for p, q in zip(scores[r], target, strict=True):
                 cls -= (p - q) ** 2 * (q * math.log(p) + (1 - q) * math.log(1 - p))
     assert score_sum > 1 and positives > 5
-    assert found.keys() == LOSSES
-    assert found["loss_cls"].item() == pytest.approx(cls / positives, rel=1e-4)
-    assert found["loss_box_reg"].item() == pytest.approx(2 * giou / score_sum, rel=1e-4)
-    assert found["loss_dfl"].item() == pytest.approx(0.25 * dfl / score_sum, rel=1e-4)
+    assert actual.keys() == LOSSES
+    assert actual["loss_cls"].item() == pytest.approx(cls / positives, rel=1e-4)
+    assert actual["loss_box_reg"].item() == pytest.approx(2 * giou / score_sum, rel=1e-4)
+    assert actual["loss_dfl"].item() == pytest.approx(0.25 * dfl / score_sum, rel=1e-4)
     assert storage.latest()["num_pos_anchors"][0] == pytest.approx(positives / 3)
 
 
@@ -90,8 +90,8 @@ def test_every_parameter_gets_a_gradient(num_instances, tiny_model, make_batch):
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
-def test_scores_and_boxes_learn_from_their_own_losses(name, tiny_model, make_batch):
-    """A score follows the quality of its box, and no box its score."""
+def test_scores_and_boxes_have_separate_losses(name, tiny_model, make_batch):
+    """The score is trained on the quality of the box, without gradient to the box."""
     model = tiny_model("gfl").train()
     with EventStorage(19):
         model(make_batch())[name].backward()
@@ -101,7 +101,7 @@ def test_scores_and_boxes_learn_from_their_own_losses(name, tiny_model, make_bat
         assert learned == (name in branch)
 
 
-def test_the_untrained_score_is_the_prior(tiny_model, make_batch):
+def test_untrained_score_is_the_prior(tiny_model, make_batch):
     model = tiny_model("gfl")
     nn.init.zeros_(model.head.cls_score.weight)
     images = model.preprocess_image(make_batch())
@@ -123,7 +123,7 @@ def test_losses_are_computed_in_float32_under_amp(dtype, tiny_model, make_batch)
 
 
 class Planted(nn.Module):
-    """A head that sees an object in each of the given cells (image, level, y, x) and no other."""
+    """A head that predicts an object in each of the given cells (image, level, y, x) only."""
 
     def __init__(self, cells: dict[tuple, tuple]):
         super().__init__()
@@ -142,41 +142,41 @@ class Planted(nn.Module):
         return logits, [x.flatten(1, 2) for x in sides]
 
 
-def test_a_planted_box_is_found(tiny_model, make_batch):
+def test_inference_returns_the_planted_boxes(tiny_model, make_batch):
     model, batch = tiny_model("gfl"), make_batch((0, 0))
     model.head = Planted(
         {
             # Stride 16: from its center (32, 16) 1.5, 0.5, 2 and 1.25 cells to the sides.
             (0, 1, 1, 2): (1, 2.0, (1.5, 0.5, 2, 1.25)),
-            # The next cell says the same box, shorter by one pixel, with a lower score: suppressed.
+            # The next cell has the same box, one pixel shorter, and a lower score: suppressed.
             (0, 1, 1, 3): (1, 1.0, (2.5, 0.5, 0.9375, 1.25)),
-            # Here too, of another class.
+            # The same box of another class is kept.
             (0, 0, 2, 4): (0, 1.0, (3, 1, 4, 2.5)),
             (1, 2, 0, 1): (2, -3.0, (1, 0, 1, 1)),  # a score of 0.047 is not enough
         }
     )
     batch[0]["height"], batch[0]["width"] = 128, 192  # twice the input
     with torch.no_grad():
-        found, none = (x["instances"] for x in model(batch))
-    assert len(none) == 0 and found.pred_classes.tolist() == [1, 0]
+        actual, empty = (x["instances"] for x in model(batch))
+    assert len(empty) == 0 and actual.pred_classes.tolist() == [1, 0]
     boxes = torch.tensor([[8.0, 8, 64, 36]] * 2) * 2
-    torch.testing.assert_close(found.pred_boxes.tensor, boxes, rtol=0, atol=1e-3)
-    torch.testing.assert_close(found.scores, torch.tensor([2.0, 1.0]).sigmoid())
+    torch.testing.assert_close(actual.pred_boxes.tensor, boxes, rtol=0, atol=1e-3)
+    torch.testing.assert_close(actual.scores, torch.tensor([2.0, 1.0]).sigmoid())
 
 
-def test_learns_one_image(tiny_model, make_batch):
-    """Where it has learned it, its boxes are right and their scores say so."""
+def test_training_overfits_one_image(tiny_model, make_batch):
+    """Confident detections match the ground truth after training."""
     model, batch = tiny_model("gfl"), make_batch((3,), seed=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(120):
         step(model, batch)
         optimizer.step()
     with torch.no_grad():
-        found = model.eval()(batch)[0]["instances"]
+        actual = model.eval()(batch)[0]["instances"]
     truth: Instances = batch[0]["instances"]
-    found = found[found.scores > 0.5]
-    assert sorted(found.pred_classes.tolist()) == sorted(truth.gt_classes.tolist())
-    for box, label in zip(found.pred_boxes.tensor, found.pred_classes, strict=True):
+    actual = actual[actual.scores > 0.5]
+    assert sorted(actual.pred_classes.tolist()) == sorted(truth.gt_classes.tolist())
+    for box, label in zip(actual.pred_boxes.tensor, actual.pred_classes, strict=True):
         near = (truth.gt_boxes.tensor - box).abs().amax(dim=1) < 3
         assert truth.gt_classes[near].tolist() == [label]
 
@@ -188,29 +188,27 @@ def gradients(model, batch):
     return {k: p.grad for k, p in getattr(model, "module", model).named_parameters()}
 
 
-def gradients_of_a_share(model, batch):
+def gradients_of_a_shard(model, batch):
     share = len(batch) // comm.get_world_size()
     start = share * comm.get_rank()
     return gradients(DistributedDataParallel(model), batch[start : start + share])
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_with_a_share_each_have_the_gradients_of_one(
-    processes, tiny_model, make_batch, in_processes
-):
-    """The normalisers are those of the whole batch, wherever its instances are."""
+def test_gradients_in_several_processes_equal_one(processes, tiny_model, make_batch, in_processes):
+    """The normalizers are those of the whole batch, however instances are distributed."""
     model, batch = tiny_model("gfl", PLAIN_NORM).train(), make_batch((3, 0, 5, 1))
     nn.init.constant_(model.head.cls_score.bias, 0.0)  # scores whose sum is more than 1
     expected = gradients(model, batch)
     model.zero_grad()
-    found = in_processes(processes, gradients_of_a_share, model, batch)
+    actual = in_processes(processes, gradients_of_a_shard, model, batch)
     for name, gradient in expected.items():
-        for of_process in found:
+        for of_process in actual:
             error = (of_process[name] - gradient).abs().max()
             assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
 
 
-def test_group_norm_needs_groups(tiny_model, make_batch):
+def test_group_norm_requires_divisible_channels(tiny_model, make_batch):
     with pytest.raises(AIDError, match="GN makes 32 groups.*OUT_CHANNELS is 8: choose a multiple"):
         tiny_model("gfl", ["MODEL.GFL.NORM", "GN"])
     model = tiny_model("gfl", ["MODEL.GFL.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 32])

@@ -1,4 +1,4 @@
-"""GFL as a teacher: its loss on an instance, against what it trains on and values known by hand."""
+"""Per-instance losses of a GFL teacher against its training losses and known values."""
 
 import math
 
@@ -22,29 +22,29 @@ def zero(module):
         nn.init.zeros_(parameter)
 
 
-def test_known_values_of_an_ignorant_gfl(tiny_model, make_batch):
+def test_known_losses_of_a_zero_initialized_gfl(tiny_model, make_batch):
     model = tiny_model("gfl")
     zero(model.head)
     batch = make_batch()
-    # Larger than a cell: otherwise an instance may own no cell, and its best one may lie outside.
+    # Larger than a cell, so that every instance has positive cells.
     for sample in batch:
         sample["instances"].gt_boxes.tensor[:, 2:] += 10
     losses = losses_of(model, batch)
-    # A score of 1/2 for each of 3 classes: log 2, times the square of how far the quality is.
+    # Scores of 1/2 for each of 3 classes: log 2 times the squared distance to the quality.
     negative = 0.25 * math.log(2)
     torch.testing.assert_close(losses.background["cls"], torch.full((2, 5), 3 * negative))
     assert (
         losses.components["cls"] < 3 * negative
-    ).all()  # the square of less than 1/2 for one class
+    ).all()  # the distance is less than 1/2 for one class
     assert (losses.components["cls"] > 2 * negative).all()
-    # All 17 distances are alike: log 17, and a GIoU between -1 and 1 of boxes of 16 cells.
+    # 17 equal distances: log 17, and a GIoU between -1 and 1 of boxes of 16 cells.
     box = losses.components["box"] - 0.25 * math.log(17)
     assert (box > 0).all() and (box < 4).all()
 
 
-def test_sum_over_cells_is_the_loss_that_gfl_trains_on(tiny_model, make_batch):
+def test_sum_over_cells_equals_the_training_loss_of_gfl(tiny_model, make_batch):
     model, batch = tiny_model("gfl"), make_batch((1,))
-    zero(model.head.cls_score)  # every box then counts alike
+    zero(model.head.cls_score)  # every box then has the same weight
     batch[0]["instances"].gt_boxes = Boxes(torch.tensor([[20.0, 10, 75, 55]]))
     losses = losses_of(model, batch)
     for norm in model.train().modules():
@@ -59,13 +59,13 @@ def test_sum_over_cells_is_the_loss_that_gfl_trains_on(tiny_model, make_batch):
     )
     num_cells = torch.tensor([8 * 12, 4 * 6, 2 * 3, 2, 1])
     num_negatives = num_cells - losses.level_share[0] * positives
-    everything = losses.components["cls"][0] * positives
-    everything += (losses.background["cls"][0] * num_negatives).sum()
-    torch.testing.assert_close(everything / positives, trained_on["loss_cls"])
+    total = losses.components["cls"][0] * positives
+    total += (losses.background["cls"][0] * num_negatives).sum()
+    torch.testing.assert_close(total / positives, trained_on["loss_cls"])
 
 
-def test_a_cell_that_an_instance_keeps_remains_background(tiny_model, make_batch):
-    """Too small to have a cell, it is measured by the nearest one, which stays background."""
+def test_fallback_cell_of_a_small_instance_remains_background(tiny_model, make_batch):
+    """An instance too small for positive cells uses the nearest, which stays background."""
     model, batch = tiny_model("gfl"), make_batch((1,))
     instances = batch[0]["instances"]
     instances.gt_boxes = Boxes(torch.tensor([[33.0, 33, 36, 36]]))
@@ -74,7 +74,7 @@ def test_a_cell_that_an_instance_keeps_remains_background(tiny_model, make_batch
     batch[0]["instances"] = instances[:0]
     without = losses_of(model, batch)
     assert torch.equal(losses.background["cls"], without.background["cls"])
-    # What the nearest cell says: row 4, column 4.
+    # Predictions of the nearest cell: row 4, column 4.
     with torch.no_grad():
         features = model.backbone(model.preprocess_image(batch).tensor)
         logits, distributions = model.head(list(features.values()))

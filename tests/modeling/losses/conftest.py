@@ -1,4 +1,4 @@
-"""PairedPredictions of two sides, written down by hand."""
+"""Fixture: a context with paired predictions of given values."""
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ from aid.modeling.losses import Context
 def make_context():
     """A function (student, teacher, matched_gt, image, ...) -> context of a loss on predictions.
 
-    ``student`` and ``teacher`` are fields of :class:`Predictions`; what is left out is 0. All
-    weights are 1 unless told otherwise. -1 stands for background in matched_gt.
+    ``student`` and ``teacher`` are fields of :class:`Predictions`; missing fields are 0. Weights
+    are 1 by default. -1 stands for background in matched_gt.
     """
 
     def make(student, teacher, matched_gt, image, activation="softmax", num_images=None, **weights):

@@ -1,4 +1,4 @@
-"""Attention-guided loss: values computed by hand, and its behaviour under weights."""
+"""Attention-guided loss: known values, weights and gradients."""
 
 import math
 
@@ -16,13 +16,13 @@ from aid.utils.errors import AIDError
 
 pytestmark = pytest.mark.core
 
-# The form of the paper.
+# The variant of the paper.
 PAPER = {"standardize": False, "relative_temperature": False, "adapt_equal_widths": True}
 NAMES = ["loss_distill_feature", "loss_distill_channel", "loss_distill_spatial"]
 
 
 def identity_loss(temperature=0.5, channels=2, scale="sum"):
-    """The loss with adapters that change nothing and weights of 1."""
+    """Attention-guided loss with identity adapters and weights of 1."""
     loss = AttentionGuidedLoss(
         channels={"p2": (channels, channels)},
         temperature=temperature,
@@ -46,7 +46,7 @@ def run(loss, student, teacher, weight):
     return loss({"p2": student}, {"p2": teacher}, {"p2": weight}, None)
 
 
-def test_attention_known_values():
+def test_known_values_of_attention():
     features = torch.tensor([[[[1.0, -3.0]], [[3.0, 1.0]]]])  # mean |F| is 2 everywhere
     torch.testing.assert_close(spatial_attention(features, 0.5), torch.ones(1, 1, 1, 2))
     torch.testing.assert_close(channel_attention(features, 0.5), torch.ones(1, 2, 1, 1))
@@ -59,7 +59,7 @@ def test_attention_known_values():
     torch.testing.assert_close(channel_attention(features, 0.5), expected)
 
 
-def test_a_relative_temperature_is_free_of_the_scale_of_features():
+def test_relative_temperature_is_scale_invariant():
     features = torch.tensor([[[[0.0, 2.0]], [[0.0, -4.0]]]])  # mean |F| is 1.5
     e = math.exp(3 / (0.5 * 1.5))
     expected = torch.tensor([[[[2 / (1 + e), 2 * e / (1 + e)]]]])
@@ -71,38 +71,38 @@ def test_a_relative_temperature_is_free_of_the_scale_of_features():
     assert torch.equal(spatial_attention(zeros, 0.5, True), torch.ones(1, 1, 1, 2))
 
 
-def test_known_values_where_attention_is_even():
-    # |F| is even over positions and channels on both sides, so that all masks are 1.
+def test_known_losses_of_uniform_attention():
+    # |F| is uniform over positions and channels on both sides, so that all masks are 1.
     teacher = torch.full((1, 2, 2, 2), 3.0)
     student = torch.full((1, 2, 2, 2), 1.0)
-    found = run(identity_loss(), student, teacher, torch.full((1, 1, 2, 2), 0.5))
-    torch.testing.assert_close(found[NAMES[0]], torch.tensor(0.5 * 2 * math.sqrt(8)))
-    torch.testing.assert_close(found[NAMES[1]], torch.tensor(0.5 * 2 * math.sqrt(2)))
-    torch.testing.assert_close(found[NAMES[2]], torch.tensor(0.5 * 2 * math.sqrt(4)))
-    found = run(identity_loss(scale="rms"), student, teacher, torch.full((1, 1, 2, 2), 0.5))
-    assert [round(found[name].item(), 6) for name in NAMES] == [1, 1, 1]
+    actual = run(identity_loss(), student, teacher, torch.full((1, 1, 2, 2), 0.5))
+    torch.testing.assert_close(actual[NAMES[0]], torch.tensor(0.5 * 2 * math.sqrt(8)))
+    torch.testing.assert_close(actual[NAMES[1]], torch.tensor(0.5 * 2 * math.sqrt(2)))
+    torch.testing.assert_close(actual[NAMES[2]], torch.tensor(0.5 * 2 * math.sqrt(4)))
+    actual = run(identity_loss(scale="rms"), student, teacher, torch.full((1, 1, 2, 2), 0.5))
+    assert [round(actual[name].item(), 6) for name in NAMES] == [1, 1, 1]
 
 
-def test_known_value_of_the_feature_term():
+def test_feature_term_equals_the_formula():
     generator = torch.Generator().manual_seed(0)
     teacher, student = torch.randn(2, 1, 3, 2, 4, generator=generator).unbind()
     weight = torch.rand(1, 1, 2, 4, generator=generator)
     spatial = (spatial_attention(teacher, 0.5) + spatial_attention(student, 0.5)) / 2
     channel = (channel_attention(teacher, 0.5) + channel_attention(student, 0.5)) / 2
     expected = (weight**2 * spatial * channel * (teacher - student) ** 2).sum().sqrt()
-    found = run(identity_loss(channels=3), student, teacher, weight)
-    torch.testing.assert_close(found["loss_distill_feature"], expected)
+    actual = run(identity_loss(channels=3), student, teacher, weight)
+    torch.testing.assert_close(actual["loss_distill_feature"], expected)
 
 
-def test_gradient_of_the_means():
+def test_gradient_of_the_fused_means():
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-    found = _Means.apply(x)
-    torch.testing.assert_close(found, (x.mean(dim=(2, 3)), x.mean(dim=1, keepdim=True)))
+    actual = _Means.apply(x)
+    torch.testing.assert_close(actual, (x.mean(dim=(2, 3)), x.mean(dim=1, keepdim=True)))
     assert torch.autograd.gradcheck(_Means.apply, x)
 
 
-def test_stored_values():
-    """Computed once by this code at a fixed seed: a change of the formula must not go unseen."""
+def test_losses_equal_stored_values():
+    """Values stored from this code at a fixed seed reveal changes of the formula."""
     torch.manual_seed(0)
     loss = AttentionGuidedLoss(
         channels={"p2": (4, 6)},
@@ -113,28 +113,28 @@ def test_stored_values():
         scale="sum",
         **PAPER,
     )
-    found = run(loss, torch.randn(2, 4, 5, 7), torch.randn(2, 6, 5, 7), torch.rand(2, 1, 5, 7))
+    actual = run(loss, torch.randn(2, 4, 5, 7), torch.randn(2, 6, 5, 7), torch.rand(2, 1, 5, 7))
     stored = [10.7367, 0.4422, 1.7638]
     torch.testing.assert_close(
-        torch.stack([found[name] for name in NAMES]), torch.tensor(stored), rtol=0, atol=1e-3
+        torch.stack([actual[name] for name in NAMES]), torch.tensor(stored), rtol=0, atol=1e-3
     )
 
 
-def test_a_constant_map_is_a_factor():
+def test_loss_is_linear_in_a_constant_weight():
     loss, student, teacher = identity_loss(), torch.randn(2, 2, 3, 3), torch.randn(2, 2, 3, 3)
-    one = run(loss, student, teacher, torch.ones(2, 1, 3, 3))
-    third = run(loss, student, teacher, torch.full((2, 1, 3, 3), 0.3))
+    full = run(loss, student, teacher, torch.ones(2, 1, 3, 3))
+    scaled = run(loss, student, teacher, torch.full((2, 1, 3, 3), 0.3))
     for name in NAMES:
-        torch.testing.assert_close(third[name], 0.3 * one[name])
+        torch.testing.assert_close(scaled[name], 0.3 * full[name])
 
 
-def test_identical_features_cost_nothing_and_have_finite_gradients():
+def test_loss_of_identical_features_is_zero_with_finite_gradients():
     loss = identity_loss()
     teacher = torch.randn(2, 2, 3, 3)
     student = teacher.clone().requires_grad_()
-    found = run(loss, student, teacher, torch.ones(2, 1, 3, 3))
-    assert all(value == 0 for value in found.values())
-    sum(found.values()).backward()
+    actual = run(loss, student, teacher, torch.ones(2, 1, 3, 3))
+    assert all(value == 0 for value in actual.values())
+    sum(actual.values()).backward()
     assert student.grad.isfinite().all()
     assert all(p.grad.isfinite().all() for p in loss.parameters())
 
@@ -153,12 +153,12 @@ def test_every_parameter_gets_a_gradient(channels):
     sizes = {"p2": (4, 5), "p3": (2, 3)}
     student = {k: torch.randn(2, channels[0], *v) for k, v in sizes.items()}
     teacher = {k: torch.randn(2, channels[1], *v) for k, v in sizes.items()}
-    weights = {k: torch.zeros(2, 1, *v) for k, v in sizes.items()}  # even where nothing is believed
+    weights = {k: torch.zeros(2, 1, *v) for k, v in sizes.items()}  # even with weight 0
     sum(loss(student, teacher, weights, None).values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in loss.parameters())
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
-def test_a_temperature_that_is_not_positive(temperature):
+def test_non_positive_temperature_is_refused(temperature):
     with pytest.raises(AIDError, match=f"TEMPERATURE is {temperature}: it must be above 0"):
         identity_loss(temperature=temperature)

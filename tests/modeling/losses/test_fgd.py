@@ -1,4 +1,4 @@
-"""FGD: the same as loops over images, boxes and cells; where boxes lie on a map."""
+"""FGD: a reference by loops, known values and the foreground mask."""
 
 import math
 
@@ -33,11 +33,11 @@ def make_loss(channels=3, temperature=0.5, scale="sum"):
 
 def run(loss, student, teacher, weight, boxes, stride=4):
     instances = []
-    for of_image in boxes:
-        instances.append(Instances((99, 99), gt_boxes=Boxes(torch.tensor(of_image).view(-1, 4))))
+    for image_boxes in boxes:
+        instances.append(Instances((99, 99), gt_boxes=Boxes(torch.tensor(image_boxes).view(-1, 4))))
     context = Context(instances, {"p2": stride})
-    found = loss({"p2": student}, {"p2": teacher}, {"p2": weight}, context)
-    return {k.removeprefix("loss_distill_fgd_"): v.item() for k, v in found.items()}
+    actual = loss({"p2": student}, {"p2": teacher}, {"p2": weight}, context)
+    return {k.removeprefix("loss_distill_fgd_"): v.item() for k, v in actual.items()}
 
 
 def random(*shape, seed=0):
@@ -48,11 +48,11 @@ def softmax(x):
     return np.exp(x) / np.exp(x).sum()
 
 
-def written_out(loss, student, teacher, weight, boxes, stride=4):
-    """The four terms of one image, from the formula, in loops."""
+def reference(loss, student, teacher, weight, boxes, stride=4):
+    """The four terms of one image by loops over the formula."""
     c, h, w = teacher.shape
     t = loss.temperature
-    shares, taken = np.zeros((h, w)), np.full((h, w), np.inf)
+    shares, smallest = np.zeros((h, w)), np.full((h, w), np.inf)
     for x0, y0, x1, y1 in boxes:
         cells = [
             (y, x)
@@ -63,39 +63,39 @@ def written_out(loss, student, teacher, weight, boxes, stride=4):
             and x1 > x * stride
         ]
         for cell in cells:
-            if len(cells) < taken[cell]:
-                taken[cell], shares[cell] = len(cells), 1 / len(cells)
+            if len(cells) < smallest[cell]:
+                smallest[cell], shares[cell] = len(cells), 1 / len(cells)
     outside = shares == 0
-    left = weight > 0
+    valid = weight > 0
 
     def attention(x):
-        energy = left * np.exp(np.abs(x).mean(axis=0) / t)
+        energy = valid * np.exp(np.abs(x).mean(axis=0) / t)
         magnitudes = (weight * np.abs(x)).sum(axis=(1, 2)) / weight.sum()
-        return left.sum() * energy / energy.sum(), c * softmax(magnitudes / t)
+        return valid.sum() * energy / energy.sum(), c * softmax(magnitudes / t)
 
     def context(block, x):
         kernel = block.attention.weight.detach().numpy().reshape(c, 1, 1)
-        energy = left * np.exp((kernel * x).sum(axis=0))
+        energy = valid * np.exp((kernel * x).sum(axis=0))
         pooled = (x * energy / energy.sum()).sum(axis=(1, 2))
         with torch.no_grad():
             return block.transform(torch.from_numpy(pooled)[None]).numpy().reshape(c, 1, 1)
 
     (s_spatial, s_channel), (t_spatial, t_channel) = attention(student), attention(teacher)
     blocks = loss.blocks["p2"]
-    related = teacher + context(blocks.teacher, teacher)
-    related = related - student - context(blocks.student, student)
-    found = dict.fromkeys(TERMS, 0.0)
-    found["attention"] = weight.mean() * np.abs(t_channel - s_channel).sum()
+    difference = teacher + context(blocks.teacher, teacher)
+    difference = difference - student - context(blocks.student, student)
+    actual = dict.fromkeys(TERMS, 0.0)
+    actual["attention"] = weight.mean() * np.abs(t_channel - s_channel).sum()
     for y, x in np.ndindex(h, w):
         squared = t_channel * (teacher - student)[:, y, x] ** 2
         squared = weight[y, x] * t_spatial[y, x] * squared.sum()
         if outside[y, x]:
-            found["background"] += squared / outside.sum()
+            actual["background"] += squared / outside.sum()
         else:
-            found["foreground"] += shares[y, x] * squared
-        found["attention"] += weight[y, x] * abs(t_spatial - s_spatial)[y, x]
-        found["global"] += weight[y, x] * (related[:, y, x] ** 2).sum()
-    return found
+            actual["foreground"] += shares[y, x] * squared
+        actual["attention"] += weight[y, x] * abs(t_spatial - s_spatial)[y, x]
+        actual["global"] += weight[y, x] * (difference[:, y, x] ** 2).sum()
+    return actual
 
 
 BOXES = [
@@ -106,7 +106,7 @@ BOXES = [
 
 
 @pytest.mark.parametrize("equal", [True, False])
-def test_equals_the_formula_in_loops(equal):
+def test_terms_equal_a_reference_by_loops(equal):
     torch.manual_seed(0)
     loss = make_loss().double()
     for parameter in loss.parameters():
@@ -114,44 +114,44 @@ def test_equals_the_formula_in_loops(equal):
     student, teacher = random(3, 3, 4, 5), random(3, 3, 4, 5, seed=1)
     weight = torch.ones(3, 1, 4, 5).double() if equal else random(3, 1, 4, 5, seed=2).clamp(min=0)
     images = zip(student.numpy(), teacher.numpy(), weight[:, 0].numpy(), BOXES, strict=True)
-    alone = [written_out(loss, *image) for image in images]
-    found = run(loss, student, teacher, weight, BOXES)
-    assert found == {k: pytest.approx(np.mean([x[k] for x in alone])) for k in TERMS}
-    assert all(found[k] > 0 for k in TERMS)
+    alone = [reference(loss, *image) for image in images]
+    actual = run(loss, student, teacher, weight, BOXES)
+    assert actual == {k: pytest.approx(np.mean([x[k] for x in alone])) for k in TERMS}
+    assert all(actual[k] > 0 for k in TERMS)
 
 
-def test_known_value_where_attention_is_even():
-    # One box on 2 of 6 cells; |F| is even, so that all attention is 1 and nothing is related.
+def test_known_terms_of_uniform_attention():
+    # One box on 2 of 6 cells; |F| is uniform, so all attention is 1 and the context is 0.
     student, teacher = torch.full((1, 2, 2, 3), 1.0), torch.full((1, 2, 2, 3), -3.0)
     weight = torch.full((1, 1, 2, 3), 0.5)
     weight[0, 0, 0, 0] = 1.0  # in the box
     boxes = [[[0.0, 0.0, 8.0, 4.0]]]
-    found = run(make_loss(2), student, teacher, weight, boxes)
+    actual = run(make_loss(2), student, teacher, weight, boxes)
     expected = {
         "foreground": 2 * 4**2 * (1.0 + 0.5) / 2,
         "background": 2 * 4**2 * 0.5,
         "attention": 0.0,
         "global": 2 * 4**2 * 3.5,
     }
-    assert found == {k: pytest.approx(v, abs=1e-5) for k, v in expected.items()}
-    found = run(make_loss(2, scale="rms"), student, teacher, weight, boxes)
+    assert actual == {k: pytest.approx(v, abs=1e-5) for k, v in expected.items()}
+    actual = run(make_loss(2, scale="rms"), student, teacher, weight, boxes)
     elements = {"foreground": 2, "background": 2, "attention": 1, "global": 2 * 6}
-    assert found == {k: pytest.approx(v / elements[k], abs=1e-5) for k, v in expected.items()}
+    assert actual == {k: pytest.approx(v / elements[k], abs=1e-5) for k, v in expected.items()}
 
 
-def test_every_box_has_a_share_of_1_and_the_smallest_wins():
+def test_each_box_sums_to_1_and_the_smallest_takes_precedence():
     boxes = torch.tensor([[4.0, 4, 20, 12], [9, 5, 11, 7], [500, -90, 700, -50]])
-    found = foreground_share([boxes], (4, 6), 4)[0, 0]
+    actual = foreground_share([boxes], (4, 6), 4)[0, 0]
     expected = torch.zeros(4, 6)
     expected[1:3, 1:5] = 1 / 8
     expected[1, 2] = 1
-    expected[0, 5] = 1  # outside the image: the nearest cell
-    torch.testing.assert_close(found, expected)
+    expected[0, 5] = 1  # the nearest cell to a box outside the image
+    torch.testing.assert_close(actual, expected)
     assert (foreground_share([boxes[:0]], (4, 6), 4) == 0).all()
     torch.testing.assert_close(foreground_share([boxes[:1]], (1, 1), 64), torch.ones(1, 1, 1, 1))
 
 
-def test_an_image_without_boxes_is_all_background_and_one_that_is_filled_has_none():
+def test_empty_image_is_all_background_and_full_box_all_foreground():
     student, teacher, weight = (
         random(1, 3, 4, 5),
         random(1, 3, 4, 5, seed=1),
@@ -165,7 +165,7 @@ def test_an_image_without_boxes_is_all_background_and_one_that_is_filled_has_non
     assert empty["background"] == pytest.approx(full["foreground"])
 
 
-def test_a_block_of_context_adds_nothing_at_first_and_does_not_see_what_weighs_nothing():
+def test_global_context_starts_at_zero_and_ignores_weight_zero():
     torch.manual_seed(0)
     block, x = GlobalContext(4), torch.randn(2, 4, 3, 5)
     weight = torch.ones(2, 1, 3, 5)
@@ -178,6 +178,6 @@ def test_a_block_of_context_adds_nothing_at_first_and_does_not_see_what_weighs_n
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
-def test_a_temperature_that_is_not_positive(temperature):
+def test_non_positive_temperature_is_refused(temperature):
     with pytest.raises(AIDError, match=f"FGD.TEMPERATURE is {temperature}: it must be above 0"):
         make_loss(temperature=temperature)

@@ -1,4 +1,4 @@
-"""FitNet's hints: values computed by hand."""
+"""FitNet: known values and adapters."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from aid.modeling.losses import FitNetLoss
 pytestmark = pytest.mark.core
 
 
-def cost(loss, student, teacher, weight):
-    found = loss({"p2": student}, {"p2": teacher}, {"p2": weight}, None)
-    return found["loss_distill_fitnet"]
+def fitnet(loss, student, teacher, weight):
+    actual = loss({"p2": student}, {"p2": teacher}, {"p2": weight}, None)
+    return actual["loss_distill_fitnet"]
 
 
 def test_known_value():
@@ -20,10 +20,10 @@ def test_known_value():
     teacher = torch.tensor([[[[1.0, 0.0], [0.0, 8.0]]]])
     weight = torch.tensor([[[[1.0, 1.0], [0.5, 0.25]]]])
     expected = 3 * (0 + 1 * 2**2 + 0.5 * 3**2 + 0.25 * 4**2) / 4 / 2
-    assert cost(loss, student, teacher, weight).item() == pytest.approx(expected)
+    assert fitnet(loss, student, teacher, weight).item() == pytest.approx(expected)
 
 
-def test_equals_the_sum_written_out_behind_an_adapter():
+def test_loss_with_an_adapter_equals_a_loop():
     generator = torch.Generator().manual_seed(0)
     student, teacher, weight = (
         torch.randn(2, c, 3, 4, generator=generator).double() for c in (2, 3, 1)
@@ -36,8 +36,8 @@ def test_equals_the_sum_written_out_behind_an_adapter():
     for n, y, x in np.ndindex(2, 3, 4):
         difference = teacher[n, :, y, x].numpy() - matrix @ student[n, :, y, x].numpy() - bias
         expected += weight[n, 0, y, x].item() * (difference**2).sum()
-    found = cost(loss, student, teacher, weight)
-    assert found.item() == pytest.approx(expected / teacher.numel() / 2)
+    actual = fitnet(loss, student, teacher, weight)
+    assert actual.item() == pytest.approx(expected / teacher.numel() / 2)
 
 
 def test_equal_channels_need_no_adapter():

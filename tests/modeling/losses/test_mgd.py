@@ -1,4 +1,4 @@
-"""MGD: values computed by hand, and where its random numbers come from."""
+"""MGD: known values and random masks."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.core
 
 
 def make_loss(masked_share=0.0, channels=2, scale="sum", copies=True):
-    """The loss; with ``copies``, what it generates is the positive part of what it is given."""
+    """MGD loss; with ``copies``, the generated features are the ReLU of the input."""
     loss = MGDLoss(
         channels={"p2": (channels, channels)},
         masked_share=masked_share,
@@ -26,35 +26,35 @@ def make_loss(masked_share=0.0, channels=2, scale="sum", copies=True):
     return loss
 
 
-def cost(loss, student, teacher, weight=None):
+def mgd(loss, student, teacher, weight=None):
     weight = torch.ones_like(teacher[:, :1]) if weight is None else weight
     return loss({"p2": student}, {"p2": teacher}, {"p2": weight}, None)["loss_distill_mgd"]
 
 
 def masks(loss, number=1):
-    """The masks of so many steps: what is left of a student of ones."""
-    found = []
-    loss.generation["p2"].register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    """Masks of ``number`` steps: the masked features of a student of ones."""
+    actual = []
+    loss.generation["p2"].register_forward_pre_hook(lambda _, inputs: actual.append(inputs[0]))
     for _ in range(number):
-        cost(loss, torch.ones(2, 2, 20, 30), torch.zeros(2, 2, 20, 30))
-    return found
+        mgd(loss, torch.ones(2, 2, 20, 30), torch.zeros(2, 2, 20, 30))
+    return actual
 
 
 def test_known_value():
     student = torch.tensor([[[[1.0, -2.0], [3.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]]])
     teacher = torch.tensor([[[[1.0, 2.0], [0.0, 2.0]], [[0.0, 0.0], [0.0, 1.0]]]])
     weight = torch.tensor([[[[1.0, 1.0], [1.0, 0.5]]]])
-    expected = 0 + 2**2 + 3**2 + 0.5 * (2**2 + 1**2)  # the ReLU takes the student's -2
-    assert cost(make_loss(), student, teacher, weight).item() == pytest.approx(expected)
-    found = cost(make_loss(scale="rms"), student, teacher, weight)
-    assert found.item() == pytest.approx(expected / 8)
-    # An image that agrees halves the average over the batch.
+    expected = 0 + 2**2 + 3**2 + 0.5 * (2**2 + 1**2)  # the ReLU clips the student's -2
+    assert mgd(make_loss(), student, teacher, weight).item() == pytest.approx(expected)
+    actual = mgd(make_loss(scale="rms"), student, teacher, weight)
+    assert actual.item() == pytest.approx(expected / 8)
+    # An image of equal features halves the mean over the batch.
     same = torch.cat([student, teacher]), torch.cat([teacher, teacher])
-    found = cost(make_loss(), *same, torch.cat([weight, weight]))
-    assert found.item() == pytest.approx(expected / 2)
+    actual = mgd(make_loss(), *same, torch.cat([weight, weight]))
+    assert actual.item() == pytest.approx(expected / 2)
 
 
-def test_equals_convolutions_written_out():
+def test_loss_equals_a_reference_by_loops():
     torch.manual_seed(0)
     loss = make_loss(copies=False).double()
     student, teacher = torch.randn(2, 1, 2, 3, 4, dtype=torch.float64)
@@ -69,18 +69,18 @@ def test_equals_convolutions_written_out():
 
     generated = convolve(second, np.maximum(convolve(first, student[0].numpy()), 0))
     expected = ((teacher[0].numpy() - generated) ** 2).sum()
-    assert cost(loss, student, teacher).item() == pytest.approx(expected)
+    assert mgd(loss, student, teacher).item() == pytest.approx(expected)
 
 
-def test_a_share_of_positions_is_masked_in_all_channels():
-    (found,) = masks(make_loss(0.65))
-    assert set(found.unique().tolist()) == {0.0, 1.0}
-    assert torch.equal(found[:, 0], found[:, 1])
-    assert not torch.equal(found[0], found[1])
-    assert (found == 0).double().mean().item() == pytest.approx(0.65, abs=0.05)
+def test_masked_share_of_positions_in_all_channels():
+    (actual,) = masks(make_loss(0.65))
+    assert set(actual.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(actual[:, 0], actual[:, 1])
+    assert not torch.equal(actual[0], actual[1])
+    assert (actual == 0).double().mean().item() == pytest.approx(0.65, abs=0.05)
 
 
-def test_masks_follow_the_seed_and_leave_the_students_random_numbers_alone():
+def test_masks_follow_the_seed_and_preserve_the_random_state():
     torch.manual_seed(4)
     expected = torch.rand(1)
     torch.manual_seed(4)
@@ -88,26 +88,26 @@ def test_masks_follow_the_seed_and_leave_the_students_random_numbers_alone():
     torch.manual_seed(4)
     first, second = masks(loss, 2)
     assert torch.equal(torch.rand(1), expected)
-    assert not torch.equal(first, second)  # as in the micro-batches of an iteration
+    assert not torch.equal(first, second)  # also in the micro-batches of one iteration
     torch.manual_seed(5)
-    (third,) = masks(loss)
-    assert not torch.equal(first, third)
-    # A process that goes on at the second seed.
-    again = make_loss(0.5)
+    (scaled,) = masks(loss)
+    assert not torch.equal(first, scaled)
+    # A process started with the second seed.
+    restarted = make_loss(0.5)
     torch.manual_seed(5)
-    assert torch.equal(masks(again)[0], third)
+    assert torch.equal(masks(restarted)[0], scaled)
 
 
-def test_a_constant_map_is_a_factor_under_the_same_masks():
+def test_loss_is_linear_in_a_constant_weight():
     student, teacher = torch.randn(2, 1, 2, 6, 5)
     losses = [make_loss(0.5, copies=False) for _ in range(2)]
     losses[1].load_state_dict(losses[0].state_dict())
-    one = cost(losses[0], student, teacher)
-    third = cost(losses[1], student, teacher, torch.full((1, 1, 6, 5), 0.3))
-    torch.testing.assert_close(third, 0.3 * one)
+    full = mgd(losses[0], student, teacher)
+    scaled = mgd(losses[1], student, teacher, torch.full((1, 1, 6, 5), 0.3))
+    torch.testing.assert_close(scaled, 0.3 * full)
 
 
 @pytest.mark.parametrize("share", [1.0, -0.1, float("nan")])
-def test_a_share_that_is_none(share):
+def test_invalid_masked_share_is_refused(share):
     with pytest.raises(AIDError, match=f"MASKED_SHARE is {share}: it must be at least 0, below 1"):
         make_loss(share)

@@ -1,4 +1,4 @@
-"""Non-local loss: the reassociated product, and its behaviour under weights."""
+"""Non-local loss: the reassociated product, batch norm, weights and gradients."""
 
 import copy
 
@@ -27,7 +27,7 @@ def make_loss(channels=None, subsample=(2,)):
 
 
 def random_block(*args):
-    """In double precision, far from the identity."""
+    """Block in double precision, far from the identity."""
     block = NonLocalBlock(*args).double()
     for parameter in block.norm.parameters():
         nn.init.normal_(parameter)
@@ -46,7 +46,7 @@ def test_block_starts_as_the_identity():
 
 
 @pytest.mark.parametrize("subsample, size", [(1, (3, 5)), (2, (4, 6)), (8, (3, 20))])
-def test_block_equals_the_product_in_its_usual_order(subsample, size):
+def test_block_equals_the_product_in_the_usual_order(subsample, size):
     torch.manual_seed(0)
     block = random_block(4, 2, subsample)
     x = torch.randn(2, 4, *size, dtype=torch.float64)
@@ -63,8 +63,8 @@ def test_block_equals_the_product_in_its_usual_order(subsample, size):
     torch.testing.assert_close(block(x), x + reference(mixed))
 
 
-def test_in_eval_mode_batch_norm_folds_into_the_convolution():
-    """The numbers are those of a block without batch norm, whose convolution has its factors."""
+def test_batch_norm_in_eval_mode_folds_into_the_convolution():
+    """The reference block has the scale and bias of batch norm in its convolution."""
     torch.manual_seed(0)
     block = random_block(4, 2, 2).eval()
     folded = copy.deepcopy(block)
@@ -76,15 +76,15 @@ def test_in_eval_mode_batch_norm_folds_into_the_convolution():
     nn.init.ones_(folded.norm.weight), nn.init.zeros_(folded.norm.bias)
     folded.norm.running_mean.zero_(), folded.norm.running_var.fill_(1 - norm.eps)
     x = torch.randn(2, 4, 5, 7, dtype=torch.float64, requires_grad=True)
-    found, expected = block(x), folded(x)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    actual, expected = block(x), folded(x)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
     target = torch.randn_like(x)
-    gradients = [torch.autograd.grad((y - target).norm(), x) for y in (found, expected)]
+    gradients = [torch.autograd.grad((y - target).norm(), x) for y in (actual, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
 
 
-def test_the_first_step_stays_small_whatever_the_size_of_the_features():
-    """The product of the block is cubic in the features: without batch norm a step explodes."""
+def test_first_step_stays_small_for_large_features():
+    """The block's product is cubic in the features: a step without batch norm explodes."""
     torch.manual_seed(0)
     loss = make_loss({"p2": (16, 16)}).train()
     student, teacher = 6 * torch.randn(2, 2, 16, 12, 20)
@@ -96,28 +96,28 @@ def test_the_first_step_stays_small_whatever_the_size_of_the_features():
             assert (block(teacher) - teacher).norm() < 0.01 * teacher.norm()
 
 
-def test_a_block_of_the_teacher_that_is_not_trained_is_none():
+def test_untrained_teacher_block_is_omitted():
     loss = NonLocalLoss(channels={"p2": (4, 4)}, subsample=[2], weight=2.0, scale="sum")
     assert loss.blocks["p2"].teacher is None and isinstance(loss.blocks["p2"].adapter, nn.Identity)
     student, teacher = torch.randn(2, 2, 4, 5, 7)
-    found = run(loss, student, teacher)["loss_distill_non_local"]
+    actual = run(loss, student, teacher)["loss_distill_non_local"]
     ones = torch.ones(2, 1, 5, 7)
     difference = standardized(student, ones) - standardized(teacher, ones)
-    torch.testing.assert_close(found, 2 * difference.flatten(1).norm(dim=1).mean())
+    torch.testing.assert_close(actual, 2 * difference.flatten(1).norm(dim=1).mean())
 
 
-def test_known_value_at_the_start():
+def test_known_initial_value():
     loss = make_loss()
     blocks = loss.blocks["p2"]
     nn.init.zeros_(blocks.adapter.bias)
     with torch.no_grad():
         blocks.adapter.weight[:, :, 0, 0] = torch.eye(4)
     student, teacher = torch.zeros(1, 4, 2, 2), torch.full((1, 4, 2, 2), 3.0)
-    found = loss({"p2": student}, {"p2": teacher}, {"p2": torch.full((1, 1, 2, 2), 0.5)}, None)
-    torch.testing.assert_close(found["loss_distill_non_local"], torch.tensor(0.5 * 3 * 4.0))
+    actual = loss({"p2": student}, {"p2": teacher}, {"p2": torch.full((1, 1, 2, 2), 0.5)}, None)
+    torch.testing.assert_close(actual["loss_distill_non_local"], torch.tensor(0.5 * 3 * 4.0))
 
 
-def test_equals_its_blocks_one_after_the_other():
+def test_loss_equals_its_blocks_in_sequence():
     torch.manual_seed(0)
     loss = make_loss({"p2": (4, 6)}).double()
     blocks = loss.blocks["p2"]
@@ -129,22 +129,22 @@ def test_equals_its_blocks_one_after_the_other():
     weight = torch.rand(2, 1, 4, 6, dtype=torch.float64)
     difference = blocks.adapter(blocks.student(student)) - blocks.teacher(teacher)
     expected = (weight * difference).flatten(1).norm(dim=1).mean()
-    found = loss({"p2": student}, {"p2": teacher}, {"p2": weight}, None)["loss_distill_non_local"]
-    torch.testing.assert_close(found, expected)
+    actual = loss({"p2": student}, {"p2": teacher}, {"p2": weight}, None)["loss_distill_non_local"]
+    torch.testing.assert_close(actual, expected)
     inputs = [student, *loss.parameters()]
     torch.testing.assert_close(
-        torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs)
+        torch.autograd.grad(actual, inputs), torch.autograd.grad(expected, inputs)
     )
 
 
-def test_inner_channels_and_subsampling_follow_the_authors():
+def test_inner_channels_and_subsampling_equal_the_authors_code():
     channels = {level: (256, 256) for level in ("p2", "p3", "p4", "p5", "p6", "p7")}
     blocks = make_loss(channels, (8, 4, 2, 2, 2)).blocks
     assert [b.student.theta.out_channels for b in blocks.values()] == [64, 64, 128, 128, 128, 128]
     assert [b.teacher.subsample for b in blocks.values()] == [8, 4, 2, 2, 2, 2]
 
 
-def test_identical_features_cost_nothing_and_have_finite_gradients():
+def test_loss_of_identical_features_is_zero_with_finite_gradients():
     loss = make_loss()
     blocks = loss.blocks["p2"]
     blocks.teacher.load_state_dict(blocks.student.state_dict())
@@ -153,9 +153,9 @@ def test_identical_features_cost_nothing_and_have_finite_gradients():
         blocks.adapter.weight[:, :, 0, 0] = torch.eye(4)
     teacher = torch.randn(2, 4, 3, 3)
     student = teacher.clone().requires_grad_()
-    found = loss({"p2": student}, {"p2": teacher}, {"p2": torch.ones(2, 1, 3, 3)}, None)
-    assert found["loss_distill_non_local"] == 0
-    found["loss_distill_non_local"].backward()
+    actual = loss({"p2": student}, {"p2": teacher}, {"p2": torch.ones(2, 1, 3, 3)}, None)
+    assert actual["loss_distill_non_local"] == 0
+    actual["loss_distill_non_local"].backward()
     assert student.grad.isfinite().all()
     assert all(p.grad.isfinite().all() for p in loss.parameters())
 
@@ -170,9 +170,11 @@ def test_every_parameter_of_both_blocks_gets_a_gradient():
     assert loss.blocks["p2"].teacher.norm.weight.grad.abs().sum() > 0
 
 
-def test_a_constant_map_is_a_factor():
+def test_loss_is_linear_in_a_constant_weight():
     loss, features = make_loss(), {"p2": torch.randn(2, 4, 3, 3)}
     other = {"p2": torch.randn(2, 4, 3, 3)}
-    one = loss(features, other, {"p2": torch.ones(2, 1, 3, 3)}, None)
-    third = loss(features, other, {"p2": torch.full((2, 1, 3, 3), 0.3)}, None)
-    torch.testing.assert_close(third["loss_distill_non_local"], 0.3 * one["loss_distill_non_local"])
+    full = loss(features, other, {"p2": torch.ones(2, 1, 3, 3)}, None)
+    scaled = loss(features, other, {"p2": torch.full((2, 1, 3, 3), 0.3)}, None)
+    torch.testing.assert_close(
+        scaled["loss_distill_non_local"], 0.3 * full["loss_distill_non_local"]
+    )

@@ -1,4 +1,4 @@
-"""What holds for every distillation loss, whatever the features."""
+"""Properties of every distillation loss on random features."""
 
 import pytest
 import torch
@@ -16,19 +16,19 @@ from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context, ResponseLos
 pytestmark = pytest.mark.core
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True)
-ON_ANSWERS = ("CrossKDLoss", "LocalisationLoss", "ResponseLoss")
-ON_MAPS = sorted(k for k, _ in DISTILLATION_LOSS_REGISTRY if k not in ON_ANSWERS)
-# MGD makes the teacher's features anew, whatever the student's are.
-IMITATE = [x for x in ON_MAPS if x != "MGDLoss"]
-# The others count by weight in means, as all do that standardise: without a place on which both
-# agree, less is shared.
-ADD_UP = [x for x in ON_MAPS if x not in ("FGDLoss", "PKDLoss")]
-# The earlier two compare positions, too, without asking for weights.
-LEAVE_OUT = [x for x in ON_MAPS if x not in ("AttentionGuidedLoss", "NonLocalLoss")]
+ON_PREDICTIONS = ("CrossKDLoss", "LocalisationLoss", "ResponseLoss")
+ON_MAPS = sorted(k for k, _ in DISTILLATION_LOSS_REGISTRY if k not in ON_PREDICTIONS)
+# MGD generates features: its loss of identical features is not 0.
+ZERO_IF_EQUAL = [x for x in ON_MAPS if x != "MGDLoss"]
+# FGD and PKD divide by weighted means, like every standardized loss: their loss may rise when
+# weights fall.
+MONOTONIC = [x for x in ON_MAPS if x not in ("FGDLoss", "PKDLoss")]
+# The losses of the paper also compare positions of weight 0.
+IGNORE_WEIGHT_ZERO = [x for x in ON_MAPS if x not in ("AttentionGuidedLoss", "NonLocalLoss")]
 
 
 class Case:
-    """A loss of random weights, and the random features of both sides."""
+    """A loss with random parameters, and random features of student and teacher."""
 
     def __init__(self, name, file, sizes, channels, dtype, scale, temperature, form, seed):
         torch.manual_seed(seed)
@@ -40,7 +40,7 @@ class Case:
         for keys in (x for x in cfg.DISTILLATION.values() if isinstance(x, CfgNode)):
             keys.update({k: 1.0 for k in keys if k.endswith("WEIGHT")})
             keys.update({k: temperature for k in keys if k == "TEMPERATURE"})
-        cfg.DISTILLATION.MGD.MASKED_SHARE = 0.0  # the same in every call
+        cfg.DISTILLATION.MGD.MASKED_SHARE = 0.0  # equal in every call
         num_images, *sizes = sizes
         shapes = [
             {f"p{i}": ShapeSpec(channels=c, stride=2**i) for i in range(len(sizes))}
@@ -72,7 +72,7 @@ class Case:
         return self.loss(student or self.student, teacher or self.teacher, weights, context)
 
     def make_identity(self):
-        """Adapters and blocks that change nothing."""
+        """Set adapters and blocks to the identity."""
         for module in self.loss.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.dirac_(module.weight) if module.weight.dim() == 4 else nn.init.eye_(
@@ -112,44 +112,44 @@ def file(repository):
     return f"{repository}/configs/Base-RCNN-FPN.yaml"
 
 
-def close(found, expected):
+def close(actual, expected):
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ON_MAPS)
-def test_a_constant_map_is_a_factor(name, file):
+def test_loss_is_linear_in_a_constant_weight(name, file):
     @given(cases(name, file), st.floats(0, 1))
     @QUICK
     def check(case, constant):
-        one = case(case.ones)
-        assert all(value.isfinite() and value >= -1e-5 for value in one.values())
-        found = case({k: constant * x for k, x in case.ones.items()})
-        close(found, {k: constant * v for k, v in one.items()})
+        full = case(case.ones)
+        assert all(value.isfinite() and value >= -1e-5 for value in full.values())
+        actual = case({k: constant * x for k, x in case.ones.items()})
+        close(actual, {k: constant * v for k, v in full.items()})
 
     check()
 
 
-@pytest.mark.parametrize("name", IMITATE)
-def test_identical_features_cost_nothing_and_have_finite_gradients(name, file):
+@pytest.mark.parametrize("name", ZERO_IF_EQUAL)
+def test_loss_of_identical_features_is_zero_with_finite_gradients(name, file):
     @given(cases(name, file, same_channels=True))
     @QUICK
     def check(case):
         case.make_identity()
         student = {k: x.clone().requires_grad_() for k, x in case.teacher.items()}
-        # Where the rounding of products shows, as in the non-local block, it does by their size.
+        # The rounding error of products grows with their size, as in the non-local block.
         others = case(case.ones)
-        found = case(case.ones, student)
-        assert all(abs(v) < 1e-5 * (10 + others[k]) for k, v in found.items())
-        sum(found.values()).backward()
+        actual = case(case.ones, student)
+        assert all(abs(v) < 1e-5 * (10 + others[k]) for k, v in actual.items())
+        sum(actual.values()).backward()
         assert all(x.grad.isfinite().all() for x in student.values())
         assert all(p.grad.isfinite().all() for p in case.loss.parameters())
 
     check()
 
 
-@pytest.mark.parametrize("name", ADD_UP)
-def test_less_weight_anywhere_costs_no_more(name, file):
+@pytest.mark.parametrize("name", MONOTONIC)
+def test_smaller_weights_do_not_increase_the_loss(name, file):
     @given(cases(name, file, standardize=False))
     @QUICK
     def check(case):
@@ -161,11 +161,11 @@ def test_less_weight_anywhere_costs_no_more(name, file):
 
 
 @pytest.mark.parametrize("name", ON_MAPS)
-def test_a_batch_costs_the_mean_of_its_images(name, file):
+def test_loss_of_a_batch_is_the_mean_over_images(name, file):
     @given(cases(name, file))
     @QUICK
     def check(case):
-        case.loss.eval()  # batch norm, in the non-local block, is by the batch
+        case.loss.eval()  # batch norm depends on the batch
         weights = {k: torch.rand_like(x) for k, x in case.ones.items()}
         n = len(case.ones["p0"])
         alone = [
@@ -183,8 +183,8 @@ def test_a_batch_costs_the_mean_of_its_images(name, file):
     check()
 
 
-@pytest.mark.parametrize("name", LEAVE_OUT)
-def test_what_weighs_nothing_is_left_out(name, file):
+@pytest.mark.parametrize("name", IGNORE_WEIGHT_ZERO)
+def test_positions_of_weight_zero_have_no_influence(name, file):
     @given(cases(name, file))
     @QUICK
     def check(case):
@@ -192,12 +192,12 @@ def test_what_weighs_nothing_is_left_out(name, file):
         expected = case(weights)
         teacher = {k: torch.where(weights[k] > 0, x, 50.0) for k, x in case.teacher.items()}
         student = case.student
-        if name != "MGDLoss":  # in which the student's features help to generate their neighbours
+        if name != "MGDLoss":  # which generates features from their neighbors
             student = {k: torch.where(weights[k] > 0, x, -50.0) for k, x in student.items()}
         student = {k: x.requires_grad_() for k, x in student.items()}
-        found = case(weights, student, teacher)
-        close(found, expected)
-        sum(found.values()).backward()
+        actual = case(weights, student, teacher)
+        close(actual, expected)
+        sum(actual.values()).backward()
         for k, x in student.items():
             assert x.grad.isfinite().all()
             assert name == "MGDLoss" or (x.grad * (weights[k] == 0)).abs().max() == 0
@@ -206,7 +206,7 @@ def test_what_weighs_nothing_is_left_out(name, file):
 
 
 @pytest.mark.parametrize("name", ON_MAPS)
-def test_every_parameter_gets_a_finite_gradient_whatever_the_weights_and_boxes(name, file):
+def test_every_parameter_gets_a_finite_gradient(name, file):
     @given(cases(name, file), st.sampled_from([0.0, 0.5]), st.booleans())
     @QUICK
     def check(case, share, without_boxes):
@@ -222,21 +222,21 @@ def test_every_parameter_gets_a_finite_gradient_whatever_the_weights_and_boxes(n
 
 
 @pytest.mark.parametrize("name", ON_MAPS)
-def test_under_autocast_a_loss_is_that_of_float32(name, file):
-    """To the bit, and so is its gradient, which is rounded once, on its way to the half maps."""
+def test_loss_under_autocast_equals_float32(name, file):
+    """Loss and gradient are equal bit for bit; the gradient is rounded to half once."""
     case = Case(name, file, [2, (5, 7), (3, 4)], [4, 6], torch.float32, "sum", 0.5, [True] * 3, 0)
     student, teacher = (
         {k: x.bfloat16() for k, x in y.items()} for y in (case.student, case.teacher)
     )
     results = []
     for half in (True, False):
-        ours = {k: (x if half else x.float()).requires_grad_() for k, x in student.items()}
-        theirs = {k: x if half else x.float() for k, x in teacher.items()}
+        student_maps = {k: (x if half else x.float()).requires_grad_() for k, x in student.items()}
+        teacher_maps = {k: x if half else x.float() for k, x in teacher.items()}
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            found = case(case.ones, ours, theirs)
-        assert all(x.dtype == torch.float32 for x in found.values())
-        gradients = torch.autograd.grad(sum(found.values()), list(ours.values()))
-        results.append((found, [x.bfloat16() for x in gradients]))
+            actual = case(case.ones, student_maps, teacher_maps)
+        assert all(x.dtype == torch.float32 for x in actual.values())
+        gradients = torch.autograd.grad(sum(actual.values()), list(student_maps.values()))
+        results.append((actual, [x.bfloat16() for x in gradients]))
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
 
 
@@ -248,7 +248,7 @@ def test_under_autocast_a_loss_is_that_of_float32(name, file):
     st.integers(0, 2**31),
 )
 @QUICK
-def test_predictions(counts, num_classes, temperature, constant, seed):
+def test_properties_of_the_response_loss(counts, num_classes, temperature, constant, seed):
     generator = torch.Generator().manual_seed(seed)
     loss = ResponseLoss(
         temperature=temperature, cls_weight=1.0, box_weight=1.0, num_rois=0, min_score=1.0
@@ -258,24 +258,24 @@ def test_predictions(counts, num_classes, temperature, constant, seed):
     )
     weights = torch.rand(sum(counts), generator=generator)
 
-    everybody = torch.arange(sum(counts))
+    matched_gt = torch.arange(sum(counts))
     image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
-    def cost(student, teacher, weights):
-        sides = (Predictions(x, torch.zeros(len(everybody), 4)) for x in (student, teacher))
-        predictions = PairedPredictions(*sides, "softmax", everybody, len(everybody), image)
+    def cls_loss(student, teacher, weights):
+        sides = (Predictions(x, torch.zeros(len(matched_gt), 4)) for x in (student, teacher))
+        predictions = PairedPredictions(*sides, "softmax", matched_gt, len(matched_gt), image)
         predictions.weights = {"cls": weights, "box": weights}
         context = Context([Instances((9, 9), x=torch.zeros(n)) for n in counts], {}, predictions)
         return loss({}, {}, {}, context)["loss_distill_response_cls"]
 
-    found = cost(student, teacher, weights)
-    assert found.isfinite() and found >= -1e-5
-    torch.testing.assert_close(cost(student, teacher, constant * weights), constant * found)
+    actual = cls_loss(student, teacher, weights)
+    assert actual.isfinite() and actual >= -1e-5
+    torch.testing.assert_close(cls_loss(student, teacher, constant * weights), constant * actual)
     order = torch.cat([x.flip(0) for x in torch.arange(sum(counts)).split(counts)])
-    again = cost(student[order], teacher[order], weights[order])
-    torch.testing.assert_close(again, found)
+    reordered = cls_loss(student[order], teacher[order], weights[order])
+    torch.testing.assert_close(reordered, actual)
     predictions = teacher.clone().requires_grad_()
-    same = cost(predictions, teacher, weights)
+    same = cls_loss(predictions, teacher, weights)
     assert same.abs() < 1e-5
     same.backward()
     assert predictions.grad.abs().max() < 1e-5 if sum(counts) else True

@@ -1,4 +1,4 @@
-"""The norm of a residual: the same as written out, and its gradient."""
+"""Norm of a residual: equality with the formula, and gradients."""
 
 import pytest
 import torch
@@ -12,21 +12,21 @@ def random(*shape, grad=True):
 
 @pytest.fixture
 def inputs():
-    """Target, weights, bias, and two products, of 2 images with 3 channels at 5 positions."""
+    """Target, weights, bias and two products for 2 images, 3 channels and 5 positions."""
     torch.manual_seed(0)
     weights = (random(2, 1, 5, grad=False), random(2, 3, 1, grad=False))
     products = (random(2, 3, 4), random(2, 4, 5)), (random(2, 3, 1), random(2, 1, 5))
     return random(2, 3, 5, grad=False), weights, random(2, 3), *products
 
 
-def test_equals_the_norm_written_out(inputs):
+def test_norm_equals_the_formula(inputs):
     target, (by_position, by_channel), bias, (a, x), (b, y) = inputs
     residual = by_position * by_channel * (target - bias[..., None] - a @ x - b @ y)
     torch.testing.assert_close(residual_norm(*inputs), residual.flatten(1).norm(dim=1))
 
 
 @pytest.mark.parametrize("images_with_a_bias", [1, 2])
-def test_gradients(inputs, images_with_a_bias):
+def test_gradients_equal_finite_differences(inputs, images_with_a_bias):
     target, weights, bias, *products = inputs
     bias = bias[:images_with_a_bias].detach().requires_grad_()
 
@@ -36,14 +36,14 @@ def test_gradients(inputs, images_with_a_bias):
     assert torch.autograd.gradcheck(norm, (bias, *products[0], *products[1]))
 
 
-def test_only_what_is_trained_gets_a_gradient(inputs):
+def test_only_trained_inputs_get_a_gradient(inputs):
     target, weights, bias, (a, x), (b, y) = inputs
     frozen = x.detach()
     residual_norm(target, weights, bias, (a, frozen), (b, y)).sum().backward()
     assert frozen.grad is None and all(z.grad is not None for z in (bias, a, b, y))
 
 
-def test_no_residual_has_no_gradient():
+def test_zero_residual_has_zero_gradient():
     x = random(1, 2, 3)
     matrix = torch.eye(2, dtype=torch.float64)[None].requires_grad_()
     bias = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
@@ -53,7 +53,7 @@ def test_no_residual_has_no_gradient():
     assert all((z.grad == 0).all() for z in (x, matrix, bias))
 
 
-def test_a_weight_of_zero_takes_the_gradient():
+def test_positions_of_weight_zero_have_zero_gradient():
     x = random(1, 2, 3)
     bias = torch.zeros(1, 2, dtype=torch.float64)
     matrix = torch.eye(2, dtype=torch.float64)[None]

@@ -1,4 +1,4 @@
-"""Students that imitate predictions, from the config alone."""
+"""Students distilled by their teacher's predictions, built from a config."""
 
 import copy
 
@@ -14,7 +14,7 @@ KINDS = ["faster_rcnn", "mask_rcnn", "retinanet", "gfl", "fcos"]
 FAMILIES = ["faster_rcnn", "retinanet", "gfl", "fcos"]
 LOSSES = ["DISTILLATION.LOSSES", ["ResponseLoss"]]
 CLS, BOX = "loss_distill_response_cls", "loss_distill_response_box"
-# A teacher of random weights is sure of nothing: this request about many anchors all the same.
+# Scores of random weights are low: this threshold selects many anchors.
 OPTS = [*LOSSES, "DISTILLATION.RESPONSE.MIN_SCORE", 0.005]
 
 
@@ -33,14 +33,14 @@ def distilled(losses):
 
 
 def calls(module):
-    """A list that grows by one whenever the module is called."""
+    """A list with one item for each call of the module."""
     seen = []
     module.register_forward_hook(lambda *args: seen.append(1))
     return seen
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_heads_learn_from_answers_alone(kind, student_model, make_batch):
+def test_heads_get_gradients_from_predictions_alone(kind, student_model, make_batch):
     model, _ = student_model(kind, opts=OPTS)
     batch = make_batch((2, 0, 3), masks=kind == "mask_rcnn")
     with EventStorage():
@@ -51,10 +51,10 @@ def test_heads_learn_from_answers_alone(kind, student_model, make_batch):
     else:
         predictor = model.roi_heads.box_predictor
         classes, boxes = predictor.cls_score.weight, predictor.bbox_pred.weight
-    for name, mine, other in ((CLS, classes, boxes), (BOX, boxes, classes)):
+    for name, trained, other in ((CLS, classes, boxes), (BOX, boxes, classes)):
         model.zero_grad()
         terms[name].backward(retain_graph=True)
-        assert mine.grad.isfinite().all() and mine.grad.abs().sum() > 0
+        assert trained.grad.isfinite().all() and trained.grad.abs().sum() > 0
         assert other.grad is None or (other.grad == 0).all()
         assert model.backbone.fpn_lateral4.weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in model.teacher.detector.parameters())
@@ -62,14 +62,16 @@ def test_heads_learn_from_answers_alone(kind, student_model, make_batch):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_instances", [(0, 1), (0, 0)])
-def test_images_without_instances(kind, num_instances, student_model, make_batch):
+def test_images_without_instances_have_finite_losses(
+    kind, num_instances, student_model, make_batch
+):
     model, _ = student_model(kind, opts=OPTS)
     losses, gradients = step(model, make_batch(num_instances, masks=kind == "mask_rcnn"))
     assert all(v.isfinite() for v in losses.values())
     for name, gradient in gradients.items():
         assert gradient is not None or "mask_head" in name, name
     if num_instances == (0, 0):
-        assert losses[BOX] == 0 and losses[CLS] > 0  # what the teacher takes for an object
+        assert losses[BOX] == 0 and losses[CLS] > 0  # of predictions above the teacher's min_score
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,23 +79,23 @@ def test_lambda_0_is_plain_detectron2_bit_for_bit(kind, student_model, tiny_mode
     batch = make_batch((2, 0, 3), masks=kind == "mask_rcnn")
     model, _ = student_model(kind, opts=[*OPTS, "DISTILLATION.WEIGHT", 0.0])
     plain = tiny_model(kind).train()
-    for _ in range(2):  # the second step sees what the first left behind: running means
+    for _ in range(2):  # the second step depends on running means of the first
         expected, gradients = step(plain, batch)
         expected_next = torch.rand(1)
-        found, found_gradients = step(model, batch)
+        actual, actual_gradients = step(model, batch)
         assert torch.equal(torch.rand(1), expected_next)
-        assert all(torch.equal(found[k], v) for k, v in expected.items())
-        assert all(torch.equal(found_gradients[k], v) for k, v in gradients.items())
-        assert all(v == 0 for v in distilled(found).values())
+        assert all(torch.equal(actual[k], v) for k, v in expected.items())
+        assert all(torch.equal(actual_gradients[k], v) for k, v in gradients.items())
+        assert all(v == 0 for v in distilled(actual).values())
         buffers = dict(model.named_buffers())
         assert all(torch.equal(buffers[k], v) for k, v in plain.named_buffers())
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_a_student_that_is_its_teacher_has_nothing_to_learn(kind, student_model, make_batch):
+def test_terms_of_a_student_equal_to_its_teacher_are_zero(kind, student_model, make_batch):
     model, _ = student_model(kind, opts=OPTS)
     model.load_state_dict(model.teacher.detector.state_dict(), strict=False)
-    for norm in model.modules():  # the student would normalise by the batch
+    for norm in model.modules():  # the student would normalize by batch statistics
         if isinstance(norm, nn.BatchNorm2d):
             norm.eval()
     losses, gradients = step(model, make_batch())
@@ -102,7 +104,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(kind, student_model,
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_a_student_learns_its_teachers_predictions(kind, student_model, make_batch):
+def test_training_halves_every_term(kind, student_model, make_batch):
     model, _ = student_model(kind, opts=[*OPTS, "AID.GRANULARITY", "none"])
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     values = []
@@ -118,9 +120,9 @@ def test_a_student_learns_its_teachers_predictions(kind, student_model, make_bat
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-@pytest.mark.parametrize("part, term, other", [("cls", CLS, BOX), ("box", BOX, CLS)])
-def test_a_worse_teacher_on_one_instance_is_believed_less_in_that_part(
-    kind, part, term, other, student_model, make_batch, monkeypatch
+@pytest.mark.parametrize("component, term, other", [("cls", CLS, BOX), ("box", BOX, CLS)])
+def test_larger_teacher_loss_reduces_only_the_matching_term(
+    kind, component, term, other, student_model, make_batch, monkeypatch
 ):
     model, _ = student_model(kind, opts=[*OPTS, "AID.ALPHA", 1.0, "AID.BACKGROUND", "one"])
     (distiller,) = model.distillers
@@ -129,7 +131,7 @@ def test_a_worse_teacher_on_one_instance_is_believed_less_in_that_part(
 
     def worse(*args):
         losses = original(*args)
-        losses.components[part][1] += 3
+        losses.components[component][1] += 3
         return losses
 
     monkeypatch.setattr(
@@ -141,14 +143,12 @@ def test_a_worse_teacher_on_one_instance_is_believed_less_in_that_part(
     for name in ("cls", "box"):
         changed = seen[1].weights[name] < seen[0].weights[name]
         same = seen[1].weights[name] == seen[0].weights[name]
-        assert torch.equal(changed, (seen[0].matched_gt == 1) & (name == part))
+        assert torch.equal(changed, (seen[0].matched_gt == 1) & (name == component))
         assert (changed | same).all()
     assert after[term] < before[term] and torch.equal(after[other], before[other])
 
 
-def test_a_teacher_whose_loss_is_nowhere_finite_teaches_nothing(
-    student_model, make_batch, monkeypatch
-):
+def test_teacher_without_finite_losses_gives_zero_terms(student_model, make_batch, monkeypatch):
     model, _ = student_model("retinanet", opts=OPTS)
     original = model.teacher.per_instance_losses
 
@@ -169,38 +169,38 @@ def test_alpha_0_is_plain_distillation(kind, student_model, make_batch):
     plain, _ = student_model(kind, opts=[*OPTS, "AID.GRANULARITY", "none"])
     expected, gradients = step(plain, make_batch())
     alpha_0, _ = student_model(kind, opts=[*OPTS, "AID.ALPHA", 0.0])
-    found, found_gradients = step(alpha_0, make_batch())
-    assert all(torch.equal(found[k], v) for k, v in expected.items())
-    assert all(torch.equal(found_gradients[k], v) for k, v in gradients.items())
+    actual, actual_gradients = step(alpha_0, make_batch())
+    assert all(torch.equal(actual[k], v) for k, v in expected.items())
+    assert all(torch.equal(actual_gradients[k], v) for k, v in gradients.items())
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
-def test_a_constant_weight_scales_them(kind, student_model, make_batch):
+def test_terms_are_linear_in_a_constant_weight(kind, student_model, make_batch):
     plain, _ = student_model(kind, opts=[*OPTS, "AID.GRANULARITY", "none"])
     constant = ["AID.WEIGHTING", "ConstantWeighting", "AID.CONSTANT", 0.25]
     weighted, _ = student_model(kind, opts=[*OPTS, *constant])
-    expected, found = (distilled(step(x, make_batch())[0]) for x in (plain, weighted))
+    expected, actual = (distilled(step(x, make_batch())[0]) for x in (plain, weighted))
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], 0.25 * value)
+        torch.testing.assert_close(actual[name], 0.25 * value)
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
-def test_losses_on_features_and_answers_together(kind, student_model, make_batch):
+def test_response_loss_combines_with_feature_losses(kind, student_model, make_batch):
     losses = ["AttentionGuidedLoss", "NonLocalLoss", "ResponseLoss"]
     opts = [*OPTS, "DISTILLATION.LOSSES", losses, "AID.NORMALIZE", True]
     model, _ = student_model(kind, opts=opts)
-    found, _ = step(model, make_batch((2, 0, 3)))
-    assert all(v.isfinite() and v > 0 for v in distilled(found).values())
-    assert len(distilled(found)) == 6
+    actual, _ = step(model, make_batch((2, 0, 3)))
+    assert all(v.isfinite() and v > 0 for v in distilled(actual).values())
+    assert len(distilled(actual)) == 6
 
 
 @pytest.mark.parametrize("kind", ["retinanet", "gfl", "fcos"])
 @pytest.mark.parametrize("granularity", ["none", "instance"])
-def test_dense_heads_run_once(kind, granularity, student_model, make_batch):
+def test_dense_heads_run_once_per_step(kind, granularity, student_model, make_batch):
     model, _ = student_model(kind, opts=[*OPTS, "AID.GRANULARITY", granularity])
-    ours, theirs = calls(model.head), calls(model.teacher.detector.head)
+    student_calls, teacher_calls = calls(model.head), calls(model.teacher.detector.head)
     step(model, make_batch())
-    assert len(ours) == len(theirs) == 1
+    assert len(student_calls) == len(teacher_calls) == 1
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -225,7 +225,7 @@ def test_losses_are_computed_in_float32_under_amp(kind, student_model, make_batc
         ("gfl", "fcos", "ResponseLoss", "the teacher is a FCOS, the student is a AIDGFL"),
     ],
 )
-def test_pairs_that_do_not_fit_are_an_error_at_once(
+def test_incompatible_pairs_are_refused_at_build_time(
     student, teacher, loss, message, student_config
 ):
     cfg = student_config(student, teacher, ["DISTILLATION.LOSSES", [loss]])
@@ -243,14 +243,14 @@ def test_pairs_that_do_not_fit_are_an_error_at_once(
         ("ResponseLoss", "RESPONSE.MIN_SCORE", -0.1),
     ],
 )
-def test_bad_values_are_named(loss, key, value, student_config):
+def test_invalid_values_are_refused(loss, key, value, student_config):
     opts = ["DISTILLATION.LOSSES", [loss], f"DISTILLATION.{key}", value]
     cfg = student_config("faster_rcnn", opts=opts)
     with pytest.raises(AIDError, match=f"DISTILLATION.{key} is {value}: it must be"):
         build_model(cfg).build_distillation(cfg)
 
 
-def test_distributions_of_gfl_are_imitated_beside_its_predictions(student_model, make_batch):
+def test_localization_and_response_losses_combine_for_gfl(student_model, make_batch):
     opts = [*OPTS, "DISTILLATION.LOSSES", ["LocalisationLoss", "ResponseLoss"]]
     model, _ = student_model("gfl", opts=opts)
     losses, gradients = step(model, make_batch())
