@@ -80,8 +80,25 @@ def test_failed_download_is_reported(cache, tmp_path):
     assert not list(tmp_path.rglob("*.pth*"))
 
 
+def test_other_models_keep_their_names(cache, repository):
+    net = torchvision.models.mobilenet_v3_small(weights=None)
+    cache["state_dict"] = net.state_dict()
+    opts = ["MODEL.BACKBONE.NAME", "build_torchvision_fpn_backbone"]
+    opts += ["MODEL.TORCHVISION.NAME", "mobilenet_v3_small"]
+    backbone = build_backbone(load_config(f"{repository}/configs/Base-RCNN-FPN.yaml", opts))
+    DetectionCheckpointer(nn.ModuleDict({"backbone": backbone})).load(
+        "torchvision://mobilenet_v3_small"
+    )
+    loaded = backbone.bottom_up.body.state_dict()
+    for name in loaded.keys() & net.state_dict().keys():
+        torch.testing.assert_close(loaded[name], net.state_dict()[name])
+    assert "features.12.0.weight" in loaded
+
+
 def test_unknown_name_is_refused(cache):
-    with pytest.raises(AIDError, match="torchvision://resnet9: .*served for resnet18, resnet34"):
+    with pytest.raises(
+        AIDError, match="torchvision://resnet9: .*write one of .*resnet18, resnet34"
+    ):
         PathManager.get_local_path("torchvision://resnet9")
     assert PathManager.isfile("torchvision://resnet18")
     assert not PathManager.isfile("torchvision://resnet9")

@@ -1,37 +1,30 @@
 """ImageNet weights of torchvision for backbones, by paths like ``torchvision://resnet18``.
 
-Detectron2's ``PathManager`` handles these paths, e.g. in MODEL.WEIGHTS. The networks require RGB
-images standardized by ImageNet's mean and standard deviation, and have the stride in the 3x3
-convolution: INPUT.FORMAT "RGB", MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1
-False, as in ``configs/backbones``.
+Detectron2's ``PathManager`` handles these paths, e.g. in MODEL.WEIGHTS. ResNets get the parameter
+names of Detectron2's; other models keep those of torchvision, as
+:class:`~aid.modeling.detectors.TorchvisionBackbone` does. All require RGB images standardized by
+ImageNet's mean and standard deviation, and the ResNets have the stride in the 3x3 convolution:
+INPUT.FORMAT "RGB", MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1 False, as in
+``configs/backbones``.
 """
 
 import os
 import re
 
 import torch
+import torchvision
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler, get_cache_dir
 from torch import Tensor
-from torchvision.models import (
-    ResNet18_Weights,
-    ResNet34_Weights,
-    ResNet50_Weights,
-    ResNet101_Weights,
-)
+from torchvision.models import WeightsEnum, get_model_weights, list_models
 
 from ..utils.errors import AIDError
 
 __all__ = ["TorchvisionHandler", "to_detectron2"]
 
 PREFIX = "torchvision://"
-# IMAGENET1K_V1: the initialization in most detection papers.
-WEIGHTS = {
-    "resnet18": ResNet18_Weights.IMAGENET1K_V1,
-    "resnet34": ResNet34_Weights.IMAGENET1K_V1,
-    "resnet50": ResNet50_Weights.IMAGENET1K_V1,
-    "resnet101": ResNet101_Weights.IMAGENET1K_V1,
-}
+IMAGENET = "IMAGENET1K_V1"  # the initialization in most detection papers
+RESNET = re.compile(r"resnet\d+")
 
 
 def to_detectron2(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -67,11 +60,17 @@ class TorchvisionHandler(PathHandler):
             AIDError: the name is unknown, or the download failed.
         """
         name = path.removeprefix(PREFIX)
-        if name not in WEIGHTS:
-            raise AIDError(f"{path}: torchvision weights are served for {', '.join(WEIGHTS)}")
+        weights = _weights(name)
+        if weights is None:
+            raise AIDError(
+                f"{path}: torchvision has no such ImageNet weights; write one of "
+                f"{', '.join(x for x in list_models(module=torchvision.models) if _weights(x))}"
+            )
         local = os.path.join(get_cache_dir(), "torchvision", f"{name}-imagenet1k-v1.pth")
         if force or not os.path.isfile(local):
-            state_dict = to_detectron2(_download(path, name))
+            state_dict = _download(path, weights)
+            if RESNET.fullmatch(name):
+                state_dict = to_detectron2(state_dict)
             os.makedirs(os.path.dirname(local), exist_ok=True)
             part = f"{local}.{os.getpid()}.tmp"  # processes may download concurrently
             torch.save({"model": state_dict, "matching_heuristics": True}, part)
@@ -79,7 +78,7 @@ class TorchvisionHandler(PathHandler):
         return local
 
     def _isfile(self, path: str, **kwargs) -> bool:
-        return path.removeprefix(PREFIX) in WEIGHTS
+        return _weights(path.removeprefix(PREFIX)) is not None
 
     def _exists(self, path: str, **kwargs) -> bool:
         return self._isfile(path)
@@ -88,8 +87,14 @@ class TorchvisionHandler(PathHandler):
         return open(self._get_local_path(path), mode, buffering=buffering)
 
 
-def _download(path: str, name: str) -> dict[str, Tensor]:
-    weights = WEIGHTS[name]
+def _weights(name: str) -> WeightsEnum | None:
+    """ImageNet weights of a classification model of torchvision; None if there are none."""
+    if name not in list_models(module=torchvision.models):
+        return None
+    return getattr(get_model_weights(name), IMAGENET, None)
+
+
+def _download(path: str, weights: WeightsEnum) -> dict[str, Tensor]:
     try:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: hash mismatch

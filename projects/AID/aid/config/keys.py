@@ -14,6 +14,7 @@ def add_aid_config(cfg: CN) -> None:
     _add_weighting(cfg)
     _add_fcos(cfg)
     _add_gfl(cfg)
+    _add_torchvision(cfg)
     _add_solver(cfg)
     _add_model_ema(cfg)
 
@@ -295,6 +296,17 @@ def _add_gfl(cfg: CN) -> None:
     cfg.MODEL.GFL.TOPK_CANDIDATES_TEST = 1000
     # IoU threshold of NMS.
     cfg.MODEL.GFL.NMS_THRESH_TEST = 0.6
+
+
+def _add_torchvision(cfg: CN) -> None:
+    """Add the keys of the backbones from torchvision."""
+    cfg.MODEL.TORCHVISION = CN()
+    # Classification model of torchvision that MODEL.BACKBONE.NAME "build_torchvision_fpn_backbone"
+    # builds, e.g. "mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf", "convnext_tiny".
+    cfg.MODEL.TORCHVISION.NAME = "mobilenet_v3_large"
+    # Its batch norms, like MODEL.RESNETS.NORM. Options: "BN", "FrozenBN", "SyncBN". Stages that
+    # MODEL.BACKBONE.FREEZE_AT freezes have FrozenBN.
+    cfg.MODEL.TORCHVISION.NORM = "FrozenBN"
 
 
 def _add_solver(cfg: CN) -> None:

@@ -2,5 +2,6 @@
 
 from .fcos import FCOS
 from .gfl import GFL
+from .torchvision_backbone import TorchvisionBackbone
 
-__all__ = ["FCOS", "GFL"]
+__all__ = ["FCOS", "GFL", "TorchvisionBackbone"]
