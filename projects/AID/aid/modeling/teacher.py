@@ -23,6 +23,7 @@ from .families import (
     loss_levels,
     per_instance_losses,
 )
+from .families.base import detect
 
 __all__ = [
     "Teacher",
@@ -45,6 +46,10 @@ class TeacherView:
 
     images: ImageList
     features: dict[str, Tensor]
+
+    def __getitem__(self, index: slice) -> "TeacherView":
+        images = ImageList(self.images.tensor[index], self.images.image_sizes[index])
+        return TeacherView(images, {level: x[index] for level, x in self.features.items()})
 
 
 class Teacher:
@@ -136,6 +141,12 @@ class Teacher:
         """
         with EventStorage():
             return detection_quality(self.detector, view.images, view.features, targets)
+
+    @torch.no_grad()
+    def detections(self, view: TeacherView) -> list[Instances]:
+        """Detections of each image of a batch, in pixels of the detector's input."""
+        with EventStorage():
+            return detect(self.detector, view.images, view.features)
 
     def follow(self, device: torch.device) -> None:
         """Move the detector to ``device`` if it is on another one."""
