@@ -74,7 +74,7 @@ def test_a_key_of_which_nothing_is_said_ends_the_build(silent, config_reference)
 
 def test_the_reference_has_every_key_with_its_default_and_type(config_reference):
     listed = re.findall(r"^\* `([\w.]+)`, (\w+), `(.*?)`", config_reference.reference(), re.M)
-    cfg = CfgNode({"MODEL": CfgNode(), "SOLVER": CfgNode()})
+    cfg = CfgNode({"DATASETS": CfgNode(), "MODEL": CfgNode(), "SOLVER": CfgNode()})
     add_aid_config(cfg)
     defaults = config_reference._flat(cfg)
     assert sorted(listed) == sorted((k, type(v).__name__, repr(v)) for k, v in defaults.items())

@@ -54,7 +54,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
     """
     _check_proposals(cfg, "PROPOSAL_FILES_TRAIN")
     size = micro_batch_size(cfg)
-    num_without = num_unlabeled(cfg, size)
+    unlabeled_size = num_unlabeled(cfg, size)
     unlabeled = unlabeled_records(cfg)
     with seeded(cfg.SEED):  # the samplers draw seeds
         parts = train_loader_from_config(cfg)
@@ -66,9 +66,9 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
 
     batches = _Batches(
         _Stream(parts["sampler"], landscape(labeled)),
-        size - num_without,
+        size - unlabeled_size,
         _Stream(sampler, landscape(unlabeled), first=len(labeled)),
-        num_without,
+        unlabeled_size,
         start_iter * cfg.SOLVER.ACCUMULATION_STEPS,
     )
     records = [*labeled, *unlabeled] if unlabeled else labeled
