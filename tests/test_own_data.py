@@ -10,7 +10,7 @@ import sys
 import pytest
 from detectron2.data.datasets.coco import convert_to_coco_dict
 
-from aid.data.kitti import register_kitti
+from aid.data import load_coco, register_kitti
 
 # Small networks and short runs, without weights to download.
 SMALL = """
@@ -77,7 +77,7 @@ def write_coco(folder, classes):
 def test_commands_of_the_page_train_a_distilled_student(kind, page, shell, tmp_path):
     fleet = tmp_path / "fleet"
     shell(f"python datasets/make_synthetic_kitti.py --output {fleet} --train 8 --val 4 --workers 1")
-    draw, train, report = page["sh"]
+    draw, train, report, detect = page["sh"]
     if kind == "coco":
         write_coco(fleet, ("forklift", "person", "pallet"))
         registration = page["python"][0]
@@ -87,7 +87,8 @@ def test_commands_of_the_page_train_a_distilled_student(kind, page, shell, tmp_p
         registration = page["python"][1]
     (fleet / "register.py").write_text(registration)
     names = ("data.yaml", "teacher.yaml", "student.yaml", "aid.yaml")
-    for name, text in zip(names, page["yaml"], strict=True):
+    *configs, unlabeled = page["yaml"]
+    for name, text in zip(names, configs, strict=True):
         (fleet / name).write_text(text)
     # A base after data.yaml reduces sizes.
     (fleet / "small.yaml").write_text(SMALL)
@@ -101,3 +102,12 @@ def test_commands_of_the_page_train_a_distilled_student(kind, page, shell, tmp_p
     text = shell(report) and (tmp_path / "output/fleet/report/report.md").read_text()
     assert "| aid" in text and "AID by instance" in text
     assert ("| forklift " in text) == (kind == "coco")
+    if kind == "coco":
+        shutil.copytree(fleet / "images", fleet / "unlabeled")
+        (fleet / "register.py").write_text("".join([registration, *page["python"][2:]]))
+        (fleet / "unlabeled.yaml").write_text(unlabeled)
+        assert shell(detect).splitlines()[-1] == "12 images: output/fleet/detections"
+        command = train.splitlines()[-1].replace("aid.yaml", "unlabeled.yaml")
+        shell(re.sub(r"--num-gpus 4", FEW, command))
+        path = tmp_path / "output/fleet/detections/detections.json"
+        assert len(load_coco("fleet_detected", str(path), str(tmp_path), "", 0.5)) == 12

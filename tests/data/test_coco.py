@@ -36,10 +36,10 @@ def dataset(tmp_path):
     for image in COCO["images"]:
         Image.new("RGB", (30, 20)).save(tmp_path / image["file_name"])
 
-    def make(content=COCO, classes=None) -> str:
+    def make(content=COCO, classes=None, **options) -> str:
         text = content if isinstance(content, str) else json.dumps(content)
         (tmp_path / "a.json").write_text(text, encoding="utf-8")
-        register_coco(name, str(tmp_path / "a.json"), str(tmp_path), "mount it", classes)
+        register_coco(name, str(tmp_path / "a.json"), str(tmp_path), "mount it", classes, **options)
         return name
 
     yield make
@@ -54,6 +54,32 @@ def test_classes_are_numbered_from_zero_in_order_of_id(dataset):
     assert [x["category_id"] for x in records[1]["annotations"]] == [1, 0]
     assert MetadataCatalog.get(name).thing_classes == ["pallet", "forklift"]
     assert MetadataCatalog.get(name).evaluator_type == "coco"
+
+
+def with_scores(*scores):
+    pairs = zip(COCO["annotations"], scores, strict=True)
+    return {**COCO, "annotations": [{**x, "score": score} for x, score in pairs]}
+
+
+@pytest.mark.parametrize(
+    "min_score, expected", [(0.0, [0.9, 0.4]), (0.4, [0.9, 0.4]), (0.5, [0.9])]
+)
+def test_detections_as_labels_have_a_least_score(min_score, expected, dataset):
+    name = dataset(with_scores(0.9, 0.4), min_score=min_score)
+    records = DatasetCatalog.get(name)
+    assert [x["score"] for x in records[1]["annotations"]] == expected
+    assert records[0]["annotations"] == []
+
+
+def test_labels_without_a_score_are_kept(dataset):
+    records = DatasetCatalog.get(dataset(min_score=0.9))
+    assert len(records[1]["annotations"]) == 2 and "score" not in records[1]["annotations"][0]
+
+
+@pytest.mark.parametrize("score", ["high", None, float("nan"), 1.5])
+def test_a_score_that_is_none(score, dataset):
+    with pytest.raises(AIDError, match="annotation 2 of image 4: its score is .*from 0 to 1"):
+        DatasetCatalog.get(dataset(with_scores(0.9, score)))
 
 
 def test_classes_other_than_registered_are_refused(dataset):

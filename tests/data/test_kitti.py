@@ -44,6 +44,16 @@ def test_ignored_types_become_crowd_regions(kitti):
     assert first["annotations"][0]["bbox_mode"] == BoxMode.XYXY_ABS
 
 
+def test_result_files_as_labels(kitti):
+    lines = [f"{label(kind, 1, 2, 30, 20)} {score}" for kind, score in (("Car", 0.9), ("Van", 0.3))]
+    root = kitti({"000003": [*lines, f"{label('Cyclist', 1, 2, 30, 20)} 0.5"]})
+    (record,) = load_kitti(root, "train", NOWHERE, min_score=0.5)
+    found = [(CLASSES[x["category_id"]], x["score"]) for x in record["annotations"]]
+    assert found == [("Car", 0.9), ("Cyclist", 0.5)]
+    with pytest.raises(AIDError, match="results have a score as field 16, labels do not"):
+        load_kitti(root, "train", NOWHERE)
+
+
 @pytest.mark.parametrize(
     "kind, expected",
     [

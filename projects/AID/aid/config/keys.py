@@ -12,6 +12,7 @@ def add_aid_config(cfg: CN) -> None:
     _add_feature_losses(cfg)
     _add_response_losses(cfg)
     _add_weighting(cfg)
+    _add_unlabeled(cfg)
     _add_fcos(cfg)
     _add_gfl(cfg)
     _add_torchvision(cfg)
@@ -230,6 +231,24 @@ def _add_weighting(cfg: CN) -> None:
     cfg.AID.COEFFICIENTS.RPN_CLS = 1.0  # objectness; two-stage teachers only
     cfg.AID.COEFFICIENTS.RPN_BOX = 1.0  # proposals; two-stage teachers only
     cfg.AID.COEFFICIENTS.CTR = 1.0  # centerness; FCOS only
+
+
+def _add_unlabeled(cfg: CN) -> None:
+    """Add the keys of images without labels."""
+    # Names of registered datasets whose images are used without labels: annotations, if any, are
+    # ignored. Needs SHARE below and a student that distills.
+    cfg.DATASETS.UNLABELED = ()
+    cfg.UNLABELED = CN()
+    # Share of the images of each forward pass that is drawn from DATASETS.UNLABELED, rounded to the
+    # nearest number of images, halves up. At least one image has labels. 0.0: no such images.
+    cfg.UNLABELED.SHARE = 0.0
+    # Least score of the detections of the first teacher that become labels of these images. The
+    # teacher's own thresholds apply before. Default: within 0.01 of the best F1 of the detections
+    # of small Faster R-CNN and GFL teachers on rendered scenes; for a RetinaNet it is 0.3.
+    cfg.UNLABELED.SCORE_THRESH = 0.5
+    # Exponent of the imitation weight of such a label, w = score ** ALPHA. 0.0: weight 1 for all.
+    # Default: the share of right labels if scores are calibrated; not tuned.
+    cfg.UNLABELED.ALPHA = 1.0
 
 
 def _add_fcos(cfg: CN) -> None:

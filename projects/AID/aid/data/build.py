@@ -5,7 +5,9 @@ depends neither on interruptions nor on the number of workers: the augmentation 
 seeded by its position in the stream, and a resumed stream skips the consumed samples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from detectron2.config import CfgNode
@@ -16,6 +18,7 @@ from detectron2.data import (
     build_detection_test_loader,
 )
 from detectron2.data.build import trivial_batch_collator
+from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -25,11 +28,13 @@ from ..utils.d2 import train_loader_from_config
 from ..utils.errors import AIDError
 from .images import check_crops, check_header, clear_image_errors
 from .seeding import seeded
+from .unlabeled import num_unlabeled, unlabeled_records
 
 __all__ = ["CheckedMapper", "build_test_loader", "build_train_loader", "micro_batch_size"]
 
-# Suffix of seeds that separates samples from iterations, which SeedStep seeds (engine/hooks.py).
+# Suffixes of seeds that separate samples from iterations, which SeedStep seeds (engine/hooks.py).
 SAMPLES = 1
+UNLABELED_SAMPLES = 2
 
 
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
@@ -40,26 +45,36 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
         start_iter: iteration to start at; the batches of earlier iterations are skipped.
 
     Returns:
-        Infinite loader of micro-batches, SOLVER.ACCUMULATION_STEPS for each iteration.
+        Infinite loader of micro-batches, SOLVER.ACCUMULATION_STEPS for each iteration. The images
+        of DATASETS.UNLABELED are the last ones of each, see :func:`num_unlabeled`.
 
     Raises:
-        AIDError: the batch is not divisible by processes and micro-batches, or a proposal file is
-            not safe to unpickle.
+        AIDError: the batch is not divisible by processes and micro-batches, the share of unlabeled
+            images cannot be had, or a proposal file is not safe to unpickle.
     """
     _check_proposals(cfg, "PROPOSAL_FILES_TRAIN")
-    with seeded(cfg.SEED):  # the sampler draws a seed
+    size = micro_batch_size(cfg)
+    unlabeled_size = num_unlabeled(cfg, size)
+    unlabeled = unlabeled_records(cfg)
+    with seeded(cfg.SEED):  # the samplers draw seeds
         parts = train_loader_from_config(cfg)
-    dicts = parts["dataset"]
-    grouping = parts["aspect_ratio_grouping"]
+        sampler = TrainingSampler(len(unlabeled)) if unlabeled else ()
+    labeled = parts["dataset"]
+
+    def landscape(records: list[dict]) -> list[bool]:
+        return [not parts["aspect_ratio_grouping"] or x["width"] > x["height"] for x in records]
+
     batches = _Batches(
-        parts["sampler"],
-        [not grouping or x["width"] > x["height"] for x in dicts],
-        micro_batch_size(cfg),
+        _Stream(parts["sampler"], landscape(labeled)),
+        size - unlabeled_size,
+        _Stream(sampler, landscape(unlabeled), first=len(labeled)),
+        unlabeled_size,
         start_iter * cfg.SOLVER.ACCUMULATION_STEPS,
     )
-    dataset = MapDataset(DatasetFromList(dicts, copy=False), CheckedMapper(parts["mapper"]))
+    records = [*labeled, *unlabeled] if unlabeled else labeled
+    dataset = MapDataset(DatasetFromList(records, copy=False), CheckedMapper(parts["mapper"]))
     return DataLoader(
-        _SeededDataset(dataset, cfg.SEED, comm.get_rank()),
+        _SeededDataset(dataset, len(labeled), cfg.SEED, comm.get_rank()),
         batch_sampler=batches,
         num_workers=parts["num_workers"],
         collate_fn=trivial_batch_collator,
@@ -128,33 +143,66 @@ class CheckedMapper:
             return self._mapper(record)
 
 
-class _Batches(Sampler):
-    """Infinite batches of (position in the stream, index), each of one orientation."""
+@dataclass
+class _Stream:
+    """Endless stream of images.
 
-    def __init__(self, sampler: Sampler, landscape: list[bool], batch_size: int, consumed: int):
-        self._sampler = sampler
-        self._landscape = landscape
-        self._batch_size = batch_size
+    Attributes:
+        sampler: of indices; it restarts whenever it is iterated over.
+        landscape: of each index, whether the image is wider than high.
+        first: index of the first image in the dataset of the loader.
+    """
+
+    sampler: Iterable[int]
+    landscape: list[bool]
+    first: int = 0
+
+    def of_orientation(self, landscape: bool) -> Iterator[tuple[int, int]]:
+        """Position in the stream and index of each image of an orientation; of all without any."""
+        any_fits = landscape in self.landscape
+        for position, index in enumerate(self.sampler):
+            if self.landscape[index] == landscape or not any_fits:
+                yield position, self.first + index
+
+
+class _Batches(Sampler):
+    """Infinite batches of (position in its stream, index), each of one orientation."""
+
+    def __init__(
+        self,
+        labeled: _Stream,
+        num_labeled: int,
+        unlabeled: _Stream,
+        num_unlabeled: int,
+        consumed: int,
+    ):
+        self._labeled = labeled
+        self._num_labeled = num_labeled
+        self._unlabeled = unlabeled
+        self._num_unlabeled = num_unlabeled
         self._consumed = consumed
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return islice(self._all(), self._consumed, None)
+
+    def _all(self) -> Iterator[list[tuple[int, int]]]:
         buckets = {True: [], False: []}
-        num_batches = 0
-        for position, index in enumerate(self._sampler):
-            bucket = buckets[self._landscape[index]]
+        unlabeled = {x: self._unlabeled.of_orientation(x) for x in buckets}
+        for position, index in enumerate(self._labeled.sampler):
+            landscape = self._labeled.landscape[index]
+            bucket = buckets[landscape]
             bucket.append((position, index))
-            if len(bucket) == self._batch_size:
-                if num_batches >= self._consumed:
-                    yield list(bucket)
-                num_batches += 1
+            if len(bucket) == self._num_labeled:
+                yield [*bucket, *islice(unlabeled[landscape], self._num_unlabeled)]
                 bucket.clear()
 
 
 class _SeededDataset(Dataset):
-    """Dataset that seeds the mapping of each sample by the sample's position in the stream."""
+    """Dataset that seeds the mapping of each sample by the sample's position in its stream."""
 
-    def __init__(self, dataset: Dataset, *key: int):
+    def __init__(self, dataset: Dataset, num_labeled: int, *key: int):
         self._dataset = dataset
+        self._num_labeled = num_labeled
         self._key = key
 
     def __len__(self) -> int:
@@ -162,5 +210,6 @@ class _SeededDataset(Dataset):
 
     def __getitem__(self, position_and_index: tuple[int, int]) -> dict:
         position, index = position_and_index
-        with seeded(*self._key, position, SAMPLES):
+        stream = SAMPLES if index < self._num_labeled else UNLABELED_SAMPLES
+        with seeded(*self._key, position, stream):
             return self._dataset[index]

@@ -150,7 +150,9 @@ def _is_box(bbox: list, image_width: int, image_height: int) -> bool:
     return min(width, height) >= 0 and in_image
 
 
-def load_coco(name: str, json_file: str, image_root: str, how_to_get: str) -> list[dict]:
+def load_coco(
+    name: str, json_file: str, image_root: str, how_to_get: str, min_score: float = 0.0
+) -> list[dict]:
     """Load a dataset in Detectron2's standard format; boxes are XYWH in pixels.
 
     Args:
@@ -158,6 +160,7 @@ def load_coco(name: str, json_file: str, image_root: str, how_to_get: str) -> li
         json_file: path of the instance annotations in COCO's format.
         image_root: folder of the images.
         how_to_get: instruction in the error message if data are missing.
+        min_score: annotations that have a "score" below it, as detections have, are left out.
 
     Raises:
         AIDError: see :func:`read_coco`; an image is missing, or the classes differ from the
@@ -186,14 +189,18 @@ def load_coco(name: str, json_file: str, image_root: str, how_to_get: str) -> li
     # COCO's evaluator translates the classes back.
     metadata.thing_dataset_id_to_contiguous_id = {k: i for i, k in enumerate(category_ids)}
     try:
-        records = _to_records(coco, image_root, metadata.thing_dataset_id_to_contiguous_id)
+        records = _to_records(
+            coco, image_root, metadata.thing_dataset_id_to_contiguous_id, min_score
+        )
     except (OverflowError, ValueError) as error:
         raise AIDError(f"{json_file} is not in COCO's instance format: {error}") from None
     logging.getLogger(__name__).info("%s: %d images in %s", name, len(records), json_file)
     return records
 
 
-def _to_records(coco: dict, image_root: str, classes: dict[int, int]) -> list[dict]:
+def _to_records(
+    coco: dict, image_root: str, classes: dict[int, int], min_score: float
+) -> list[dict]:
     """Convert valid content to Detectron2's standard format, with the images in order of their ids.
 
     Objects without a mask have no "segmentation"; objects whose mask has no usable polygon have an
@@ -215,6 +222,10 @@ def _to_records(coco: dict, image_root: str, classes: dict[int, int]) -> list[di
         label["category_id"] = classes[annotation["category_id"]]
         label["bbox_mode"] = BoxMode.XYWH_ABS
         try:
+            if "score" in annotation:
+                label["score"] = _read_score(annotation["score"])
+                if label["score"] < min_score:
+                    continue
             if annotation.get("segmentation"):
                 label["segmentation"] = _read_mask(annotation["segmentation"], record)
             if annotation.get("keypoints"):
@@ -225,6 +236,12 @@ def _to_records(coco: dict, image_root: str, classes: dict[int, int]) -> list[di
             ) from None
         record["annotations"].append(label)
     return list(records.values())
+
+
+def _read_score(score: object) -> float:
+    if not isinstance(score, (int, float)) or not 0 <= score <= 1:
+        raise ValueError(f"its score is {score!r}: it must be a number from 0 to 1")
+    return score
 
 
 def _read_mask(segmentation: object, record: dict) -> list | dict:
@@ -248,6 +265,7 @@ def register_coco(
     image_root: str,
     how_to_get: str = "check the path",
     classes: Sequence[str] | None = None,
+    min_score: float = 0.0,
 ) -> None:
     """Register a dataset under ``name``. Its files are read on first use only.
 
@@ -255,8 +273,11 @@ def register_coco(
         name: in Detectron2's catalogs.
         json_file, image_root, how_to_get: see :func:`load_coco`.
         classes: names in the order of their ids; None to read them from ``json_file``.
+        min_score: see :func:`load_coco`.
     """
-    DatasetCatalog.register(name, lambda: load_coco(name, json_file, image_root, how_to_get))
+    DatasetCatalog.register(
+        name, lambda: load_coco(name, json_file, image_root, how_to_get, min_score)
+    )
     metadata = MetadataCatalog.get(name)
     metadata.set(json_file=json_file, image_root=image_root, evaluator_type="coco")
     if classes is not None:

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from ..utils.errors import AIDError
 
 __all__ = [
+    "IMAGES",
     "MAX_PIXELS",
     "ImageFault",
     "check_crops",
@@ -23,6 +24,8 @@ __all__ = [
     "read_image",
 ]
 
+# Extensions of image files.
+IMAGES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # Upper limit of width times height. Small files may hold gigabytes of pixels; from this size on
 # Pillow warns of them.
 MAX_PIXELS = 2**30 // 12

@@ -28,7 +28,9 @@ __all__ = [
 ]
 
 
-def load_kitti(root: str, split: str, how_to_get: str) -> list[dict]:
+def load_kitti(
+    root: str, split: str, how_to_get: str, min_score: float | None = None
+) -> list[dict]:
     """Load one split in Detectron2's standard format.
 
     Objects of other types become ``iscrowd`` regions of the classes that they resemble, see
@@ -40,6 +42,8 @@ def load_kitti(root: str, split: str, how_to_get: str) -> list[dict]:
         root: a folder in KITTI's layout.
         split: name of a file in ``root``/ImageSets, without extension.
         how_to_get: instruction in the error message if data are missing.
+        min_score: least score of an object if the label files are result files, which have scores;
+            None if they are not. Annotations then have the key ``score``.
 
     Raises:
         AIDError: a folder, the split, an image or a label is missing or malformed.
@@ -49,7 +53,7 @@ def load_kitti(root: str, split: str, how_to_get: str) -> list[dict]:
         if not os.path.isdir(folder):
             raise AIDError(f"KITTI data: folder {folder} does not exist: {how_to_get}")
     return [
-        load_image(training, name, image_id)
+        load_image(training, name, image_id, min_score)
         for image_id, name in enumerate(_read_split(root, split))
     ]
 
@@ -109,13 +113,14 @@ def read_size(file_name: str) -> tuple[int, int]:
         raise AIDError(f"image {file_name} cannot be read: {error}") from error
 
 
-def load_image(training: str, name: str, image_id: int) -> dict:
+def load_image(training: str, name: str, image_id: int, min_score: float | None = None) -> dict:
     """Load the record of one image in :func:`load_kitti`.
 
     Args:
         training: folder that contains image_2 and label_2.
         name: of the image, without extension.
         image_id: of the record.
+        min_score: see :func:`load_kitti`.
 
     Raises:
         AIDError: the image or its label is missing or malformed.
@@ -124,7 +129,10 @@ def load_image(training: str, name: str, image_id: int) -> dict:
     width, height = read_size(file_name)
     label_file = os.path.join(training, "label_2", f"{name}.txt")
     annotations = []
-    for obj in parse_label_file(label_file):
+    for obj in parse_label_file(label_file, with_score=min_score is not None):
+        if min_score is not None and obj.score < min_score:
+            continue
+        score = {} if min_score is None else {"score": obj.score}
         if obj.bbox[0] >= width or obj.bbox[1] >= height or min(obj.bbox[2:]) <= 0:
             raise AIDError(
                 f"{label_file}, line {obj.line + 1}: box {obj.bbox} lies outside its image of "
@@ -140,6 +148,7 @@ def load_image(training: str, name: str, image_id: int) -> dict:
                     "truncated": obj.truncated,
                     "occluded": obj.occluded,
                     "label_index": obj.line,
+                    **score,
                 }
             )
     return {**_record(file_name, image_id, width, height), "annotations": annotations}
@@ -168,14 +177,16 @@ def load_kitti_test(root: str, how_to_get: str) -> list[dict]:
     return [_record(path, i, *read_size(path)) for i, path in enumerate(paths)]
 
 
-def register_kitti(name: str, root: str, split: str, how_to_get: str) -> None:
+def register_kitti(
+    name: str, root: str, split: str, how_to_get: str, min_score: float | None = None
+) -> None:
     """Register a split under ``name``. Its files are read on first use only.
 
     Args:
         name: in Detectron2's catalogs.
-        root, split, how_to_get: see :func:`load_kitti`.
+        root, split, how_to_get, min_score: see :func:`load_kitti`.
     """
-    DatasetCatalog.register(name, lambda: load_kitti(root, split, how_to_get))
+    DatasetCatalog.register(name, lambda: load_kitti(root, split, how_to_get, min_score))
     MetadataCatalog.get(name).set(
         thing_classes=list(CLASSES),
         evaluator_type="kitti",

@@ -13,6 +13,7 @@ from torch import nn
 from ..data.seeding import seed_all
 from ..modeling.balance import Balance
 from ..modeling.meta_arch import DistillationMixin
+from ..modeling.pseudo_labels import is_unlabeled
 from ..modeling.teacher_check import are_comparable, compare
 from .weight_average import WeightAverage
 
@@ -55,7 +56,8 @@ class CompareTeacher(HookBase):
     def _compare(self, student: nn.Module, inputs: tuple) -> None:
         if not student.training or student.is_plain:  # evaluated, or for PreciseStatistics
             return
-        self._losses.append(torch.stack(compare(student, self._teachers, *inputs)))
+        labeled = [x for x in inputs[0] if not is_unlabeled(x)]
+        self._losses.append(torch.stack(compare(student, self._teachers, labeled)))
         self._left -= 1
         if self._left == 0:
             self._handle.remove()

@@ -90,7 +90,7 @@ def _checked_config(args: argparse.Namespace) -> CfgNode:
         )
     if args.eval_only and not cfg.DATASETS.TEST:
         raise AIDError("--eval-only: DATASETS.TEST is empty: name the dataset to evaluate on")
-    for key in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
+    for key in ("TEST",) if args.eval_only else ("TRAIN", "UNLABELED", "TEST"):
         for name in cfg.DATASETS[key]:
             check_dataset(cfg, key, name)
     check_class_lists((f"DATASETS.{k}", x) for k in ("TRAIN", "TEST") for x in cfg.DATASETS[k])
@@ -117,13 +117,13 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> None:
 
     Args:
         cfg: of the run.
-        key: "TRAIN" or "TEST".
-        name: of the dataset, in DATASETS.TRAIN or DATASETS.TEST.
+        key: "TRAIN", "UNLABELED" or "TEST".
+        name: of the dataset, in DATASETS.TRAIN, UNLABELED or TEST.
 
     Raises:
-        AIDError: the dataset is unknown or cannot be loaded, its number of classes is not that of
-            the model, it lacks masks for a model with masks, a training set has no objects, or a
-            test set has no evaluator or no unique image ids.
+        AIDError: the dataset is unknown, cannot be loaded or, if unlabeled, has no image; its
+            number of classes is not that of the model, it lacks masks for a model with masks, a
+            training set has no objects, or a test set has no evaluator or no unique image ids.
     """
     if name not in DatasetCatalog.list():
         known = ", ".join(n for n in DatasetCatalog.list() if "kitti" in n or "traffic" in n)
@@ -137,6 +137,10 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> None:
         raise AIDError(
             f"DATASETS.{key}: {name} cannot be loaded ({error}): check DETECTRON2_DATASETS"
         ) from error
+    if key == "UNLABELED":
+        if not records:
+            raise AIDError(f"DATASETS.UNLABELED: {name} has no image")
+        return
     classes_key = num_classes_key(cfg)
     names = class_list(name)
     if classes_key and names is not None and len(names) != get_value(cfg, classes_key):

@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader
 from ..checkpoint import StudentCheckpointer
 from ..config import clear_value_errors
 from ..data.build import build_test_loader, build_train_loader, micro_batch_size
+from ..data.unlabeled import num_unlabeled
 from ..evaluation import build_evaluator
 from ..modeling.inheritance import inherit
-from ..modeling.meta_arch import DistillationMixin
+from ..modeling.meta_arch import DistillationMixin, plain_architecture
 from ..modeling.placement import dtype_named
 from ..modeling.teacher import Teacher
 from ..modeling.teacher_check import is_of_another_size
@@ -83,7 +84,7 @@ class AIDTrainer(DefaultTrainer):
             self._build(self.cfg)
 
     def _build(self, cfg: CfgNode) -> None:
-        micro_batch_size(cfg)  # fail before the model is built
+        _check_unlabeled(cfg, micro_batch_size(cfg))  # fail before the model is built
         if cfg.SOLVER.CHECKPOINT_PERIOD < 1:
             raise AIDError(
                 f"SOLVER.CHECKPOINT_PERIOD is {cfg.SOLVER.CHECKPOINT_PERIOD}: it must be 1 or more"
@@ -389,6 +390,30 @@ def without_known_tracebacks(folder: str) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_wanted)
+
+
+def _check_unlabeled(cfg: CfgNode, batch_size: int) -> None:
+    """Check that the run can use images without labels if it has some."""
+    if num_unlabeled(cfg, batch_size) == 0:
+        return
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if plain_architecture(architecture) == architecture:
+        raise AIDError(
+            f"DATASETS.UNLABELED is set, but MODEL.META_ARCHITECTURE {architecture} has no teacher "
+            "to label these images: distill, as configs/AID does, or take UNLABELED.SHARE and "
+            "DATASETS.UNLABELED out"
+        )
+    for key in ("MASK_ON", "KEYPOINT_ON", "LOAD_PROPOSALS"):
+        if cfg.MODEL[key]:
+            raise AIDError(
+                f"DATASETS.UNLABELED is set and MODEL.{key} is on: images without labels get boxes "
+                "and classes from a teacher, and nothing else; turn one of both off"
+            )
+    if cfg.AID.NORMALIZE:
+        raise AIDError(
+            "DATASETS.UNLABELED is set and AID.NORMALIZE is on: weights of labels and of a "
+            "teacher's detections have no common mean; turn one of both off"
+        )
 
 
 def _distribute(model: nn.Module) -> nn.Module:

@@ -3,12 +3,13 @@
 import logging
 
 import torch
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from .weighting import Weights
 
-__all__ = ["log_distillation_weight", "log_weights"]
+__all__ = ["log_distillation_weight", "log_pseudo_labels", "log_weights"]
 
 # Iterations between copies of the numbers from the device; Detectron2 writes its log as often.
 LOG_PERIOD = 20
@@ -18,6 +19,20 @@ def log_distillation_weight(weight: float | Tensor) -> None:
     """Log the factor on the distillation losses every LOG_PERIOD iterations."""
     if _is_time_to_log():
         get_event_storage().put_scalar("aid/distillation_weight", float(weight), False)
+
+
+def log_pseudo_labels(labels: list[Instances]) -> None:
+    """Log the number of pseudo-labels of a batch and their mean score every LOG_PERIOD iterations.
+
+    Args:
+        labels: of each unlabeled image, with ``scores``.
+    """
+    if _is_time_to_log():
+        scores = torch.cat([x.scores for x in labels])
+        numbers: dict[str, float] = {"aid/num_pseudo_labels": len(scores)}
+        if len(scores):
+            numbers["aid/pseudo_score_mean"] = scores.mean().item()
+        get_event_storage().put_scalars(smoothing_hint=False, **numbers)
 
 
 def log_weights(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..utils.errors import AIDError, check_not_negative
 from .balance import Balance
 from .detectors import FCOS, GFL
-from .diagnostics import log_distillation_weight, log_weights
+from .diagnostics import log_distillation_weight, log_pseudo_labels, log_weights
 from .distiller import Distiller, TeacherOutput
 from .families import (
     Branches,
@@ -28,11 +28,12 @@ from .families import (
     tap_branches,
 )
 from .losses import Context
+from .pseudo_labels import PseudoLabels, is_unlabeled
 from .schedule import Schedule
 from .teacher import num_teachers
-from .teacher_base import TeacherBase
+from .teacher_base import TeacherBase, TeacherView
 from .teacher_check import in_eval_mode
-from .weighting import TeacherMixing, Weighting
+from .weighting import TeacherMixing, Weighting, Weights
 
 __all__ = [
     "AIDFCOS",
@@ -61,6 +62,7 @@ class DistillationMixin(_Detector):
         plain_architecture: name of the detector's own meta-architecture.
         distillation: modules of the distillers and the balance; None before they are built.
         distillers: one for each teacher.
+        pseudo_labels: rule for images without labels.
         is_plain: whether it runs :meth:`as_plain_detector`.
     """
 
@@ -75,6 +77,7 @@ class DistillationMixin(_Detector):
         super().__init__(*args, **kwargs)
         self.distillation: nn.ModuleDict | None = None
         self.distillers: list[Distiller] = []
+        self.pseudo_labels = PseudoLabels()
         self.is_plain = False
 
     @contextmanager
@@ -124,6 +127,7 @@ class DistillationMixin(_Detector):
             AIDError: the config names no usable teacher, weighting or loss; see ``config/keys.py``.
         """
         schedule = Schedule(cfg)
+        self.pseudo_labels = PseudoLabels(cfg)
         with torch.random.fork_rng([] if self.device.type == "cpu" else [self.device]):
             numbers = range(num_teachers(cfg))
             distillers = [Distiller.from_config(cfg, self, number) for number in numbers]
@@ -180,7 +184,8 @@ class DistillationMixin(_Detector):
         """Detections in eval mode; in training the detector's losses and the distillation losses.
 
         Args:
-            batched_inputs: the standard input of a Detectron2 model.
+            batched_inputs: the standard input of a Detectron2 model. In training, samples may be
+                unlabeled, see :func:`is_unlabeled`; while the schedule pauses, these are left out.
 
         Returns:
             In training {name: scalar}; the trainer sums all of them.
@@ -195,6 +200,12 @@ class DistillationMixin(_Detector):
                 f"{type(self).__name__} has no teacher: call build_distillation(cfg) before "
                 "training, or train with aid.engine.AIDTrainer"
             )
+        factor, view = self.distillation_factor, None
+        if any(map(is_unlabeled, batched_inputs)):
+            if factor == 0:
+                batched_inputs = [x for x in batched_inputs if not is_unlabeled(x)]
+            else:
+                batched_inputs, view = self._with_pseudo_labels(batched_inputs)
         dense_head = getattr(self, "head", None)
         requests = [x.request.cross_convs for x in self.distillers if x.request]
         with (
@@ -203,15 +214,31 @@ class DistillationMixin(_Detector):
             tap_branches(dense_head, requests) as branches,
         ):
             losses = super().forward(batched_inputs)
-        factor = self.distillation_factor
         if factor == 0:
             log_distillation_weight(0.0)
             return {**losses, **self._paused()}
         terms = self._distillation_losses(
-            batched_inputs, backbone.input, backbone.output, head.output, branches
+            batched_inputs, backbone.input, backbone.output, head.output, branches, view
         )
         weight = self.distillation_weight * factor
         return {**losses, **self._weighted(terms, weight, backbone.output)}
+
+    def _with_pseudo_labels(self, batched_inputs: list[dict]) -> tuple[list[dict], TeacherView]:
+        """Label the unlabeled samples of a batch by the first teacher, and move them to its end.
+
+        Returns:
+            The batch, and the teacher's view of it.
+        """
+        labeled = [x for x in batched_inputs if not is_unlabeled(x)]
+        unlabeled = [x for x in batched_inputs if is_unlabeled(x)]
+        batch = labeled + unlabeled
+        self.teacher.follow(self.device)
+        size = _size(self.preprocess_image(batch).tensor)
+        view = self.teacher.view(batch, size, self.input_format)
+        labels = self.pseudo_labels.label(self.teacher, view[len(labeled) :])
+        log_pseudo_labels(labels)
+        pairs = zip(unlabeled, labels, strict=True)
+        return labeled + [{**x, "instances": of_image} for x, of_image in pairs], view
 
     def _weighted(
         self, terms: dict[str, Tensor], weight: float, features: dict[str, Tensor]
@@ -246,10 +273,11 @@ class DistillationMixin(_Detector):
         features: dict[str, Tensor],
         predictions: object,
         branches: dict[int, Branches],
+        view: TeacherView | None,
     ) -> dict[str, Tensor]:
         instances = [x["instances"].to(self.device) for x in batched_inputs]
         terms = {}
-        outputs = self.evaluate_teachers(batched_inputs, instances, images, features)
+        outputs = self.evaluate_teachers(batched_inputs, instances, images, features, view)
         for distiller, output in zip(self.distillers, outputs, strict=True):
             view, weights = output.view, output.weights
             log_weights(
@@ -274,28 +302,43 @@ class DistillationMixin(_Detector):
         instances: list[Instances],
         images: Tensor,
         features: dict[str, Tensor],
+        first_view: TeacherView | None = None,
     ) -> list[TeacherOutput]:
         """Features of each teacher on a batch, and the imitation weights of its instances.
 
         Args:
-            batched_inputs: the standard input of a Detectron2 model.
-            instances: its ground truth, on the student's device.
+            batched_inputs: the standard input of a Detectron2 model, unlabeled samples last.
+            instances: its ground truth, on the student's device; pseudo-labels of unlabeled
+                samples.
             images: (N, 3, H, W), the batch as the student preprocesses and pads it.
             features: the student's, of ``images``.
+            first_view: of the first teacher, if it is computed already.
         """
+        num_labeled = sum(not is_unlabeled(x) for x in batched_inputs)
+        labeled, pseudo = instances[:num_labeled], instances[num_labeled:]
         student_losses = None
         if self.weighting.requires_stats and self.weighting.requires_student:
             sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
-            student_losses = self._student_losses(ImageList(images, sizes), features, instances)
+            student_view = TeacherView(ImageList(images, sizes), features)[:num_labeled]
+            student_losses = self._student_losses(
+                student_view.images, student_view.features, labeled
+            )
         views, stats, weights = [], [], []
         for distiller in self.distillers:
             distiller.teacher.follow(self.device)
-            view = distiller.teacher.view(batched_inputs, _size(images), self.input_format)
-            of_teacher = distiller.stats(view, instances, student_losses)
+            view, first_view = first_view, None
+            if view is None:
+                view = distiller.teacher.view(batched_inputs, _size(images), self.input_format)
+            of_teacher = distiller.stats(view[:num_labeled], labeled, student_losses)
             maps = {k: (_size(features[k]), v) for k, v in distiller.strides.items()}
+            of_batch = distiller.weights(of_teacher, labeled, maps)
+            if pseudo:
+                of_batch = Weights.cat(of_batch, self.pseudo_labels.weights(pseudo, maps))
+                if of_teacher is not None:
+                    of_teacher.teacher.predictions = None  # of the labeled images alone
             views.append(view)
             stats.append(of_teacher)
-            weights.append(distiller.weights(of_teacher, instances, maps))
+            weights.append(of_batch)
         return list(map(TeacherOutput, views, stats, self.mixing(weights)))
 
     @torch.no_grad()

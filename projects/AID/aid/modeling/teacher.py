@@ -30,6 +30,7 @@ from .families import (
     num_classes_key,
     per_instance_losses,
 )
+from .families.base import detect
 from .feature_teacher import is_network, load_feature_teacher
 from .lazy_teacher import read_lazy_config
 from .placement import check_device, dtype_named, to_device
@@ -132,6 +133,11 @@ class Teacher(TeacherBase):
             return None
         classes = torch.cat([x.gt_classes for x in targets])
         return ~torch.isin(classes, classes.new_tensor(unknown))
+
+    @torch.no_grad()
+    def detections(self, view: TeacherView) -> list[Instances]:
+        with EventStorage(), self.autocast():
+            return detect(self.detector, view.images, view.features)
 
     @property
     def device(self) -> torch.device:
@@ -269,11 +275,15 @@ def _student_classes(cfg: CfgNode) -> Sequence[str] | int:
 
 def _check_keys_of_features(cfg: CfgNode, config_file: str, number: int) -> None:
     """Refuse keys that need more of a teacher than features."""
-    for key in ("INHERIT", "EVAL_FIRST"):
-        if cfg.TEACHER[key] and (key == "EVAL_FIRST" or number == 0):
+    keys = {
+        "TEACHER.EVAL_FIRST": cfg.TEACHER.EVAL_FIRST,
+        "TEACHER.INHERIT": cfg.TEACHER.INHERIT and number == 0,
+        "UNLABELED.SHARE": cfg.UNLABELED.SHARE > 0 and number == 0,
+    }
+    for key, is_on in keys.items():
+        if is_on:
             raise AIDError(
-                f"TEACHER.{key} is on, but the teacher {config_file} gives features only: turn it "
-                "off"
+                f"{key} is on, but the teacher {config_file} gives features only: turn it off"
             )
 
 

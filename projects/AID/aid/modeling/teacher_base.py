@@ -33,6 +33,10 @@ class TeacherView:
     images: ImageList
     features: dict[str, Tensor]
 
+    def __getitem__(self, index: slice) -> "TeacherView":
+        images = ImageList(self.images.tensor[index], self.images.image_sizes[index])
+        return TeacherView(images, {level: x[index] for level, x in self.features.items()})
+
 
 class TeacherBase:
     """Frozen network in eval mode, run without gradient.
@@ -118,6 +122,14 @@ class TeacherBase:
 
         Returns:
             Quality on the device of the targets.
+        """
+        raise NotImplementedError
+
+    def detections(self, view: TeacherView) -> list[Instances]:
+        """Detections of each image of a batch, in pixels of the student's input.
+
+        Args:
+            view: output of :meth:`view`.
         """
         raise NotImplementedError
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from aid.data.images import ImageFault, check_size, read_image
+from aid.data.images import IMAGES, ImageFault, check_size, read_image
 from aid.utils.errors import AIDError
 
 __all__ = ["Frame", "Source", "count_frames", "find_sources", "read_frames"]
 
-IMAGES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 # Number of unreadable frames in a row after which a video is not read on.
 MAX_UNREADABLE = 1000

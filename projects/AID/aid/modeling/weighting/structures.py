@@ -5,6 +5,7 @@ Shape letters: N images, G instances of the batch, (H, W) size of a level.
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ..families import DetectionQuality, PerInstanceLosses
@@ -49,6 +50,25 @@ class Weights:
     instance: Tensor | None = None
     loss: Tensor | None = None
     components: "ComponentWeights | None" = None
+
+    @classmethod
+    def cat(cls, first: "Weights", second: "Weights") -> "Weights":
+        """Join the weights of two batches; what one of them lacks the result lacks, too."""
+
+        def joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            return None if a is None or b is None else torch.cat([a, b])
+
+        a, b = first.components, second.components
+        components = None
+        if a is not None and b is not None:
+            pairs = ((a.cls, b.cls), (a.box, b.box), (a.background, b.background))
+            components = ComponentWeights(*(torch.cat(pair) for pair in pairs))
+        return cls(
+            {level: torch.cat([x, second.maps[level]]) for level, x in first.maps.items()},
+            joined(first.instance, second.instance),
+            joined(first.loss, second.loss),
+            components,
+        )
 
 
 @dataclass
