@@ -85,7 +85,7 @@ def test_mixed_precision_skips_a_step_with_overflow():
 def test_bfloat16_has_no_loss_scale(steps):
     kind = functools.partial(AccumulatingAMPTrainer, precision=torch.bfloat16)
     weight, _, trainer = run(kind, [1e35, 1e35], steps)
-    assert weight == pytest.approx(-1e33)  # far beyond float16, and no step is left out
+    assert weight == pytest.approx(-1e33)  # the loss is far beyond float16, and no step is skipped
     assert trainer.state_dict()["grad_scaler"] == {}
 
 

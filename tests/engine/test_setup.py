@@ -220,18 +220,18 @@ def odd_boxes(toy_dataset):
     DatasetCatalog.register(toy_dataset, lambda: records)
 
 
-def test_warnings_of_the_data_are_in_the_log(configure, odd_boxes, tmp_path, capsys):
-    """Once for each dataset that is checked, though they come before the file is there."""
+def test_data_warnings_are_logged_once_per_dataset(configure, odd_boxes, tmp_path, capsys):
+    """The warnings precede log.txt, to which they are written later."""
     configure()
     log = (tmp_path / "out" / "log.txt").read_text()
     lines = [x for x in log.splitlines() if "of 16 boxes leave their image" in x]
     assert ["DATASETS.TRAIN" in x for x in lines] == [True, False]
     assert all("aid.data.conventions" in x and "WARNING" in x for x in lines)
-    said = capsys.readouterr()
-    assert said.out.count("leave their image") == 2 and "leave" not in said.err
+    output = capsys.readouterr()
+    assert output.out.count("leave their image") == 2 and "leave" not in output.err
 
 
-def test_warnings_before_an_error_are_not_lost(configure, odd_boxes, tmp_path, capsys):
+def test_warnings_before_an_error_are_printed(configure, odd_boxes, tmp_path, capsys):
     with pytest.raises(AIDError, match="'gone' is not registered"):
         configure(opts=["DATASETS.TEST", ("gone",)])
     assert "leave their image" in capsys.readouterr().err
