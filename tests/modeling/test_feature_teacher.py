@@ -215,15 +215,15 @@ ON = ["AID.GRANULARITY", "instance"]
     [
         (
             ON,
-            "pyramid.pt gives features only: ExponentialWeighting needs the teacher's loss D; set",
+            "pyramid.pt has no heads: ExponentialWeighting needs the teacher's loss D; set",
         ),
-        (["DISTILLATION.LOSSES", "['ResponseLoss']"], "only: ResponseLoss needs predictions; name"),
-        (["TEACHER.INHERIT", "True"], "TEACHER.INHERIT is on, but .* gives features only: turn"),
+        (["DISTILLATION.LOSSES", "['ResponseLoss']"], "no heads: ResponseLoss needs predictions; name"),
+        (["TEACHER.INHERIT", "True"], "TEACHER.INHERIT is on, but .* has no heads: turn"),
         (["TEACHER.EVAL_FIRST", "True"], "TEACHER.EVAL_FIRST is on, but"),
         (["TEACHER.WEIGHTS", "x.pth"], "TEACHER.WEIGHTS is x.pth, but the TorchScript file"),
-        (["TEACHER.FEATURES", "[]"], r"FEATURES is \[\], .* gives 0, 1: name one of these"),
+        (["TEACHER.FEATURES", "[]"], r"FEATURES is \[\], .* are 0, 1: name one of these"),
         (["TEACHER.FEATURES", "['p3']"], r"FEATURES is \['p3'\]"),
-        (["TEACHER.FEATURES", "['2: p3']"], "gives 0, 1: name one"),
+        (["TEACHER.FEATURES", "['2: p3']"], "are 0, 1: name one"),
         (["TEACHER.FEATURES", "['0: p3', '1: p3']"], "name one of these for each level"),
         (["TEACHER.FEATURES", "['0: p9']"], "no common level"),
         (["TEACHER.PIXEL_STD", "[1.0]"], "give both a number for each channel"),
@@ -261,7 +261,7 @@ def test_invalid_source_is_a_one_line_error(source, message, tmp_path, monkeypat
 def test_maps_of_invalid_shape_are_refused():
     with pytest.raises(AIDError, match=r"output tokens of no file is \(1, 1568, 8\): a map"):
         FeatureTeacher(Tokens(), ["tokens: p4"])
-    with pytest.raises(AIDError, match="has 40x81 cells for an image of 448x896: a map with one"):
+    with pytest.raises(AIDError, match="has 40x81 cells for an image of 448x896: a map with a s"):
         FeatureTeacher(Means(11), ["0: p4"])
 
 
