@@ -217,7 +217,7 @@ ON = ["AID.GRANULARITY", "instance"]
             ON,
             "pyramid.pt has no heads: ExponentialWeighting needs the teacher's loss D; set",
         ),
-        (["DISTILLATION.LOSSES", "['ResponseLoss']"], "no heads: ResponseLoss needs predictions; name"),
+        (["DISTILLATION.LOSSES", "['ResponseLoss']"], "heads: ResponseLoss needs predictions; na"),
         (["TEACHER.INHERIT", "True"], "TEACHER.INHERIT is on, but .* has no heads: turn"),
         (["TEACHER.EVAL_FIRST", "True"], "TEACHER.EVAL_FIRST is on, but"),
         (["TEACHER.WEIGHTS", "x.pth"], "TEACHER.WEIGHTS is x.pth, but the TorchScript file"),

@@ -24,7 +24,7 @@ __all__ = ["FeatureTeacher", "is_network", "load_feature_teacher"]
 IMAGENET_MEAN = (123.675, 116.280, 103.530)
 IMAGENET_STD = (58.395, 57.120, 57.375)
 
-# Height and width of the image on which strides are measured: multiples of 14 and of 2 to 64.
+# Height and width of the image on which strides are measured: multiples of 14 and 64.
 PROBE = (448, 896)
 
 

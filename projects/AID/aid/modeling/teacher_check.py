@@ -31,7 +31,8 @@ __all__ = [
     "is_of_another_size",
 ]
 
-# Ratio of the larger to the smaller image size of teacher and student that is still accepted.
+# Ratio of the larger to the smaller test size of teacher and student above which they are regarded
+# as much different.
 MAX_SIZE_RATIO = 1.5
 
 
@@ -163,7 +164,7 @@ def _check_padding(teacher: TeacherBase, student: nn.Module, cfg: CfgNode) -> No
 
 
 def _compare_sizes(teacher: TeacherBase, cfg: CfgNode) -> None:
-    """Warn if the teacher was trained at a much different image size than the student's."""
+    """Warn if teacher and student are tested at much different image sizes."""
     if is_of_another_size(teacher, cfg):
         logging.getLogger(__name__).warning(
             "INPUT.MIN_SIZE_TEST is %d in %s, %d in the student: the teacher is imitated on images "
