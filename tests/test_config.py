@@ -160,7 +160,6 @@ def test_mask_head_equals_the_model_zoo():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("MODEL: !!python/object/apply:os.getcwd []\n", "not plain YAML.*object tags are refused"),
         ("MODEL: [1, 2\n", "not plain YAML"),
         ("AID:\n  ALPHA: much\n", "AID.ALPHA|Type mismatch"),
         ("AID:\n  APLHA: 0.1\n", "Non-existent config key: AID.APLHA"),
@@ -261,7 +260,7 @@ def test_file_that_runs_code_is_refused(at, tag, tmp_path):
     texts[{"file": "file", "base": "base", "base of a base": "root"}[at]] = hostile
     for name, text in texts.items():
         (tmp_path / f"{name}.yaml").write_text(text)
-    with pytest.raises(AIDError, match="not plain YAML.*object tags are refused") as error:
+    with pytest.raises(AIDError, match="file.yaml: not plain YAML.*object tags are refu") as error:
         load_config(str(tmp_path / "file.yaml"))
     assert "\n" not in str(error.value) and not (tmp_path / "marker").exists()
     with pytest.raises(AIDError, match="command line options"):

@@ -106,7 +106,7 @@ def test_folder_in_place_of_a_file_is_a_one_line_error(tmp_path, capsys):
     assert capsys.readouterr().err == line
 
 
-def test_a_json_file_is_whole_or_as_it_was(tmp_path, file_limit):
+def test_json_file_is_replaced_atomically(tmp_path, file_limit):
     path = str(tmp_path / "a.json")
     write_json(path, {"a": [1, None]}, "--json")
     assert json.loads(Path(path).read_text()) == {"a": [1, None]}
@@ -121,7 +121,7 @@ def test_a_json_file_is_whole_or_as_it_was(tmp_path, file_limit):
         write_json(f"{tmp_path}/gone/a.json", {})
 
 
-def test_a_device_is_written_to_and_not_replaced(tmp_path):
+def test_pipe_is_written_to_and_not_replaced(tmp_path):
     pipe = str(tmp_path / "pipe")
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -131,8 +131,8 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path):
     assert os.listdir(tmp_path) == ["pipe"]
 
 
-def test_tools_write_files_by_the_helpers_alone(repository):
-    """All others leave half a file, or end in a traceback, on a full disk."""
+def test_tools_write_files_only_by_the_helpers(repository):
+    """Other writes leave a partial file or a traceback if the disk is full."""
     writes = re.compile(r"""open\([^)]*["'][wax]b?["']|json\.dump\(""")
     allowed = {"memory.py", "victim.py", "runner.py", "load_test.py"}  # /proc, and stdout.txt
     paths = [*Path(repository, "tools").glob("*.py")]

@@ -137,7 +137,9 @@ def on_files(lazy, toy_dataset):
 
 
 @pytest.mark.parametrize("tested", [False, True])
-def test_an_odd_image_is_named_without_traceback(tested, on_files, script, tmp_path, caplog):
+def test_error_names_a_truncated_image_without_traceback(
+    tested, on_files, script, tmp_path, caplog
+):
     path = tmp_path / "4.png"
     path.write_bytes(path.read_bytes()[:100])
     os.makedirs(on_files.train.output_dir, exist_ok=True)
@@ -150,7 +152,7 @@ def test_an_odd_image_is_named_without_traceback(tested, on_files, script, tmp_p
     assert not any(record.exc_info for record in caplog.records)
 
 
-def test_a_crop_that_leaves_nothing_is_said(on_files, script):
+def test_error_names_an_image_with_an_empty_crop(on_files, script):
     augmentations = on_files.dataloader.train.mapper.augmentations
     augmentations.insert(0, L(T.RandomCrop)(crop_type="absolute", crop_size=(0, 20)))
     os.makedirs(on_files.train.output_dir, exist_ok=True)
@@ -159,14 +161,14 @@ def test_a_crop_that_leaves_nothing_is_said(on_files, script):
 
 
 @pytest.mark.parametrize(
-    "folder, said", [("s3://bucket/run", "is a URL"), ("a\udcffb", r"a\\xffb is not UTF-8")]
+    "folder, reason", [("s3://bucket/run", "is a URL"), ("a\udcffb", r"a\\xffb is not UTF-8")]
 )
-def test_a_folder_that_cannot_be_written_to_is_said(folder, said, script, teacher, monkeypatch):
+def test_unusable_output_folder_is_refused(folder, reason, script, teacher, monkeypatch):
     monkeypatch.setattr(script, "default_setup", None)
     args = default_argument_parser().parse_args(["--config-file", LAZY])
     cfg = LazyConfig.load(LAZY)
     cfg.train.output_dir = folder
     monkeypatch.setattr(LazyConfig, "load", lambda path: cfg)
-    with pytest.raises(AIDError, match="^train.output_dir .*" + said) as error:
+    with pytest.raises(AIDError, match="^train.output_dir .*" + reason) as error:
         script.main(args)
     assert str(error.value).isprintable()

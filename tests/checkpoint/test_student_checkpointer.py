@@ -226,7 +226,7 @@ def test_non_finite_checkpoint_is_neither_evaluated_nor_deployed(saved, load_scr
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.bool, torch.int64])
-def test_adapters_of_another_kind_of_number_are_not_resumed(dtype, saved, student_model):
+def test_adapters_of_another_kind_of_dtype_are_not_resumed(dtype, saved, student_model):
     _, _, path = saved
     content = torch.load(path)
     name, tensor = next((k, v) for k, v in content["distillation"].items() if "weight" in k)
@@ -234,8 +234,8 @@ def test_adapters_of_another_kind_of_number_are_not_resumed(dtype, saved, studen
     torch.save(content, path)
     other, _ = student_model("faster_rcnn", seed=1)
     before = {k: v.clone() for k, v in other.state_dict().items()}
-    said = rf"--resume: .*model.pth cannot be read \({name} is {dtype} in the file, torch.float32"
-    with pytest.raises(AIDError, match=said):
+    text = rf"--resume: .*model.pth cannot be read \({name} is {dtype} in the file, torch.float32"
+    with pytest.raises(AIDError, match=text):
         StudentCheckpointer(other).load(path)
     assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
-    StudentCheckpointer(other).load(path, checkpointables=[])  # the student alone is as it was
+    StudentCheckpointer(other).load(path, checkpointables=[])  # the student alone loads

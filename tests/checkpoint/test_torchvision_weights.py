@@ -80,7 +80,7 @@ def test_failed_download_is_reported(cache, tmp_path):
     assert not list(tmp_path.rglob("*.pth*"))
 
 
-def test_other_models_keep_their_names(cache, repository):
+def test_other_models_keep_their_parameter_names(cache, repository):
     net = torchvision.models.mobilenet_v3_small(weights=None)
     cache["state_dict"] = net.state_dict()
     opts = ["MODEL.BACKBONE.NAME", "build_torchvision_fpn_backbone"]

@@ -156,29 +156,27 @@ def cropping(tiny_config, toy_dataset, *opts):
         ("relative", [0.001, 0.001], r"0x0"),
     ],
 )
-def test_what_a_crop_leaves_of_an_image_may_be_too_little(
-    kind, size, left, tiny_config, toy_dataset
-):
+def test_too_small_crop_of_an_image_is_refused(kind, size, left, tiny_config, toy_dataset):
     crop = ["INPUT.CROP.TYPE", kind, "INPUT.CROP.SIZE", size, "INPUT.MAX_SIZE_TRAIN", 30]
     batches = iter(build_train_loader(cropping(tiny_config, toy_dataset, *crop)))
-    said = f"^image .*png cannot be used: a crop has left {left} of .*: raise INPUT.CROP.SIZE or "
-    with pytest.raises(AIDError, match=said) as error:
+    text = f"^image .*png cannot be used: a crop has left {left} of .*: raise INPUT.CROP.SIZE or "
+    with pytest.raises(AIDError, match=text) as error:
         next(batches)
     assert "\n" not in str(error.value)
 
 
-def test_other_crops_are_those_of_detectron2(tiny_config, toy_dataset, monkeypatch):
-    """Bit by bit: the check draws no random numbers and changes neither pixels nor boxes."""
+def test_valid_crops_equal_detectron2(tiny_config, toy_dataset, monkeypatch):
+    """The check draws no random numbers and changes neither pixels nor boxes."""
     cfg = cropping(tiny_config, toy_dataset, "INPUT.CROP.SIZE", [0.5, 0.5])
 
     def first():
         batches = iter(build_train_loader(cfg))
         return [next(batches)[0] for _ in range(8)]
 
-    found = first()
+    checked = first()
     monkeypatch.setattr("aid.data.build.check_crops", lambda augmentations: 0)
-    for a, b in zip(first(), found, strict=True):
+    for a, b in zip(first(), checked, strict=True):
         assert torch.equal(a["image"], b["image"])
         boxes = (x["instances"].gt_boxes.tensor for x in (a, b))
         assert torch.equal(*boxes)
-    assert len({x["image"].shape for x in found}) > 2
+    assert len({x["image"].shape for x in checked}) > 2

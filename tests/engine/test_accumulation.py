@@ -12,7 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aid.config import load_config
 from aid.engine.accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
-from aid.utils.errors import AIDError
 
 TRAINERS = [AccumulatingTrainer, AccumulatingAMPTrainer]
 
@@ -76,11 +75,6 @@ def test_error_names_the_micro_batch_of_a_non_finite_loss(kind, numbers):
     assert model.weight.item() == 10
 
 
-def test_error_names_a_non_finite_image():
-    with pytest.raises(AIDError, match="^image nan.png holds NaN or infinity: replace the file"):
-        run(AccumulatingTrainer, [1.0, float("nan")], 2)
-
-
 def test_mixed_precision_skips_a_step_with_overflow():
     weight, _, trainer = run(AccumulatingAMPTrainer, [1e35, 1.0], 2)
     assert weight == 1
@@ -91,7 +85,7 @@ def test_mixed_precision_skips_a_step_with_overflow():
 def test_bfloat16_has_no_loss_scale(steps):
     kind = functools.partial(AccumulatingAMPTrainer, precision=torch.bfloat16)
     weight, _, trainer = run(kind, [1e35, 1e35], steps)
-    assert weight == pytest.approx(-1e33)  # far beyond float16, and no step is left out
+    assert weight == pytest.approx(-1e33)  # the loss is far beyond float16, and no step is skipped
     assert trainer.state_dict()["grad_scaler"] == {}
 
 

@@ -75,7 +75,7 @@ def test_error_in_a_custom_detector_keeps_its_traceback(tiny_config):
         build_detector(cfg)
 
 
-def test_every_tool_names_the_key(student_config, repository):
+def test_error_of_every_tool_names_the_key(student_config, repository):
     cfg = student_config("faster_rcnn", opts=["MODEL.RESNETS.NORM", "BatchNorm"])
     builders = {
         "report": Run("run", cfg, []).build,
@@ -90,11 +90,11 @@ def test_every_tool_names_the_key(student_config, repository):
     # Nothing else builds a detector unchecked.
     paths = [*Path(repository, "tools").glob("*.py"), Path(repository, "train_net.py")]
     paths += Path(repository, "projects/AID/aid_tools").rglob("*.py")
-    found = [x.name for x in paths if re.search(r"import .*\bbuild_model\b", x.read_text())]
-    assert found == []
+    unchecked = [x.name for x in paths if re.search(r"import .*\bbuild_model\b", x.read_text())]
+    assert unchecked == []
 
 
-def test_report_names_an_unregistered_architecture(tiny_config, tmp_path):
+def test_report_error_names_an_unregistered_architecture(tiny_config, tmp_path):
     for name in ("metrics.json", "model_final.pth"):
         (tmp_path / name).touch()
     tiny_config("faster_rcnn", ["MODEL.META_ARCHITECTURE", "OwnRCNN"], name="config")
@@ -106,7 +106,7 @@ def test_report_names_an_unregistered_architecture(tiny_config, tmp_path):
     "key, value", [("INPUT.MIN_SIZE_TEST", -5), ("TEST.DETECTIONS_PER_IMAGE", "")]
 )
 def test_values_refused_by_the_evaluation_are_one_line_errors(key, value, run_config):
-    """Which comes last in a run: at its end, or in an evaluation alone."""
+    """The evaluation is the last part of a run."""
     cfg = run_config("run", opts=["SOLVER.MAX_ITER", 3])
     cfg.defrost()
     node, name = cfg, key.split(".")

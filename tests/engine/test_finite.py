@@ -117,13 +117,15 @@ def test_error_of_a_run_names_files_of_its_dataset(run_config, toy_dataset, capl
 # Mixed precision may skip the first steps: torch then warns of the order of the scheduler.
 @pytest.mark.filterwarnings("ignore:Detected call of")
 @pytest.mark.parametrize("amp", [False, True])
-def test_divergence_error_names_iteration_and_images(amp, run_config, toy_dataset):
+def test_divergence_error_names_iteration_and_images(amp, run_config, toy_dataset, caplog):
     opts = ["SOLVER.BASE_LR", 1e12, "SOLVER.WARMUP_ITERS", 0, "SOLVER.MAX_ITER", 40]
     opts += ["SOLVER.AMP.ENABLED", amp, "SOLVER.CHECKPOINT_PERIOD", 100]
     message = train(run_config("run", opts=opts), broken_rank=None)
-    assert message.startswith("training diverged at iteration ")
+    assert message.startswith("training diverged at iteration ") and "\n" not in message
+    assert "lower SOLVER.BASE_LR" in message
     assert os.path.dirname(DatasetCatalog.get(toy_dataset)[0]["file_name"]) in message
     assert ("turn SOLVER.AMP.ENABLED off" in message) == amp
+    assert not any(record.exc_info for record in caplog.records)
 
 
 def test_error_comes_from_the_process_with_the_images(run_config, in_processes):

@@ -131,11 +131,11 @@ def test_precise_statistics_do_not_depend_on_resuming(run_config):
     cut = run_config("cut", opts=[*opts, "SOLVER.MAX_ITER", 2])
     train(cut)
     train(run_config("cut", opts=opts), resume=True)
-    expected, found = (
+    expected, actual = (
         torch.load(cut.OUTPUT_DIR.replace("cut", name) + "/model_final.pth")["model"]
         for name in ("whole", "cut")
     )
-    assert all(torch.equal(found[k], v) for k, v in expected.items())
+    assert all(torch.equal(actual[k], v) for k, v in expected.items())
 
 
 def test_figures_are_released(run_config):

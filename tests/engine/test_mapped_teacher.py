@@ -1,4 +1,4 @@
-"""Runs with a teacher of other classes."""
+"""Training runs with a teacher whose classes are mapped."""
 
 import json
 import os
@@ -10,14 +10,14 @@ from detectron2.modeling import build_model
 from aid.config import load_config
 from aid.engine import AIDTrainer
 
-# Of its 4 classes one is background; the toy data have Car, Pedestrian and Cyclist.
+# One of the teacher's 4 classes is background; the toy data have Car, Pedestrian and Cyclist.
 ENTRIES = ["3: Car", "0: Pedestrian", "1: Pedestrian"]
 TARGETS = {0: 1, 1: 1, 3: 0}
 
 
 @pytest.fixture
 def mapped_run(run_config, tiny_config, tmp_path):
-    """A function (output, opts) -> frozen config of a run of 4 iterations."""
+    """Function (output, opts) -> frozen config of a run of 4 iterations."""
     path = tiny_config("retinanet", ["MODEL.RETINANET.NUM_CLASSES", 4], name="other_classes")
     torch.manual_seed(9)
     teacher = build_model(load_config(path))
@@ -33,19 +33,19 @@ def detections(folder: str) -> list[dict]:
         return json.load(f)
 
 
-def test_it_is_evaluated_as_a_detector_of_the_students_classes(mapped_run):
+def test_mapped_teacher_is_evaluated_on_the_students_classes(mapped_run):
     opts = ["TEACHER.EVAL_FIRST", True, "SOLVER.MAX_ITER", 1, "TEST.DETECTIONS_PER_IMAGE", 20]
     cfg = mapped_run("run", opts)
     trainer = AIDTrainer(cfg)
     trainer.resume_or_load(False)
     trainer.train()
-    found = detections(os.path.join(cfg.OUTPUT_DIR, "teacher"))
-    assert {x["category_id"] for x in found} == set(TARGETS.values())
+    results = detections(os.path.join(cfg.OUTPUT_DIR, "teacher"))
+    assert {x["category_id"] for x in results} == set(TARGETS.values())
     with open(os.path.join(cfg.OUTPUT_DIR, "teacher", "metrics.json")) as f:
         assert json.load(f)["bbox/AP-Car"] >= 0
 
 
-def test_it_is_resumed_bit_for_bit(mapped_run):
+def test_run_with_a_mapped_teacher_resumes_exactly(mapped_run):
     def run(cfg, resume, stop=4):
         torch.manual_seed(cfg.SEED)
         trainer = AIDTrainer(cfg)
@@ -55,7 +55,7 @@ def test_it_is_resumed_bit_for_bit(mapped_run):
         return trainer.model.state_dict()
 
     opts = ["DISTILLATION.LOSSES", ["ResponseLoss", "CrossKDLoss"]]
-    whole, parts = mapped_run("whole", opts), mapped_run("parts", opts)
+    whole, stopped = mapped_run("whole", opts), mapped_run("stopped", opts)
     expected = run(whole, resume=False)
-    run(parts, resume=False, stop=2)
-    assert all(torch.equal(v, expected[k]) for k, v in run(parts, resume=True).items())
+    run(stopped, resume=False, stop=2)
+    assert all(torch.equal(v, expected[k]) for k, v in run(stopped, resume=True).items())

@@ -1,5 +1,6 @@
 """Setup of a config from arguments: seeds, devices, folders and datasets."""
 
+import logging
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from detectron2.utils import comm
 
 from aid.config import load_config
 from aid.data.classes import check_class_lists
+from aid.engine.output_folder import LOGGERS
 from aid.engine.setup import check_dataset
 from aid.utils.errors import AIDError
 
@@ -211,7 +213,14 @@ def test_register_file_is_run_first(configure, toy_dataset, tmp_path):
 
 
 @pytest.fixture
-def odd_boxes(toy_dataset):
+def no_handlers(monkeypatch):
+    """Loggers without the handlers of earlier tests, whose streams are closed."""
+    for name in LOGGERS:
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
+
+
+@pytest.fixture
+def odd_boxes(toy_dataset, no_handlers):
     """The toy data with a box that leaves its image in each image."""
     records = DatasetCatalog.get(toy_dataset)
     for record in records:
@@ -220,18 +229,18 @@ def odd_boxes(toy_dataset):
     DatasetCatalog.register(toy_dataset, lambda: records)
 
 
-def test_warnings_of_the_data_are_in_the_log(configure, odd_boxes, tmp_path, capsys):
-    """Once for each dataset that is checked, though they come before the file is there."""
+def test_data_warnings_are_logged_once_per_dataset(configure, odd_boxes, tmp_path, capsys):
+    """The warnings precede log.txt, to which they are written later."""
     configure()
     log = (tmp_path / "out" / "log.txt").read_text()
     lines = [x for x in log.splitlines() if "of 16 boxes leave their image" in x]
     assert ["DATASETS.TRAIN" in x for x in lines] == [True, False]
     assert all("aid.data.conventions" in x and "WARNING" in x for x in lines)
-    said = capsys.readouterr()
-    assert said.out.count("leave their image") == 2 and "leave" not in said.err
+    output = capsys.readouterr()
+    assert output.out.count("leave their image") == 2 and "leave" not in output.err
 
 
-def test_warnings_before_an_error_are_not_lost(configure, odd_boxes, tmp_path, capsys):
+def test_warnings_before_an_error_are_printed(configure, odd_boxes, tmp_path, capsys):
     with pytest.raises(AIDError, match="'gone' is not registered"):
         configure(opts=["DATASETS.TEST", ("gone",)])
     assert "leave their image" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Runs with a LazyConfig's teacher, and with one that gives features only."""
+"""Training runs with the teacher of a LazyConfig and with a feature teacher."""
 
 import os
 
@@ -30,7 +30,7 @@ dataloader = dict(test=dict(mapper=mapper))
 """
 
 
-def test_a_run_and_its_evaluation_are_those_of_the_yaml_config(run_config, tmp_path):
+def test_lazyconfig_teacher_equals_the_same_teacher_in_yaml(run_config, tmp_path):
     cfg = run_config("run", opts=["TEACHER.EVAL_FIRST", True, "SOLVER.MAX_ITER", 2])
     yaml = load_config(cfg.TEACHER.CONFIG_FILE, ["INPUT.MIN_SIZE_TEST", 50])
     yaml.INPUT.MAX_SIZE_TEST = 70
@@ -45,10 +45,10 @@ def test_a_run_and_its_evaluation_are_those_of_the_yaml_config(run_config, tmp_p
 
         class Watched(AIDTrainer):
             def test_teachers(self):
-                def see(detector, inputs):
+                def record(detector, inputs):
                     sizes.append(inputs[0][0]["image"].shape)
 
-                handle = self.model.teacher.detector.register_forward_pre_hook(see)
+                handle = self.model.teacher.detector.register_forward_pre_hook(record)
                 results.append(super().test_teachers())
                 handle.remove()
 
@@ -59,13 +59,14 @@ def test_a_run_and_its_evaluation_are_those_of_the_yaml_config(run_config, tmp_p
         trainer.train()
         return results, sizes, trainer.model.state_dict()
 
-    (expected, expected_sizes, ours), (found, sizes, theirs) = run("same.yaml"), run("lazy.py")
+    expected, expected_sizes, expected_state = run("same.yaml")
+    actual, sizes, state = run("lazy.py")
     assert sizes == expected_sizes and {min(x[1:]) for x in sizes} == {47}  # 70 limits 50 x 75
-    assert str(found) == str(expected)  # with NaN
-    assert all(torch.equal(x, ours[k]) for k, x in theirs.items())
+    assert str(actual) == str(expected)  # compares NaN, too
+    assert all(torch.equal(x, expected_state[k]) for k, x in state.items())
 
 
-def test_a_teacher_of_features_is_named_on_the_command_line_and_resumed(run_config, tmp_path):
+def test_run_with_a_feature_teacher_resumes_exactly(run_config, tmp_path):
     torch.jit.script(nn.Conv2d(3, 5, 16, stride=16)).save(tmp_path / "patches.ts")
     opts = ["AID.GRANULARITY", "none", "DISTILLATION.LOSSES", ["FitNetLoss"]]
     cfg = run_config("run", opts=["DATASETS.TEST", (), *opts])
@@ -84,14 +85,14 @@ def test_a_teacher_of_features_is_named_on_the_command_line_and_resumed(run_conf
 
     expected = run("whole", 4)
     run("stopped", 2)
-    found = run("stopped", 4, "--resume")
+    actual = run("stopped", 4, "--resume")
     for part in ("model", "distillation"):
-        assert all(torch.equal(found[part][k], x) for k, x in expected[part].items())
+        assert all(torch.equal(actual[part][k], x) for k, x in expected[part].items())
     plain = build_model(cfg)
     assert expected["model"].keys() == plain.state_dict().keys()
     written = load_config(os.path.join(tmp_path, "whole", "config.yaml"))
     assert written.TEACHER.CONFIG_FILE == str(tmp_path / "patches.ts")
     os.rename(tmp_path / "patches.ts", tmp_path / "other.ts")
-    written.TEACHER.CONFIG_FILE = str(tmp_path / "other.ts")  # that no command line named
+    written.TEACHER.CONFIG_FILE = str(tmp_path / "other.ts")  # not named on a command line
     with pytest.raises(AIDError, match="other.ts is a program, which no config file can name"):
         build_model(cfg).build_distillation(written)

@@ -77,10 +77,10 @@ def test_bfloat16_run_resumes_exactly_with_float32_weights(run_config):
     expected = train(run_config("whole", opts=opts))
     cfg = run_config("stopped", opts=opts)
     train(cfg, stop_at=1)
-    found = train(cfg, resume=True)
+    actual = train(cfg, resume=True)
     single = train(run_config("single", opts=opts[4:]))
     for k, x in expected["model"].items():
-        assert torch.equal(found["model"][k], x) and x.isfinite().all()
+        assert torch.equal(actual["model"][k], x) and x.isfinite().all()
         assert x.dtype == single["model"][k].dtype
     assert any(not torch.equal(single["model"][k], x) for k, x in expected["model"].items())
 
@@ -179,7 +179,7 @@ def test_teacher_is_evaluated_first_with_eval_first(run_config):
 
 @pytest.mark.parametrize("size, sizes", [(48, [64]), (32, [64, 32])])
 def test_teacher_of_another_size_is_evaluated_at_both_sizes(size, sizes, run_config, caplog):
-    """At the student's size, at which it is imitated, too, and without an effect on its config."""
+    """The second evaluation, at the student's size, does not change the teacher's config."""
     tested = []
 
     class Watched(AIDTrainer):
@@ -200,16 +200,8 @@ def test_teacher_of_another_size_is_evaluated_at_both_sizes(size, sizes, run_con
     for number, (_, folder) in enumerate(tested, 51):
         with open(os.path.join(folder, "metrics.json")) as f:
             assert json.load(f)["bbox/AP"] == number
-    said = "has bbox/AP 51 at its own size, INPUT.MIN_SIZE_TEST 64, and 52 at the student's, 32, at"
-    assert (said in caplog.text) == (len(sizes) == 2)
-
-
-def test_divergence_is_a_one_line_error(run_config, caplog):
-    cfg = run_config("run", opts=["SOLVER.BASE_LR", 1e12, "SOLVER.WARMUP_ITERS", 0])
-    with pytest.raises(AIDError, match="training diverged at .*lower SOLVER.BASE_LR") as error:
-        train(cfg)
-    assert "\n" not in str(error.value)
-    assert not any(record.exc_info for record in caplog.records)
+    text = "has bbox/AP 51 at its own size, INPUT.MIN_SIZE_TEST 64, and 52 at the student's, 32, at"
+    assert (text in caplog.text) == (len(sizes) == 2)
 
 
 def test_non_finite_final_weights_are_an_error(run_config):

@@ -1,4 +1,4 @@
-"""The average of the weights: its numbers, what is saved and evaluated, and resuming."""
+"""Average of the weights: known values, checkpoints, evaluation and resuming."""
 
 import os
 
@@ -17,7 +17,7 @@ ON = ["MODEL_EMA.ENABLED", True, "MODEL_EMA.DECAY", 0.5]
 
 
 class Stop(HookBase):
-    """Ends a run as an interruption would, after the checkpoint of iteration 1."""
+    """Hook that interrupts a run after the checkpoint of iteration 1."""
 
     def after_step(self):
         if self.trainer.iter == 1:
@@ -25,7 +25,7 @@ class Stop(HookBase):
 
 
 class Record(HookBase):
-    """The student's own weights after every iteration, before anything is averaged or saved."""
+    """Hook that records the student's own weights after every iteration, before other hooks."""
 
     def __init__(self):
         self.own = []
@@ -63,12 +63,12 @@ def test_known_averages():
     assert average.weights["num_batches_tracked"] == 7
     average.update(1)  # d is 2 / 11
     assert average.weights["weight"].item() == pytest.approx(2 - 0.1 * 2 / 11)
-    average.update(1000)  # d is the largest
+    average.update(1000)  # d is the configured decay
     assert average.weights["weight"].item() == pytest.approx(2 - 0.1 * 2 / 11 / 4)
     assert start == 1 and model.weight.item() == 2
 
 
-def test_weights_that_share_memory_are_averaged_and_exchanged_once():
+def test_shared_weights_are_averaged_and_exchanged_once():
     model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
     model[1].weight = model[0].weight
     nn.init.constant_(model[0].weight, 1.0)
@@ -81,7 +81,7 @@ def test_weights_that_share_memory_are_averaged_and_exchanged_once():
     assert average.weights["0.weight"].item() == average.weights["1.weight"].item() == 1.5
 
 
-def test_the_exchange_is_undone_whatever_happens_and_keeps_statistics():
+def test_exchange_is_undone_after_an_error_and_keeps_statistics():
     model = nn.BatchNorm1d(1)
     average = WeightAverage(model, 0.9)
     nn.init.constant_(model.weight, 3.0)
@@ -94,13 +94,13 @@ def test_the_exchange_is_undone_whatever_happens_and_keeps_statistics():
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
-def test_a_decay_that_is_none(decay):
+def test_invalid_decay_is_refused(decay):
     with pytest.raises(AIDError, match=r"MODEL_EMA.DECAY is .*: it must be at least 0 and below 1"):
         WeightAverage(nn.Linear(1, 1), decay)
 
 
 @pytest.mark.core
-def test_the_average_is_saved_for_plain_detectron2_and_evaluated(run_config, monkeypatch):
+def test_average_is_evaluated_and_saved_for_plain_detectron2(run_config, monkeypatch):
     evaluated = []
 
     def test(cls, cfg, model, evaluators=None):
@@ -118,10 +118,10 @@ def test_the_average_is_saved_for_plain_detectron2_and_evaluated(run_config, mon
     plain = build_model(plain_cfg)
     assert saved["model"].keys() == plain.state_dict().keys() == saved["own_weights"].keys()
     halfway = torch.load(os.path.join(cfg.OUTPUT_DIR, "model_0000001.pth"))
-    for content, seen, own in zip(
+    for content, tested, own in zip(
         (halfway, saved), evaluated, (record.own[1], record.own[3]), strict=True
     ):
-        assert all(torch.equal(seen[k], x) for k, x in content["model"].items())
+        assert all(torch.equal(tested[k], x) for k, x in content["model"].items())
         assert all(torch.equal(own[k], x) for k, x in content["own_weights"].items())
     name = "backbone.fpn_output2.weight"
     expected = torch.load(os.path.join(cfg.OUTPUT_DIR, "model_0000000.pth"))["model"][name]
@@ -136,24 +136,24 @@ def test_the_average_is_saved_for_plain_detectron2_and_evaluated(run_config, mon
 
 
 @pytest.mark.core
-def test_training_itself_is_as_without_the_average(run_config):
+def test_average_does_not_change_the_training(run_config):
     _, expected = train(run_config("without"))
-    _, found = train(run_config("with", opts=ON))
+    _, actual = train(run_config("with", opts=ON))
     assert "own_weights" not in expected
-    assert all(torch.equal(found["own_weights"][k], x) for k, x in expected["model"].items())
-    assert any(not torch.equal(found["model"][k], x) for k, x in expected["model"].items())
+    assert all(torch.equal(actual["own_weights"][k], x) for k, x in expected["model"].items())
+    assert any(not torch.equal(actual["model"][k], x) for k, x in expected["model"].items())
 
 
 @pytest.mark.core
-def test_a_resumed_run_ends_with_the_same_average(run_config):
+def test_resumed_run_has_the_same_average(run_config):
     opts = [*ON, "TEST.EVAL_PERIOD", 2, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0]
     _, expected = train(run_config("whole", opts=opts))
     cfg = run_config("stopped", opts=opts)
     train(cfg, stop=True)
-    _, found = train(cfg, resume=True)
+    _, actual = train(cfg, resume=True)
     for part in ("model", "own_weights", "distillation"):
-        assert found[part].keys() == expected[part].keys()
-        assert all(torch.equal(found[part][k], x) for k, x in expected[part].items()), part
+        assert actual[part].keys() == expected[part].keys()
+        assert all(torch.equal(actual[part][k], x) for k, x in expected[part].items()), part
 
 
 def averages(cfg):
@@ -161,16 +161,17 @@ def averages(cfg):
     return trainer.average.weights
 
 
-def test_all_processes_evaluate_the_average_that_is_saved(run_config, in_processes):
+def test_all_processes_evaluate_the_saved_average(run_config, in_processes):
     opts = ["SOLVER.IMS_PER_BATCH", 4, "MODEL.RESNETS.NORM", "BN"]
     cfg = run_config("run", opts=[*ON, *opts])
-    saved = in_processes(2, averages, cfg)  # the buffers of the main process, since the last test
+    # The last evaluation has given all processes the buffers of the main process.
+    evaluated = in_processes(2, averages, cfg)
     content = torch.load(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"))["model"]
-    for weights in saved:
+    for weights in evaluated:
         assert all(torch.equal(weights[k], x) for k, x in content.items())
 
 
-def test_training_goes_on_from_the_average_of_another_run(run_config):
+def test_training_starts_from_the_average_of_another_run(run_config):
     _, saved = train(run_config("first", opts=ON))
     path = os.path.join(run_config("first").OUTPUT_DIR, "model_final.pth")
     trainer = AIDTrainer(run_config("second", opts=[*ON, "MODEL.WEIGHTS", path]))
@@ -182,21 +183,21 @@ def test_training_goes_on_from_the_average_of_another_run(run_config):
     assert all(torch.equal(trainer.average.weights[k], x) for k, x in saved["model"].items())
 
 
-def test_precise_statistics_are_those_of_the_average(run_config):
+def test_precise_statistics_are_computed_for_the_average(run_config):
     opts = ["TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 2]
     opts += ["MODEL.RESNETS.NORM", "BN", *ON]
-    _, found = train(run_config("run", opts=opts))
-    names = [k for k in found["model"] if k.endswith("running_mean")]
+    _, precise = train(run_config("run", opts=opts))
+    names = [k for k in precise["model"] if k.endswith("running_mean")]
     assert names
-    assert any(not torch.equal(found["model"][k], found["own_weights"][k]) for k in names)
-    # Statistics of one batch, with momentum 0.1, are far from those of a whole mean.
+    assert any(not torch.equal(precise["model"][k], precise["own_weights"][k]) for k in names)
+    # Statistics of one batch, with momentum 0.1, differ clearly from a mean over batches.
     _, without = train(run_config("without", opts=[*opts, "TEST.PRECISE_BN.ENABLED", False]))
     for k, x in without["own_weights"].items():
-        assert torch.equal(found["own_weights"][k], x), k
-    assert any(not torch.equal(found["model"][k], without["model"][k]) for k in names)
+        assert torch.equal(precise["own_weights"][k], x), k
+    assert any(not torch.equal(precise["model"][k], without["model"][k]) for k in names)
 
 
-def test_the_best_checkpoint_has_the_average(run_config):
+def test_best_checkpoint_contains_the_average(run_config):
     cfg = run_config("run", opts=ON)
     torch.manual_seed(cfg.SEED)
     trainer = AIDTrainer(cfg)
@@ -210,14 +211,14 @@ def test_the_best_checkpoint_has_the_average(run_config):
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_run_cannot_be_resumed_with_the_average_on_or_off(before, run_config):
+def test_resume_with_the_average_switched_is_refused(before, run_config):
     train(run_config("run", opts=ON if before else []), stop=True)
     cfg = run_config("run", opts=[] if before else ON)
     with pytest.raises(AIDError, match="this run is with(out)? MODEL_EMA.ENABLED.*as it was, or"):
         train(cfg, resume=True)
 
 
-def test_the_folder_says_so_before_anything_is_built(configure, tmp_path):
+def test_output_folder_check_reports_a_switched_average(configure, tmp_path):
     configure(opts=["MODEL_EMA.ENABLED", True])
     (tmp_path / "out" / "last_checkpoint").write_text("model_0000001.pth")
     with pytest.raises(AIDError, match="MODEL_EMA.ENABLED is True there, False here"):

@@ -1,4 +1,4 @@
-"""Maps from a teacher's classes to its student's, as they are written."""
+"""Class maps: parsing of their entries, and errors."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def read(entries, teacher=TEACHER, student=("Vehicle", "Person", "Cyclist")):
     return ClassMap.from_entries(entries, teacher, student, "TEACHER.CLASS_MAP")
 
 
-def test_several_classes_make_one_and_the_rest_is_background():
+def test_classes_are_merged_and_unmapped_ones_are_background():
     class_map = read(["car: Vehicle", "truck : Vehicle", "BUS:vehicle", "person: Person"])
     assert class_map.targets == (1, None, 0, 0, 0)
     assert class_map.groups == [[2, 3, 4], [0], []]
@@ -24,7 +24,7 @@ def test_several_classes_make_one_and_the_rest_is_background():
     )
 
 
-def test_names_that_agree_and_entries_that_take_precedence():
+def test_by_name_maps_equal_names_unless_an_entry_overrides():
     assert read(["by name"]).targets == (1, None, None, None, None)
     later = read(["by name", "person: Cyclist", "car: Vehicle"])
     assert later.targets == read(["person: Cyclist", "car: Vehicle", "by name"]).targets
@@ -34,7 +34,7 @@ def test_names_that_agree_and_entries_that_take_precedence():
     assert not read(["by name"], TEACHER, TEACHER[::-1]).is_identity
 
 
-def test_upper_and_lower_case_where_no_other_name_is_alike():
+def test_case_is_ignored_if_the_match_is_unique():
     assert same_names(["car", "dog"], ["Dog", "CAR"]) == {0: 1, 1: 0}
     assert same_names(["car", "Car"], ["CAR"]) == {}
     assert same_names(["car", "Car"], ["Car"]) == {1: 0}
@@ -42,7 +42,7 @@ def test_upper_and_lower_case_where_no_other_name_is_alike():
     assert same_names(["car"], ["Car", "car"]) == {0: 1}
 
 
-def test_classes_without_names_are_given_by_number():
+def test_classes_without_names_are_mapped_by_id():
     assert read(["2: Person"], 4).targets == (None, None, 1, None)
     assert read(["car: 1"], TEACHER, 2).targets == (None, None, 1, None, None)
     assert read(["1: 0"], 2, 1).targets == (None, 0)
@@ -58,7 +58,7 @@ def test_classes_without_names_are_given_by_number():
         (["car: Person", "Car: Person"], TEACHER, "maps Car twice"),
         (["car"], TEACHER, """'car' is no entry: write "teacher class: student class", in q"""),
         ([{"car": "Vehicle"}], TEACHER, "{'car': 'Vehicle'} is no entry"),
-        (["by name"], ("dog", "cat"), "maps no class: no name agrees of the teacher's dog, cat,"),
+        (["by name"], ("dog", "cat"), "no class: the teacher's classes dog, cat and the student's"),
         (["by name"], 3, "names of the teacher's classes are not known here: write their numbers"),
         (["car: Vehicle"], 2, r"no class 'car'; it has 0, 1 \(names are not known here\)"),
         (["2: Vehicle"], 2, "no class '2'; it has 0, 1"),
@@ -66,7 +66,7 @@ def test_classes_without_names_are_given_by_number():
         (["cAr: Vehicle"], ("car", "Car", "CAR"), "no class 'cAr'"),
     ],
 )
-def test_a_map_that_cannot_be_meant_is_one_line(entries, teacher, message):
+def test_invalid_map_is_a_one_line_error(entries, teacher, message):
     if message is None:
         assert read(entries, teacher).groups[0] == [0]
         return

@@ -1,4 +1,4 @@
-"""Teachers that give features only: what they are fed with, and what they cannot do."""
+"""Feature teachers: input images, output maps, and errors."""
 
 import copy
 import sys
@@ -29,7 +29,7 @@ class Pyramid(nn.Module):
 
 
 class Tokens(nn.Module):
-    """ViT with one block: one map, as a dict, of a stride of its patches."""
+    """ViT with one block, whose output dict has a map with the stride of its patches."""
 
     def __init__(self, patch=16):
         super().__init__()
@@ -48,7 +48,7 @@ def fail():
 
 @pytest.fixture
 def foundation(monkeypatch):
-    """Module that a TEACHER.CONFIG_FILE can name."""
+    """Importable module with functions that TEACHER.CONFIG_FILE can name."""
     module = SimpleNamespace(build=Tokens, build_words=lambda: "no module", fail=fail)
     monkeypatch.setitem(sys.modules, "foundation", module)
 
@@ -63,7 +63,7 @@ def script(tmp_path):
 
 @pytest.fixture
 def named(student_config, tmp_path):
-    """A function (value of TEACHER.CONFIG_FILE, opts) -> config, as from a command line."""
+    """Function (value of TEACHER.CONFIG_FILE, opts) -> config, as from a command line."""
 
     def read(source: str, opts=(), family: str = "faster_rcnn"):
         plain = ["DISTILLATION.LOSSES", ["PKDLoss"], "AID.GRANULARITY", "none"]
@@ -76,7 +76,7 @@ def named(student_config, tmp_path):
 
 @pytest.fixture
 def student(named):
-    """A function (value of TEACHER.CONFIG_FILE, opts) -> student with this teacher."""
+    """Function (value of TEACHER.CONFIG_FILE, opts) -> student with this teacher."""
 
     def build(source: str, opts=()):
         cfg = named(source, opts)
@@ -91,7 +91,7 @@ def student(named):
 TWO = ["TEACHER.FEATURES", "['0: p3', '1: p4']"]
 
 
-def test_torchscript_teaches_the_levels_it_is_given(student, script, make_batch, storage):
+def test_torchscript_maps_are_imitated_on_the_given_levels(student, script, make_batch, storage):
     model, batch = student(script, TWO), make_batch()
     teacher, distiller = model.teacher, model.distillers[0]
     shapes = {k: (x.channels, x.stride) for k, x in teacher.output_shape().items()}
@@ -115,7 +115,7 @@ def test_torchscript_teaches_the_levels_it_is_given(student, script, make_batch,
     assert all(p.grad is not None for p in adapters)
 
 
-def test_a_vit_teaches_several_levels_by_one_map(student, make_batch, storage, foundation):
+def test_one_vit_map_serves_several_levels(student, make_batch, storage, foundation):
     opts = ["TEACHER.FEATURES", "['last: p5', 'last: p3', 'last: p4']"]
     model, batch = student("python:foundation:build", opts), make_batch()
     distiller = model.distillers[0]
@@ -147,7 +147,7 @@ class Means(nn.Module):
 
 
 @pytest.mark.parametrize("input_format", ["RGB", "BGR"])
-def test_images_are_normalized_as_told(input_format, make_batch):
+def test_images_are_normalized_with_the_configured_values(input_format, make_batch):
     mean, std = [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]
     teacher = FeatureTeacher(
         Means(16), ["0: p4"], pixel_mean=mean, pixel_std=std, input_format=input_format
@@ -169,10 +169,10 @@ def test_images_are_padded_to_whole_patches(make_batch):
         FeatureTeacher(Means(16), ["0: p4"]).view(make_batch(), size, "RGB").features["p4"]
         for size in ((128, 160), (64, 96))
     )
-    assert torch.equal(padded[:, :, :4, :6], plain)  # where the image is, exactly the same cells
+    assert torch.equal(padded[:, :, :4, :6], plain)  # the cells of the image are equal
 
 
-def test_names_of_a_dict_are_levels():
+def test_dict_keys_are_level_names():
     class Named(Pyramid):
         def forward(self, x):
             p3, p4 = super().forward(x)
@@ -181,7 +181,7 @@ def test_names_of_a_dict_are_levels():
     assert FeatureTeacher(Named()).levels == ("p3", "p4")
 
 
-def test_rules_on_labels_alone_work(student, script, make_batch, storage, toy_dataset):
+def test_weighting_by_labels_alone_works(student, script, make_batch, storage, toy_dataset):
     opts = [*TWO, "AID.GRANULARITY", "instance", "AID.WEIGHTING", "ClassWeighting"]
     opts += ["AID.DISTRUSTED_CLASSES", "['Car']", "DATASETS.TRAIN", f"('{toy_dataset}',)"]
     model, batch = student(script, opts), make_batch((4, 0))
@@ -215,15 +215,15 @@ ON = ["AID.GRANULARITY", "instance"]
     [
         (
             ON,
-            "pyramid.pt gives features only: ExponentialWeighting needs the teacher's loss D; set",
+            "pyramid.pt has no heads: ExponentialWeighting needs the teacher's loss D; set",
         ),
-        (["DISTILLATION.LOSSES", "['ResponseLoss']"], "only: ResponseLoss needs predictions; name"),
-        (["TEACHER.INHERIT", "True"], "TEACHER.INHERIT is on, but .* gives features only: turn"),
+        (["DISTILLATION.LOSSES", "['ResponseLoss']"], "heads: ResponseLoss needs predictions; na"),
+        (["TEACHER.INHERIT", "True"], "TEACHER.INHERIT is on, but .* has no heads: turn"),
         (["TEACHER.EVAL_FIRST", "True"], "TEACHER.EVAL_FIRST is on, but"),
         (["TEACHER.WEIGHTS", "x.pth"], "TEACHER.WEIGHTS is x.pth, but the TorchScript file"),
-        (["TEACHER.FEATURES", "[]"], r"FEATURES is \[\], .* gives 0, 1: name one of these"),
+        (["TEACHER.FEATURES", "[]"], r"FEATURES is \[\], .* are 0, 1: name one of these"),
         (["TEACHER.FEATURES", "['p3']"], r"FEATURES is \['p3'\]"),
-        (["TEACHER.FEATURES", "['2: p3']"], "gives 0, 1: name one"),
+        (["TEACHER.FEATURES", "['2: p3']"], "are 0, 1: name one"),
         (["TEACHER.FEATURES", "['0: p3', '1: p3']"], "name one of these for each level"),
         (["TEACHER.FEATURES", "['0: p9']"], "no common level"),
         (["TEACHER.PIXEL_STD", "[1.0]"], "give both a number for each channel"),
@@ -232,7 +232,7 @@ ON = ["AID.GRANULARITY", "instance"]
         (["TEACHER.PIXEL_MEAN", "[1.0]", "TEACHER.PIXEL_STD", "[1.0]"], r"on images of \(1, 1, 4"),
     ],
 )
-def test_what_features_cannot_do_is_refused(opts, message, student, script):
+def test_settings_that_need_more_than_features_are_refused(opts, message, student, script):
     with pytest.raises(AIDError, match=message) as error:
         student(script, [*TWO, *opts])
     assert "\n" not in str(error.value)
@@ -250,7 +250,7 @@ def test_what_features_cannot_do_is_refused(opts, message, student, script):
         ("weights.pt", "weights.pt is no TorchScript file: RuntimeError"),
     ],
 )
-def test_no_network_is_said(source, message, tmp_path, monkeypatch, foundation):
+def test_invalid_source_is_a_one_line_error(source, message, tmp_path, monkeypatch, foundation):
     torch.save({"model": {}}, tmp_path / "weights.pt")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AIDError, match=message) as error:
@@ -258,14 +258,14 @@ def test_no_network_is_said(source, message, tmp_path, monkeypatch, foundation):
     assert "\n" not in str(error.value)
 
 
-def test_maps_are_checked():
+def test_maps_of_invalid_shape_are_refused():
     with pytest.raises(AIDError, match=r"output tokens of no file is \(1, 1568, 8\): a map"):
         FeatureTeacher(Tokens(), ["tokens: p4"])
-    with pytest.raises(AIDError, match="has 40x81 cells for an image of 448x896: a map with one"):
+    with pytest.raises(AIDError, match="has 40x81 cells for an image of 448x896: a map with a s"):
         FeatureTeacher(Means(11), ["0: p4"])
 
 
-def test_only_the_command_line_names_a_network(script, student_config):
+def test_config_file_cannot_name_a_network(script, student_config):
     cfg = student_config("faster_rcnn")
     for source in (script, "python:os:getcwd"):
         cfg.TEACHER.CONFIG_FILE = source

@@ -1,4 +1,4 @@
-"""Teachers of LazyConfigs: which programs run, what they say, and what their padding changes."""
+"""Teachers of LazyConfigs: translated config, equality with the detector, padding, and errors."""
 
 import os
 import sys
@@ -51,7 +51,7 @@ def shrink(model):
         predictor.input_shape = ShapeSpec(channels=16)
 """
 BODIES = {
-    # Mask R-CNN with batch norm, as it stands in the model zoo, but for its size.
+    # Small version of the model zoo's Mask R-CNN with batch norm.
     "new_baselines": """
 zoo = get_config("new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py")
 model, dataloader, train = zoo.model, zoo.dataloader, zoo.train
@@ -96,7 +96,7 @@ class Mlp(nn.Sequential):
 
 @pytest.fixture
 def timm(monkeypatch):
-    """Stand-in for what Detectron2's ViT imports of timm, which this project does not need."""
+    """Stand-in for timm, which Detectron2's ViT imports and this project does not need."""
     for name in ("timm", "timm.models", "timm.models.layers"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     sys.modules["timm.models.layers"].Mlp = Mlp
@@ -105,7 +105,7 @@ def timm(monkeypatch):
 
 @pytest.fixture
 def lazy_file(tmp_path):
-    """A function (kind or text, more text) -> path of a LazyConfig."""
+    """Function (kind or text, more text) -> path of a LazyConfig."""
     MetadataCatalog.get("lazy_three").thing_classes = ["Car", "Pedestrian", "Cyclist"]
 
     def write(kind: str, more: str = "") -> str:
@@ -118,7 +118,7 @@ def lazy_file(tmp_path):
 
 @pytest.fixture
 def lazy_student(student_model, tmp_path, timm, lazy_file):
-    """A function (kind, opts) -> a student with this LazyConfig's teacher, in training mode."""
+    """Function (kind, opts) -> student in training mode, with the teacher of this LazyConfig."""
 
     def build(kind: str, opts=()):
         path = lazy_file(kind)
@@ -142,16 +142,16 @@ def lazy_student(student_model, tmp_path, timm, lazy_file):
 
 
 @pytest.mark.parametrize("kind", BODIES)
-def test_it_sees_and_judges_as_by_itself(kind, lazy_student, make_batch, storage):
+def test_teacher_equals_its_detector(kind, lazy_student, make_batch, storage):
     model, _ = lazy_student(kind)
     teacher, batch, distiller = model.teacher, make_batch(), model.distillers[0]
     assert teacher.levels == LEVELS[kind]
     detector = teacher.detector
     assert not any(x.training for x in detector.modules())
-    same = teacher.cfg.INPUT.FORMAT == "RGB"
-    own = batch if same else [{**x, "image": x["image"].flip(0)} for x in batch]
+    same_format = teacher.cfg.INPUT.FORMAT == "RGB"
+    own = batch if same_format else [{**x, "image": x["image"].flip(0)} for x in batch]
     images = detector.preprocess_image(own)
-    if kind == "fcos":  # the student pads to multiples of 32 alike
+    if kind == "fcos":  # pads to multiples of 32, like the student
         assert images.tensor.shape[-2:] == (64, 96)
     instances = [x["instances"] for x in batch]
     with torch.no_grad():
@@ -160,16 +160,16 @@ def test_it_sees_and_judges_as_by_itself(kind, lazy_student, make_batch, storage
     view = teacher.view(batch, (64, 96), "RGB")
     assert torch.equal(view.images.tensor, images.tensor)
     assert all(torch.equal(view.features[k], x) for k, x in features.items())
-    found = distiller.stats(view, instances, None).teacher
+    actual = distiller.stats(view, instances, None).teacher
     for name, losses in expected.components.items():
-        assert torch.equal(found.components[name], losses) and losses.isfinite().all()
+        assert torch.equal(actual.components[name], losses) and losses.isfinite().all()
     losses = model(batch)
     assert losses["loss_distill_pkd"] > 0
     sum(losses.values()).backward()
     assert all(p.grad is None for p in detector.parameters())
 
 
-def test_a_square_is_cropped_to_the_students_maps(lazy_student, make_batch, storage):
+def test_square_maps_are_cropped_to_the_students_size(lazy_student, make_batch, storage):
     model, _ = lazy_student("vitdet")
     batch, distiller = make_batch(), model.distillers[0]
     view = model.teacher.view(batch, (64, 96), "RGB")
@@ -192,7 +192,7 @@ def test_images_larger_than_the_square_are_refused(lazy_student, make_batch):
         model.teacher.view(make_batch(), (64, 160), "RGB")
 
 
-def test_anchors_are_not_compared_across_paddings(student_model):
+def test_loss_by_anchors_with_different_padding_is_refused(student_model):
     opts = ["DISTILLATION.LOSSES", ["ResponseLoss"]]
     model, cfg = student_model("retinanet", None, opts)
     model.teacher.detector.backbone._size_divisibility = 128
@@ -202,7 +202,7 @@ def test_anchors_are_not_compared_across_paddings(student_model):
         type(distiller)(*parts)
 
 
-def test_the_config_says_what_the_lazyconfig_does(lazy_file, toy_dataset):
+def test_config_has_the_values_of_the_lazyconfig(lazy_file, toy_dataset):
     size = "dataloader.test.mapper.augmentations[0].update(short_edge_length=40, max_size=50)\n"
     path = lazy_file("new_baselines", size + "train.output_dir = 'there'\n")
     with pytest.raises(AIDError, match="lazyconfig_train_net.py --config-file .*there/model_final"):
@@ -210,8 +210,8 @@ def test_the_config_says_what_the_lazyconfig_does(lazy_file, toy_dataset):
     from aid.modeling.lazy_teacher import read_lazy_config
 
     cfg, _ = read_lazy_config(path, "lazy.py")
-    found = cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.DATASETS.TRAIN
-    assert found == ("BGR", 40, 50, ("lazy_three",))
+    values = cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.DATASETS.TRAIN
+    assert values == ("BGR", 40, 50, ("lazy_three",))
     cfg.DATALOADER.NUM_WORKERS = 0
     mapper = instantiate(LazyConfig.load(path).dataloader.test.mapper)
     records = DatasetCatalog.get(toy_dataset)
@@ -222,7 +222,9 @@ def test_the_config_says_what_the_lazyconfig_does(lazy_file, toy_dataset):
 @pytest.mark.parametrize(
     "augmentations", ["T.RandomFlip()", "T.ResizeShortestEdge([4, 5], 9)", "T.Resize((8, 8))"]
 )
-def test_another_test_mapper_cannot_be_evaluated(augmentations, lazy_file, tiny_model):
+def test_evaluation_with_an_unsupported_test_mapper_is_refused(
+    augmentations, lazy_file, tiny_model
+):
     from aid.modeling.lazy_teacher import read_lazy_config
 
     path = lazy_file("new_baselines", f"dataloader.test.mapper.augmentations = [{augmentations}]\n")
@@ -251,29 +253,29 @@ def load_config_with(**keys):
         ("import no_such_module", r"lazy.py: ModuleNotFoundError: .*no_such_module.*line \d+"),
         ("train = dict()", "defines no `model`: name"),
         ("model = dict(input_format='RGB')\ndataloader = dict(test=dict(mapper=None))", "gone.pth"),
-        ("model = dict(no=1)", "mapper.image_format say nothing: set"),
+        ("model = dict(no=1)", "mapper.image_format are missing: set"),
     ],
 )
-def test_a_program_that_is_no_teacher(text, message, lazy_file):
+def test_invalid_lazyconfig_is_a_one_line_error(text, message, lazy_file):
     with pytest.raises(AIDError, match=message) as error:
         load_teacher(lazy_file(text), "gone.pth")
     assert "\n" not in str(error.value)
 
 
-def test_channel_orders_that_differ_are_refused(lazy_file):
+def test_contradicting_channel_orders_are_refused(lazy_file):
     path = lazy_file("new_baselines", "dataloader.train.mapper.image_format = 'RGB'\n")
-    with pytest.raises(AIDError, match="say BGR and RGB: set"):
+    with pytest.raises(AIDError, match="are BGR and RGB: set"):
         load_teacher(path, "gone.pth")
 
 
-def test_an_argument_that_a_model_does_not_take_is_one_line(lazy_file, tmp_path):
+def test_unexpected_model_argument_is_a_one_line_error(lazy_file, tmp_path):
     (tmp_path / "any.pth").touch()
     with pytest.raises(AIDError, match="lazy.py: TypeError: .*depth_of_field"):
         path = lazy_file("fcos", "model.depth_of_field = 1\n")
         load_teacher(path, str(tmp_path / "any.pth"))
 
 
-def test_only_the_command_line_names_a_program(lazy_file, student_config, tmp_path):
+def test_config_file_cannot_name_a_program(lazy_file, student_config, tmp_path):
     marker = tmp_path / "marker"
     path = lazy_file(f"import os\nos.mkdir({str(marker)!r})\n")
     cfg = student_config("faster_rcnn")
@@ -295,7 +297,7 @@ def test_only_the_command_line_names_a_program(lazy_file, student_config, tmp_pa
     assert marker.exists()
 
 
-def test_the_model_zoos_lazyconfigs_need_no_trust(student_config):
+def test_config_file_may_name_a_lazyconfig_of_the_model_zoo(student_config):
     cfg = student_config("faster_rcnn", None, ["TEACHER.WEIGHTS", "gone.pth"])
     cfg.TEACHER.CONFIG_FILE = "COCO-Detection/fcos_R_50_FPN_1x.py"
     assert not os.path.exists(cfg.TEACHER.CONFIG_FILE)

@@ -1,7 +1,8 @@
 """Teachers whose classes are mapped to the student's.
 
-A detector and its twin agree: the twin has the same classes in another order, one of them as two
-classes with half of its probability each, and another one that is background to the first.
+A mapped twin must equal its detector: the twin has the same classes in another order, one of them
+split into two classes with half of its probability each, and one class that is background to the
+detector.
 """
 
 import logging
@@ -42,12 +43,12 @@ SIGMOIDS = ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True)
 VARIANTS = [*((kind, ()) for kind in KEYS), ("faster_rcnn", SIGMOIDS)]
 STUDENT = ("Car", "Pedestrian", "Cyclist")
 TEACHER = ("cyclist", "van", "tree", "person", "car")
-TWIN = (2, 0, None, 1, 0)  # of the twin's classes the detector's
+TWIN = (2, 0, None, 1, 0)  # class of the detector for each class of the twin
 ENTRIES = ["cyclist: Cyclist", "van: Car", "person: Pedestrian", "car: Car"]
 
 
 def class_layers(model) -> list[tuple[nn.Module, int]]:
-    """Layers with outputs for each class, and how many for each."""
+    """Layers with outputs for each class, and the number of outputs for each."""
     if hasattr(model, "head"):
         return [(model.head.cls_score, 1)]
     heads, layers = model.roi_heads, []
@@ -58,7 +59,7 @@ def class_layers(model) -> list[tuple[nn.Module, int]]:
 
 
 def copy_classes(layer, twin, size: int, halve: bool) -> None:
-    """Give the layer of the twin the outputs of the layer of the detector."""
+    """Copy the weights of a class layer of the detector to that of its twin."""
     has_background = isinstance(layer, nn.Linear) and size == 1
     rows = [3 * has_background if k is None else k for k in TWIN] + [3] * has_background
     for source, target in ((layer.weight, twin.weight), (layer.bias, twin.bias)):
@@ -70,7 +71,7 @@ def copy_classes(layer, twin, size: int, halve: bool) -> None:
 
 @pytest.fixture
 def pair(tiny_model):
-    """A function (kind, opts) -> a detector with an opinion, and its twin, as they are trained."""
+    """Function (kind, opts) -> detector with varied scores and its twin, before any map."""
 
     @torch.no_grad()
     def make(kind, opts=()):
@@ -80,8 +81,8 @@ def pair(tiny_model):
             layer.weight.normal_(0, 0.3 / size**2, generator=generator)
             layer.bias.normal_(-0.5, 0.3, generator=generator)
         state = twin.state_dict()
-        same = {k: v for k, v in model.state_dict().items() if v.shape == state[k].shape}
-        twin.load_state_dict({**state, **same})
+        shared = {k: v for k, v in model.state_dict().items() if v.shape == state[k].shape}
+        twin.load_state_dict({**state, **shared})
         for (layer, size), (other, _) in zip(class_layers(model), class_layers(twin), strict=True):
             copy_classes(layer, other, size, halve=SIGMOIDS[0] not in opts)
         return model, twin
@@ -91,7 +92,7 @@ def pair(tiny_model):
 
 @pytest.fixture
 def mapped_config(pair, tiny_config, student_config, tmp_path):
-    """A function (kind, entries, opts) -> config of a student whose teacher is a twin on disk."""
+    """Function (kind, entries, opts) -> config of a student whose teacher is a twin on disk."""
 
     def make(kind, entries=("4: 0",), opts=(), student=None):
         path = tiny_config(kind, [KEYS[kind], 5], name="twin")
@@ -106,7 +107,7 @@ def mapped_config(pair, tiny_config, student_config, tmp_path):
 
 @pytest.fixture
 def named_datasets():
-    """Names of the datasets of students and twins, whose classes are known."""
+    """Names of the datasets of students and twins, with registered class names."""
     names = {"classes_of_student": STUDENT, "classes_of_teacher": TEACHER}
     names["classes_in_another_order"] = ("Pedestrian", "Car", "Cyclist")
     for name, classes in names.items():
@@ -117,7 +118,7 @@ def named_datasets():
 
 
 def as_teacher(detector, unknown=()):
-    """A teacher with this detector, a twin, without its knowledge of some of the student's."""
+    """Teacher with a twin as its detector; ``unknown`` classes have no counterpart in it."""
     teacher = Teacher(detector, cfg=None)
     targets = tuple(None if k in unknown else k for k in TWIN)
     teacher.map_classes(ClassMap(TEACHER, STUDENT, targets))
@@ -147,7 +148,7 @@ def test_probabilities_of_a_group_add_up():
     assert torch.equal(merged[:, [1, 3]], logits[:, [3, 4]])  # no rounding
 
 
-def test_the_largest_logit_of_a_group():
+def test_merged_logit_is_the_largest_of_its_group():
     logits = torch.randn(2, 3 * 5, 4, 6, generator=torch.Generator().manual_seed(0))
     groups = [[4], [], [0, 2, 3]]
     merged = MaxOfGroups(groups, 5)(logits).view(2, 3, 3, 4, 6)
@@ -160,32 +161,31 @@ def test_the_largest_logit_of_a_group():
 
 
 @pytest.mark.parametrize("kind, opts", VARIANTS)
-def test_a_twin_has_the_losses_and_detections_of_its_detector(kind, opts, pair, make_batch):
+def test_mapped_twin_equals_its_detector(kind, opts, pair, make_batch):
     model, twin = pair(kind, opts)
     teacher = as_teacher(twin)
     assert num_classes(twin) == 3
     assert not any(x.training for x in twin.modules())
     batch = make_batch((2, 0, 3))
-    (expected, boxes, quality), (losses, found, same) = (
-        losses_of(x, batch) for x in (model, teacher.detector)
-    )
+    expected, expected_detections, expected_quality = losses_of(model, batch)
+    losses, detections, quality = losses_of(teacher.detector, batch)
     assert expected.components["cls"].std() > 0.01
     for kind_of_loss in ("components", "background"):
         torch.testing.assert_close(
             getattr(losses, kind_of_loss), getattr(expected, kind_of_loss), rtol=1e-4, atol=1e-5
         )
-    torch.testing.assert_close(vars(same), vars(quality), rtol=1e-4, atol=1e-5)
-    assert sum(map(len, boxes)) > 0
-    for theirs, ours in zip(boxes, found, strict=True):
-        assert torch.equal(theirs.pred_classes, ours.pred_classes)
-        for name in set(theirs.get_fields()) - {"pred_classes"}:
-            x, y = theirs.get(name), ours.get(name)
+    torch.testing.assert_close(vars(quality), vars(expected_quality), rtol=1e-4, atol=1e-5)
+    assert sum(map(len, expected_detections)) > 0
+    for instances, actual in zip(expected_detections, detections, strict=True):
+        assert torch.equal(instances.pred_classes, actual.pred_classes)
+        for name in set(instances.get_fields()) - {"pred_classes"}:
+            x, y = instances.get(name), actual.get(name)
             x, y = (x.tensor, y.tensor) if name == "pred_boxes" else (x, y)
             torch.testing.assert_close(y, x, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KEYS)
-def test_a_map_that_changes_nothing_changes_no_bit(kind, tiny_model, make_batch):
+def test_identity_map_preserves_losses_exactly(kind, tiny_model, make_batch):
     model, other = tiny_model(kind), tiny_model(kind)
     teacher = Teacher(other, cfg=None)
     teacher.map_classes(ClassMap(("car", "person", "rider"), STUDENT, (0, 1, 2)))
@@ -196,7 +196,7 @@ def test_a_map_that_changes_nothing_changes_no_bit(kind, tiny_model, make_batch)
 
 
 @pytest.mark.parametrize("kind, opts", VARIANTS)
-def test_an_unknown_class_has_no_class_loss(kind, opts, pair, make_batch):
+def test_class_without_a_counterpart_has_zero_class_loss(kind, opts, pair, make_batch):
     model, twin = pair(kind, opts)
     teacher, batch = as_teacher(twin, unknown=(2,)), make_batch((2, 0, 3))
     batch[0]["instances"].gt_classes[:] = torch.tensor([2, 0])
@@ -212,13 +212,13 @@ def test_an_unknown_class_has_no_class_loss(kind, opts, pair, make_batch):
     assert (losses.components["cls"][~unknown] > 0).all()
     for name in expected.keys() - {"cls"}:
         # Class-specific boxes are those of the best class.
-        at = ~unknown if kind in ("faster_rcnn", "mask_rcnn") else slice(None)
+        equal = ~unknown if kind in ("faster_rcnn", "mask_rcnn") else slice(None)
         torch.testing.assert_close(
-            losses.components[name][at], expected[name][at], rtol=1e-4, atol=1e-5
+            losses.components[name][equal], expected[name][equal], rtol=1e-4, atol=1e-5
         )
     assert all(x.isfinite().all() for x in losses.components.values())
-    for found in losses_of(twin, batch)[1]:
-        assert not (found.pred_classes == 2).any()
+    for detections in losses_of(twin, batch)[1]:
+        assert not (detections.pred_classes == 2).any()
 
 
 def test_class_specific_boxes_are_those_of_the_best_class(pair):
@@ -232,11 +232,11 @@ def test_class_specific_boxes_are_those_of_the_best_class(pair):
     best = torch.tensor([0, 2, 4])[scores[:, [0, 2, 4]].argmax(dim=1)]
     assert len(best.unique()) > 1
     assert torch.equal(merged[:, 0], deltas[torch.arange(40), best])
-    # No class makes b: the box is that of the best of all.
+    # b has no counterpart: its box is that of the best class of all.
     assert torch.equal(merged[:, 1], deltas[torch.arange(40), scores[:, :5].argmax(dim=1)])
 
 
-def test_unknown_classes_are_not_compared(mapped_config, make_batch):
+def test_instances_without_a_counterpart_are_not_compared(mapped_config, make_batch):
     cfg = mapped_config("faster_rcnn", ["4: 0", "3: 1"])
     model = build_model(cfg)
     model.build_distillation(cfg)
@@ -257,7 +257,7 @@ def test_unknown_classes_are_not_compared(mapped_config, make_batch):
         ("fcos", ["CrossKDLoss"]),
     ],
 )
-def test_predictions_are_imitated_but_for_unknown_classes(
+def test_class_predictions_without_a_counterpart_are_not_imitated(
     kind, losses, mapped_config, make_batch, storage
 ):
     opts = ["DISTILLATION.LOSSES", losses, "DISTILLATION.RESPONSE.MIN_SCORE", 1.0]
@@ -283,9 +283,7 @@ def test_predictions_are_imitated_but_for_unknown_classes(
     assert grads and all(x.isfinite().all() for x in grads)
 
 
-def test_another_teacher_has_the_share_of_one_that_does_not_know(
-    mapped_config, further, make_batch
-):
+def test_teacher_without_a_class_leaves_its_share_to_the_others(mapped_config, further, make_batch):
     opts = [*further("faster_rcnn"), "DISTILLATION.LOSSES", ["ResponseLoss"]]
     cfg = mapped_config("faster_rcnn", ["4: 0"], opts)
     model = build_model(cfg)
@@ -304,7 +302,7 @@ def test_another_teacher_has_the_share_of_one_that_does_not_know(
 
 
 def test_class_layers_of_a_mapped_teacher_are_not_inherited(tiny_model, student_config):
-    """Also not those of as many classes."""
+    """Not even if the number of classes is the same."""
     for kind, names in (
         (
             "mask_rcnn",
@@ -328,7 +326,7 @@ def test_class_layers_of_a_mapped_teacher_are_not_inherited(tiny_model, student_
         assert left == expected
 
 
-def test_a_config_maps_the_classes_of_its_teachers(
+def test_config_maps_the_classes_of_its_teacher(
     mapped_config, named_datasets, tiny_model, further, caplog, make_batch
 ):
     student, teacher, _ = named_datasets
@@ -343,7 +341,7 @@ def test_a_config_maps_the_classes_of_its_teachers(
     built = build_teacher(cfg)
     assert built.class_map.targets == TWIN
     assert check_teacher(built, tiny_model("faster_rcnn"), cfg)
-    assert "classes" not in caplog.text
+    assert "; classes" not in caplog.text
     model = tiny_model("faster_rcnn", ["MODEL.META_ARCHITECTURE", "AIDGeneralizedRCNN"])
     with caplog.at_level(logging.INFO):
         model.build_distillation(cfg)
@@ -353,7 +351,7 @@ def test_a_config_maps_the_classes_of_its_teachers(
     ) in caplog.text
 
 
-def test_further_teachers_have_maps_of_their_own(mapped_config, further):
+def test_further_teachers_have_separate_maps(mapped_config, further):
     opts = further(("retinanet", [KEYS["retinanet"], 4]), "faster_rcnn")
     opts += ["TEACHER.MORE_CLASS_MAPS", [["0: 2"], []]]
     cfg = mapped_config("faster_rcnn", ["4: 0"], opts)
@@ -369,7 +367,7 @@ def test_further_teachers_have_maps_of_their_own(mapped_config, further):
         build_teacher(cfg, 1)
 
 
-def test_without_a_map_the_error_says_how_to_write_one(
+def test_error_for_different_classes_suggests_a_map(
     mapped_config, named_datasets, tiny_model, student_config
 ):
     names, of_teacher, permuted = named_datasets
@@ -397,14 +395,14 @@ def test_without_a_map_the_error_says_how_to_write_one(
         check_match(other, tiny_model("faster_rcnn", [KEYS["faster_rcnn"], 4]))
 
 
-def test_a_teacher_of_another_number_of_classes_than_its_dataset(named_datasets, tiny_model):
+def test_class_count_different_from_the_dataset_is_refused(named_datasets, tiny_model):
     cfg = CfgNode({"DATASETS": {"TRAIN": (named_datasets[1],)}})
     teacher = Teacher(tiny_model("faster_rcnn"), cfg)
     with pytest.raises(AIDError, match="has 3 classes, its DATASETS.TRAIN classes_of_teacher 5"):
         map_classes(teacher, ["car: Car"], STUDENT, "TEACHER.CLASS_MAP")
 
 
-def test_heads_of_another_kind_are_refused(tiny_model):
+def test_unsupported_heads_are_refused(tiny_model):
     class_map = ClassMap(("a", "b", "c"), STUDENT, (1, 0, 2))
     with pytest.raises(AIDError, match="classes of a Linear cannot be mapped"):
         merge_classes(nn.Linear(1, 1), class_map)

@@ -1,4 +1,4 @@
-"""Teachers on a device and in a precision of their own, and what leaves them."""
+"""Device and precision of teachers, and of their outputs."""
 
 import copy
 
@@ -29,7 +29,7 @@ SIZE = (128, 192)
 
 @pytest.fixture
 def fake():
-    """Operations refuse tensors of two devices."""
+    """FakeTensorMode, in which operations refuse tensors on different devices."""
     with FakeTensorMode():
         yield
 
@@ -51,7 +51,7 @@ def instances(device="cpu"):
     ]
 
 
-def test_whatever_is_nested_is_moved_and_what_is_there_is_not_copied():
+def test_nested_tensors_are_moved_without_needless_copies():
     x = torch.rand(2, 4)
     nested = {
         "list": [Boxes(x), Instances((1, 1), scores=x), ImageList(x, [(1, 1)])],
@@ -60,15 +60,15 @@ def test_whatever_is_nested_is_moved_and_what_is_there_is_not_copied():
     (boxes, some, images), (quality, predictions, *rest) = to_device(
         nested, torch.device("meta")
     ).values()
-    everything = [boxes.tensor, some.scores, images.tensor, quality.score, quality.iou]
-    everything += [predictions.logits, predictions.boxes]
-    assert all(y.is_meta for y in everything) and rest == [None, "name", 3]
+    moved = [boxes.tensor, some.scores, images.tensor, quality.score, quality.iou]
+    moved += [predictions.logits, predictions.boxes]
+    assert all(y.is_meta for y in moved) and rest == [None, "name", 3]
     (boxes, *_), (quality, *_) = to_device(nested, x.device).values()
     assert boxes.tensor is x and quality.iou is x
 
 
 @pytest.mark.parametrize("kind", ["gfl", "fcos"])
-def test_what_a_teacher_on_another_device_says_comes_to_the_student(kind, tiny_config, fake):
+def test_losses_of_a_teacher_on_another_device_are_moved(kind, tiny_config, fake):
     detector, cfg = build(kind, tiny_config, GPU)
     teacher = Teacher(detector, cfg)
     teacher.stays = True
@@ -77,19 +77,20 @@ def test_what_a_teacher_on_another_device_says_comes_to_the_student(kind, tiny_c
     view = teacher.view(inputs, SIZE, cfg.INPUT.FORMAT)
     assert all(x.device.type == GPU for x in view.features.values())
     losses = teacher.per_instance_losses(view, instances())
-    found = [*losses.components.values(), *losses.background.values(), losses.level_share]
-    assert all(x.device.type == "cpu" for x in found)
+    moved = [*losses.components.values(), *losses.background.values(), losses.level_share]
+    assert all(x.device.type == "cpu" for x in moved)
     assert all(x.device.type == GPU for output in losses.predictions for x in output)
 
 
 @pytest.mark.parametrize("kind", ["retinanet", "gfl", "fcos"])
-def test_dense_predictions_of_two_devices(kind, tiny_config, fake, monkeypatch):
+def test_dense_predictions_across_two_devices(kind, tiny_config, fake, monkeypatch):
     (teacher, _), (student, _) = build(kind, tiny_config, GPU), build(kind, tiny_config)
     samples = (torch.zeros(5, dtype=torch.long), torch.arange(5))
     monkeypatch.setattr(
         dense, "choose_samples", lambda matched_gt, *_: to_device(samples, matched_gt.device)
     )
-    matched = torch.zeros(3, 5, dtype=torch.long, device=GPU)  # Detectron2's matcher would wait
+    # Detectron2's matcher reads values, which fake tensors do not have.
+    matched = torch.zeros(3, 5, dtype=torch.long, device=GPU)
     monkeypatch.setattr(dense, "match_anchors", lambda *_: type("M", (), {"matched_gt": matched}))
     features = {}
     for name, detector in (("teacher", teacher), ("student", student)):
@@ -102,14 +103,14 @@ def test_dense_predictions_of_two_devices(kind, tiny_config, fake, monkeypatch):
     batch = PredictionBatch(images, features["teacher"], features["student"], instances(GPU))
     maps = [features["student"][level].requires_grad_() for level in student.head_in_features]
     batch.student_predictions, batch.student_branches = student.head(maps), {1: (maps, maps)}
-    found = paired_predictions(teacher, student, PredictionRequest(cross_convs=1), batch)
-    for side in (found.student, found.teacher, found.cross):
+    pairs = paired_predictions(teacher, student, PredictionRequest(cross_convs=1), batch)
+    for side in (pairs.student, pairs.teacher, pairs.cross):
         assert side.logits.device.type == side.boxes.device.type == "cpu"
-    assert found.matched_gt.device.type == found.image.device.type == "cpu"
-    assert found.cross.boxes.requires_grad and not found.teacher.boxes.requires_grad
+    assert pairs.matched_gt.device.type == pairs.image.device.type == "cpu"
+    assert pairs.cross.boxes.requires_grad and not pairs.teacher.boxes.requires_grad
 
 
-def test_two_stage_predictions_of_two_devices(tiny_config, fake, monkeypatch):
+def test_two_stage_predictions_across_two_devices(tiny_config, fake, monkeypatch):
     (teacher, _), (student, _) = (build("faster_rcnn", tiny_config, x) for x in (GPU, "cpu"))
 
     def match(matcher, rois, truth, keep_negatives):
@@ -125,67 +126,66 @@ def test_two_stage_predictions_of_two_devices(tiny_config, fake, monkeypatch):
     monkeypatch.setattr(two_stage, "_predictions", predict)
     features = [{"p2": torch.rand(3, 8, 8, 8, device=x)} for x in (GPU, "cpu")]
     batch = PredictionBatch(None, *features, instances(GPU))
-    found = paired_predictions(teacher, student, PredictionRequest(), batch)
-    tensors = [found.teacher.logits, found.student.boxes, found.matched_gt, found.image]
+    pairs = paired_predictions(teacher, student, PredictionRequest(), batch)
+    tensors = [pairs.teacher.logits, pairs.student.boxes, pairs.matched_gt, pairs.image]
     assert all(x.device.type == "cpu" for x in tensors)
 
 
-def test_a_teacher_with_a_device_of_its_own_stays_there(student_config):
+def test_teacher_with_its_own_device_is_not_moved(student_config):
     meta = torch.device("meta")  # stands for any other device
-    stays = build_teacher(student_config("gfl", opts=["TEACHER.DEVICE", "cpu"]))
-    stays.follow(meta)
-    assert stays.detector.device.type == "cpu"
-    follows = build_teacher(student_config("gfl"))
-    follows.follow(meta)
-    assert follows.detector.device == meta
+    fixed = build_teacher(student_config("gfl", opts=["TEACHER.DEVICE", "cpu"]))
+    fixed.follow(meta)
+    assert fixed.detector.device.type == "cpu"
+    following = build_teacher(student_config("gfl"))
+    following.follow(meta)
+    assert following.detector.device == meta
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "meta"])
-def test_a_device_that_is_not_there(name, student_config):
+def test_unavailable_device_is_refused(name, student_config):
     with pytest.raises(AIDError, match=f"^TEACHER.DEVICE is '{name}', which torch cannot use here"):
         build_teacher(student_config("faster_rcnn", opts=["TEACHER.DEVICE", name]))
 
 
-def test_a_precision_that_is_none(student_config):
+def test_unknown_precision_is_refused(student_config):
     with pytest.raises(AIDError, match="TEACHER.PRECISION is 'half': choose one of float32, bfl"):
         build_teacher(student_config("faster_rcnn", opts=["TEACHER.PRECISION", "half"]))
 
 
-def observe(teacher, batch):
+def view_and_losses(teacher, batch):
     view = teacher.view(batch, (64, 96), "RGB")
     return view, teacher.per_instance_losses(view, [x["instances"] for x in batch])
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "gfl", "fcos"])
 @pytest.mark.parametrize("precision, error", [("bfloat16", 0.05), ("float16", 0.01)])
-def test_half_precision_is_near_single(kind, precision, error, student_config, make_batch):
-    whole = build_teacher(student_config(kind))
+def test_half_precision_approximates_float32(kind, precision, error, student_config, make_batch):
+    single = build_teacher(student_config(kind))
     half = build_teacher(student_config(kind, opts=["TEACHER.PRECISION", precision]))
     batch = make_batch((2, 0, 3))
-    (view, expected), (rough, found) = (observe(x, batch) for x in (whole, half))
+    (view, losses), (half_view, half_losses) = (view_and_losses(x, batch) for x in (single, half))
     for level, x in view.features.items():
-        y = rough.features[level]
+        y = half_view.features[level]
         assert y.dtype == torch.float32 and not torch.equal(y, x)
         assert (y - x).abs().max() <= error * x.abs().max()
-    for name, losses in expected.components.items():
-        assert found.components[name].dtype == torch.float32
-        torch.testing.assert_close(found.components[name], losses, rtol=5 * error, atol=error)
+    for name, expected in losses.components.items():
+        actual = half_losses.components[name]
+        assert actual.dtype == torch.float32
+        torch.testing.assert_close(actual, expected, rtol=5 * error, atol=error)
     assert all(p.dtype == torch.float32 for p in half.detector.parameters())
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "gfl"])
-def test_single_precision_holds_under_mixed_precision_of_the_student(
-    kind, student_config, make_batch
-):
+def test_float32_teacher_ignores_mixed_precision_of_the_student(kind, student_config, make_batch):
     batch = make_batch()
-    view, losses = observe(build_teacher(student_config(kind)), batch)
-    own = build_teacher(student_config(kind, opts=["TEACHER.PRECISION", "float32"]))
+    expected, losses = view_and_losses(build_teacher(student_config(kind)), batch)
+    teacher = build_teacher(student_config(kind, opts=["TEACHER.PRECISION", "float32"]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found, found_losses = observe(own, batch)
-        followed, _ = observe(build_teacher(student_config(kind)), batch)
-    assert all(torch.equal(found.features[k], x) for k, x in view.features.items())
-    assert all(torch.equal(found_losses.components[k], x) for k, x in losses.components.items())
-    assert all(x.dtype == torch.bfloat16 for x in followed.features.values())
+        actual, actual_losses = view_and_losses(teacher, batch)
+        default, _ = view_and_losses(build_teacher(student_config(kind)), batch)
+    assert all(torch.equal(actual.features[k], x) for k, x in expected.features.items())
+    assert all(torch.equal(actual_losses.components[k], x) for k, x in losses.components.items())
+    assert all(x.dtype == torch.bfloat16 for x in default.features.values())
 
 
 LOSSES = {
@@ -195,41 +195,42 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_the_students_own_losses_do_not_depend_on_the_teachers_precision(
+def test_student_losses_do_not_depend_on_the_teachers_precision(
     kind, student_model, make_batch, storage
 ):
-    found = {}
+    losses = {}
     for precision in ("", "float32", "bfloat16"):
         opts = ["TEACHER.PRECISION", precision, "DISTILLATION.LOSSES", LOSSES[kind]]
         model, _ = student_model(kind, opts=opts)
         torch.manual_seed(3)
-        found[precision] = model(make_batch())
-        sum(found[precision].values()).backward()
+        losses[precision] = model(make_batch())
+        sum(losses[precision].values()).backward()
         assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-    for name, loss in found[""].items():
-        assert torch.equal(found["float32"][name], loss)
-        rough = found["bfloat16"][name]
-        assert rough.dtype == torch.float32 and rough.isfinite()
-        assert torch.equal(rough, loss) == ("distill" not in name), name
-        torch.testing.assert_close(rough, loss, rtol=0.2, atol=0.05)
+    for name, loss in losses[""].items():
+        assert torch.equal(losses["float32"][name], loss)
+        half = losses["bfloat16"][name]
+        assert half.dtype == torch.float32 and half.isfinite()
+        assert torch.equal(half, loss) == ("distill" not in name), name
+        torch.testing.assert_close(half, loss, rtol=0.2, atol=0.05)
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
-def test_predictions_of_the_teacher_have_its_precision(kind, student_model, make_batch, storage):
+def test_teacher_predictions_use_the_teachers_precision(kind, student_model, make_batch, storage):
     opts = ["TEACHER.PRECISION", "float32", "DISTILLATION.LOSSES", ["ResponseLoss"]]
     model, _ = student_model(kind, opts=opts)
-    found = []
+    predictions = []
     model.distillers[0].losses["ResponseLoss"].register_forward_pre_hook(
-        lambda module, inputs: found.append(inputs[3].predictions)
+        lambda module, inputs: predictions.append(inputs[3].predictions)
     )
     for half in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             model(make_batch())
-    assert torch.equal(found[0].teacher.logits, found[1].teacher.logits)
-    assert not torch.equal(found[0].student.logits, found[1].student.logits)
+    single, mixed = predictions
+    assert torch.equal(single.teacher.logits, mixed.teacher.logits)
+    assert not torch.equal(single.student.logits, mixed.student.logits)
 
 
-def test_autocast_with_no_precision_changes_nothing():
+def test_autocast_without_a_precision_is_unchanged():
     cpu = torch.device("cpu")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with autocast(cpu, None):
@@ -239,23 +240,22 @@ def test_autocast_with_no_precision_changes_nothing():
 
 
 @pytest.mark.parametrize("balance", [0.0, 5.0])
-def test_a_copy_of_a_student_shares_its_teacher_and_nothing_else(
-    balance, student_model, make_batch, storage
-):
+def test_copy_of_a_student_shares_only_the_teacher(balance, student_model, make_batch, storage):
     opts = ["DISTILLATION.BALANCE", balance, "DISTILLATION.LOSSES", ["ResponseLoss", "FitNetLoss"]]
     opts += ["DISTILLATION.ADAPT_EQUAL_WIDTHS", True]
     model, _ = student_model("faster_rcnn", opts=opts)
     batch = make_batch()
-    sum(model(batch).values()).backward()  # a copy in the middle of a training
+    sum(model(batch).values()).backward()  # the copy is made during training
     model.zero_grad()
-    twin = copy.deepcopy(model)
-    assert twin.teacher is model.teacher
-    (ours,), (theirs,) = model.distillers, twin.distillers
-    assert theirs.losses is twin.distillation["losses"] and theirs.losses is not ours.losses
-    assert {id(p) for p in twin.parameters()}.isdisjoint({id(p) for p in model.parameters()})
-    found = []
-    for student in (model, twin):
+    copied = copy.deepcopy(model)
+    assert copied.teacher is model.teacher
+    (original,), (distiller,) = model.distillers, copied.distillers
+    assert distiller.losses is copied.distillation["losses"]
+    assert distiller.losses is not original.losses
+    assert {id(p) for p in copied.parameters()}.isdisjoint({id(p) for p in model.parameters()})
+    expected, actual = [], []
+    for student, losses in ((model, expected), (copied, actual)):
         torch.manual_seed(5)
-        found.append(student(batch))
-    assert found[0].keys() == found[1].keys()
-    assert all(torch.equal(found[1][k], x) for k, x in found[0].items())
+        losses.append(student(batch))
+    assert actual[0].keys() == expected[0].keys()
+    assert all(torch.equal(actual[0][k], x) for k, x in expected[0].items())

@@ -63,7 +63,7 @@ def test_view_uses_the_teachers_preprocessing(input_format, tiny_model, tiny_con
     "padded, divisibility, expected",
     [((128, 160), 32, (128, 160)), ((100, 160), 32, (128, 160)), ((64, 96), 128, (128, 128))],
 )
-def test_view_pads_to_the_students_size_and_its_own(
+def test_view_is_padded_to_the_students_size_and_divisibility(
     padded, divisibility, expected, tiny_model, tiny_config, make_batch
 ):
     teacher = Teacher(tiny_model("faster_rcnn"), load_config(tiny_config("faster_rcnn")))

@@ -15,7 +15,7 @@ FEATURES = ["res2", "res3", "res4", "res5"]
 
 
 def randomize(net: nn.Module) -> nn.Module:
-    """Parameters and statistics with which no norm is the identity."""
+    """Draw parameters and statistics, so that no batch norm is the identity."""
     torch.manual_seed(0)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -28,7 +28,7 @@ def randomize(net: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     "name, blocks, channels",
     [
-        # The blocks before each reduction of the resolution, and the last one.
+        # Indices of the blocks before each reduction of the resolution, and of the last one.
         ("mobilenet_v3_large", [3, 6, 12, 16], [24, 40, 112, 960]),
         ("mobilenet_v2", [3, 6, 13, 18], [24, 32, 96, 1280]),
         ("efficientnet_b0", [2, 3, 5, 8], [24, 40, 112, 1280]),
@@ -67,7 +67,7 @@ def test_strides_are_4_to_32(name):
     assert all(p.grad is not None for p in backbone.parameters())
 
 
-def test_unused_blocks_are_left_out():
+def test_unused_blocks_are_removed():
     whole = TorchvisionBackbone("mobilenet_v3_large", FEATURES)
     part = TorchvisionBackbone("mobilenet_v3_large", ["res2", "res3"])
     assert len(part.state_dict()) < len(whole.state_dict())

@@ -151,8 +151,8 @@ def test_study_page_lists_every_run(tmp_path):
         write_study([], [], [], str(tmp_path))
 
 
-def test_names_of_a_study_break_neither_tables_nor_figures(tmp_path):
-    """A rule's, a detector's and a condition's, of the user's own file."""
+def test_special_characters_in_names_are_escaped(tmp_path):
+    """Names of rules, detectors and conditions come from a file of the user."""
     names = {"rule": "a|b <i> `c` $x_{", "detector": "../net](x) \x1b"}
     results = [
         {**x, "labels": {**x["labels"], "set": on, **names}, "conditions": {"a|b": {"AP": 1.0}}}

@@ -1,4 +1,4 @@
-"""Non-local loss: the reassociated product, batch norm, weights and gradients."""
+"""Non-local loss: the reassociated product, batch norm and known values."""
 
 import copy
 
@@ -144,37 +144,10 @@ def test_inner_channels_and_subsampling_equal_the_authors_code():
     assert [b.teacher.subsample for b in blocks.values()] == [8, 4, 2, 2, 2, 2]
 
 
-def test_loss_of_identical_features_is_zero_with_finite_gradients():
-    loss = make_loss()
-    blocks = loss.blocks["p2"]
-    blocks.teacher.load_state_dict(blocks.student.state_dict())
-    nn.init.zeros_(blocks.adapter.bias)
-    with torch.no_grad():
-        blocks.adapter.weight[:, :, 0, 0] = torch.eye(4)
-    teacher = torch.randn(2, 4, 3, 3)
-    student = teacher.clone().requires_grad_()
-    actual = loss({"p2": student}, {"p2": teacher}, {"p2": torch.ones(2, 1, 3, 3)}, None)
-    assert actual["loss_distill_non_local"] == 0
-    actual["loss_distill_non_local"].backward()
-    assert student.grad.isfinite().all()
-    assert all(p.grad.isfinite().all() for p in loss.parameters())
-
-
-def test_every_parameter_of_both_blocks_gets_a_gradient():
+def test_teacher_block_is_trained():
     loss = make_loss({"p2": (4, 6), "p3": (4, 6)})
     student = {"p2": torch.randn(2, 4, 4, 5), "p3": torch.randn(2, 4, 2, 1)}
     teacher = {"p2": torch.randn(2, 6, 4, 5), "p3": torch.randn(2, 6, 2, 1)}
     weights = {k: torch.ones(2, 1, *v.shape[2:]) for k, v in student.items()}
     loss(student, teacher, weights, None)["loss_distill_non_local"].backward()
-    assert all(p.grad is not None for p in loss.parameters())
     assert loss.blocks["p2"].teacher.norm.weight.grad.abs().sum() > 0
-
-
-def test_loss_is_linear_in_a_constant_weight():
-    loss, features = make_loss(), {"p2": torch.randn(2, 4, 3, 3)}
-    other = {"p2": torch.randn(2, 4, 3, 3)}
-    full = loss(features, other, {"p2": torch.ones(2, 1, 3, 3)}, None)
-    scaled = loss(features, other, {"p2": torch.full((2, 1, 3, 3), 0.3)}, None)
-    torch.testing.assert_close(
-        scaled["loss_distill_non_local"], 0.3 * full["loss_distill_non_local"]
-    )

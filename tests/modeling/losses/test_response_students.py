@@ -248,11 +248,3 @@ def test_invalid_values_are_refused(loss, key, value, student_config):
     cfg = student_config("faster_rcnn", opts=opts)
     with pytest.raises(AIDError, match=f"DISTILLATION.{key} is {value}: it must be"):
         build_model(cfg).build_distillation(cfg)
-
-
-def test_localization_and_response_losses_combine_for_gfl(student_model, make_batch):
-    opts = [*OPTS, "DISTILLATION.LOSSES", ["LocalisationLoss", "ResponseLoss"]]
-    model, _ = student_model("gfl", opts=opts)
-    losses, gradients = step(model, make_batch())
-    assert all(losses[k] > 0 for k in (CLS, BOX, "loss_distill_localisation"))
-    assert all(g.isfinite().all() for g in gradients.values())

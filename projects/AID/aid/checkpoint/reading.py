@@ -89,20 +89,20 @@ class _TensorsOnly(Checkpointer):
 
 
 def check_kinds(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Check that the tensors of a file are of the same kind of number as the model's.
+    """Check that the dtypes of a file's tensors are of the same kind as the model's.
 
-    PyTorch would convert them: drop the imaginary part of complex numbers, and take masks and the
-    codes of a quantized model for weights.
+    PyTorch would convert them: drop the imaginary part of complex numbers, and use masks and the
+    codes of a quantized model as weights.
 
     Args:
-        found: tensors of the file by name; others than those in ``expected`` are ignored.
+        found: tensors of the file by name; names that are not in ``expected`` are ignored.
         expected: state dict of the model.
 
     Raises:
-        TypeError: a tensor is of another kind, such as complex or boolean.
+        TypeError: a tensor has another kind of dtype, such as complex or boolean.
     """
     for name, tensor in expected.items():
-        for key in (name, f"module.{name}"):  # of a model that was saved in its DDP wrapper
+        for key in (name, f"module.{name}"):  # the latter if saved with DDP wrapper
             if key in found and _kind(found[key]) != _kind(tensor):
                 raise TypeError(
                     f"{name} is {found[key].dtype} in the file, {tensor.dtype} in the model"

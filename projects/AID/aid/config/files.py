@@ -17,12 +17,12 @@ __all__ = ["PYTHON", "TORCHSCRIPT", "check_program", "get_value", "is_program", 
 # Keys of the section TEACHER that are paths of config files.
 TEACHER_CONFIG_KEYS = ("CONFIG_FILE", "MORE_CONFIG_FILES")
 
-# Ends and beginning of a TEACHER.CONFIG_FILE that is a program: a LazyConfig, TorchScript, or the
-# name of a Python object.
+# Suffixes and prefix of a TEACHER.CONFIG_FILE that is a program: a LazyConfig, a TorchScript file,
+# or the name of a Python object.
 LAZY = ".py"
 TORCHSCRIPT = (".pt", ".ts")
 PYTHON = "python:"
-# Programs that a command line of this process has named; config files alone cannot.
+# Programs named on a command line of this process; a config file alone cannot name them.
 _named_by_user: set[str] = set()
 
 # Ends of keys that may be None in Detectron2.
@@ -130,23 +130,23 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
 
 
 def is_program(config_file: str) -> bool:
-    """Whether a TEACHER.CONFIG_FILE names a program, which building the teacher runs."""
+    """Whether a TEACHER.CONFIG_FILE names a program, which is run to build the teacher."""
     return config_file.endswith((LAZY, *TORCHSCRIPT)) or config_file.startswith(PYTHON)
 
 
 def check_program(config_file: str, key: str) -> None:
-    """Check that a teacher that is a program was named in ``opts`` of :func:`load_config`.
+    """Check that a teacher's program was named in ``opts`` of :func:`load_config`.
 
-    Names in Detectron2's model zoo are no programs in this sense.
+    LazyConfigs of Detectron2's model zoo are trusted.
 
     Args:
         config_file: value of the key after :func:`load_config`.
         key: TEACHER.CONFIG_FILE or an entry of TEACHER.MORE_CONFIG_FILES.
 
     Raises:
-        AIDError: a config file alone names it, which must not be able to run code.
+        AIDError: only a config file names the program; config files must not be able to run code.
     """
-    # A file that does not exist is an error of its own.
+    # A missing file is reported elsewhere.
     exists = os.path.isfile(config_file) or config_file.startswith(PYTHON)
     if exists and is_program(config_file) and config_file not in _named_by_user:
         raise AIDError(

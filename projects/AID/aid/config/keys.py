@@ -24,28 +24,28 @@ def _add_teacher(cfg: CN) -> None:
     """Add the keys of the teachers."""
     cfg.TEACHER = CN()
     # Config file of the teacher: an absolute path, a path relative to the config file that sets
-    # this key, or a name in Detectron2's model zoo. A teacher that gives features only is a
-    # TorchScript file (.pt, .ts) or python:package.module:attribute. LazyConfigs (.py) outside of
-    # the model zoo and teachers of features are programs, which only the command line can name.
+    # this key, or a name in Detectron2's model zoo. A feature teacher, which has no heads, is a
+    # TorchScript file (.pt, .ts) or python:package.module:attribute. LazyConfigs (.py) outside the
+    # model zoo and feature teachers are programs, which only the command line can name.
     cfg.TEACHER.CONFIG_FILE = ""
     # Weights of the teacher: any path that Detectron2 can read. Empty for TorchScript.
     cfg.TEACHER.WEIGHTS = ""
     # Further teachers, as two lists of the same length. Each entry is like the two keys above.
     cfg.TEACHER.MORE_CONFIG_FILES = []
     cfg.TEACHER.MORE_WEIGHTS = []
-    # Map from the teacher's classes to the student's, where they differ: a list of entries
-    # "teacher class: student class", and "by name" for all classes whose names agree. Several
-    # classes of the teacher may make one of the student; those without an entry are background to
-    # it. Where names are not known, entries have ids, from 0. Empty: both have the same classes.
+    # Map from the teacher's classes to the student's, if they differ: a list of entries
+    # "teacher class: student class", and "by name" for all classes with equal names. Several
+    # classes of the teacher may be mapped to one class of the student; classes without an entry are
+    # background. If names are unknown, entries have ids, from 0. Empty: both have the same classes.
     cfg.TEACHER.CLASS_MAP = []
-    # Such a list for each of the further teachers. Empty: all have the student's classes.
+    # One such list for each further teacher. Empty: all have the student's classes.
     cfg.TEACHER.MORE_CLASS_MAPS = []
-    # Maps that teachers of features give, as "output: level", e.g. ["0: p3", "0: p4"]. An output is
-    # a name in a dict, an index in a list or tuple, or 0 for a single map. Empty: the names of a
-    # dict are levels.
+    # Outputs of a feature teacher and the student's levels on which they are imitated, as
+    # "output: level", e.g. ["0: p3", "0: p4"]. An output is a key of a dict, an index in a list or
+    # tuple, or 0 for a single map. Empty: the keys of a dict are levels.
     cfg.TEACHER.FEATURES = []
-    # Normalization and channel order ("RGB" or "BGR") of teachers of features, for pixels of 0 to
-    # 255. Defaults: ImageNet's mean and deviation, as in torchvision, times 255.
+    # Normalization and channel order ("RGB" or "BGR") of feature teachers, for pixels from 0 to
+    # 255. Defaults: mean and standard deviation of ImageNet as in torchvision, times 255.
     cfg.TEACHER.PIXEL_MEAN = [123.675, 116.280, 103.530]
     cfg.TEACHER.PIXEL_STD = [58.395, 57.120, 57.375]
     cfg.TEACHER.FORMAT = "RGB"
@@ -54,11 +54,11 @@ def _add_teacher(cfg: CN) -> None:
     cfg.TEACHER.INHERIT = False
     # Device of the teachers: "cpu", a GPU such as "cuda:1", or "" for the student's.
     cfg.TEACHER.DEVICE = ""
-    # Precision in which the teachers compute, by autocast; their weights are in float32. Options:
+    # Precision of the teachers' forward passes, by autocast; their weights are in float32. Options:
     # "float32", "bfloat16", "float16", or "" for the student's, which SOLVER.AMP sets.
     cfg.TEACHER.PRECISION = ""
     # Evaluate the teachers on DATASETS.TEST before the first iteration of the student, at their own
-    # image size and, if INPUT.MIN_SIZE_TEST differs by more than half, at the student's, too.
+    # image size and, if INPUT.MIN_SIZE_TEST differs by more than half, also at the student's.
     cfg.TEACHER.EVAL_FIRST = False
     # Number of batches per process, at the start of a run, on which the losses of teachers and
     # student are compared. A warning follows if a teacher's loss is larger. 0 disables it.
@@ -320,11 +320,11 @@ def _add_gfl(cfg: CN) -> None:
 def _add_torchvision(cfg: CN) -> None:
     """Add the keys of the backbones from torchvision."""
     cfg.MODEL.TORCHVISION = CN()
-    # Classification model of torchvision that MODEL.BACKBONE.NAME "build_torchvision_fpn_backbone"
-    # builds, e.g. "mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf", "convnext_tiny".
+    # Classification model of torchvision for MODEL.BACKBONE.NAME "build_torchvision_fpn_backbone",
+    # e.g. "mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf", "convnext_tiny".
     cfg.MODEL.TORCHVISION.NAME = "mobilenet_v3_large"
-    # Its batch norms, like MODEL.RESNETS.NORM. Options: "BN", "FrozenBN", "SyncBN". Stages that
-    # MODEL.BACKBONE.FREEZE_AT freezes have FrozenBN.
+    # Batch norm of the model, like MODEL.RESNETS.NORM. Options: "BN", "FrozenBN", "SyncBN". Stages
+    # that MODEL.BACKBONE.FREEZE_AT freezes have FrozenBN.
     cfg.MODEL.TORCHVISION.NORM = "FrozenBN"
 
 
@@ -345,8 +345,8 @@ def _add_solver(cfg: CN) -> None:
 def _add_model_ema(cfg: CN) -> None:
     """Add the keys of the average of the student's weights; names and default as in d2go."""
     cfg.MODEL_EMA = CN()
-    # Average the weights over the iterations. The average is what is evaluated, and what
-    # checkpoints have under "model".
+    # Average the weights over the iterations. The average is evaluated, and saved in checkpoints
+    # under "model".
     cfg.MODEL_EMA.ENABLED = False
     # Decay per iteration of the exponential moving average; in iteration t, from 0, it is at most
     # (1 + t) / (10 + t).

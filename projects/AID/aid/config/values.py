@@ -70,10 +70,10 @@ def clear_value_errors(
 
 @contextmanager
 def clear_program_errors(name: str) -> Iterator[None]:
-    """Convert errors of a program that a key names to an AIDError; the log file has the traceback.
+    """Convert errors of a user's program to an AIDError; the traceback is in the log file.
 
     Args:
-        name: key and value, for the message.
+        name: config key and value that name the program, for the message.
 
     Raises:
         AIDError: the program fails.
@@ -82,7 +82,7 @@ def clear_program_errors(name: str) -> Iterator[None]:
         yield
     except OTHERS:
         raise
-    except Exception as error:  # of a program, of any type
+    except Exception as error:  # a program can raise any type
         _log_to_file(error)
         text = " ".join(str(error).split())
         raise AIDError(f"{name}: {type(error).__name__}: {text} ({_place(error)})") from error

@@ -20,11 +20,11 @@ def class_list(dataset: str) -> list[str] | None:
 
 
 def known_classes(datasets: Iterable[str], load: bool = False) -> list[str] | None:
-    """Class names of the first dataset whose names are known; None if there is none.
+    """Class names of the first dataset with known names; None if there is none.
 
     Args:
         datasets: names of datasets.
-        load: whether to load datasets if no names are known otherwise.
+        load: whether to load datasets if no names are registered.
     """
     datasets = list(datasets)
     names = next(filter(None, map(class_list, datasets)), None)
@@ -32,7 +32,7 @@ def known_classes(datasets: Iterable[str], load: bool = False) -> list[str] | No
         return names
     for name in datasets:
         if name in DatasetCatalog.list():
-            with suppress(AIDError, OSError):  # its files may be elsewhere
+            with suppress(AIDError, OSError):  # its files may be missing
                 DatasetCatalog.get(name)
     return known_classes(datasets)
 

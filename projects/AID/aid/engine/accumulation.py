@@ -85,8 +85,8 @@ class AccumulatingAMPTrainer(AccumulatingTrainer, AMPTrainer):
         """
         Args:
             model, data_loader, optimizer, steps: see :class:`AccumulatingTrainer`.
-            precision: of the forward pass. Gradients are scaled in float16 only: the range of
-                bfloat16 is that of float32.
+            precision: precision of the forward pass. Gradients are scaled in float16 only:
+                bfloat16 has the range of float32.
         """
         self._device = next(model.parameters()).device.type
         scaler = torch.amp.GradScaler(self._device, enabled=precision == torch.float16)
@@ -106,6 +106,6 @@ class AccumulatingAMPTrainer(AccumulatingTrainer, AMPTrainer):
         self.grad_scaler.update()
 
     def load_state_dict(self, state_dict: dict) -> None:
-        # A run may go on in another precision: there is no scale without float16.
+        # A run may be resumed in another precision: only float16 has a scale.
         scale = state_dict.get("grad_scaler") or self.grad_scaler.state_dict()
         super().load_state_dict({**state_dict, "grad_scaler": scale})

@@ -30,7 +30,7 @@ __all__ = [
     "write_results",
 ]
 
-# Loggers with a handler of their own.
+# Loggers with their own handlers.
 LOGGERS = ("fvcore", "detectron2", "aid")
 
 # Keys that must not change when a run is resumed: they determine the weights and the optimizer in
@@ -81,12 +81,12 @@ def check_output_folder(cfg: CfgNode, resume: bool) -> None:
 
 @contextmanager
 def early_messages() -> Iterator[list[logging.LogRecord]]:
-    """Hold back what is logged inside, before log.txt is open, for :func:`start_records`.
+    """Collect log messages inside the context, before log.txt is open, for :func:`start_records`.
 
-    An error inside prints it to stderr.
+    If an error occurs inside the context, they are printed to stderr.
 
     Yields:
-        The messages, a list that grows.
+        List to which the messages are appended.
     """
     held = MemoryHandler(capacity=1)  # unlimited, since it has no target
     loggers = list(map(logging.getLogger, LOGGERS))
@@ -124,7 +124,7 @@ def start_records(cfg: CfgNode, args: Namespace, early: Iterable[logging.LogReco
             setup_logger(folder, distributed_rank=rank, name=name)
         for message in early:
             for handler in logging.getLogger(message.name.split(".")[0]).handlers:
-                if handler not in before:  # the others have had it
+                if handler not in before:  # which have processed the message already
                     handler.handle(message)
         logger = logging.getLogger(__name__)
         logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())

@@ -362,7 +362,7 @@ class AIDTrainer(DefaultTrainer):
 
 
 def _clear_value_errors(cfg: CfgNode) -> AbstractContextManager:
-    """:func:`clear_value_errors` of a run, in which processes and disks may fail, too."""
+    """:func:`clear_value_errors` for a run, except for errors of processes and disks."""
 
     def is_other(error: Exception) -> bool:
         lost = is_lost_connection(error) or is_lost_worker(error)

@@ -17,10 +17,10 @@ class WeightAverage:
 
         average = d * average + (1 - d) * weights,    d = min(decay, (1 + t) / (10 + t))
 
-    after iteration t, counted from 0, so that the random weights of the start are soon forgotten.
-    Buffers of integers are copied. The modules of the distillation are left out.
+    after iteration t, counted from 0, so that the influence of the initial random weights decays
+    quickly. Integer buffers are copied. Modules of the distillation are excluded.
 
-    In a checkpoint "model" is the average; :meth:`state_dict` is the student's own weights.
+    In a checkpoint "model" is the average; :meth:`state_dict` returns the student's own weights.
 
     Attributes:
         weights: {name: tensor}, the average.
@@ -29,8 +29,8 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float):
         """
         Args:
-            model: the detector, without DDP; it is averaged from its present weights on.
-            decay: the largest d.
+            model: detector without DDP wrapper; the average starts at its current weights.
+            decay: upper limit of d.
 
         Raises:
             AIDError: the decay is not in [0, 1).
@@ -43,15 +43,15 @@ class WeightAverage:
         self.restart()
 
     def restart(self) -> None:
-        """Set the average to the present weights."""
+        """Set the average to the current weights."""
         self.weights = {name: x.clone() for name, x in self._own().items()}
 
     @torch.no_grad()
     def update(self, iteration: int) -> None:
-        """Add the present weights to the average.
+        """Add the current weights to the average.
 
         Args:
-            iteration: that they come from, counted from 0.
+            iteration: iteration of these weights, counted from 0.
         """
         decay = min(self._decay, (1 + iteration) / (10 + iteration))
         own = self._own()
@@ -65,7 +65,7 @@ class WeightAverage:
     def in_model(self) -> Iterator[None]:
         """Exchange the student's weights and their average inside the context.
 
-        What the model changes in its weights inside, such as statistics of norms, is changed in the
+        Changes of the model inside the context, such as new statistics of norms, are changes of the
         average.
         """
         self._exchange()
@@ -75,15 +75,15 @@ class WeightAverage:
             self._exchange()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The student's own weights."""
+        """Return the student's own weights."""
         return self._own()
 
     @torch.no_grad()
     def load_state_dict(self, own: dict[str, Tensor]) -> None:
-        """Take the weights of the model for the average, and give the model its own.
+        """Set the average to the weights of the model, and then the model to its own weights.
 
         Args:
-            own: of :meth:`state_dict`.
+            own: output of :meth:`state_dict`.
         """
         self.restart()
         for name, x in self._own().items():

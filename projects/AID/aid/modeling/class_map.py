@@ -7,7 +7,7 @@ from ..utils.errors import AIDError
 
 __all__ = ["BY_NAME", "ClassMap", "same_names"]
 
-# Entry of a class map that stands for one entry for each class whose name both sides have.
+# Entry of a class map that maps each class of the teacher to the student's class of the same name.
 BY_NAME = "by name"
 
 
@@ -17,8 +17,8 @@ class ClassMap:
 
     Attributes:
         teacher, student: names of the classes, in the order of their ids.
-        targets: for each class of the teacher the id of the student's class that it is an instance
-            of; None for a class that is background to the student.
+        targets: id of the student's class for each class of the teacher, or None for a class that
+            is background to the student.
     """
 
     teacher: tuple[str, ...]
@@ -36,15 +36,15 @@ class ClassMap:
         """Read a map from its entries.
 
         Args:
-            entries: "teacher class: student class" each, or :data:`BY_NAME` for one entry for each
-                name that both have. Other entries take precedence over the latter.
-            teacher, student: names of the classes, or their number if the names are not known;
-                entries then have ids, from 0, in place of names.
+            entries: strings "teacher class: student class", or :data:`BY_NAME` for all classes
+                with equal names. Other entries take precedence over the latter.
+            teacher, student: names of the classes, or their number if the names are unknown;
+                entries then have ids, from 0, instead of names.
             key: name of the entries in messages.
 
         Raises:
-            AIDError: an entry of another form, with an unknown class or with a class of the teacher
-                that another one maps; :data:`BY_NAME` without names; or no class is mapped.
+            AIDError: an entry is malformed, has an unknown class or maps a class of the teacher for
+                the second time; :data:`BY_NAME` is given without names; or no class is mapped.
         """
         sides = {"teacher": _names(teacher), "student": _names(student)}
         by_name: dict[int, int] = {}
@@ -69,17 +69,18 @@ class ClassMap:
             explicit[source] = target
         mapped = {**by_name, **explicit}
         if not mapped:
-            theirs, ours = (", ".join(names) for names in sides.values())
+            teacher_names, student_names = (", ".join(names) for names in sides.values())
             raise AIDError(
-                f"{key} maps no class: no name agrees of the teacher's {theirs}, and the student's "
-                f'{ours}: add entries "teacher class: student class"'
+                f"{key} maps no class: the teacher's classes {teacher_names} and the student's "
+                f'{student_names} have no name in common: add entries "teacher class: student '
+                'class"'
             )
         targets = tuple(mapped.get(i) for i in range(len(sides["teacher"])))
         return cls(tuple(sides["teacher"]), tuple(sides["student"]), targets)
 
     @property
     def groups(self) -> list[list[int]]:
-        """Ids of the teacher's classes that make each class of the student."""
+        """Ids of the teacher's classes that are mapped to each class of the student."""
         pairs = list(enumerate(self.targets))
         return [[i for i, target in pairs if target == k] for k in range(len(self.student))]
 
@@ -90,7 +91,7 @@ class ClassMap:
 
     @property
     def unknown(self) -> list[int]:
-        """Ids of the student's classes that the teacher does not know."""
+        """Ids of the student's classes without a counterpart in the teacher."""
         return [k for k, group in enumerate(self.groups) if not group]
 
     @property
@@ -112,9 +113,9 @@ class ClassMap:
 
 
 def same_names(teacher: Sequence[str], student: Sequence[str]) -> dict[int, int]:
-    """Pairs {id of the teacher's: id of the student's} of classes with one name.
+    """Ids {teacher's: student's} of the classes with equal names.
 
-    Upper and lower case may differ where no other name on either side is alike.
+    Upper and lower case may differ if the match is unique on both sides.
     """
     pairs = {}
     for i, name in enumerate(teacher):
@@ -127,7 +128,7 @@ def same_names(teacher: Sequence[str], student: Sequence[str]) -> dict[int, int]
 
 
 def _alike(name: str, names: Sequence[str]) -> list[int]:
-    """Ids of the names that differ from ``name`` in upper and lower case at most."""
+    """Ids of the names that equal ``name`` apart from upper and lower case."""
     return [i for i, other in enumerate(names) if other.casefold() == name.casefold()]
 
 
@@ -140,16 +141,16 @@ def _read(entry: object, sides: dict[str, list[str]], key: str) -> tuple[int, ..
     if not isinstance(entry, str) or ":" not in entry:
         raise AIDError(
             f'{key}: {entry!r} is no entry: write "teacher class: student class", in quotes, or '
-            f'"{BY_NAME}" for all classes whose names agree'
+            f'"{BY_NAME}" for all classes with equal names'
         )
     ids = []
     for (side, names), text in zip(sides.items(), entry.split(":", 1), strict=True):
         name = text.strip()
-        found = [names.index(name)] if name in names else _alike(name, names)
-        if len(found) != 1:
+        matches = [names.index(name)] if name in names else _alike(name, names)
+        if len(matches) != 1:
             unnamed = " (names are not known here)" if names == _names(len(names)) else ""
             raise AIDError(
                 f"{key}: the {side} has no class {name!r}; it has {', '.join(names)}{unnamed}"
             )
-        ids.append(found[0])
+        ids.append(matches[0])
     return tuple(ids)

@@ -156,7 +156,7 @@ class Distiller:
     ) -> Weights:
         """Imitation weights of this teacher, ignoring the others.
 
-        Predicted classes have weight 0 on instances of a class that the teacher does not know.
+        Predicted classes have weight 0 on instances without a counterpart in the teacher's classes.
 
         Args:
             stats: of :meth:`stats`.
@@ -167,17 +167,17 @@ class Distiller:
         weights = self.weighting(stats, boxes, maps)
         if self.request:
             weights.components = self.weighting.component_weights(stats, boxes)
-            known = self.teacher.knows(instances)
-            if known is not None:
-                weights.components.cls = torch.where(known, weights.components.cls, 0.0)
+            has_class = self.teacher.has_class(instances)
+            if has_class is not None:
+                weights.components.cls = torch.where(has_class, weights.components.cls, 0.0)
         return weights
 
     def aligned(self, view: TeacherView, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Teacher's maps of the levels to imitate, at the cells of the student's.
+        """Resample the teacher's maps of the imitated levels at the student's cells.
 
         Args:
-            view: of the teacher.
-            features: the student's.
+            view: view of the teacher.
+            features: feature maps of the student.
         """
         return {
             level: resampled(
@@ -245,12 +245,12 @@ class Distiller:
 def _check_features_suffice(
     teacher: TeacherBase, requests: Iterable[str], weighting: Weighting
 ) -> None:
-    """Refuse losses and rules that need more of a teacher than features.
+    """Refuse losses and rules that need a teacher with heads.
 
     Args:
         requests: names of the losses that need predictions.
     """
-    start = f"the teacher of {teacher.name} gives features only: "
+    start = f"the teacher of {teacher.name} has no heads: "
     for name in requests:
         raise AIDError(f"{start}{name} needs predictions; name losses on features alone")
     if weighting.requires_stats and weighting.requires_loss:

@@ -1,4 +1,4 @@
-"""Teachers that give feature maps only: any network, such as a foundation model's backbone."""
+"""Feature teachers: networks without heads, such as the backbone of a foundation model."""
 
 import importlib
 import math
@@ -24,16 +24,16 @@ __all__ = ["FeatureTeacher", "is_network", "load_feature_teacher"]
 IMAGENET_MEAN = (123.675, 116.280, 103.530)
 IMAGENET_STD = (58.395, 57.120, 57.375)
 
-# Height and width of the image that shows the strides: multiples of those up to 64, and of 14.
+# Height and width of the image on which strides are measured: multiples of 14 and 64.
 PROBE = (448, 896)
 
 
 class FeatureTeacher(TeacherBase):
-    """Frozen network from images (N, 3, H, W) to feature maps; see :class:`TeacherBase`.
+    """Frozen network that maps images (N, 3, H, W) to feature maps; see :class:`TeacherBase`.
 
     Attributes:
         detector: the network.
-        levels: those that its maps are imitated on, smallest stride first.
+        levels: student's levels on which its maps are imitated, smallest stride first.
     """
 
     has_heads = False
@@ -52,16 +52,16 @@ class FeatureTeacher(TeacherBase):
     ):
         """
         Args:
-            network: its output is a map (N, C, H, W), or a list, tuple or dict of maps.
+            network: network whose output is a map (N, C, H, W), or a list, tuple or dict of maps.
             features: see TEACHER.FEATURES in config/keys.py.
-            pixel_mean, pixel_std: normalization of the channels, for pixels of 0 to 255.
-            input_format: channel order that the network reads, "RGB" or "BGR".
-            device: that the network is on.
+            pixel_mean, pixel_std: normalization of the channels, for pixels from 0 to 255.
+            input_format: channel order of the network's input, "RGB" or "BGR".
+            device: device of the network.
             name, weights: see the attributes.
 
         Raises:
-            AIDError: the network fails on an image, or does not give the maps; or a normalization
-                that is none.
+            AIDError: the network fails on an image or has no such maps, or the normalization is
+                invalid.
         """
         if len(pixel_mean) != len(pixel_std) or not all(0 < x < math.inf for x in pixel_std):
             raise AIDError(
@@ -103,7 +103,7 @@ class FeatureTeacher(TeacherBase):
     def per_instance_losses(
         self, view: TeacherView, targets: list[Instances], background: bool = True
     ) -> PerInstanceLosses:
-        """Losses of 0, for weighting rules that read the labels alone (``requires_loss`` False)."""
+        """Zeros, for weighting rules that use only the labels (``requires_loss`` is False)."""
         num_levels = len(self.levels)
         zeros = torch.zeros(sum(map(len, targets)), device=targets[0].gt_boxes.device)
         return PerInstanceLosses(
@@ -128,7 +128,7 @@ class FeatureTeacher(TeacherBase):
         return {level: outputs[source] for level, source in self._sources.items()}
 
     def _outputs(self, images: Tensor) -> dict[str, Any]:
-        """Output of the network by name, or by index if it has no names."""
+        """Outputs of the network by name, or by index if they have no names."""
         with clear_program_errors(f"{self.name}, on images of {tuple(images.shape)}"):
             output = self.detector(images)
         if isinstance(output, dict):
@@ -137,31 +137,31 @@ class FeatureTeacher(TeacherBase):
         return {str(index): x for index, x in enumerate(outputs)}
 
     def _shape(self, level: str, features: object) -> ShapeSpec:
-        """Channels and stride of a map of the probe."""
+        """Channels and stride of a map of the image of size PROBE."""
         if not isinstance(features, Tensor) or features.ndim != 4:
-            found = tuple(features.shape) if isinstance(features, Tensor) else type(features)
+            actual = tuple(features.shape) if isinstance(features, Tensor) else type(features)
             raise AIDError(
-                f"TEACHER.FEATURES: the output {self._sources[level]} of {self.name} is {found}: a "
-                "map (N, C, H, W) is needed; wrap the network in one that reshapes its tokens"
+                f"TEACHER.FEATURES: the output {self._sources[level]} of {self.name} is {actual}: "
+                "a map (N, C, H, W) is needed; wrap the network in one that reshapes its tokens"
             )
         height, width = features.shape[2:]
         stride = PROBE[1] // max(width, 1)
         if stride * width != PROBE[1] or abs(height * stride - PROBE[0]) >= stride:
             raise AIDError(
                 f"TEACHER.FEATURES: the output {self._sources[level]} of {self.name} has "
-                f"{height}x{width} cells for an image of {PROBE[0]}x{PROBE[1]}: a map with one "
-                "stride, a whole number of pixels, is needed"
+                f"{height}x{width} cells for an image of {PROBE[0]}x{PROBE[1]}: a map with a "
+                "stride of a whole number of pixels, equal in both directions, is needed"
             )
         return ShapeSpec(channels=features.shape[1], stride=stride)
 
 
 def _sources(features: Sequence[str], outputs: dict[str, object], name: str) -> dict[str, str]:
-    """{level: output that is imitated on it}.
+    """Name of the output that is imitated on each level.
 
     Args:
         features: see TEACHER.FEATURES.
-        outputs: output of the network by name.
-        name: of the teacher, for messages.
+        outputs: outputs of the network by name.
+        name: name of the teacher, for messages.
     """
     if not features and "0" not in outputs:
         return {key: key for key in outputs}
@@ -170,14 +170,14 @@ def _sources(features: Sequence[str], outputs: dict[str, object], name: str) -> 
     known = all(len(pair) == 2 and pair[0] in outputs for pair in pairs)
     if not pairs or not known or len(set(levels)) < len(levels):
         raise AIDError(
-            f"TEACHER.FEATURES is {list(features)}, the teacher of {name} gives "
+            f"TEACHER.FEATURES is {list(features)}, the outputs of the teacher of {name} are "
             f"{', '.join(outputs)}: name one of these for each level, as in ['0: p4']"
         )
     return {level: source for source, level in pairs}
 
 
 def is_network(config_file: str) -> bool:
-    """Whether a TEACHER.CONFIG_FILE names a network that gives features only."""
+    """Whether a TEACHER.CONFIG_FILE names a network without heads."""
     return config_file.endswith(TORCHSCRIPT) or config_file.startswith(PYTHON)
 
 
@@ -189,19 +189,20 @@ def load_feature_teacher(
     keys: tuple[str, str] = ("source", "weights"),
     **settings: Any,
 ) -> FeatureTeacher:
-    """Build a teacher that gives feature maps only.
+    """Build a feature teacher.
 
     Args:
         source: path of a TorchScript file (.pt or .ts), or ``python:package.module:attribute``,
-            a callable that is called without arguments and returns an ``nn.Module``. Either is a
-            program, which is run.
-        weights: of the module that the callable returns, loaded strictly; empty if it has its own.
-        device: the device to build it on; in training it moves to the student's.
+            a callable that takes no arguments and returns an ``nn.Module``. Both are programs,
+            which are run.
+        weights: weights of the module that the callable returns, loaded strictly; empty if the
+            module has its own.
+        device: device to build it on; in training it moves to the student's.
         keys: names of ``source`` and ``weights`` in messages.
         settings: see :class:`FeatureTeacher`.
 
     Raises:
-        AIDError: there is no such network, it fails, or weights or maps do not fit.
+        AIDError: there is no such network, it fails, or its weights or maps do not match.
     """
     source_key, weights_key = keys
     name = f"{source_key} {source}"

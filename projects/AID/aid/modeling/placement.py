@@ -1,4 +1,4 @@
-"""Device and precision of a detector that need not be those of its student."""
+"""Device and precision of a teacher, independent of its student's."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    """Context in which the operators on a device compute in a precision.
+    """Context in which the operators on a device compute in the given precision.
 
     Args:
-        device: where the operators run.
-        dtype: float32 disables autocast; None leaves it as it is outside of the context.
+        device: device of the operators.
+        dtype: float32 disables autocast; None leaves autocast unchanged.
     """
     if dtype is None:
         return nullcontext()
@@ -28,12 +28,12 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
 
 
 def to_device(x: T, device: torch.device) -> T:
-    """Move what is nested in lists, tuples, dicts and dataclasses to a device.
+    """Move tensors nested in lists, tuples, dicts and dataclasses to a device.
 
     Args:
-        x: tensors and Detectron2's structures; other values are returned as they are. Tensors
-            that are on the device already are not copied.
-        device: the target; gradients flow back to where they come from.
+        x: tensors and Detectron2's structures; other values are returned unchanged. Tensors that
+            are on the device already are not copied.
+        device: the target; gradients flow back to the original device.
     """
     return _moved(x, device)
 
@@ -51,18 +51,18 @@ def _moved(x: Any, device: torch.device) -> Any:
 
 
 def check_device(key: str, name: str) -> None:
-    """Check that torch has a device.
+    """Check that torch can use a device.
 
     Args:
         key: config key of ``name``, for the message.
-        name: such as "cpu" or "cuda:1".
+        name: a device such as "cpu" or "cuda:1".
 
     Raises:
-        AIDError: it has not.
+        AIDError: torch cannot use the device.
     """
     try:
         torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError) as error:  # the latter if torch is built without it
+    except (RuntimeError, AssertionError) as error:  # AssertionError if torch is built without it
         raise AIDError(
             f"{key} is {name!r}, which torch cannot use here: write cpu or a GPU such as cuda:1, "
             'or "" for the student\'s device'
@@ -70,15 +70,15 @@ def check_device(key: str, name: str) -> None:
 
 
 def dtype_named(key: str, name: str, options: tuple[str, ...]) -> torch.dtype:
-    """Type of numbers that a config key names.
+    """Convert the value of a config key to a dtype.
 
     Args:
-        key: of ``name``, for the message.
-        name: such as "bfloat16".
+        key: config key of ``name``, for the message.
+        name: name of a dtype, such as "bfloat16".
         options: allowed names.
 
     Raises:
-        AIDError: the name is none of them.
+        AIDError: the name is not allowed.
     """
     if name not in options:
         raise AIDError(f"{key} is {name!r}: choose one of {', '.join(options)}")

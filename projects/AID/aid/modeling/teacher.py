@@ -1,4 +1,4 @@
-"""Teachers: frozen detectors, built from their configs and weights."""
+"""Teachers: frozen networks, built from their configs and weights."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -56,8 +56,8 @@ class Teacher(TeacherBase):
 
     Attributes:
         detector: the Detectron2 detector.
-        cfg: its config; of a LazyConfig the part that :func:`read_lazy_config` describes.
-        levels: feature levels that its heads read, finest first.
+        cfg: config of the detector; for a LazyConfig the result of :func:`read_lazy_config`.
+        levels: feature levels that the heads use, finest first.
     """
 
     has_heads = True
@@ -67,8 +67,8 @@ class Teacher(TeacherBase):
     ):
         """
         Args:
-            detector: of a type for which :func:`per_instance_losses` is implemented.
-            cfg: the config that it was built from.
+            detector: detector of a type for which :func:`per_instance_losses` is implemented.
+            cfg: config of the detector.
             name, weights: see the attributes.
         """
         super().__init__(detector, cfg, name, weights)
@@ -102,9 +102,9 @@ class Teacher(TeacherBase):
         # A separate EventStorage keeps the teacher's log out of the student's.
         with EventStorage(), self.autocast():
             losses = per_instance_losses(self.detector, view.images, view.features, own, background)
-        known = self.knows(own)
-        if known is not None:
-            losses.components["cls"] = torch.where(known, losses.components["cls"], 0.0)
+        has_class = self.has_class(own)
+        if has_class is not None:
+            losses.components["cls"] = torch.where(has_class, losses.components["cls"], 0.0)
         predictions, losses.predictions = losses.predictions, None
         losses = to_device(losses, targets[0].gt_boxes.device)
         losses.predictions = predictions
@@ -117,17 +117,17 @@ class Teacher(TeacherBase):
         return to_device(quality, targets[0].gt_boxes.device)
 
     def map_classes(self, class_map: ClassMap) -> None:
-        """Turn the detector into one of the student's classes.
+        """Convert the detector to the student's classes.
 
         Args:
-            class_map: from the classes of the detector.
+            class_map: map from the classes of the detector.
         """
         self.class_map = class_map
         if not class_map.is_identity:
             merge_classes(self.detector, class_map)
             self.detector.to(self.device).eval()
 
-    def knows(self, targets: list[Instances]) -> Tensor | None:
+    def has_class(self, targets: list[Instances]) -> Tensor | None:
         unknown = self.class_map.unknown if self.class_map else []
         if not unknown:
             return None
@@ -148,12 +148,12 @@ def check_square(padded_size: tuple[int, int], square: int, name: str) -> None:
     """Check that the student's images fit into the square to which a teacher pads them.
 
     Args:
-        padded_size: height and width to which the student pads.
-        square: side in pixels.
-        name: of the teacher, for the message.
+        padded_size: height and width of the student's padded images.
+        square: side of the square in pixels.
+        name: name of the teacher, for the message.
 
     Raises:
-        AIDError: they do not.
+        AIDError: the images do not fit.
     """
     if max(padded_size) > square:
         raise AIDError(
@@ -179,7 +179,7 @@ def num_teachers(cfg: CfgNode) -> int:
     if maps and (len(maps) != len(files) or any(isinstance(x, str) for x in maps)):
         raise AIDError(
             f"TEACHER.MORE_CLASS_MAPS is {list(maps)}: write one list of entries for each of the "
-            f"{len(files)} further teachers, [] for one that has the student's classes"
+            f"{len(files)} further teachers, [] for a teacher with the student's classes"
         )
     return 1 + len(files)
 
@@ -189,11 +189,12 @@ def build_teacher(cfg: CfgNode, number: int = 0) -> TeacherBase:
 
     Args:
         cfg: the student's config, with the keys of TEACHER.
-        number: 0 for the first; k for entry k - 1 of TEACHER.MORE_CONFIG_FILES and MORE_WEIGHTS.
+        number: 0 for the first teacher; k for entry k - 1 of TEACHER.MORE_CONFIG_FILES and
+            MORE_WEIGHTS.
 
     Raises:
-        AIDError: a key is empty, a program is named by a file alone, the weights are the student's,
-            or TEACHER.DEVICE or PRECISION is unknown; see also :func:`load_teacher`,
+        AIDError: a key is empty, a program is named only in a config file, the weights are the
+            student's, or TEACHER.DEVICE or PRECISION is unknown; see also :func:`load_teacher`,
             :func:`load_feature_teacher` and :func:`map_classes`.
     """
     config_key, config_file = _named(cfg, "CONFIG_FILE", "MORE_CONFIG_FILES", number)
@@ -237,10 +238,10 @@ def map_classes(
     student_classes: Sequence[str] | int,
     key: str = "entries",
 ) -> Teacher:
-    """Turn a teacher of other classes into one of its student's classes, in place.
+    """Convert a teacher of other classes to its student's classes, in place.
 
     Args:
-        teacher: as it was loaded. Its classes are those of its config's DATASETS.TRAIN.
+        teacher: teacher with the classes of its config's DATASETS.TRAIN.
         entries: see :meth:`ClassMap.from_entries`.
         student_classes: names of the student's classes, or their number.
         key: name of the entries in messages.
@@ -249,7 +250,7 @@ def map_classes(
         ``teacher``.
 
     Raises:
-        AIDError: the number of classes of the teacher is not that of its dataset; see also
+        AIDError: the numbers of classes of the teacher and of its dataset differ; see also
             :meth:`ClassMap.from_entries` and :func:`~aid.modeling.families.merge_classes`.
     """
     number = num_classes(teacher.detector)
@@ -266,7 +267,7 @@ def map_classes(
 
 
 def _student_classes(cfg: CfgNode) -> Sequence[str] | int:
-    """Names of a student's classes, or their number if the names are not known."""
+    """Names of a student's classes, or their number if the names are unknown."""
     key = num_classes_key(cfg)
     number = get_value(cfg, key) if key else 0
     assert isinstance(number, int)
@@ -274,7 +275,7 @@ def _student_classes(cfg: CfgNode) -> Sequence[str] | int:
 
 
 def _check_keys_of_features(cfg: CfgNode, config_file: str, number: int) -> None:
-    """Refuse keys that need more of a teacher than features."""
+    """Refuse keys that need a teacher with heads."""
     keys = {
         "TEACHER.EVAL_FIRST": cfg.TEACHER.EVAL_FIRST,
         "TEACHER.INHERIT": cfg.TEACHER.INHERIT and number == 0,
@@ -282,9 +283,7 @@ def _check_keys_of_features(cfg: CfgNode, config_file: str, number: int) -> None
     }
     for key, is_on in keys.items():
         if is_on:
-            raise AIDError(
-                f"{key} is on, but the teacher {config_file} gives features only: turn it off"
-            )
+            raise AIDError(f"{key} is on, but the teacher {config_file} has no heads: turn it off")
 
 
 def load_teacher(
@@ -298,15 +297,16 @@ def load_teacher(
     """Build a trained detector as a teacher.
 
     Args:
-        config_file: path of a YAML file or a LazyConfig, or name of one in Detectron2's model zoo.
-            A LazyConfig is a program, which is run.
+        config_file: path of a YAML file or a LazyConfig, or its name in Detectron2's model zoo. A
+            LazyConfig is a program, which is run.
         weights: any path that Detectron2 can read.
-        device: the device to build it on; in training it moves to the student's unless it stays.
+        device: device to build it on; in training it moves to the student's unless it stays.
         keys: names of ``config_file`` and ``weights`` in messages.
         student: config of the student, to recognize its weights in an error message.
 
     Raises:
-        AIDError: a file is missing, or the weights do not fit the config exactly or are not finite.
+        AIDError: a file is missing, or the weights do not match the config exactly or are not
+            finite.
     """
     config_key, weights_key = keys
     teacher_cfg, build = _read_config(config_file, config_key)
@@ -332,7 +332,7 @@ def load_teacher(
 
 
 def _named(cfg: CfgNode, first: str, more: str, number: int) -> tuple[str, str]:
-    """Full name of a key of TEACHER, and its value, for the teacher of this number."""
+    """Full name and value of a key of TEACHER for the teacher of this number."""
     if number == 0:
         return f"TEACHER.{first}", cfg.TEACHER[first]
     return f"TEACHER.{more}[{number - 1}]", cfg.TEACHER[more][number - 1]

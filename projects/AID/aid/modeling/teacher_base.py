@@ -1,4 +1,4 @@
-"""What all teachers have in common: a frozen network, and its view of a batch."""
+"""Base class of all teachers: a frozen network, and its view of a batch."""
 
 import math
 from collections.abc import Callable
@@ -22,12 +22,11 @@ __all__ = ["TeacherBase", "TeacherView", "normalized_batch", "resampled", "round
 
 @dataclass
 class TeacherView:
-    """Batch of N images as the teacher processes it.
+    """Batch of N images, preprocessed for the teacher, and its feature maps.
 
     Attributes:
-        images: in the teacher's own preprocessing and padding.
-        features: {level: (N, C, H, W)}, its feature maps, which cover at least the area of the
-            student's.
+        images: images with the teacher's own normalization and padding.
+        features: {level: (N, C, H, W)}, feature maps that cover at least the area of the student's.
     """
 
     images: ImageList
@@ -41,22 +40,23 @@ class TeacherView:
 class TeacherBase:
     """Frozen network in eval mode, run without gradient.
 
-    It is no ``nn.Module``: as an attribute of a student it stays out of the student's parameters,
-    state dict, DDP and optimizer, and ``.train()`` does not change its mode.
+    It is not an ``nn.Module``: as an attribute of a student it stays out of the student's
+    parameters, state dict, DDP and optimizer, and ``.train()`` does not change its mode.
 
     Attributes:
         detector: the network.
-        cfg: a config with its INPUT.FORMAT and DATASETS.TRAIN, and for detectors with all that
-            Detectron2's test loader reads.
-        name: key and file of its config, for messages.
-        weights: path of its weights, for messages.
+        cfg: config with the teacher's INPUT.FORMAT and DATASETS.TRAIN, for detectors also with all
+            keys that Detectron2's test loader reads.
+        name: key and file of the config, for messages.
+        weights: path of the weights, for messages.
         levels: feature levels that can be imitated, finest first.
-        has_heads: whether it detects objects: otherwise it has no loss D and no predictions.
-        class_map: from the classes that it was trained on to the student's, which the detector
+        has_heads: whether the network detects objects; otherwise there is no loss D and there are
+            no predictions.
+        class_map: map from the classes of the training to the student's classes, which the detector
             has; None if it was trained on the student's.
-        stays: whether it keeps its device in training, and does not move to the student's.
-        precision: of its forward passes, by autocast: its weights are in float32, as evaluation,
-            export and TEACHER.INHERIT need them. None for that of the student around it.
+        stays: whether the network keeps its device in training instead of moving to the student's.
+        precision: precision of the forward passes, by autocast, or None for the student's. The
+            weights are in float32, for evaluation, export and TEACHER.INHERIT.
     """
 
     has_heads: bool
@@ -102,7 +102,7 @@ class TeacherBase:
     ) -> PerInstanceLosses:
         """Task losses of the teacher on each instance of a batch.
 
-        The class component is 0 for instances of classes that the teacher does not know.
+        The class component is 0 for instances of classes without a counterpart in the teacher.
 
         Args:
             view: output of :meth:`view`.
@@ -110,7 +110,7 @@ class TeacherBase:
             background: see :func:`~aid.modeling.families.per_instance_losses`.
 
         Returns:
-            Losses on the device of the targets; their ``predictions`` stay on the teacher's.
+            Losses on the device of the targets; their ``predictions`` are on the teacher's.
         """
         raise NotImplementedError
 
@@ -133,10 +133,10 @@ class TeacherBase:
         """
         raise NotImplementedError
 
-    def knows(self, targets: list[Instances]) -> Tensor | None:
-        """Whether the teacher knows the class of each instance of a batch, (G,), bool.
+    def has_class(self, targets: list[Instances]) -> Tensor | None:
+        """Whether the teacher has the class of each instance of a batch, (G,), bool.
 
-        None if it knows all classes of the student.
+        None if it has all classes of the student.
         """
         return None
 
@@ -146,7 +146,7 @@ class TeacherBase:
         raise NotImplementedError
 
     def follow(self, device: torch.device) -> None:
-        """Move the network to ``device`` if it is on another one, and does not stay there."""
+        """Move the network to ``device``, unless it :attr:`stays`."""
         if not self.stays and self.device != device:
             self.detector.to(device)
 
@@ -160,7 +160,7 @@ class TeacherBase:
         return sum(p.numel() for p in self.detector.parameters())
 
     def _run(self, network: Callable[[Tensor], dict[str, Tensor]], x: Tensor) -> dict[str, Tensor]:
-        """Output in :attr:`precision`, converted to float32 if the teacher has one of its own."""
+        """Output computed in :attr:`precision`, if set, and then converted to float32."""
         with self.autocast():
             features = network(x)
         if self.precision is None:
@@ -168,7 +168,7 @@ class TeacherBase:
         return {level: x.float() for level, x in features.items()}
 
     def _images(self, batched_inputs: list[dict], input_format: str) -> list[Tensor]:
-        """Raw images on the teacher's device, in the channel order that it reads."""
+        """Raw images on the teacher's device, in its channel order."""
         images = [x["image"].to(self.device) for x in batched_inputs]
         return images if input_format == self.cfg.INPUT.FORMAT else [x.flip(0) for x in images]
 
@@ -180,12 +180,12 @@ def normalized_batch(
 
     Args:
         images: N images (C, H, W).
-        mean, std: (C, 1, 1), or of more channels for gray images.
-        size: height and width of the batch.
+        mean, std: (C, 1, 1), or more channels for gray images.
+        size: padded height and width.
     """
     sizes = [(x.shape[-2], x.shape[-1]) for x in images]
-    # Normalized before padding, as in Detectron2: the padding has the mean color.
-    # A gray image has as many channels as it is normalized to.
+    # Normalized before padding, as in Detectron2: the padding has the mean color. Normalization
+    # expands the one channel of a gray image.
     channels = max(len(images[0]), len(mean))
     batch = images[0].new_zeros((len(images), channels, *size), dtype=torch.float32)
     for padded, image, (height, width) in zip(batch, images, sizes, strict=True):
@@ -194,23 +194,22 @@ def normalized_batch(
 
 
 def resampled(features: Tensor, ratio: float, student: Tensor) -> Tensor:
-    """Teacher's feature map at the student's cells.
+    """Resample a feature map of the teacher at the student's cells.
 
-    Maps begin at the same corner of the image. With equal strides the values are those of the
-    teacher's cells; otherwise they are interpolated bilinearly at the centers of the student's
-    cells.
+    Both maps start at the same corner of the image. With equal strides the teacher's map is
+    cropped; otherwise it is interpolated bilinearly at the centers of the student's cells.
 
     Args:
         features: (N, C, H, W).
-        ratio: the teacher's stride divided by the student's.
-        student: (N, C', H', W'), the student's map.
+        ratio: teacher's stride divided by the student's.
+        student: (N, C', H', W'), the student's feature map.
 
     Returns:
         (N, C, H', W'), in float32 if the strides differ.
     """
     height, width = student.shape[2:]
     if ratio != 1:
-        # The output has floor(ratio * side) cells: repeat the last cells if these are too few.
+        # The output has floor(ratio * side) cells: replicate the last cells if these are too few.
         below = max(0, math.ceil(height / ratio) - features.shape[2])
         right = max(0, math.ceil(width / ratio) - features.shape[3])
         features = F.pad(features.float(), (0, right, 0, below), mode="replicate")

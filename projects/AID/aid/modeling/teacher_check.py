@@ -31,24 +31,27 @@ __all__ = [
     "is_of_another_size",
 ]
 
-# Ratio of image sizes of teacher and student, either way, above which objects have another scale.
+# Ratio of the larger to the smaller test size of teacher and student above which they are regarded
+# as much different.
 MAX_SIZE_RATIO = 1.5
 
 
 def check_teacher(teacher: TeacherBase, student: nn.Module, cfg: CfgNode) -> tuple[str, ...]:
     """Run :func:`check_match` with DISTILLATION.LEVELS and all DATASETS of a config.
 
-    Also warns if the teacher is tested at another image size than the student.
+    A warning is logged if teacher and student are tested at much different image sizes.
 
     Raises:
-        AIDError: see there; or the teacher cannot process the student's images, or be evaluated.
+        AIDError: see :func:`check_match`; or the teacher cannot process the student's images, or
+            cannot be evaluated as TEACHER.EVAL_FIRST requires.
     """
     if teacher.has_heads:
         _check_padding(teacher, student, cfg)
     if cfg.TEACHER.EVAL_FIRST and teacher.cfg.INPUT.MIN_SIZE_TEST == UNKNOWN_SIZE:
         raise AIDError(
-            f"TEACHER.EVAL_FIRST is on, but dataloader.test.mapper in {teacher.name} is no "
-            "DatasetMapper with a single ResizeShortestEdge to one size: turn it off, or set it so"
+            f"TEACHER.EVAL_FIRST is on, but dataloader.test.mapper in {teacher.name} is not a "
+            "DatasetMapper with a single ResizeShortestEdge to one size: turn TEACHER.EVAL_FIRST "
+            "off, or use such a mapper"
         )
     datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     _compare_sizes(teacher, cfg)
@@ -61,12 +64,12 @@ def check_match(
     levels: Iterable[str] = (),
     datasets: Iterable[str] = (),
 ) -> tuple[str, ...]:
-    """Check that classes and feature levels match; warn where class lists cannot be compared.
+    """Check that classes and feature levels match; warn if class lists cannot be compared.
 
     Args:
         teacher: the teacher.
-        student: as Detectron2 built it.
-        levels: levels to imitate; if empty, all that both have.
+        student: the student as a Detectron2 model.
+        levels: levels to imitate; if empty, all common levels.
         datasets: training and test datasets of the student.
 
     Returns:
@@ -99,18 +102,18 @@ def check_match(
 
 
 def is_of_another_size(teacher: TeacherBase, cfg: CfgNode) -> bool:
-    """Whether a teacher is tested at a size at which objects have another scale for the student.
+    """Whether teacher and student are tested at much different image sizes.
 
     Args:
         teacher: the teacher.
-        cfg: the student's config. A size of 0, no resizing, cannot be compared.
+        cfg: the student's config. Sizes of 0, which disable resizing, are not compared.
     """
     own, of_student = teacher.cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST
     return min(own, of_student) > 0 and max(own, of_student) > MAX_SIZE_RATIO * min(own, of_student)
 
 
 def _check_classes(teacher: TeacherBase, student: nn.Module, datasets: tuple[str, ...]) -> None:
-    """Check number and names of the classes, of a mapped teacher their number alone."""
+    """Check the number of classes, and their names unless the teacher is mapped."""
     student_classes, teacher_classes = num_classes(student), num_classes(teacher.detector)
     teacher_datasets = () if teacher.class_map else tuple(teacher.cfg.DATASETS.TRAIN)
     student_names = known_classes(datasets)
@@ -136,7 +139,7 @@ def _check_classes(teacher: TeacherBase, student: nn.Module, datasets: tuple[str
 
 
 def _remedy(teacher: TeacherBase, teacher_names: list[str], student_names: list[str]) -> str:
-    """End of a message about different classes: how to map them."""
+    """End of a message about different classes, which suggests a class map."""
     if teacher.class_map:
         return ""
     further = "MORE_CONFIG_FILES" in teacher.name
@@ -152,7 +155,7 @@ def _remedy(teacher: TeacherBase, teacher_names: list[str], student_names: list[
 
 
 def _check_padding(teacher: TeacherBase, student: nn.Module, cfg: CfgNode) -> None:
-    """Refuse images that are larger than a square to which the teacher pads them."""
+    """Refuse images that are larger than the square to which the teacher pads them."""
     square, _ = padding(teacher.detector.backbone)
     longest = longest_side(cfg, is_train=True)
     if square and longest:
@@ -161,7 +164,7 @@ def _check_padding(teacher: TeacherBase, student: nn.Module, cfg: CfgNode) -> No
 
 
 def _compare_sizes(teacher: TeacherBase, cfg: CfgNode) -> None:
-    """Warn if a teacher sees objects at another size than the one that it is made for."""
+    """Warn if teacher and student are tested at much different image sizes."""
     if is_of_another_size(teacher, cfg):
         logging.getLogger(__name__).warning(
             "INPUT.MIN_SIZE_TEST is %d in %s, %d in the student: the teacher is imitated on images "
@@ -175,7 +178,7 @@ def _compare_sizes(teacher: TeacherBase, cfg: CfgNode) -> None:
 
 def _check_format(teacher: TeacherBase, student: nn.Module) -> None:
     student_format, teacher_format = student.input_format, teacher.cfg.INPUT.FORMAT
-    # A teacher gets the student's images, with the order of the channels reversed if necessary.
+    # The teacher's input is the student's images, with reversed channels if necessary.
     if student_format != teacher_format and not {student_format, teacher_format} <= {"BGR", "RGB"}:
         raise AIDError(
             f"INPUT.FORMAT is {student_format} in the student, {teacher_format} in the teacher of "
@@ -185,7 +188,7 @@ def _check_format(teacher: TeacherBase, student: nn.Module) -> None:
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode inside the context, and restore the mode of each module after it."""
+    """Context with a model in eval mode; the mode of each module is restored at its end."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -196,7 +199,7 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def are_comparable(*detectors: nn.Module) -> bool:
-    """Whether detectors have comparable losses, which focal loss and cross-entropy are not."""
+    """Whether the losses of detectors are comparable, unlike focal loss and cross-entropy."""
     try:
         for detector in detectors:
             loss_levels(detector)
@@ -211,17 +214,17 @@ def compare(
 ) -> tuple[Tensor, ...]:
     """Losses of a student and of its teachers on instances of a batch, all in eval mode.
 
-    They are losses on samples that are the same for all detectors, plus the mean over background
-    anchors. Instances of a class that one of the teachers does not know are left out. The student's
+    The losses are on the same samples for all detectors, plus the mean over background anchors.
+    Instances of classes without a counterpart in one of the teachers are omitted. The student's
     state and the random number generators do not change.
 
     Args:
-        student: comparable to each teacher by :func:`are_comparable`.
+        student: student whose losses are comparable to each teacher's, see :func:`are_comparable`.
         teachers: the teachers of the student.
-        batched_inputs: the standard input of a Detectron2 model.
+        batched_inputs: standard input of a Detectron2 model.
 
     Returns:
-        (G,) for each teacher, and for the student as the last one; fewer if some are left out.
+        (G,) for each teacher and, last, for the student; shorter if instances are omitted.
     """
     targets = [x["instances"].to(student.device) for x in batched_inputs]
     # Without autocast: older versions of torch would cache weights that were cast without gradient,
@@ -235,16 +238,16 @@ def compare(
             losses.append(teacher.per_instance_losses(view, targets, background=False))
         features = student.backbone(images.tensor)
         losses.append(per_instance_losses(student, images, features, targets, background=False))
-    known = [x for x in (teacher.knows(targets) for teacher in teachers) if x is not None]
-    compared = torch.stack(known).all(dim=0) if known else slice(None)
+    masks = [x for x in (teacher.has_class(targets) for teacher in teachers) if x is not None]
+    compared = torch.stack(masks).all(dim=0) if masks else slice(None)
     return tuple(_comparable(x)[compared] for x in losses)
 
 
 def _comparable(losses: PerInstanceLosses) -> Tensor:
     """Losses (G,), for two-stage detectors without the box loss of the RoI heads.
 
-    No proposal of an untrained detector matches an instance: its box loss is then that of the
-    ground-truth box alone, for which the right prediction is an offset of 0.
+    No proposal of an untrained detector matches an instance: its only RoI is then the ground-truth
+    box, for which an offset of 0 is correct.
     """
     two_stage = "rpn_cls" in losses.components
     components = [v for k, v in losses.components.items() if not two_stage or k != "box"]

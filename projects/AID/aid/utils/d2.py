@@ -35,8 +35,8 @@ def match_fcos_points(detector: FCOS, boxes: Boxes, points: list[Boxes]) -> Tens
 
 
 def padding(backbone: nn.Module) -> tuple[int, int]:
-    """Padding that a backbone demands: side of the square or 0, and divisibility of sides."""
-    constraints = getattr(backbone, "padding_constraints", {})  # newer than v0.6
+    """Padding that a backbone requires: side of the square or 0, and divisibility of sides."""
+    constraints = getattr(backbone, "padding_constraints", {})  # missing in v0.6
     divisibility = constraints.get("size_divisibility", backbone.size_divisibility)
     return constraints.get("square_size", 0), max(1, divisibility)
 

@@ -98,7 +98,7 @@ def ignore_known_deprecations() -> None:
 
 
 def filter_known_warnings() -> None:
-    """Filter the warnings that Detectron2, fvcore, torch and Pillow cause without need."""
+    """Suppress harmless warnings of Detectron2, fvcore, torch and Pillow."""
     for message in (
         "pkg_resources is deprecated",
         r"`torch.jit.(script|load)` is deprecated",

@@ -66,11 +66,11 @@ def write_text(path: str, text: str) -> None:
 
 
 def write_json(path: str, content: object, option: str = "") -> None:
-    """Write a whole JSON file, see :func:`whole_file`; a device such as /dev/stdout as it is.
+    """Write a JSON file atomically by :func:`whole_file`, or to a device such as /dev/stdout.
 
     Args:
         path: path of the file.
-        content: of dicts, lists, strings and numbers.
+        content: dicts, lists, strings and numbers.
         option: see :func:`clear_file_errors`.
 
     Raises:
@@ -87,7 +87,7 @@ def clear_file_errors(path: str, option: str = "") -> Iterator[None]:
 
     Args:
         path: path of the file.
-        option: of a tool that names the file, for the message.
+        option: command line option that names the file, for the message.
 
     Raises:
         AIDError: the file cannot be written.

@@ -17,7 +17,7 @@ from ...utils.errors import AIDError
 
 __all__ = ["TorchvisionBackbone", "build_torchvision_fpn_backbone"]
 
-# Strides of the features, which have the names of those of Detectron2's ResNet.
+# Strides of the features, which are named as in Detectron2's ResNet.
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 NORMS = ("BN", "FrozenBN", "SyncBN")
 # Side in pixels of the image on which strides are measured, a multiple of all of them.
@@ -36,14 +36,14 @@ class TorchvisionBackbone(Backbone):
     ):
         """
         Args:
-            name: of a classification model in ``torchvision.models``.
-            out_features: features to compute, of "res2" to "res5".
-            norm: "BN", "FrozenBN" or "SyncBN", in place of the model's batch norms.
-            freeze_at: number of frozen stages, as of a ResNet: 1 freezes the blocks of stride 2,
+            name: name of a classification model in ``torchvision.models``.
+            out_features: features to compute, from "res2" to "res5".
+            norm: "BN", "FrozenBN" or "SyncBN", which replaces the model's batch norms.
+            freeze_at: number of frozen stages, as in a ResNet: 1 freezes the blocks of stride 2,
                 2 also those of stride 4, etc.
 
         Raises:
-            AIDError: an unknown value, or the model has no feature of a stride.
+            AIDError: a value is unknown, or the model has no feature of a stride.
         """
         super().__init__()
         if norm not in NORMS:
@@ -92,15 +92,15 @@ class TorchvisionBackbone(Backbone):
 def build_torchvision_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build an FPN on a classification model of torchvision.
 
-    With "res2" in MODEL.FPN.IN_FEATURES the levels are those of an R-CNN, p2 to p6, else those of a
-    dense detector, p3 to p7, with p6 computed from p5 as in FCOS.
+    With "res2" in MODEL.FPN.IN_FEATURES the levels are those of an R-CNN, p2 to p6, otherwise those
+    of a dense detector, p3 to p7, with p6 computed from p5 as in FCOS.
 
     Args:
-        cfg: with MODEL.TORCHVISION, MODEL.FPN and MODEL.BACKBONE.FREEZE_AT.
-        input_shape: of the images.
+        cfg: config with MODEL.TORCHVISION, MODEL.FPN and MODEL.BACKBONE.FREEZE_AT.
+        input_shape: shape of the images.
 
     Raises:
-        AIDError: see :class:`TorchvisionBackbone`; or the images have not three channels.
+        AIDError: see :class:`TorchvisionBackbone`; or the images do not have three channels.
     """
     if input_shape.channels != 3:
         raise AIDError(

@@ -151,17 +151,17 @@ def run_heads(
 
 @singledispatch
 def merge_classes(detector: nn.Module, class_map: ClassMap) -> None:
-    """Turn a teacher into a detector of its student's classes, in place.
+    """Convert a teacher's detector to its student's classes, in place.
 
-    Logits of the teacher's classes that make one class of the student are merged: under a softmax
-    to the logarithm of their summed exponentials, so that probabilities add up, under sigmoids to
-    the largest. Classes that are background to the student are merged with the background under a
-    softmax, and dropped under sigmoids. A class that the teacher does not know has probability 0.
-    The layers that predict classes get other names in the state dict.
+    Logits of the teacher's classes that are mapped to one class of the student are merged: under a
+    softmax to the logarithm of their summed exponentials, so that probabilities add up, under
+    sigmoids to the largest. Classes that are background to the student are merged with the
+    background under a softmax, and dropped under sigmoids. A class without a counterpart has
+    probability 0. The names of the layers that predict classes change in the state dict.
 
     Args:
         detector: a trained detector.
-        class_map: from its classes to those of the student.
+        class_map: map from its classes to the student's.
 
     Raises:
         AIDError: this type of detector is not supported.
@@ -170,7 +170,7 @@ def merge_classes(detector: nn.Module, class_map: ClassMap) -> None:
 
 
 def unmappable(module: nn.Module) -> AIDError:
-    """Error for a detector or a part of it whose classes cannot be merged."""
+    """Error for a detector or component whose classes cannot be merged."""
     return AIDError(
         f"TEACHER.CLASS_MAP: the classes of a {type(module).__name__} cannot be mapped: choose a "
         "teacher with the student's classes"

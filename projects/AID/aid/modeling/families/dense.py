@@ -131,7 +131,7 @@ def check_dense(
         teacher, student, request, loss: see :func:`check_comparable`.
 
     Raises:
-        AIDError: another family, other levels, other anchors or another padding.
+        AIDError: family, levels, anchors or padding differ.
     """
     start = f"DISTILLATION.LOSSES: {loss} compares predictions anchor by anchor: "
     (square, divisibility), student_padding = padding(teacher.backbone), padding(student.backbone)

@@ -1,6 +1,6 @@
-"""Output layers of a teacher whose classes are merged into those of its student.
+"""Output layers that merge a teacher's classes into its student's.
 
-Shape letters: S RoIs, N images, A anchors of a cell, T classes of the teacher, K of the student.
+Shape letters: S RoIs, N images, A anchors per cell, T classes of the teacher, K of the student.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +15,12 @@ from .base import unmappable
 
 __all__ = ["LogSumExpOfGroups", "MaxOfGroups", "merge_box_predictor", "merge_masks"]
 
-# Logit of a class without members: probability 0 in float32, and finite in half precision.
+# Logit of an empty group: its probability is 0 in float32, and it is finite in half precision.
 NEVER = -1e4
 
 
 class _Groups(nn.Module):
-    """Split of the teacher's classes into groups, one for each output."""
+    """Groups of the teacher's classes, one for each output."""
 
     def __init__(self, groups: Sequence[Sequence[int]]):
         super().__init__()
@@ -31,13 +31,13 @@ class _Groups(nn.Module):
     def merge(self, x: Tensor, dim: int, reduce: Callable[..., Tensor]) -> Tensor:
         """Reduce dimension ``dim`` of T classes to one value for each group."""
         groups = x.index_select(dim, self.order).split(self.sizes, dim)
-        # The sum of no logit is 0.
+        # The sum over an empty group is 0.
         merged = [reduce(y, dim=dim) if y.shape[dim] else y.sum(dim) + NEVER for y in groups]
         return torch.stack(merged, dim=dim)
 
 
 class LogSumExpOfGroups(_Groups):
-    """Logits (S, K) whose softmax is the sum of the probabilities of each group of (S, T)."""
+    """Logits (S, K) whose softmax is the sum over each group of the softmax of (S, T)."""
 
     def forward(self, logits: Tensor) -> Tensor:
         return self.merge(logits.float(), 1, torch.logsumexp)
@@ -61,13 +61,13 @@ class MaxOfGroups(_Groups):
 
 
 class _BestDeltas(nn.Module):
-    """Class-specific box deltas (S, K * B), each those of the group's class of largest logit."""
+    """Class-specific box deltas (S, K * B) of the class with the largest logit in each group."""
 
     def __init__(self, scores: nn.Module, deltas: nn.Module, groups: Sequence[Sequence[int]]):
         """
         Args:
             scores, deltas: layers that predict logits (S, T + 1) and deltas (S, T * B).
-            groups: ids of the classes in each group, at least one.
+            groups: ids of the classes in each group; no group is empty.
         """
         super().__init__()
         self.scores, self.deltas = scores, deltas
@@ -84,8 +84,8 @@ class _BestDeltas(nn.Module):
 def merge_box_predictor(predictor: nn.Module, class_map: ClassMap) -> None:
     """Merge the classes of a box predictor, in place.
 
-    Class-specific boxes are those of the group's class with the largest score, for a class that the
-    teacher does not know those of its best class of all.
+    Class-specific boxes are those of the group's class with the largest score, or of all classes if
+    the group is empty.
 
     Raises:
         AIDError: the predictor is not Detectron2's.
@@ -101,8 +101,8 @@ def merge_box_predictor(predictor: nn.Module, class_map: ClassMap) -> None:
         merged = LogSumExpOfGroups([*groups, [*class_map.background, num_classes]])
     predictor.cls_score = nn.Sequential(scores, merged)
     if deltas.out_features > len(predictor.box2box_transform.weights):
-        everything = list(range(num_classes))
-        predictor.bbox_pred = _BestDeltas(scores, deltas, [x or everything for x in groups])
+        all_classes = list(range(num_classes))
+        predictor.bbox_pred = _BestDeltas(scores, deltas, [x or all_classes for x in groups])
     predictor.num_classes = len(class_map.student)
 
 

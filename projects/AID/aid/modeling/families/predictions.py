@@ -140,7 +140,7 @@ class PredictionBatch:
             losses were not needed.
         student_branches: features within the student's dense head, see
             :func:`~.cross_head.tap_branches`.
-        teacher_precision: in which the teacher's heads run, see :func:`~aid.modeling.placement`.
+        teacher_precision: precision of the teacher's heads, see :mod:`~aid.modeling.placement`.
     """
 
     images: ImageList

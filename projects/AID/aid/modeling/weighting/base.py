@@ -43,7 +43,7 @@ class Weighting(nn.Module):
     in :meth:`observe` and keeps it in buffers, which are saved in checkpoints.
 
     Attributes:
-        requires_loss: whether the teacher's loss D matters; False for a rule on labels alone.
+        requires_loss: whether the teacher's loss D is needed; False for rules on labels alone.
         requires_student: whether :attr:`TeacherStats.student` is needed.
         requires_quality: whether :attr:`TeacherStats.quality` is needed.
     """
