@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..checkpoint import check_pickle, clear_load_errors
 from ..utils.d2 import train_loader_from_config
 from ..utils.errors import AIDError
+from .detections import DetectionMapper, with_detections
 from .images import check_crops, check_header, clear_image_errors
 from .seeding import seeded
 
@@ -43,13 +44,17 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
         Infinite loader of micro-batches, SOLVER.ACCUMULATION_STEPS for each iteration.
 
     Raises:
-        AIDError: the batch is not divisible by processes and micro-batches, or a proposal file is
-            not safe to unpickle.
+        AIDError: the batch is not divisible by processes and micro-batches, a proposal file is not
+            safe to unpickle, or TEACHER.DETECTIONS cannot be used.
     """
     _check_proposals(cfg, "PROPOSAL_FILES_TRAIN")
+    detections = cfg.TEACHER.DETECTIONS
+    mapper = DetectionMapper(cfg, True) if detections else None  # None: Detectron2's
     with seeded(cfg.SEED):  # the sampler draws a seed
-        parts = train_loader_from_config(cfg)
+        parts = train_loader_from_config(cfg, mapper)
     dicts = parts["dataset"]
+    if detections:
+        dicts = with_detections(detections, cfg.DATASETS.TRAIN, dicts)
     grouping = parts["aspect_ratio_grouping"]
     batches = _Batches(
         parts["sampler"],
