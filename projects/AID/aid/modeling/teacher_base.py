@@ -27,11 +27,14 @@ class TeacherView:
     Attributes:
         images: in the teacher's own preprocessing and padding.
         features: {level: (N, C, H, W)}, its feature maps, which cover at least the area of the
-            student's.
+            student's. Empty for a teacher without features.
+        detections: of each image, in pixels of the student's, of a teacher whose detections are
+            given with the batch; None for others.
     """
 
     images: ImageList
     features: dict[str, Tensor]
+    detections: list[Instances] | None = None
 
 
 class TeacherBase:
@@ -48,6 +51,7 @@ class TeacherBase:
         weights: path of its weights, for messages.
         levels: feature levels that can be imitated, finest first.
         has_heads: whether it detects objects: otherwise it has no loss D and no predictions.
+        has_features: whether it has feature maps: otherwise only its predictions can be imitated.
         class_map: from the classes that it was trained on to the student's, which the detector
             has; None if it was trained on the student's.
         stays: whether it keeps its device in training, and does not move to the student's.
@@ -56,6 +60,7 @@ class TeacherBase:
     """
 
     has_heads: bool
+    has_features = True
     levels: tuple[str, ...]
     class_map: ClassMap | None = None
     stays = False

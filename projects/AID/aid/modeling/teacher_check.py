@@ -43,7 +43,7 @@ def check_teacher(teacher: TeacherBase, student: nn.Module, cfg: CfgNode) -> tup
     Raises:
         AIDError: see there; or the teacher cannot process the student's images, or be evaluated.
     """
-    if teacher.has_heads:
+    if teacher.has_heads and teacher.has_features:
         _check_padding(teacher, student, cfg)
     if cfg.TEACHER.EVAL_FIRST and teacher.cfg.INPUT.MIN_SIZE_TEST == UNKNOWN_SIZE:
         raise AIDError(

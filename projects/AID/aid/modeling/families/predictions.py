@@ -140,6 +140,7 @@ class PredictionBatch:
             losses were not needed.
         student_branches: features within the student's dense head, see
             :func:`~.cross_head.tap_branches`.
+        detections: of each image, of a teacher of which only they are given; None for others.
         teacher_precision: in which the teacher's heads run, see :func:`~aid.modeling.placement`.
     """
 
@@ -150,6 +151,7 @@ class PredictionBatch:
     student_predictions: Any = None
     teacher_predictions: Any = None
     student_branches: dict[int, Branches] | None = None
+    detections: list[Instances] | None = None
     teacher_precision: torch.dtype | None = None
 
 
