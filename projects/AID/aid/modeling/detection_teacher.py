@@ -24,8 +24,8 @@ MIN_QUALITY = 0.01
 
 # {key of TEACHER: why it cannot be set together with TEACHER.DETECTIONS}.
 REFUSED = {
-    "CONFIG_FILE": "further teachers belong into TEACHER.MORE_CONFIG_FILES",
-    "WEIGHTS": "further teachers belong into TEACHER.MORE_WEIGHTS",
+    "CONFIG_FILE": "further teachers belong in TEACHER.MORE_CONFIG_FILES",
+    "WEIGHTS": "further teachers belong in TEACHER.MORE_WEIGHTS",
     "CLASS_MAP": "write the classes of the training set into the file",
     "INHERIT": "detections have no layers to inherit",
     "EVAL_FIRST": "there is no detector to evaluate",
