@@ -8,6 +8,7 @@ import detectron2.data.build
 import pytest
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetMapper
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer
 from detectron2.engine.hooks import PreciseBN
 from detectron2.evaluation import COCOEvaluator
@@ -26,6 +27,7 @@ NAMES = [
     (DenseDetector, "_transpose_dense_predictions"),
     (DenseDetector, "_decode_multi_level_predictions"),
     (FCOS, "_match_anchors"),
+    (DatasetMapper, "_transform_annotations"),
     (SimpleTrainer, "_data_loader_iter"),
     (SimpleTrainer, "_write_metrics"),
     (AMPTrainer, "_write_metrics"),

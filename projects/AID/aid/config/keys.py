@@ -30,6 +30,11 @@ def _add_teacher(cfg: CN) -> None:
     cfg.TEACHER.CONFIG_FILE = ""
     # Weights of the teacher: any path that Detectron2 can read. Empty for TorchScript.
     cfg.TEACHER.WEIGHTS = ""
+    # Detections of the training images that any program made, as the first teacher in place of the
+    # two keys above: a JSON file of COCO results, with the ids of the training set's images and
+    # categories, or a folder of KITTI result files named after the images. Only ResponseLoss can
+    # imitate them. Empty: none.
+    cfg.TEACHER.DETECTIONS = ""
     # Further teachers, as two lists of the same length. Each entry is like the two keys above.
     cfg.TEACHER.MORE_CONFIG_FILES = []
     cfg.TEACHER.MORE_WEIGHTS = []
@@ -174,10 +179,12 @@ def _add_response_losses(cfg: CN) -> None:
     # Of BoxResponseLoss, which version 0.2 removed: config.yaml of earlier runs has it.
     cfg.register_deprecated_key("DISTILLATION.RESPONSE.WEIGHT")
     # Number of the teacher's top-scoring proposals per image that are compared, in addition to the
-    # ground-truth boxes. Two-stage detectors only.
+    # ground-truth boxes. Two-stage detectors only. With TEACHER.DETECTIONS the largest number of
+    # detections per image, for all detectors.
     cfg.DISTILLATION.RESPONSE.NUM_ROIS = 64
     # Class score above which background samples are imitated, in ResponseLoss and CrossKDLoss of
-    # dense detectors. The score of an FCOS is class score times centerness. Default: Detectron2's
+    # dense detectors. The score of an FCOS is class score times centerness. With TEACHER.DETECTIONS
+    # score above which detections are imitated, for all detectors. Default: Detectron2's
     # SCORE_THRESH_TEST, the least score of a detection.
     cfg.DISTILLATION.RESPONSE.MIN_SCORE = 0.05
 

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..checkpoint import check_pickle, clear_load_errors
 from ..utils.d2 import train_loader_from_config
 from ..utils.errors import AIDError
+from .detections import DetectionMapper, with_detections
 from .images import check_crops, check_header, clear_image_errors
 from .seeding import seeded
 from .unlabeled import num_unlabeled, unlabeled_records
@@ -50,16 +51,21 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
 
     Raises:
         AIDError: the batch is not divisible by processes and micro-batches, the share of unlabeled
-            images cannot be had, or a proposal file is not safe to unpickle.
+            images cannot be had, a proposal file is not safe to unpickle, or TEACHER.DETECTIONS
+            cannot be used.
     """
     _check_proposals(cfg, "PROPOSAL_FILES_TRAIN")
     size = micro_batch_size(cfg)
     unlabeled_size = num_unlabeled(cfg, size)
     unlabeled = unlabeled_records(cfg)
+    detections = cfg.TEACHER.DETECTIONS
+    mapper = DetectionMapper(cfg, True) if detections else None  # None: Detectron2's
     with seeded(cfg.SEED):  # the samplers draw seeds
-        parts = train_loader_from_config(cfg)
+        parts = train_loader_from_config(cfg, mapper)
         sampler = TrainingSampler(len(unlabeled)) if unlabeled else ()
     labeled = parts["dataset"]
+    if detections:
+        labeled = with_detections(detections, cfg.DATASETS.TRAIN, labeled)
 
     def landscape(records: list[dict]) -> list[bool]:
         return [not parts["aspect_ratio_grouping"] or x["width"] > x["height"] for x in records]

@@ -6,6 +6,7 @@ as field 16.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..utils.errors import AIDError
@@ -33,7 +34,8 @@ class KITTIObject:
     """Object in a label or result file.
 
     Attributes:
-        type: one of :data:`CLASSES` or of the keys of :data:`IGNORED_AS`.
+        type: one of :data:`CLASSES` or of the keys of :data:`IGNORED_AS`, or of the types that
+            :func:`parse_label_file` was given.
         truncated: share of the object outside of the image, 0 to 1; -1 if unknown, as in results.
         occluded: 0 fully visible, 1 partly occluded, 2 largely occluded, 3 unknown; -1 if not
             labeled, as in results.
@@ -50,12 +52,15 @@ class KITTIObject:
     line: int
 
 
-def parse_label_file(path: str, with_score: bool = False) -> list[KITTIObject]:
+def parse_label_file(
+    path: str, with_score: bool = False, types: Mapping[str, str] = _TYPES
+) -> list[KITTIObject]:
     """Parse a label or result file.
 
     Args:
         path: of the text file. Types are case-insensitive, as in KITTI's development kit.
         with_score: whether the lines have a score as field 16.
+        types: {type in lower case: type}, by default KITTI's.
 
     Raises:
         AIDError: the file cannot be read, or a line is malformed.
@@ -72,13 +77,13 @@ def parse_label_file(path: str, with_score: bool = False) -> list[KITTIObject]:
     objects = []
     for number, line in enumerate(lines):
         try:
-            objects.append(_parse_line(line, with_score, number))
+            objects.append(_parse_line(line, with_score, number, types))
         except ValueError as error:
             raise AIDError(f"{path}, line {number + 1}: {error}") from None
     return objects
 
 
-def _parse_line(line: str, with_score: bool, number: int) -> KITTIObject:
+def _parse_line(line: str, with_score: bool, number: int, types: Mapping[str, str]) -> KITTIObject:
     fields = line.split()
     expected = _NUM_FIELDS + with_score
     if len(fields) != expected:
@@ -86,9 +91,11 @@ def _parse_line(line: str, with_score: bool, number: int) -> KITTIObject:
         if {len(fields), expected} == {_NUM_FIELDS, _NUM_FIELDS + 1}:
             hint = " (results have a score as field 16, labels do not)"
         raise ValueError(f"{len(fields)} fields where KITTI has {expected}{hint}")
-    kind = _TYPES.get(fields[0].lower())
+    kind = types.get(fields[0].lower())
     if kind is None:
-        known = ", ".join(_TYPES.values())
+        known = ", ".join(types.values())
+        if types is not _TYPES:
+            raise ValueError(f"unknown type {fields[0]!r}: the dataset has {known}")
         raise ValueError(f"unknown type {fields[0]!r}: KITTI has {known}; call other objects Misc")
     numbers = [_parse_number(field, i) for i, field in enumerate(fields[1:], start=2)]
     truncated, occluded, _, *bbox = numbers[:7]

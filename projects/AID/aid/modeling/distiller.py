@@ -10,6 +10,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..utils.errors import AIDError
+from .detection_teacher import build_detection_teacher
 from .families import (
     PairedPredictions,
     PerInstanceLosses,
@@ -79,18 +80,21 @@ class Distiller:
 
         Raises:
             AIDError: a loss needs predictions that teacher and student cannot both make, or losses
-                or the weighting need more than the features that a teacher gives.
+                or the weighting need more than the features or detections that a teacher gives.
         """
         self.teacher, self.losses, self.weighting = teacher, losses, weighting
         shapes = student.backbone.output_shape()
         self.strides = {level: shapes[level].stride for level in levels}
         teacher_shapes = teacher.output_shape()
-        self._ratios = {k: teacher_shapes[k].stride / v for k, v in self.strides.items()}
+        aligned = self.strides if teacher.has_features else {}
+        self._ratios = {k: teacher_shapes[k].stride / v for k, v in aligned.items()}
         self.log_prefix = f"aid/teacher_{number}/" if number else "aid/"
         self._suffix = f"_{number}" if number else ""
         requests = {name: x.request for name, x in losses.items() if hasattr(x, "request")}
         if not teacher.has_heads:
             _check_features_suffice(teacher, requests, weighting)
+        if not teacher.has_features:
+            _check_predictions_suffice(teacher, losses, requests)
         for name, request in requests.items():
             check_predictions(teacher.detector, student, request, name)
         self.request = PredictionRequest.union(requests.values())
@@ -107,7 +111,11 @@ class Distiller:
         Raises:
             AIDError: the config names no usable teacher, weighting or loss; see ``config/keys.py``.
         """
-        teacher = build_teacher(cfg, number)
+        teacher: TeacherBase
+        if number == 0 and cfg.TEACHER.DETECTIONS:
+            teacher = build_detection_teacher(cfg, student)
+        else:
+            teacher = build_teacher(cfg, number)
         levels = check_teacher(teacher, student, cfg)
         losses = build_distillation_losses(
             cfg, levels, student.backbone.output_shape(), teacher.output_shape()
@@ -173,7 +181,7 @@ class Distiller:
         return weights
 
     def aligned(self, view: TeacherView, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Resample the teacher's maps of the imitated levels at the student's cells.
+        """Resample the teacher's maps, if any, of the imitated levels at the student's cells.
 
         Args:
             view: view of the teacher.
@@ -258,6 +266,22 @@ def _check_features_suffice(
             f"{start}{type(weighting).__name__} needs the teacher's loss D; set AID.GRANULARITY to "
             "none, or AID.WEIGHTING to ConstantWeighting or ClassWeighting"
         )
+
+
+def _check_predictions_suffice(
+    teacher: TeacherBase, losses: Iterable[str], requests: Iterable[str]
+) -> None:
+    """Refuse losses that need features of a teacher that has none.
+
+    Args:
+        losses, requests: names of all losses, and of those that need predictions.
+    """
+    for name in losses:
+        if name not in requests:
+            raise AIDError(
+                f"the teacher of {teacher.name} gives detections only: {name} needs features; set "
+                "DISTILLATION.LOSSES to ResponseLoss"
+            )
 
 
 def losses_by_class(losses: Iterable[nn.Module]) -> nn.ModuleDict:

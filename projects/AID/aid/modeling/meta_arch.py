@@ -292,6 +292,7 @@ class DistillationMixin(_Detector):
             if distiller.request:
                 batch = PredictionBatch(view.images, view.features, features, instances)
                 batch.student_predictions, batch.student_branches = predictions, branches
+                batch.detections = view.detections
                 context.predictions = distiller.predictions(self, batch, output.stats, weights)
             terms.update(distiller.terms(features, view, weights, context))
         return terms

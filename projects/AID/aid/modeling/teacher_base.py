@@ -26,15 +26,20 @@ class TeacherView:
 
     Attributes:
         images: images with the teacher's own normalization and padding.
-        features: {level: (N, C, H, W)}, feature maps that cover at least the area of the student's.
+        features: {level: (N, C, H, W)}, feature maps that cover at least the area of the student's;
+            empty for a teacher without features.
+        detections: detections of each image, in pixels of the student's input, if they are given
+            with the batch; else None.
     """
 
     images: ImageList
     features: dict[str, Tensor]
+    detections: list[Instances] | None = None
 
     def __getitem__(self, index: slice) -> "TeacherView":
         images = ImageList(self.images.tensor[index], self.images.image_sizes[index])
-        return TeacherView(images, {level: x[index] for level, x in self.features.items()})
+        features = {level: x[index] for level, x in self.features.items()}
+        return TeacherView(images, features, self.detections and self.detections[index])
 
 
 class TeacherBase:
@@ -52,6 +57,7 @@ class TeacherBase:
         levels: feature levels that can be imitated, finest first.
         has_heads: whether the network detects objects; otherwise there is no loss D and there are
             no predictions.
+        has_features: whether there are feature maps; otherwise only predictions can be imitated.
         class_map: map from the classes of the training to the student's classes, which the detector
             has; None if it was trained on the student's.
         stays: whether the network keeps its device in training instead of moving to the student's.
@@ -60,6 +66,7 @@ class TeacherBase:
     """
 
     has_heads: bool
+    has_features = True
     levels: tuple[str, ...]
     class_map: ClassMap | None = None
     stays = False

@@ -45,7 +45,7 @@ def check_teacher(teacher: TeacherBase, student: nn.Module, cfg: CfgNode) -> tup
         AIDError: see :func:`check_match`; or the teacher cannot process the student's images, or
             cannot be evaluated as TEACHER.EVAL_FIRST requires.
     """
-    if teacher.has_heads:
+    if teacher.has_heads and teacher.has_features:
         _check_padding(teacher, student, cfg)
     if cfg.TEACHER.EVAL_FIRST and teacher.cfg.INPUT.MIN_SIZE_TEST == UNKNOWN_SIZE:
         raise AIDError(

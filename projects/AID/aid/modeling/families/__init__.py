@@ -1,9 +1,10 @@
 """Detector families, one file each. Importing the package registers them."""
 
-from . import fcos, gfl, retinanet, two_stage
+from . import fcos, gfl, given, retinanet, two_stage
 from .base import (
     DetectionQuality,
     PerInstanceLosses,
+    best_detections,
     detection_quality,
     loss_levels,
     merge_classes,
@@ -12,6 +13,7 @@ from .base import (
     per_instance_losses,
 )
 from .cross_head import Branches, tap_branches
+from .given import GivenDetections
 from .predictions import (
     PairedPredictions,
     PredictionBatch,
@@ -24,15 +26,18 @@ from .predictions import (
 __all__ = [
     "Branches",
     "DetectionQuality",
+    "GivenDetections",
     "PairedPredictions",
     "PerInstanceLosses",
     "PredictionBatch",
     "PredictionRequest",
     "Predictions",
+    "best_detections",
     "check_predictions",
     "detection_quality",
     "fcos",
     "gfl",
+    "given",
     "loss_levels",
     "merge_classes",
     "num_classes",

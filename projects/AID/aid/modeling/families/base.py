@@ -26,6 +26,7 @@ __all__ = [
     "DetectionQuality",
     "PerInstanceLosses",
     "Targets",
+    "best_detections",
     "box_losses",
     "detect",
     "detection_quality",
@@ -216,12 +217,22 @@ def detection_quality(
     Raises:
         AIDError: this type of detector is not supported.
     """
+    return best_detections(detect(detector, images, features), targets)
+
+
+@torch.no_grad()
+def best_detections(detections: list[Instances], targets: list[Instances]) -> DetectionQuality:
+    """Best of given detections of each ground-truth instance.
+
+    Args:
+        detections, targets: of each image.
+    """
     qualities = []
-    for detections, truth in zip(detect(detector, images, features), targets, strict=True):
-        iou = pairwise_iou(truth.gt_boxes, detections.pred_boxes)
-        counts = (truth.gt_classes[:, None] == detections.pred_classes) & (iou > 0)
+    for found, truth in zip(detections, targets, strict=True):
+        iou = pairwise_iou(truth.gt_boxes, found.pred_boxes)
+        counts = (truth.gt_classes[:, None] == found.pred_classes) & (iou > 0)
         # Score and IoU of each instance with each detection, and a last one for no detection.
-        scores = detections.scores.expand_as(iou)
+        scores = found.scores.expand_as(iou)
         pairs = nn.functional.pad(torch.stack([scores, iou]) * counts, (0, 1))
         best = pairs.prod(dim=0).argmax(dim=1)
         qualities.append(pairs.gather(2, best[:, None].expand(2, -1, 1))[:, :, 0])

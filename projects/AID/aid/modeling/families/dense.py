@@ -17,6 +17,7 @@ from ..placement import autocast, to_device
 from .anchors import Match, match_anchors
 from .base import NUM_CLASSES_KEYS, Targets, detect, loss_levels, merge_classes, run_heads
 from .cross_head import cross_predictions
+from .given import predict_given
 from .merging import MaxOfGroups
 from .predictions import (
     PairedPredictions,
@@ -53,6 +54,7 @@ def register_dense(family: type, num_classes_key: str) -> None:
     run_heads.register(family, _run_head)
     merge_classes.register(family, merge_dense)
     paired_predictions.register(family, _paired_predictions)
+    predict_given.register(family, _predict_given)
 
 
 @singledispatch
@@ -230,6 +232,20 @@ def _paired_predictions(
         image=image,
         cross=cross,
     )
+
+
+def _predict_given(
+    student: nn.Module, batch: PredictionBatch, detections: Targets
+) -> tuple[Predictions, Tensor]:
+    """Predictions at the anchors that the student matches to detections."""
+    anchors = student.anchor_generator([batch.student[k] for k in student.head_in_features])
+    with torch.no_grad():
+        matched = match_anchors(anchor_match(student, anchors), anchors, detections).matched_gt
+    image, anchor = (matched != detections.background_index).nonzero(as_tuple=True)
+    logits, deltas, *_ = flatten_predictions(student, batch.student_predictions)
+    boxes = Boxes.cat(anchors).tensor[anchor]
+    predictions = _predictions(student, logits[image, anchor], deltas[image, anchor], boxes)
+    return predictions, matched[image, anchor]
 
 
 def _predictions(

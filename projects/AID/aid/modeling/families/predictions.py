@@ -17,6 +17,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ...utils.errors import AIDError
+from .base import per_instance_losses
 from .cross_head import Branches, check_heads
 
 __all__ = [
@@ -140,6 +141,7 @@ class PredictionBatch:
             losses were not needed.
         student_branches: features within the student's dense head, see
             :func:`~.cross_head.tap_branches`.
+        detections: detections of each image, if nothing else of the teacher is known; else None.
         teacher_precision: precision of the teacher's heads, see :mod:`~aid.modeling.placement`.
     """
 
@@ -150,6 +152,7 @@ class PredictionBatch:
     student_predictions: Any = None
     teacher_predictions: Any = None
     student_branches: dict[int, Branches] | None = None
+    detections: list[Instances] | None = None
     teacher_precision: torch.dtype | None = None
 
 
@@ -216,7 +219,9 @@ def check_predictions(
 
 
 def _unsupported(teacher: nn.Module) -> AIDError:
-    known = sorted(cls.__name__ for cls in paired_predictions.registry if cls is not object)
+    # Not the stand-in for a detector, which has no losses either.
+    both = paired_predictions.registry.keys() & per_instance_losses.registry.keys()
+    known = sorted(cls.__name__ for cls in both if cls is not object)
     return AIDError(
         f"DISTILLATION.LOSSES: predictions of a {type(teacher).__name__} cannot be imitated, only "
         f"those of {', '.join(known)} and their subclasses: choose a loss on features"

@@ -34,6 +34,7 @@ from .base import (
     per_instance_losses,
     run_heads,
 )
+from .given import predict_given
 from .merging import merge_box_predictor, merge_masks
 from .predictions import (
     PairedPredictions,
@@ -351,6 +352,18 @@ def generalized_rcnn_predictions(
         background_index=truth.background_index,
         image=torch.cat(image),
     )
+
+
+@predict_given.register
+def _(
+    student: GeneralizedRCNN, batch: PredictionBatch, detections: Targets
+) -> tuple[Predictions, Tensor]:
+    num_images = len(detections.first) - 1
+    rois = [Boxes(detections.boxes[detections.of_image(i)]) for i in range(num_images)]
+    classes = detections.classes[:-1]
+    with _frozen_running_statistics(student.roi_heads.box_head):
+        predictions = _predictions(student, batch.student, rois, classes)
+    return predictions, torch.arange(len(classes), device=classes.device)
 
 
 def _proposals(teacher: GeneralizedRCNN, number: int, batch: PredictionBatch) -> list[Boxes]:
