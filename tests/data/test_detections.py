@@ -133,6 +133,7 @@ GOOD = {"image_id": 0, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}
         ([{**GOOD, "category_id": "1"}], "category_id '1' is none"),
         ([{**GOOD, "bbox": [0, 0, 9]}], r"bbox is \[0, 0, 9\]: it must be x, y, width, height"),
         ([{**GOOD, "bbox": [0, 0, float("nan"), 9]}], "bbox is .*: it must be x, y"),
+        ([{**GOOD, "bbox": [0, 10**400, 9, 9]}], "bbox is .*: it must be x, y"),
         ([{**GOOD, "bbox": [0, 0, 9, 0]}], "the box from 0, 0 to 9, 0 has no area"),
         ([{**GOOD, "score": 1.5}], "score is 1.5: it must be in 0 to 1"),
         ([{**GOOD, "score": "high"}], "score is 'high': it must be in 0 to 1"),
@@ -177,6 +178,15 @@ def test_names_with_spaces_have_underscores_in_a_folder(toy_dataset, folder):
     MetadataCatalog.remove(toy_dataset)
     MetadataCatalog.get(toy_dataset).thing_classes = ["car", "Car", "van"]
     with pytest.raises(AIDError, match="types cannot be told apart among the classes of"):
+        with_detections(str(folder), (toy_dataset,), DatasetCatalog.get(toy_dataset))
+
+
+def test_a_folder_without_detections_is_refused(toy_dataset, folder):
+    """A file that is missing, or empty as where nothing was detected."""
+    for path in sorted(folder.iterdir())[1:]:
+        path.write_text("")
+    (folder / "0.txt").unlink()
+    with pytest.raises(AIDError, match="has nothing on any of the 7 training images"):
         with_detections(str(folder), (toy_dataset,), DatasetCatalog.get(toy_dataset))
 
 

@@ -6,7 +6,6 @@ with the image's name.
 
 import json
 import logging
-import math
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -29,6 +28,9 @@ DETECTIONS = "teacher_detections"
 
 # What an entry of a COCO results file must have.
 FIELDS = ("image_id", "category_id", "bbox", "score")
+
+# Bound of its numbers, in pixels.
+LARGEST = 1e9
 
 
 class DetectionMapper(DatasetMapper):
@@ -64,12 +66,12 @@ def with_detections(path: str, datasets: Sequence[str], records: list[dict]) -> 
         detections = _read_folder(where, path, datasets, records)
     else:
         detections = _read_json(where, path, datasets, records)
-    missing = [x["file_name"] for x, rows in zip(records, detections, strict=True) if rows is None]
-    if len(missing) == len(records):
+    if not any(detections):
         raise AIDError(
             f"{where} has nothing on any of the {len(records)} training images, first "
-            f"{missing[0]}: detect on the images of {', '.join(datasets)}"
+            f"{records[0]['file_name']}: detect on the images of {', '.join(datasets)}"
         )
+    missing = [x["file_name"] for x, rows in zip(records, detections, strict=True) if rows is None]
     if missing and comm.is_main_process():
         logging.getLogger(__name__).warning(
             "%s has nothing on %d of %d training images, first %s: nothing was detected there, or "
@@ -202,7 +204,8 @@ def _fault(box: Sequence[float], score: object) -> str:
 
 
 def _is_number(x: object) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+    # Compared as it is: an integer may be too large for a float.
+    return isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < LARGEST
 
 
 def _check_distinct(where: str, keys: list, records: list[dict], advice: str) -> None:
