@@ -17,7 +17,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from aid.checkpoint import SafeCheckpointer, StrictCheckpointer
-from aid.engine import AIDTrainer, argument_parser, dry_run, launch, setup
+from aid.engine import AIDTrainer, argument_parser, dry_run, launch, setup, start_run
 from aid.modeling.build import build_detector
 from aid.utils.errors import AIDError, main_with_clear_errors
 
@@ -30,6 +30,7 @@ def main(args):
         return evaluate(cfg, args.resume)
     trainer = AIDTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
+    start_run(cfg, args.resume)
     return trainer.train()
 
 

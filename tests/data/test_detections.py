@@ -1,6 +1,7 @@
 """Detections in files: read with checks, and transformed as the labels of their image."""
 
 import json
+import logging
 import os
 
 import numpy as np
@@ -123,7 +124,7 @@ GOOD = {"image_id": 0, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"annotations": [GOOD]}, "is no list of COCO results: write"),
+        ({"annotations": [GOOD]}, "is not a list of COCO results: write"),
         ("[", "is not a whole JSON file"),
         ([], "has nothing on any of the 7 training images"),
         ([GOOD, 3], r"results.json, entry 1 \(from 0\): it is no object with image_id, cat"),
@@ -195,3 +196,23 @@ def test_images_that_cannot_be_told_apart_are_refused(toy_dataset, folder):
     twins = [records[0], {**records[1], "file_name": f"other/{records[0]['image_id']}.png"}]
     with pytest.raises(AIDError, match="cannot be told apart by '0': write COCO's results as"):
         with_detections(str(folder), (toy_dataset,), twins)
+
+
+def test_share_of_labels_that_are_found_is_logged(read, results, caplog):
+    caplog.set_level(logging.INFO)
+    total = len(results)
+    read(results)
+    assert f"finds {total} of {total} labels" in caplog.text and "WARN" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x: {**x, "bbox": [5000, *x["bbox"][1:]]}, "boxes leave their image"),
+        (lambda x: {**x, "bbox": [v / 1000 for v in x["bbox"]]}, "lie within one pixel"),
+        (lambda x: {**x, "category_id": (x["category_id"] + 1) % 3}, "finds only 0 of"),
+    ],
+)
+def test_wrong_boxes_and_classes_are_warned_about(change, message, read, results, caplog):
+    read(list(map(change, results)))
+    assert message in caplog.text and "finds only 0 of" in caplog.text

@@ -189,7 +189,15 @@ def test_folders_without_images(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(AIDError, match="empty has no file with extension .bmp, .jpeg"):
         load_images(f"{tmp_path}/empty")
-    with open(f"{folder}/3.png", "w") as f:
-        f.write("no image")
-    with pytest.raises(AIDError, match="3.png cannot be read: .*: replace or remove it"):
-        load_images(folder)
+    with open(f"{folder}/3.png", "rb") as f:
+        header = f.read(20)  # of IHDR, with the size
+    for content in (b"no image", header):
+        with open(f"{folder}/3.png", "wb") as f:
+            f.write(content)
+        with pytest.raises(AIDError, match="3.png cannot be read: .*: replace or remove it"):
+            load_images(folder)
+
+
+def test_pixels_are_not_decoded(folder, monkeypatch):
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    assert len(load_images(folder)) == 6

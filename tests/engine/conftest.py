@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from aid.engine import argument_parser, setup
+from aid.engine import argument_parser, setup, start_run
 
 
 @pytest.fixture
@@ -28,10 +28,14 @@ def run_config(student_config, toy_dataset, tmp_path):
 def configure(tiny_config, toy_dataset, tmp_path):
     """A function (options of train_net.py, config overrides) -> config of a run on the toy data."""
 
-    def call(*options, opts=()):
+    def call(*options, opts=(), start=True):
         keys = ["DATASETS.TRAIN", (toy_dataset,), "DATASETS.TEST", (toy_dataset,)]
         keys += ["OUTPUT_DIR", str(tmp_path / "out"), *opts]
         path = tiny_config("faster_rcnn", keys)
-        return setup(argument_parser().parse_args(["--config-file", path, *options]))
+        args = argument_parser().parse_args(["--config-file", path, *options])
+        cfg = setup(args)
+        if start and not args.eval_only:
+            start_run(cfg, args.resume)
+        return cfg
 
     return call

@@ -64,5 +64,5 @@ def test_without_lambda_a_run_is_that_of_the_plain_detector(run_config, given):
 
 def test_a_malformed_file_ends_the_run_before_it_starts(run_config, given, tmp_path):
     (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(AIDError, match="is no list of COCO results"):
+    with pytest.raises(AIDError, match="is not a list of COCO results"):
         AIDTrainer(run_config("run", opts=given))

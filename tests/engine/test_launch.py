@@ -56,7 +56,7 @@ def forks(monkeypatch):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--num-gpus", "2", "--num-processes", "2"], "choose one of both"),
+        (["--num-gpus", "2", "--num-processes", "2"], "choose one of the two"),
         (["--num-gpus", "64"], "--num-gpus 64: torch finds"),
         (["--num-gpus", "-1"], "--num-gpus 0 or more"),
         (["--num-processes", "0"], "--num-processes must be 1 or more"),

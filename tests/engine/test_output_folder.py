@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aid.config import load_config
-from aid.engine import AIDTrainer
+from aid.engine import AIDTrainer, start_run
 from aid.engine.output_folder import check_output_folder
 from aid.utils.errors import AIDError
 
@@ -187,3 +187,13 @@ def test_unsupported_folder_name_is_refused(name, message, configure, tmp_path):
     with pytest.raises(AIDError, match=f"OUTPUT_DIR .* {message}"):
         check_output_folder(cfg, resume=False)
     assert not (tmp_path / "new").exists()
+
+
+def test_earlier_run_is_unchanged_until_a_run_starts(configure, tmp_path):
+    cfg = configure()
+    before = (tmp_path / "out" / "config.yaml").read_bytes()
+    changed = configure(opts=["SOLVER.MAX_ITER", 77], start=False)
+    assert (tmp_path / "out" / "config.yaml").read_bytes() == before
+    start_run(changed, resume=False)
+    assert cfg.SOLVER.MAX_ITER != 77
+    assert "MAX_ITER: 77" in (tmp_path / "out" / "config.yaml").read_text()

@@ -10,8 +10,10 @@ from detectron2.utils import comm
 
 from aid.config import load_config
 from aid.data.classes import check_class_lists
+from aid.data.kitti import register_kitti
 from aid.engine.output_folder import LOGGERS
 from aid.engine.setup import check_dataset
+from aid.evaluation import check_evaluator
 from aid.utils.errors import AIDError
 
 
@@ -245,3 +247,13 @@ def test_warnings_before_an_error_are_printed(configure, odd_boxes, tmp_path, ca
         configure(opts=["DATASETS.TEST", ("gone",)])
     assert "leave their image" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_detections_as_labels_are_no_test_set():
+    register_kitti("detected", "gone", "train", "-", min_score=0.5)
+    try:
+        with pytest.raises(AIDError, match="detected has detections in place of labels"):
+            check_evaluator("detected")
+    finally:
+        DatasetCatalog.remove("detected")
+        MetadataCatalog.remove("detected")

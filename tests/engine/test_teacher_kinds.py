@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from aid.config import load_config
-from aid.engine import AIDTrainer, argument_parser, setup
+from aid.engine import AIDTrainer, argument_parser, setup, start_run
 from aid.utils.errors import AIDError
 
 LAZY = """
@@ -78,8 +78,10 @@ def test_run_with_a_feature_teacher_resumes_exactly(run_config, tmp_path):
     def run(folder: str, iterations: int, *options: str) -> dict:
         steps = ["SOLVER.MAX_ITER", str(iterations), "OUTPUT_DIR", str(tmp_path / folder)]
         args = argument_parser().parse_args([*line, *options, *named, *steps])
-        trainer = AIDTrainer(setup(args))
+        cfg = setup(args)
+        trainer = AIDTrainer(cfg)
         trainer.resume_or_load(args.resume)
+        start_run(cfg, args.resume)
         trainer.train()
         return torch.load(tmp_path / folder / "model_final.pth")
 

@@ -86,7 +86,7 @@ def test_bfloat16_run_resumes_exactly_with_float32_weights(run_config):
 
 
 def test_unknown_precision_is_refused(run_config):
-    opts = [*BFLOAT16[:3], "float32"]
+    opts = ["SOLVER.AMP.DTYPE", "float32"]  # also while AMP is off
     with pytest.raises(AIDError, match="SOLVER.AMP.DTYPE is 'float32': choose one of float16, bf"):
         AIDTrainer(run_config("run", opts=opts))
 
@@ -191,7 +191,7 @@ def test_teacher_of_another_size_is_evaluated_at_both_sizes(size, sizes, run_con
             os.makedirs(cfg.OUTPUT_DIR)
             return {"bbox": {"AP": 50.0 + len(tested)}}
 
-    cfg = run_config("run", opts=["TEACHER.EVAL_FIRST", True, "INPUT.MIN_SIZE_TEST", size])
+    cfg = run_config("run", opts=["TEACHER.EVAL_FIRST", True, "INPUT.MIN_SIZE_TRAIN", (size,)])
     trainer = Watched(cfg)
     assert trainer.test_teachers() == [{"bbox": {"AP": 51.0}}]
     folders = [f"{cfg.OUTPUT_DIR}/teacher", f"{cfg.OUTPUT_DIR}/teacher/at_student_size"]

@@ -220,6 +220,7 @@ ON = ["AID.GRANULARITY", "instance"]
         (["DISTILLATION.LOSSES", "['ResponseLoss']"], "heads: ResponseLoss needs predictions; na"),
         (["TEACHER.INHERIT", "True"], "TEACHER.INHERIT is on, but .* has no heads: turn"),
         (["TEACHER.EVAL_FIRST", "True"], "TEACHER.EVAL_FIRST is on, but"),
+        (["TEACHER.CLASS_MAP", "['by name']"], "TEACHER.CLASS_MAP is on, but"),
         (["TEACHER.WEIGHTS", "x.pth"], "TEACHER.WEIGHTS is x.pth, but the TorchScript file"),
         (["TEACHER.FEATURES", "[]"], r"FEATURES is \[\], .* are 0, 1: name one of these"),
         (["TEACHER.FEATURES", "['p3']"], r"FEATURES is \['p3'\]"),
@@ -271,3 +272,16 @@ def test_config_file_cannot_name_a_network(script, student_config):
         cfg.TEACHER.CONFIG_FILE = source
         with pytest.raises(AIDError, match=f"{source} is a program, which no config file can name"):
             build_teacher(cfg)
+
+
+class Resizing(nn.Module):
+    """A network that resizes its images."""
+
+    def forward(self, x):
+        return nn.functional.interpolate(x, (56, 112))
+
+
+def test_network_that_resizes_its_images_is_refused(make_batch):
+    teacher = FeatureTeacher(Resizing(), ["0: p3"])  # stride 8 of the probe
+    with pytest.raises(AIDError, match="56x112 cells for images of 64x96, its stride was 8"):
+        teacher.view(make_batch(), (64, 96), "RGB")

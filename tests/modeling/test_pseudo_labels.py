@@ -1,6 +1,7 @@
 """Students on images without labels."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from aid.modeling.pseudo_labels import PseudoLabels, is_unlabeled
+from aid.modeling.class_map import ClassMap
+from aid.modeling.pseudo_labels import PseudoLabels, is_unlabeled, warn_of_unknown_classes
 from aid.modeling.teacher import Teacher
 from aid.modeling.teacher_check import compare
 from aid.modeling.weighting import Weights
@@ -200,13 +202,23 @@ def test_the_order_of_the_batch_is_free(student_model, make_batch):
 
 
 @pytest.mark.parametrize("student", ["faster_rcnn", "retinanet", "gfl", "fcos"])
-def test_no_detection_is_background(student, student_model, make_batch, monkeypatch):
+def test_no_detection_is_background(student, student_model, make_batch, monkeypatch, caplog):
     says(monkeypatch, found([], []))
     model, _ = student_model(student)
     losses, gradients, log = step(model, without_labels(make_batch((2, 3)), (1,)))
     assert all(x.isfinite() for x in losses.values())
     assert all(x is not None and x.isfinite().all() for x in gradients.values())
     assert log["aid/num_pseudo_labels"] == 0 and "aid/pseudo_score_mean" not in log
+    assert "gives no pseudo-label to the unlabeled images of iteration" in caplog.text
+
+
+def test_classes_that_the_teacher_cannot_label_are_warned_about(caplog):
+    teacher = SimpleNamespace(name="x.yaml", class_map=None)
+    warn_of_unknown_classes(teacher)
+    teacher.class_map = ClassMap.from_entries(["car: Car"], ["car"], ["Car", "Tram"])
+    assert caplog.text == ""
+    warn_of_unknown_classes(teacher)
+    assert "the teacher of x.yaml has no counterpart of Tram: on unlabeled" in caplog.text
 
 
 @pytest.mark.core

@@ -280,5 +280,6 @@ def register_coco(
     )
     metadata = MetadataCatalog.get(name)
     metadata.set(json_file=json_file, image_root=image_root, evaluator_type="coco")
+    metadata.has_detections = min_score > 0
     if classes is not None:
         metadata.thing_classes = list(classes)

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 from detectron2.utils import comm
 
 from ..utils.errors import AIDError
 from .classes import class_list, known_classes
+from .conventions import warn_of_boxes
 from .kitti_labels import parse_label_file
 
 __all__ = ["DETECTIONS", "DetectionMapper", "with_detections"]
@@ -28,6 +29,10 @@ DETECTIONS = "teacher_detections"
 
 # What an entry of a COCO results file must have.
 FIELDS = ("image_id", "category_id", "bbox", "score")
+
+# IoU from which a detection finds a label of its class, and the share of labels to be found.
+FOUND = 0.5
+FEW = 0.1
 
 # Bound of its numbers, in pixels.
 LARGEST = 1e9
@@ -82,7 +87,37 @@ def with_detections(path: str, datasets: Sequence[str], records: list[dict]) -> 
             missing[0],
         )
     pairs = zip(records, detections, strict=True)
-    return [{**x, DETECTIONS: np.asarray(rows or [], float).reshape(-1, 6)} for x, rows in pairs]
+    records = [{**x, DETECTIONS: np.asarray(rows or [], float).reshape(-1, 6)} for x, rows in pairs]
+    if comm.is_main_process():
+        _compare_with_labels(where, records)
+    return records
+
+
+def _compare_with_labels(where: str, records: list[dict]) -> None:
+    """Log how many labels the detections find; warn of boxes and ids that seem to be wrong."""
+    warn_of_boxes(where, [{**x, "annotations": _as_labels(x[DETECTIONS])} for x in records])
+    found = total = 0
+    for record in records:
+        labels = [x for x in record["annotations"] if not x.get("iscrowd", 0)]
+        boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in labels]
+        classes = torch.tensor([x["category_id"] for x in labels])
+        rows = torch.as_tensor(record[DETECTIONS])
+        iou = pairwise_iou(Boxes(torch.tensor(boxes).reshape(-1, 4)), Boxes(rows[:, :4]))
+        hits = (iou >= FOUND) & (classes.reshape(-1, 1) == rows[:, 5])
+        found, total = found + int(hits.any(dim=1).sum()), total + len(labels)
+    numbers = (where, found, total, FOUND)
+    logger = logging.getLogger(__name__)
+    logger.info("%s finds %d of %d labels: IoU with a box of the class at least %g", *numbers)
+    if found < FEW * total:
+        logger.warning(
+            "%s finds only %d of %d labels (IoU with a box of the class at least %g): check the "
+            "image ids, the class ids, and that boxes are x, y, width, height in pixels",
+            *numbers,
+        )
+
+
+def _as_labels(rows: np.ndarray) -> list[dict]:
+    return [{"bbox": x[:4], "bbox_mode": BoxMode.XYXY_ABS} for x in rows.tolist()]
 
 
 def _read_folder(
@@ -151,8 +186,8 @@ def _load(where: str, path: str) -> list:
         raise AIDError(f"{where} is not a whole JSON file: {error}") from error
     if not isinstance(entries, list):
         raise AIDError(
-            f"{where} is no list of COCO results: write one object with {', '.join(FIELDS)} for "
-            "each detection"
+            f"{where} is not a list of COCO results: write an object with {', '.join(FIELDS)} for "
+            "each detection, or use the folder that tools/predict.py writes with --format kitti"
         )
     return entries
 

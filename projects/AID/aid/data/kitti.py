@@ -192,6 +192,7 @@ def register_kitti(
         evaluator_type="kitti",
         kitti_root=root,
         kitti_labels=os.path.join(root, "training", "label_2"),
+        has_detections=min_score is not None,
     )
 
 

@@ -60,10 +60,12 @@ def _upright_size(path: str) -> tuple[int, int]:
     """Width and height of an image as Detectron2 reads it, after its EXIF rotation."""
     try:
         width, height = check_header(path)
-    except (FileNotFoundError, ImageFault) as error:
+        with Image.open(path) as image:
+            exif = Image.Exif()
+            exif.load(image.info.get("exif"))  # getexif() decodes a whole PNG
+    except (OSError, ImageFault) as error:
         raise AIDError(f"image {path} cannot be read: {error}: replace or remove it") from error
-    with Image.open(path) as image:
-        swapped = image.getexif().get(ORIENTATION_TAG) in SWAPPED
+    swapped = exif.get(ORIENTATION_TAG) in SWAPPED
     return (height, width) if swapped else (width, height)
 
 

@@ -152,7 +152,8 @@ def _check_options(args: Namespace) -> None:
     for wrong, message in (
         (
             gpus and processes is not None,
-            "--num-gpus starts processes on GPUs, --num-processes on the CPU: choose one of both",
+            "--num-gpus starts processes on GPUs, --num-processes on the CPU: choose one of the "
+            "two",
         ),
         (
             machines < 1 or (processes is not None and processes < 1) or (gpus or 0) < 0,

@@ -27,6 +27,7 @@ __all__ = [
     "early_messages",
     "flat_keys",
     "start_records",
+    "start_run",
     "write_results",
 ]
 
@@ -104,10 +105,9 @@ def early_messages() -> Iterator[list[logging.LogRecord]]:
 
 
 def start_records(cfg: CfgNode, args: Namespace, early: Iterable[logging.LogRecord] = ()) -> None:
-    """Set up logging, write config.yaml, and seed the process.
+    """Set up logging and seed the process, in place of Detectron2's ``default_setup``.
 
-    Replaces Detectron2's ``default_setup``, which truncates config.yaml before writing: if the
-    process is killed then, or the disk is full, the seed of the run is lost.
+    config.yaml of a training is written later, by :func:`start_run`.
 
     Args:
         cfg: of the run; its OUTPUT_DIR exists.
@@ -131,14 +131,37 @@ def start_records(cfg: CfgNode, args: Namespace, early: Iterable[logging.LogReco
         logger.info("Environment info:\n%s", collect_env_info())
         logger.info("Command line arguments: %s", args)
         logger.info("Running with full config:\n%s", cfg.dump())
-        if comm.is_main_process():
-            if not args.eval_only:
-                _clean_up(folder, args.resume)
-            with whole_file(os.path.join(folder, "config.yaml")) as f:
-                f.write(cfg.dump().encode())
+        if args.eval_only:
+            _write_config(cfg)
     seed_all_rng(cfg.SEED + rank)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def start_run(cfg: CfgNode, resume: bool) -> None:
+    """Clean up the output folder and write config.yaml, when all that a training needs is built.
+
+    A run that fails before leaves the files of an earlier one as they are. The file is written
+    whole: Detectron2 truncates it before, so that a killed process loses the seed of the run.
+
+    Args:
+        cfg: of the run; its OUTPUT_DIR exists.
+        resume: whether the run continues from the checkpoint in the folder, if there is one.
+
+    Raises:
+        AIDError: the folder cannot be written.
+    """
+    if comm.is_main_process():
+        with clear_write_errors(cfg.OUTPUT_DIR):
+            _clean_up(cfg.OUTPUT_DIR, resume)
+    _write_config(cfg)
+
+
+def _write_config(cfg: CfgNode) -> None:
+    if comm.is_main_process():
+        path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+        with clear_write_errors(cfg.OUTPUT_DIR), whole_file(path) as f:
+            f.write(cfg.dump().encode())
 
 
 def write_results(folder: str, results: dict) -> None:

@@ -33,8 +33,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         args: of :func:`~aid.engine.argument_parser`.
 
     Returns:
-        The frozen config, with SEED >= 0. A SEED that was drawn is written to config.yaml in the
-        output folder, from which a resumed run reads it.
+        The frozen config, with SEED >= 0. :func:`~aid.engine.start_run` writes a SEED that was
+        drawn to config.yaml in the output folder, from which a resumed run reads it.
 
     Raises:
         AIDError: see :func:`load_config` and :func:`check_dataset`; the datasets have different
@@ -71,7 +71,7 @@ def _checked_config(args: argparse.Namespace) -> CfgNode:
     num_gpus = 1 if args.num_gpus is None else args.num_gpus
     if cfg.MODEL.DEVICE == "cpu" and num_gpus * args.num_machines > 1:
         raise AIDError(
-            f"MODEL.DEVICE is cpu, but --num-gpus is {num_gpus}: choose one of both; "
+            f"MODEL.DEVICE is cpu, but --num-gpus is {num_gpus}: choose one of the two; "
             "--num-processes starts several processes on the CPU"
         )
     if ":" in cfg.MODEL.DEVICE and comm.get_world_size() > 1:

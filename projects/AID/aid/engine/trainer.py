@@ -94,8 +94,8 @@ class AIDTrainer(DefaultTrainer):
         loader = self.build_train_loader(cfg)
         model = _distribute(model)
         steps = cfg.SOLVER.ACCUMULATION_STEPS
+        dtype = dtype_named("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, ("float16", "bfloat16"))
         if cfg.SOLVER.AMP.ENABLED:
-            dtype = dtype_named("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, ("float16", "bfloat16"))
             self._trainer = AccumulatingAMPTrainer(model, loader, optimizer, steps, dtype)
         else:
             self._trainer = AccumulatingTrainer(model, loader, optimizer, steps)
@@ -260,8 +260,8 @@ class AIDTrainer(DefaultTrainer):
             cfg.OUTPUT_DIR = os.path.join(self.cfg.OUTPUT_DIR, folder)
             results.append(self._test_teacher(teacher, cfg))
             if is_of_another_size(teacher, self.cfg):
-                cfg.INPUT.MIN_SIZE_TEST = self.cfg.INPUT.MIN_SIZE_TEST
-                cfg.INPUT.MAX_SIZE_TEST = self.cfg.INPUT.MAX_SIZE_TEST
+                cfg.INPUT.MIN_SIZE_TEST = max(self.cfg.INPUT.MIN_SIZE_TRAIN)
+                cfg.INPUT.MAX_SIZE_TEST = self.cfg.INPUT.MAX_SIZE_TRAIN
                 cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "at_student_size")
                 self._log_both_sizes(teacher, results[-1], self._test_teacher(teacher, cfg))
         return results
@@ -291,7 +291,7 @@ class AIDTrainer(DefaultTrainer):
                     value,
                     teacher.cfg.INPUT.MIN_SIZE_TEST,
                     after[metric],
-                    self.cfg.INPUT.MIN_SIZE_TEST,
+                    max(self.cfg.INPUT.MIN_SIZE_TRAIN),
                 )
 
     def state_dict(self) -> dict:
@@ -300,6 +300,7 @@ class AIDTrainer(DefaultTrainer):
     def _conditions(self) -> dict[str, int]:
         """Values by name that must not change between a run and its resumption."""
         conditions = {"SEED": self.cfg.SEED, "number of processes": comm.get_world_size()}
+        conditions["SOLVER.ACCUMULATION_STEPS"] = self.cfg.SOLVER.ACCUMULATION_STEPS
         with suppress(AttributeError, TypeError):  # a loader that a subclass has built
             conditions["number of training images"] = len(self.data_loader.dataset)
         return conditions
@@ -407,12 +408,12 @@ def _check_unlabeled(cfg: CfgNode, batch_size: int) -> None:
         if cfg.MODEL[key]:
             raise AIDError(
                 f"DATASETS.UNLABELED is set and MODEL.{key} is on: images without labels get boxes "
-                "and classes from a teacher, and nothing else; turn one of both off"
+                "and classes from a teacher, and nothing else; turn one of the two off"
             )
     if cfg.AID.NORMALIZE:
         raise AIDError(
             "DATASETS.UNLABELED is set and AID.NORMALIZE is on: weights of labels and of a "
-            "teacher's detections have no common mean; turn one of both off"
+            "teacher's detections have no common mean; turn one of the two off"
         )
 
 

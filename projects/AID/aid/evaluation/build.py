@@ -36,9 +36,15 @@ def check_evaluator(dataset_name: str) -> None:
     """Check that a dataset's evaluator is available.
 
     Raises:
-        AIDError: the evaluator_type is unknown, or the metadata lack what it requires.
+        AIDError: the evaluator_type is unknown, the metadata lack what it requires, or the dataset
+            was registered with a ``min_score``, as detections in place of labels.
     """
     kind = _evaluator_type(dataset_name)
+    if MetadataCatalog.get(dataset_name).get("has_detections", False):
+        raise AIDError(
+            f"DATASETS.TEST: {dataset_name} has detections in place of labels (min_score): "
+            "evaluate on a dataset with labels"
+        )
     if kind not in EVALUATORS:
         raise AIDError(
             f"DATASETS.TEST: {dataset_name} has evaluator_type {kind!r}, this project evaluates by "

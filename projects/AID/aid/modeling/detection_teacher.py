@@ -29,6 +29,8 @@ REFUSED = {
     "CLASS_MAP": "write the classes of the training set into the file",
     "INHERIT": "detections have no layers to inherit",
     "EVAL_FIRST": "there is no detector to evaluate",
+    "DEVICE": "there is no detector to run",
+    "PRECISION": "there is no detector to run",
 }
 
 
@@ -117,7 +119,8 @@ def build_detection_teacher(cfg: CfgNode, student: nn.Module) -> DetectionTeache
     for key, reason in REFUSED.items():
         if cfg.TEACHER[key]:
             raise AIDError(
-                f"TEACHER.DETECTIONS and TEACHER.{key} are both set: {reason}; take one of both out"
+                f"TEACHER.DETECTIONS and TEACHER.{key} are both set: {reason}; remove one of the "
+                "two"
             )
     if cfg.UNLABELED.SHARE > 0:
         raise AIDError(

@@ -32,6 +32,13 @@ def log_pseudo_labels(labels: list[Instances]) -> None:
         numbers: dict[str, float] = {"aid/num_pseudo_labels": len(scores)}
         if len(scores):
             numbers["aid/pseudo_score_mean"] = scores.mean().item()
+        else:
+            logging.getLogger(__name__).warning(
+                "The teacher gives no pseudo-label to the unlabeled images of iteration %d "
+                "(aid/num_pseudo_labels), so that they are background: lower "
+                "UNLABELED.SCORE_THRESH if this recurs",
+                get_event_storage().iter,
+            )
         get_event_storage().put_scalars(smoothing_hint=False, **numbers)
 
 

@@ -98,7 +98,10 @@ class FeatureTeacher(TeacherBase):
             self._std,
             round_up(padded_size, self._divisibility),
         )
-        return TeacherView(images, self._run(self._maps, images.tensor))
+        features = self._run(self._maps, images.tensor)
+        for level, x in features.items():
+            self._check_size(level, x, images.tensor)
+        return TeacherView(images, features)
 
     def per_instance_losses(
         self, view: TeacherView, targets: list[Instances], background: bool = True
@@ -135,6 +138,18 @@ class FeatureTeacher(TeacherBase):
             return {str(key): x for key, x in output.items()}
         outputs = output if isinstance(output, list | tuple) else [output]
         return {str(index): x for index, x in enumerate(outputs)}
+
+    def _check_size(self, level: str, features: Tensor, images: Tensor) -> None:
+        """Refuse a map whose stride is not that of the probe, as of a network that resizes."""
+        stride = self._shapes[level].stride
+        sizes = zip(features.shape[2:], images.shape[2:], strict=True)
+        if any(abs(cells * stride - pixels) >= stride for cells, pixels in sizes):
+            raise AIDError(
+                f"TEACHER.FEATURES: the output {self._sources[level]} of {self.name} has "
+                f"{features.shape[2]}x{features.shape[3]} cells for images of "
+                f"{images.shape[2]}x{images.shape[3]}, its stride was {stride} before: a network "
+                "with one stride is needed, which does not resize its images"
+            )
 
     def _shape(self, level: str, features: object) -> ShapeSpec:
         """Channels and stride of a map of the image of size PROBE."""

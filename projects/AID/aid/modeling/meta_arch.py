@@ -28,7 +28,7 @@ from .families import (
     tap_branches,
 )
 from .losses import Context
-from .pseudo_labels import PseudoLabels, is_unlabeled
+from .pseudo_labels import PseudoLabels, is_unlabeled, warn_of_unknown_classes
 from .schedule import Schedule
 from .teacher import num_teachers
 from .teacher_base import TeacherBase, TeacherView
@@ -131,6 +131,8 @@ class DistillationMixin(_Detector):
         with torch.random.fork_rng([] if self.device.type == "cpu" else [self.device]):
             numbers = range(num_teachers(cfg))
             distillers = [Distiller.from_config(cfg, self, number) for number in numbers]
+        if cfg.UNLABELED.SHARE > 0:
+            warn_of_unknown_classes(distillers[0].teacher)
         keys = cfg.DISTILLATION
         self.set_distillers(distillers, schedule, keys.WEIGHT, keys.BALANCE)
 

@@ -1,5 +1,7 @@
 """Pseudo-labels: detections of a teacher in place of the ground truth of unlabeled images."""
 
+import logging
+
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.structures import Boxes, Instances
@@ -9,12 +11,24 @@ from .teacher_base import TeacherBase, TeacherView
 from .weighting import ComponentWeights, Weights
 from .weighting.maps import rasterize_boxes
 
-__all__ = ["PseudoLabels", "is_unlabeled"]
+__all__ = ["PseudoLabels", "is_unlabeled", "warn_of_unknown_classes"]
 
 
 def is_unlabeled(sample: dict) -> bool:
     """Whether a sample of a batch has no ground truth, which its key "unlabeled" says."""
     return bool(sample.get("unlabeled", False))
+
+
+def warn_of_unknown_classes(teacher: TeacherBase) -> None:
+    """Warn if a teacher cannot label all classes of the student."""
+    class_map = teacher.class_map
+    if class_map and class_map.unknown:
+        logging.getLogger(__name__).warning(
+            "UNLABELED.SHARE: the teacher of %s has no counterpart of %s: on unlabeled images "
+            "these objects are background to the student",
+            teacher.name,
+            ", ".join(class_map.student[k] for k in class_map.unknown),
+        )
 
 
 class PseudoLabels:

@@ -279,6 +279,7 @@ def _check_keys_of_features(cfg: CfgNode, config_file: str, number: int) -> None
     keys = {
         "TEACHER.EVAL_FIRST": cfg.TEACHER.EVAL_FIRST,
         "TEACHER.INHERIT": cfg.TEACHER.INHERIT and number == 0,
+        "TEACHER.CLASS_MAP": bool(cfg.TEACHER.CLASS_MAP) and number == 0,
         "UNLABELED.SHARE": cfg.UNLABELED.SHARE > 0 and number == 0,
     }
     for key, is_on in keys.items():

@@ -108,7 +108,7 @@ def is_of_another_size(teacher: TeacherBase, cfg: CfgNode) -> bool:
         teacher: the teacher.
         cfg: the student's config. Sizes of 0, which disable resizing, are not compared.
     """
-    own, of_student = teacher.cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST
+    own, of_student = teacher.cfg.INPUT.MIN_SIZE_TEST, max(cfg.INPUT.MIN_SIZE_TRAIN)
     return min(own, of_student) > 0 and max(own, of_student) > MAX_SIZE_RATIO * min(own, of_student)
 
 
@@ -164,15 +164,15 @@ def _check_padding(teacher: TeacherBase, student: nn.Module, cfg: CfgNode) -> No
 
 
 def _compare_sizes(teacher: TeacherBase, cfg: CfgNode) -> None:
-    """Warn if teacher and student are tested at much different image sizes."""
+    """Warn if the student's training images are much larger or smaller than the teacher's size."""
     if is_of_another_size(teacher, cfg):
         logging.getLogger(__name__).warning(
-            "INPUT.MIN_SIZE_TEST is %d in %s, %d in the student: the teacher is imitated on images "
-            "of the student's size, where it may be much worse than at its own; "
-            "TEACHER.EVAL_FIRST measures its AP at both",
+            "INPUT.MIN_SIZE_TEST is %d in %s, INPUT.MIN_SIZE_TRAIN up to %d in the student: the "
+            "teacher is imitated on images of the student's training size, where it may be much "
+            "worse than at its own; TEACHER.EVAL_FIRST measures its AP at both",
             teacher.cfg.INPUT.MIN_SIZE_TEST,
             teacher.name,
-            cfg.INPUT.MIN_SIZE_TEST,
+            max(cfg.INPUT.MIN_SIZE_TRAIN),
         )
 
 
