@@ -11,7 +11,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
 
 from aid.data import build_train_loader, register_coco, register_kitti
-from aid.engine import AIDTrainer, argument_parser, setup
+from aid.engine import AIDTrainer, argument_parser, setup, start_run
 from aid.evaluation import build_evaluator
 from aid.utils.d2 import coco_annotations
 from aid.utils.errors import AIDError
@@ -114,6 +114,7 @@ def test_distilled_run_reports_box_and_mask_ap(teacher, dataset, configure, tmp_
     name = dataset()
     cfg = configure(name, name, ["TEACHER.EVAL_FIRST", True], teacher)
     trainer = AIDTrainer(cfg)
+    start_run(cfg, resume=False)
     trainer.resume_or_load(resume=False)
     trainer.train()
     run = load_run(cfg.OUTPUT_DIR)

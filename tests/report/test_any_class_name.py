@@ -4,7 +4,7 @@ import json
 
 from detectron2.data import MetadataCatalog
 
-from aid.engine import AIDTrainer, argument_parser, setup
+from aid.engine import AIDTrainer, argument_parser, setup, start_run
 from aid_tools.report import load_run, write_report
 
 CLASSES = ["AP", "tiny", "$\\frac{$|a<b>\n\x1b[31m"]
@@ -18,7 +18,9 @@ def test_run_and_report_accept_unusual_class_names(student_config, toy_dataset, 
     opts += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "OUTPUT_DIR", str(tmp_path / "run")]
     path = tmp_path / "run.yaml"
     path.write_text(student_config("faster_rcnn", opts=opts).dump())
-    trainer = AIDTrainer(setup(argument_parser().parse_args(["--config-file", str(path)])))
+    cfg = setup(argument_parser().parse_args(["--config-file", str(path)]))
+    trainer = AIDTrainer(cfg)
+    start_run(cfg, resume=False)
     trainer.resume_or_load(resume=False)
     trainer.train()
     run, output = load_run(str(tmp_path / "run")), tmp_path / "report"

@@ -200,7 +200,7 @@ def test_commands_of_the_page_fill_all_rows(section, repository):
     with open(os.path.join(repository, "MODEL_ZOO.md")) as f:
         *_, before, table = re.split(rf"<!-- zoo: configs/{section} -->", f.read())
     commands = before.split("```sh")[-1].split("```")[0]
-    script = f'python() {{ echo "$@"; }}\n{commands}'
+    script = f'set -f\npython() {{ echo "$@"; }}\n{commands}'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=repository)
     *trained, last = done.stdout.splitlines()
     configs = {x.split()[2] for x in trained if x.startswith("train_net.py")}

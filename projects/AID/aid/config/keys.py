@@ -63,7 +63,7 @@ def _add_teacher(cfg: CN) -> None:
     # "float32", "bfloat16", "float16", or "" for the student's, which SOLVER.AMP sets.
     cfg.TEACHER.PRECISION = ""
     # Evaluate the teachers on DATASETS.TEST before the first iteration of the student, at their own
-    # image size and, if INPUT.MIN_SIZE_TEST differs by more than half, also at the student's.
+    # image size and, if INPUT.MIN_SIZE_TRAIN differs by more than half, also at the student's.
     cfg.TEACHER.EVAL_FIRST = False
     # Number of batches per process, at the start of a run, on which the losses of teachers and
     # student are compared. A warning follows if a teacher's loss is larger. 0 disables it.
