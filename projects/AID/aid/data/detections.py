@@ -229,7 +229,7 @@ def _row(entry: object, classes: dict[object, dict[int, int]]) -> tuple[object, 
 
 
 def _fault(box: Sequence[float], score: object) -> str:
-    """What is wrong with a box XYXY and a score; "" if nothing is."""
+    """Description of the fault of a box XYXY and its score; "" if there is none."""
     x1, y1, x2, y2 = box
     if not (x2 > x1 and y2 > y1):
         return f"the box from {x1:g}, {y1:g} to {x2:g}, {y2:g} has no area"
