@@ -28,7 +28,8 @@ import aid  # noqa: F401  (registers models and datasets)
 from aid.data import register_from_file
 from aid.data.images import longest_side
 from aid.engine.setup import check_dataset
-from aid.modeling.teacher import build_teacher, num_teachers
+from aid.modeling.teacher import build_teacher
+from aid.modeling.teacher_keys import DETECTOR, teacher_kinds
 from aid.utils.errors import AIDError, main_with_clear_errors
 from aid.utils.files import output_folder, write_text
 from aid_tools.arguments import (
@@ -138,10 +139,10 @@ def _fail(message: str) -> None:
 def _teachers(cfg: CfgNode, picture: np.ndarray) -> list[tuple[Row, Callable]]:
     """Build the teachers that the config names, if it is the config of a student."""
     teachers = []
-    for number in range(num_teachers(cfg) if cfg.TEACHER.CONFIG_FILE else 0):
-        teacher = build_teacher(cfg, number)
-        if not teacher.has_heads:
+    for number, kind in enumerate(teacher_kinds(cfg) if cfg.TEACHER.CONFIG_FILE else ()):
+        if kind != DETECTOR:
             continue
+        teacher = build_teacher(cfg, number)
         same = teacher.cfg.INPUT.FORMAT == cfg.INPUT.FORMAT
         sample = as_input(picture if same else picture[:, :, ::-1], teacher.cfg)
         name = f"teacher {number + 1}" if number else "teacher"

@@ -210,13 +210,6 @@ def test_a_detector_and_detections_teach_together(student, further, make_batch, 
 @pytest.mark.parametrize(
     ("kind", "opts", "message"),
     [
-        ("retinanet", ["TEACHER.CONFIG_FILE", "a.yaml"], "and TEACHER.CONFIG_FILE are both set"),
-        ("retinanet", ["TEACHER.WEIGHTS", "a.pth"], "and TEACHER.WEIGHTS are both set"),
-        ("retinanet", ["TEACHER.PRECISION", "bfloat16"], "and TEACHER.PRECISION are both set"),
-        ("retinanet", ["UNLABELED.SHARE", 0.5], "and UNLABELED.SHARE are both set: register"),
-        ("retinanet", ["TEACHER.CLASS_MAP", ["0: 0"]], "write the classes of the training set"),
-        ("retinanet", ["TEACHER.INHERIT", True], "no layers to inherit"),
-        ("retinanet", ["TEACHER.EVAL_FIRST", True], "no detector to evaluate"),
         ("retinanet", ["DISTILLATION.LOSSES", ["PKDLoss"]], "PKDLoss needs features"),
         ("retinanet", ["DISTILLATION.LOSSES", ["CrossKDLoss"]], "CrossKDLoss needs a RetinaNet"),
         ("gfl", ["DISTILLATION.LOSSES", ["LocalisationLoss"]], "LocalisationLoss needs heads"),

@@ -27,8 +27,9 @@ from aid.modeling.families import (
 from aid.modeling.families.base import detect
 from aid.modeling.families.merging import LogSumExpOfGroups, MaxOfGroups
 from aid.modeling.inheritance import inherit
-from aid.modeling.teacher import Teacher, TeacherView, build_teacher, map_classes, num_teachers
+from aid.modeling.teacher import Teacher, TeacherView, build_teacher, map_classes
 from aid.modeling.teacher_check import check_match, check_teacher, compare
+from aid.modeling.teacher_keys import teacher_kinds
 from aid.utils.errors import AIDError
 
 KEYS = {
@@ -355,13 +356,13 @@ def test_further_teachers_have_separate_maps(mapped_config, further):
     opts = further(("retinanet", [KEYS["retinanet"], 4]), "faster_rcnn")
     opts += ["TEACHER.MORE_CLASS_MAPS", [["0: 2"], []]]
     cfg = mapped_config("faster_rcnn", ["4: 0"], opts)
-    maps = [build_teacher(cfg, number).class_map for number in range(num_teachers(cfg))]
+    maps = [build_teacher(cfg, number).class_map for number in range(3)]
     assert [x and x.unknown for x in maps] == [[1, 2], [0, 1], None]
     for wrong in ([["0: 2"]], ["0: 2", "0: 1"], [[], [], []]):
         bad = cfg.clone()
         bad.TEACHER.MORE_CLASS_MAPS = wrong
         with pytest.raises(AIDError, match="MORE_CLASS_MAPS is .*each of the 2 further teachers"):
-            num_teachers(bad)
+            teacher_kinds(bad)
     cfg.TEACHER.MORE_CLASS_MAPS = [["7: 2"], []]
     with pytest.raises(AIDError, match=r"TEACHER.MORE_CLASS_MAPS\[0\]: the teacher has no class"):
         build_teacher(cfg, 1)

@@ -1,16 +1,18 @@
 """Config keys of the project, and the loading of its config files."""
 
 from .files import PYTHON, TORCHSCRIPT, check_program, get_value, is_program, load_config
-from .keys import add_aid_config
-from .values import clear_program_errors, clear_value_errors
+from .keys import add_aid_config, default_config
+from .values import changed_keys, clear_program_errors, clear_value_errors
 
 __all__ = [
     "PYTHON",
     "TORCHSCRIPT",
     "add_aid_config",
+    "changed_keys",
     "check_program",
     "clear_program_errors",
     "clear_value_errors",
+    "default_config",
     "get_value",
     "is_program",
     "load_config",

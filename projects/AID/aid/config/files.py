@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import yaml
 from detectron2.config import CfgNode as CN
-from detectron2.config import get_cfg
 
 from ..utils.errors import AIDError
-from .keys import add_aid_config
+from .keys import default_config
 from .limits import read_limited
 
 __all__ = ["PYTHON", "TORCHSCRIPT", "check_program", "get_value", "is_program", "load_config"]
@@ -96,8 +95,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
         AIDError: the file is missing, malformed or too large, a key is unknown, or a value has a
             wrong type.
     """
-    cfg = get_cfg()
-    add_aid_config(cfg)
+    cfg = default_config()
     if not os.path.isfile(config_file):
         raise AIDError(f"config file {config_file} does not exist: check --config-file")
     try:

@@ -1,8 +1,16 @@
 """Config keys of the project, with their defaults."""
 
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
 
-__all__ = ["add_aid_config"]
+__all__ = ["add_aid_config", "default_config"]
+
+
+def default_config() -> CN:
+    """Create Detectron2's default config with the project's keys."""
+    cfg = get_cfg()
+    add_aid_config(cfg)
+    return cfg
 
 
 def add_aid_config(cfg: CN) -> None:

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 import detectron2
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
 from ..utils.errors import AIDError
-from .keys import add_aid_config
+from .keys import default_config
 
 __all__ = ["changed_keys", "clear_program_errors", "clear_value_errors"]
 
@@ -96,9 +96,7 @@ def _place(error: Exception) -> str:
 
 def changed_keys(cfg: CfgNode) -> dict[str, object]:
     """Keys, with dots, whose values are not the defaults."""
-    default = get_cfg()
-    add_aid_config(default)
-    before = dict(_leaves(default))
+    before = dict(_leaves(default_config()))
     return {key: x for key, x in _leaves(cfg) if key not in before or before[key] != x}
 
 

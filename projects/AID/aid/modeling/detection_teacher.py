@@ -1,7 +1,7 @@
 """Teacher of which only detections are known, which any program can have made."""
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList, Instances
 from torch import nn
@@ -17,21 +17,10 @@ from .families import (
 )
 from .teacher_base import TeacherBase, TeacherView
 
-__all__ = ["DetectionTeacher", "build_detection_teacher"]
+__all__ = ["DetectionTeacher"]
 
 # Lower bound of score and IoU in D, which stand for no detection at all.
 MIN_QUALITY = 0.01
-
-# {key of TEACHER: why it cannot be set together with TEACHER.DETECTIONS}.
-REFUSED = {
-    "CONFIG_FILE": "further teachers belong in TEACHER.MORE_CONFIG_FILES",
-    "WEIGHTS": "further teachers belong in TEACHER.MORE_WEIGHTS",
-    "CLASS_MAP": "write the classes of the training set into the file",
-    "INHERIT": "detections have no layers to inherit",
-    "EVAL_FIRST": "there is no detector to evaluate",
-    "DEVICE": "there is no detector to run",
-    "PRECISION": "there is no detector to run",
-}
 
 
 class DetectionTeacher(TeacherBase):
@@ -102,29 +91,3 @@ class DetectionTeacher(TeacherBase):
 
     def follow(self, device: torch.device) -> None:
         self._device = device
-
-
-def build_detection_teacher(cfg: CfgNode, student: nn.Module) -> DetectionTeacher:
-    """Build the teacher that TEACHER.DETECTIONS names.
-
-    Its file is read by the training loader.
-
-    Args:
-        cfg: the student's config.
-        student: as Detectron2 built it.
-
-    Raises:
-        AIDError: a key that needs a network is set, too.
-    """
-    for key, reason in REFUSED.items():
-        if cfg.TEACHER[key]:
-            raise AIDError(
-                f"TEACHER.DETECTIONS and TEACHER.{key} are both set: {reason}; remove one of the "
-                "two"
-            )
-    if cfg.UNLABELED.SHARE > 0:
-        raise AIDError(
-            "TEACHER.DETECTIONS and UNLABELED.SHARE are both set: register images without labels "
-            "with their detections as labels, by register_coco and its min_score"
-        )
-    return DetectionTeacher(student, f"TEACHER.DETECTIONS {cfg.TEACHER.DETECTIONS}")

@@ -10,7 +10,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..utils.errors import AIDError
-from .detection_teacher import build_detection_teacher
+from .detection_teacher import DetectionTeacher
 from .families import (
     PairedPredictions,
     PerInstanceLosses,
@@ -24,6 +24,7 @@ from .placement import to_device
 from .teacher import build_teacher
 from .teacher_base import TeacherBase, TeacherView, resampled
 from .teacher_check import check_teacher
+from .teacher_keys import DETECTION_FILE, teacher_kinds
 from .weighting import TeacherStats, Weighting, Weights, build_weighting
 
 __all__ = ["Distiller", "TeacherOutput"]
@@ -112,8 +113,8 @@ class Distiller:
             AIDError: the config names no usable teacher, weighting or loss; see ``config/keys.py``.
         """
         teacher: TeacherBase
-        if number == 0 and cfg.TEACHER.DETECTIONS:
-            teacher = build_detection_teacher(cfg, student)
+        if teacher_kinds(cfg)[number] == DETECTION_FILE:  # the training loader reads the file
+            teacher = DetectionTeacher(student, f"TEACHER.DETECTIONS {cfg.TEACHER.DETECTIONS}")
         else:
             teacher = build_teacher(cfg, number)
         levels = check_teacher(teacher, student, cfg)

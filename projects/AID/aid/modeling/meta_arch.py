@@ -30,9 +30,9 @@ from .families import (
 from .losses import Context
 from .pseudo_labels import PseudoLabels, is_unlabeled, warn_of_unknown_classes
 from .schedule import Schedule
-from .teacher import num_teachers
 from .teacher_base import TeacherBase, TeacherView
 from .teacher_check import in_eval_mode
+from .teacher_keys import teacher_kinds
 from .weighting import TeacherMixing, Weighting, Weights
 
 __all__ = [
@@ -129,7 +129,7 @@ class DistillationMixin(_Detector):
         schedule = Schedule(cfg)
         self.pseudo_labels = PseudoLabels(cfg)
         with torch.random.fork_rng([] if self.device.type == "cpu" else [self.device]):
-            numbers = range(num_teachers(cfg))
+            numbers = range(len(teacher_kinds(cfg)))
             distillers = [Distiller.from_config(cfg, self, number) for number in numbers]
         if cfg.UNLABELED.SHARE > 0:
             warn_of_unknown_classes(distillers[0].teacher)

@@ -31,10 +31,11 @@ from .families import (
     per_instance_losses,
 )
 from .families.base import detect
-from .feature_teacher import is_network, load_feature_teacher
+from .feature_teacher import load_feature_teacher
 from .lazy_teacher import read_lazy_config
 from .placement import check_device, dtype_named, to_device
 from .teacher_base import TeacherBase, TeacherView, normalized_batch, round_up
+from .teacher_keys import DETECTION_FILE, FEATURE_NETWORK, named, teacher_kinds
 
 __all__ = [
     "Teacher",
@@ -44,7 +45,6 @@ __all__ = [
     "load_teacher",
     "load_teacher_config",
     "map_classes",
-    "num_teachers",
 ]
 
 # Options of TEACHER.PRECISION, besides "".
@@ -162,28 +162,6 @@ def check_square(padded_size: tuple[int, int], square: int, name: str) -> None:
         )
 
 
-def num_teachers(cfg: CfgNode) -> int:
-    """Number of teachers in a student's config: the first and those of TEACHER.MORE_*.
-
-    Raises:
-        AIDError: TEACHER.MORE_CONFIG_FILES and MORE_WEIGHTS differ in length, or are not strings;
-            or TEACHER.MORE_CLASS_MAPS has another length and is not empty.
-    """
-    files, weights = cfg.TEACHER.MORE_CONFIG_FILES, cfg.TEACHER.MORE_WEIGHTS
-    if len(files) != len(weights) or not all(isinstance(x, str) for x in (*files, *weights)):
-        raise AIDError(
-            f"TEACHER.MORE_CONFIG_FILES is {list(files)}, TEACHER.MORE_WEIGHTS {list(weights)}: "
-            "name a config file and weights for each further teacher"
-        )
-    maps = cfg.TEACHER.MORE_CLASS_MAPS
-    if maps and (len(maps) != len(files) or any(isinstance(x, str) for x in maps)):
-        raise AIDError(
-            f"TEACHER.MORE_CLASS_MAPS is {list(maps)}: write one list of entries for each of the "
-            f"{len(files)} further teachers, [] for a teacher with the student's classes"
-        )
-    return 1 + len(files)
-
-
 def build_teacher(cfg: CfgNode, number: int = 0) -> TeacherBase:
     """Build a teacher from a student's config, load its weights and map its classes.
 
@@ -194,11 +172,18 @@ def build_teacher(cfg: CfgNode, number: int = 0) -> TeacherBase:
 
     Raises:
         AIDError: a key is empty, a program is named only in a config file, the weights are the
-            student's, or TEACHER.DEVICE or PRECISION is unknown; see also :func:`load_teacher`,
+            student's, TEACHER.DEVICE or PRECISION is unknown, or the teacher is a file of
+            detections; see also :func:`teacher_kinds`, :func:`load_teacher`,
             :func:`load_feature_teacher` and :func:`map_classes`.
     """
-    config_key, config_file = _named(cfg, "CONFIG_FILE", "MORE_CONFIG_FILES", number)
-    weights_key, weights = _named(cfg, "WEIGHTS", "MORE_WEIGHTS", number)
+    kind = teacher_kinds(cfg)[number]
+    if kind == DETECTION_FILE:
+        raise AIDError(
+            f"TEACHER.DETECTIONS {cfg.TEACHER.DETECTIONS} is {kind} of the training images, known "
+            "in training only: a network is needed here"
+        )
+    config_key, config_file = named(cfg, "CONFIG_FILE", "MORE_CONFIG_FILES", number)
+    weights_key, weights = named(cfg, "WEIGHTS", "MORE_WEIGHTS", number)
     keys = (config_key, weights_key)
     check_program(config_file, config_key)
     own_device, precision = cfg.TEACHER.DEVICE, cfg.TEACHER.PRECISION
@@ -207,8 +192,7 @@ def build_teacher(cfg: CfgNode, number: int = 0) -> TeacherBase:
     dtype = dtype_named("TEACHER.PRECISION", precision, PRECISIONS) if precision else None
     device = own_device or cfg.MODEL.DEVICE
     teacher: TeacherBase
-    if is_network(config_file):
-        _check_keys_of_features(cfg, config_file, number)
+    if kind == FEATURE_NETWORK:
         teacher = load_feature_teacher(
             config_file,
             weights,
@@ -220,12 +204,11 @@ def build_teacher(cfg: CfgNode, number: int = 0) -> TeacherBase:
             keys=keys,
         )
     else:
-        for key, value in ((config_key, config_file), (weights_key, weights)):
-            if not value:
-                raise AIDError(f"{key} is empty: name the teacher's config file and its weights")
+        if not weights:
+            raise AIDError(f"{weights_key} is empty: name the weights of {config_key}")
         teacher = load_teacher(config_file, weights, device, keys=keys, student=cfg)
         if number == 0 or cfg.TEACHER.MORE_CLASS_MAPS:
-            key, entries = _named(cfg, "CLASS_MAP", "MORE_CLASS_MAPS", number)
+            key, entries = named(cfg, "CLASS_MAP", "MORE_CLASS_MAPS", number)
             if entries:
                 map_classes(teacher, entries, _student_classes(cfg), key)
     teacher.stays, teacher.precision = bool(own_device), dtype
@@ -274,19 +257,6 @@ def _student_classes(cfg: CfgNode) -> Sequence[str] | int:
     return known_classes((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), load=True) or number
 
 
-def _check_keys_of_features(cfg: CfgNode, config_file: str, number: int) -> None:
-    """Refuse keys that need a teacher with heads."""
-    keys = {
-        "TEACHER.EVAL_FIRST": cfg.TEACHER.EVAL_FIRST,
-        "TEACHER.INHERIT": cfg.TEACHER.INHERIT and number == 0,
-        "TEACHER.CLASS_MAP": bool(cfg.TEACHER.CLASS_MAP) and number == 0,
-        "UNLABELED.SHARE": cfg.UNLABELED.SHARE > 0 and number == 0,
-    }
-    for key, is_on in keys.items():
-        if is_on:
-            raise AIDError(f"{key} is on, but the teacher {config_file} has no heads: turn it off")
-
-
 def load_teacher(
     config_file: str,
     weights: str,
@@ -330,13 +300,6 @@ def load_teacher(
             f"of {config_key} {config_file}: name the teacher's weights"
         ) from None
     return Teacher(detector, teacher_cfg, f"{config_key} {config_file}", weights)
-
-
-def _named(cfg: CfgNode, first: str, more: str, number: int) -> tuple[str, str]:
-    """Full name and value of a key of TEACHER for the teacher of this number."""
-    if number == 0:
-        return f"TEACHER.{first}", cfg.TEACHER[first]
-    return f"TEACHER.{more}[{number - 1}]", cfg.TEACHER[more][number - 1]
 
 
 def _fits(weights: str, cfg: CfgNode) -> bool:
