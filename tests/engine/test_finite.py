@@ -1,6 +1,7 @@
 """Errors on non-finite losses, and on images that cannot be trained on."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from aid.engine import AIDTrainer
 from aid.engine.accumulation import AccumulatingTrainer
-from aid.engine.finite import naming_images
+from aid.engine.finite import check_finite, naming_images
 from aid.utils.errors import AIDError
 
 KINDS = ["faster_rcnn", "retinanet", "gfl", "fcos"]
@@ -67,6 +68,31 @@ def test_error_names_a_teacher_with_non_finite_features(kind, value, run, make_b
     ) as e:
         run(kind, make_batch((2, 3)), lambda model: break_teacher(model, value))
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("kinds", [("network",), ("detector", "network"), ("detections",)])
+def test_advice_fits_the_kinds_of_teachers(kinds):
+    """Teachers without heads, or without features, cannot be evaluated."""
+    teachers = [
+        SimpleNamespace(name=x, has_heads=x != "network", has_features=x != "detections")
+        for x in kinds
+    ]
+    terms = {"loss_cls": torch.tensor(1.0), "loss_distill_pkd": torch.tensor(torch.nan)}
+    batch = [{"image": torch.zeros(3, 2, 2), "file_name": "0.png"}]
+    with pytest.raises(AIDError, match="is nan on images 0.png, .* turn SOLVER.AMP") as error:
+        check_finite(terms, batch, teachers)
+    names = "detector and network" if "detector" in kinds else "network"
+    assert (f"finite: run {names} on these images" in str(error.value)) == ("network" in kinds)
+    assert "EVAL_FIRST" not in str(error.value)
+
+
+def test_network_without_heads_is_named_in_a_step(run, make_batch):
+    def replace(model):
+        model.teacher.has_heads = False
+        break_teacher(model)
+
+    with pytest.raises(AIDError, match="finite: run TEACHER.CONFIG_FILE .* on these images, where"):
+        run("retinanet", make_batch((2, 3)), replace, ["AID.GRANULARITY", "none"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

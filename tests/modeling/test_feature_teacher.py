@@ -12,6 +12,7 @@ from torch import nn
 from aid.config import load_config
 from aid.modeling.feature_teacher import FeatureTeacher, load_feature_teacher
 from aid.modeling.teacher import build_teacher
+from aid.modeling.teacher_check import check_teacher
 from aid.utils.errors import AIDError
 
 
@@ -172,13 +173,23 @@ def test_images_are_padded_to_whole_patches(make_batch):
     assert torch.equal(padded[:, :, :4, :6], plain)  # the cells of the image are equal
 
 
-def test_dict_keys_are_level_names():
-    class Named(Pyramid):
-        def forward(self, x):
-            p3, p4 = super().forward(x)
-            return {"p4": p4, "p3": p3}
+class Named(Pyramid):
+    """Dict of maps, whose keys are given."""
 
-    assert FeatureTeacher(Named()).levels == ("p3", "p4")
+    def __init__(self, *levels):
+        super().__init__()
+        self.levels = levels
+
+    def forward(self, x):
+        return dict(zip(self.levels, super().forward(x), strict=True))
+
+
+def test_dict_keys_are_level_names(named, tiny_model):
+    assert FeatureTeacher(Named("p3", "p4")).levels == ("p3", "p4")
+    cfg, student = named("python:a:b"), tiny_model("faster_rcnn")
+    assert check_teacher(FeatureTeacher(Named("p3", "stem")), student, cfg) == ("p3",)
+    with pytest.raises(AIDError, match=r"FEATURES is \[\]: .* no level C3, C4: name one of"):
+        check_teacher(FeatureTeacher(Named("C3", "C4")), student, cfg)
 
 
 def test_weighting_by_labels_alone_works(student, script, make_batch, storage, toy_dataset):
@@ -223,7 +234,18 @@ ON = ["AID.GRANULARITY", "instance"]
         (["TEACHER.FEATURES", "['p3']"], r"FEATURES is \['p3'\]"),
         (["TEACHER.FEATURES", "['2: p3']"], "are 0, 1: name one"),
         (["TEACHER.FEATURES", "['0: p3', '1: p3']"], "name one of these for each level"),
-        (["TEACHER.FEATURES", "['0: p9']"], "no common level"),
+        (
+            ["TEACHER.FEATURES", "['0: p9']"],
+            r"^TEACHER.FEATURES is .*: .* no level p9: name",
+        ),
+        (
+            ["TEACHER.FEATURES", "['0: p3', '1: p9']"],
+            "no level p9: .* p2, p3, p4, p5, p6, for",
+        ),
+        (
+            ["DISTILLATION.LEVELS", "['p5']"],
+            "no common level p5: the teacher's features are on",
+        ),
         (["TEACHER.PIXEL_STD", "[1.0]"], "give both a number for each channel"),
         (["TEACHER.PIXEL_STD", "[1.0, 0.0, 1.0]"], "above 0 for PIXEL_STD"),
         (["TEACHER.FORMAT", "L"], "INPUT.FORMAT is RGB in the student, L in the teacher"),
@@ -261,6 +283,14 @@ def test_maps_of_invalid_shape_are_refused():
         FeatureTeacher(Tokens(), ["tokens: p4"])
     with pytest.raises(AIDError, match="has 40x81 cells for an image of 448x896: a map with a s"):
         FeatureTeacher(Means(11), ["0: p4"])
+
+
+def test_maps_that_are_not_finite_are_refused():
+    network = Pyramid()
+    nn.init.constant_(network.second.bias, torch.nan)
+    assert FeatureTeacher(network, ["0: p3"])
+    with pytest.raises(AIDError, match="the output 1 of no file is NaN or infinite on a uniform"):
+        FeatureTeacher(network, ["0: p3", "1: p4"])
 
 
 def test_config_file_cannot_name_a_network(script, student_config):

@@ -53,8 +53,9 @@ class AccumulatingTrainer(SimpleTrainer):
             batches.append(data)
             losses.append({name: term.detach() for name, term in terms.items()})
         self.after_backward()
+        distillers = getattr(getattr(self.model, "module", self.model), "distillers", [])
         for terms, data in zip(losses, batches, strict=True):
-            check_finite(terms, data)
+            check_finite(terms, data, (x.teacher for x in distillers))
         means = {name: sum(x[name] for x in losses) / self.steps for name in losses[0]}
         self._write_metrics(means, data_time)
         self._update()

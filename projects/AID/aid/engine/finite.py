@@ -1,23 +1,27 @@
 """Checks for non-finite losses, with the names of the images that cause them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from ..modeling.teacher_base import TeacherBase
 from ..utils.errors import AIDError
 
 __all__ = ["check_finite", "naming_images"]
 
 
-def check_finite(terms: dict[str, Tensor], batch: list[dict]) -> None:
+def check_finite(
+    terms: dict[str, Tensor], batch: list[dict], teachers: Iterable[TeacherBase] = ()
+) -> None:
     """Check that the losses of a batch are finite.
 
     Args:
         terms: {name: scalar}.
         batch: standard input of a Detectron2 model.
+        teachers: of the student, for the message.
 
     Raises:
         AIDError: an image or only a distillation loss is not finite.
@@ -34,11 +38,18 @@ def check_finite(terms: dict[str, Tensor], batch: list[dict]) -> None:
     reason = f"{', '.join(non_finite.values())} on images {_files(batch)}"
     if all(name.startswith("loss_distill") for name in non_finite):
         raise AIDError(
-            f"{reason}, where the student's own losses are finite: evaluate the teacher, whose "
-            "features may not be (TEACHER.EVAL_FIRST), turn SOLVER.AMP.ENABLED off if it is on, or "
-            "lower DISTILLATION.WEIGHT"
+            f"{reason}, where the student's own losses are finite: {_advice(list(teachers))}turn "
+            "SOLVER.AMP.ENABLED off if it is on, or lower DISTILLATION.WEIGHT"
         )
     raise FloatingPointError(reason)
+
+
+def _advice(teachers: list[TeacherBase]) -> str:
+    """How to check the features of the teachers, if they have any."""
+    if all(x.has_heads and x.has_features for x in teachers):
+        return "evaluate the teacher, whose features may not be (TEACHER.EVAL_FIRST), "
+    networks = " and ".join(x.name for x in teachers if x.has_features)
+    return f"run {networks} on these images, where its features may not be, " if networks else ""
 
 
 @contextmanager

@@ -60,8 +60,8 @@ class FeatureTeacher(TeacherBase):
             name, weights: see the attributes.
 
         Raises:
-            AIDError: the network fails on an image or has no such maps, or the normalization is
-                invalid.
+            AIDError: the network fails on an image, has no such maps or maps with NaN or infinity,
+                or the normalization is invalid.
         """
         if len(pixel_mean) != len(pixel_std) or not all(0 < x < math.inf for x in pixel_std):
             raise AIDError(
@@ -158,6 +158,11 @@ class FeatureTeacher(TeacherBase):
             raise AIDError(
                 f"TEACHER.FEATURES: the output {self._sources[level]} of {self.name} is {actual}: "
                 "a map (N, C, H, W) is needed; wrap the network in one that reshapes its tokens"
+            )
+        if not features.isfinite().all():
+            raise AIDError(
+                f"TEACHER.FEATURES: the output {self._sources[level]} of {self.name} is NaN or "
+                "infinite on a uniform image: check the network and its weights"
             )
         height, width = features.shape[2:]
         stride = PROBE[1] // max(width, 1)

@@ -42,11 +42,14 @@ def check_teacher(teacher: TeacherBase, student: nn.Module, cfg: CfgNode) -> tup
     A warning is logged if teacher and student are tested at much different image sizes.
 
     Raises:
-        AIDError: see :func:`check_match`; or the teacher cannot process the student's images, or
-            cannot be evaluated as TEACHER.EVAL_FIRST requires.
+        AIDError: see :func:`check_match`; or the teacher cannot process the student's images,
+            cannot be evaluated as TEACHER.EVAL_FIRST requires, or has features on levels that the
+            student lacks.
     """
     if teacher.has_heads and teacher.has_features:
         _check_padding(teacher, student, cfg)
+    if not teacher.has_heads:
+        _check_levels(teacher, student, cfg.TEACHER.FEATURES)
     if cfg.TEACHER.EVAL_FIRST and teacher.cfg.INPUT.MIN_SIZE_TEST == UNKNOWN_SIZE:
         raise AIDError(
             f"TEACHER.EVAL_FIRST is on, but dataloader.test.mapper in {teacher.name} is not a "
@@ -87,7 +90,8 @@ def check_match(
     missing = [level for level in wanted if level not in shared]
     if missing or not wanted:
         raise AIDError(
-            f"DISTILLATION.LEVELS: no common level {', '.join(missing)}: the teacher's heads read "
+            f"DISTILLATION.LEVELS: no common level {', '.join(missing)}: the teacher's "
+            f"{'heads read' if teacher.has_heads else 'features are on'} "
             f"{', '.join(teacher.levels)} ({teacher.name}), the student's backbone gives "
             f"{', '.join(student_shapes)}"
         )
@@ -99,6 +103,24 @@ def check_match(
                 f"student; leave it out of DISTILLATION.LEVELS ({teacher.name})"
             )
     return tuple(sorted(wanted, key=lambda level: student_shapes[level].stride))
+
+
+def _check_levels(teacher: TeacherBase, student: nn.Module, features: list[str]) -> None:
+    """Refuse levels of a feature teacher that the student lacks.
+
+    Args:
+        teacher: without heads.
+        student: as Detectron2 built it.
+        features: TEACHER.FEATURES. If it is empty, the network names the levels, and may have more.
+    """
+    known = student.backbone.output_shape()
+    unknown = [level for level in teacher.levels if level not in known]
+    if unknown and (features or len(unknown) == len(teacher.levels)):
+        raise AIDError(
+            f"TEACHER.FEATURES is {list(features)}: the student has no level "
+            f"{', '.join(unknown)}: name one of its levels, {', '.join(known)}, for each output of "
+            f"the teacher of {teacher.name}"
+        )
 
 
 def is_of_another_size(teacher: TeacherBase, cfg: CfgNode) -> bool:
