@@ -28,7 +28,7 @@ from aid_tools.arguments import (
     add_weights,
     make_parser,
 )
-from aid_tools.visualization.load import choose_images, load_records
+from aid_tools.visualization.load import check_student, choose_images, load_records
 from aid_tools.visualization.pages import Pages
 
 
@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         raise AIDError(
             f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU here: add --num-gpus 0"
         )
+    check_student(cfg)
     cfg.SEED = max(cfg.SEED, 0)
     dataset = args.dataset or next(iter(cfg.DATASETS.TEST), None)
     if dataset is None:

@@ -146,6 +146,11 @@ def test_sweep_over_sizes_batches_and_instances(config_file, benchmark, tmp_path
         (["AID.ALFA", "1"], "AID.ALFA"),
         (["AID.WEIGHTING", "ConstantWeighting"], "does not use the teacher's losses"),
         (["TEACHER.CONFIG_FILE", ""], "TEACHER.CONFIG_FILE is empty"),
+        (["TEACHER.CONFIG_FILE", "vit.pt"], "the teacher is a network without heads, but a det"),
+        (
+            ["TEACHER.CONFIG_FILE", "", "TEACHER.DETECTIONS", "f.json"],
+            "the teacher is a file of detections, but a detector is measured: set TEACHER.CONFIG_F",
+        ),
         (
             ["TEACHER.MORE_CONFIG_FILES", "['t.yaml']"],
             "names further teachers, but only one can be",

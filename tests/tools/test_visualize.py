@@ -60,6 +60,10 @@ def test_pages_and_contact_sheet_are_written(call):
     "args, message",
     [
         (["--dataset", "nothing"], "--dataset 'nothing' is not registered"),
+        (
+            ["--dataset", "nothing", "TEACHER.DETECTIONS", "found.json"],
+            "TEACHER.DETECTIONS found.json has no features to draw: choose",
+        ),
         (["--images", "9.png"], "--images: the dataset has no image '9.png'"),
         (["--weights", "nowhere.pth"], "--weights nowhere.pth cannot be read"),
         (["--contact-sheet", "-1"], "--contact-sheet -1: give a number from 0"),

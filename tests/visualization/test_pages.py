@@ -92,6 +92,18 @@ def test_detector_without_teacher_is_refused(tiny_config):
         build_student(load_config(tiny_config("faster_rcnn")))
 
 
+def test_network_without_heads_is_drawn(student_config, toy_dataset, tmp_path):
+    torch.jit.script(torch.nn.Conv2d(3, 5, 16, stride=16)).save(tmp_path / "patches.ts")
+    opts = ["DISTILLATION.LOSSES", ["FitNetLoss"], "AID.GRANULARITY", "none"]
+    student_config("faster_rcnn", opts=opts)
+    network = ["TEACHER.CONFIG_FILE", "patches.ts", "TEACHER.WEIGHTS", ""]
+    network += ["TEACHER.FEATURES", "['0: p3', '0: p4']"]
+    cfg = load_config(str(tmp_path / "faster_rcnn_student.yaml"), network)
+    paths, pages = write(cfg, toy_dataset, str(tmp_path / "pages"))
+    assert len(paths) == 2 and "AID.GRANULARITY none does not use the loss D" in pages.notes[-1]
+    assert pages._teachers()[0].endswith("patches.ts")
+
+
 def test_images_are_chosen_by_number_or_name(toy_dataset):
     records = DatasetCatalog.get(toy_dataset)
     assert names(choose_images(records, "3")) == ["0.png", "2.png", "4.png"]

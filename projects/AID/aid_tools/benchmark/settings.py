@@ -9,6 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from aid.config import load_config
 from aid.data.register import register_from_file
 from aid.modeling.meta_arch import DistillationMixin
+from aid.modeling.teacher_keys import DETECTOR, teacher_kinds
 from aid.modeling.weighting import build_weighting
 from aid.utils.errors import AIDError
 
@@ -80,7 +81,7 @@ class Settings:
 
         Raises:
             AIDError: see :func:`load_config`; or the config is not that of a student whose
-                weighting uses one teacher's losses.
+                weighting uses the losses of one detector as teacher.
         """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -94,12 +95,16 @@ class Settings:
                 f"{self.config_file}: MODEL.META_ARCHITECTURE {name} has no teacher: choose a "
                 "student's config, such as configs/AID/faster_rcnn_R18_from_R101.yaml"
             )
-        if not cfg.TEACHER.CONFIG_FILE:
-            raise AIDError(f"{self.config_file}: TEACHER.CONFIG_FILE is empty: set it")
         if cfg.TEACHER.MORE_CONFIG_FILES:
             raise AIDError(
                 f"{self.config_file}: TEACHER.MORE_CONFIG_FILES names further teachers, but only "
                 "one can be measured: add TEACHER.MORE_CONFIG_FILES [] TEACHER.MORE_WEIGHTS []"
+            )
+        (kind,) = teacher_kinds(cfg)
+        if kind != DETECTOR:
+            raise AIDError(
+                f"{self.config_file}: the teacher is {kind}, but a detector is measured: set "
+                "TEACHER.CONFIG_FILE to its YAML config"
             )
         cfg.AID.GRANULARITY = "instance"
         if not build_weighting(cfg).requires_stats:

@@ -18,10 +18,29 @@ from aid.checkpoint import (
 from aid.engine.setup import check_dataset
 from aid.modeling.build import build_detector
 from aid.modeling.inheritance import inherit
-from aid.modeling.meta_arch import DistillationMixin
+from aid.modeling.meta_arch import DistillationMixin, plain_architecture
 from aid.utils.errors import AIDError
 
-__all__ = ["build_student", "choose_images", "load_records", "load_trained"]
+__all__ = ["build_student", "check_student", "choose_images", "load_records", "load_trained"]
+
+
+def check_student(cfg: CfgNode) -> None:
+    """Check that a config is that of a student whose teachers have features.
+
+    Raises:
+        AIDError: it uses no distillation, or has a teacher without features.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    if plain_architecture(name) == name:
+        raise AIDError(
+            f"MODEL.META_ARCHITECTURE {name} has no teacher: choose the config of a student with "
+            "distillation, such as those in configs/AID"
+        )
+    if cfg.TEACHER.DETECTIONS:
+        raise AIDError(
+            f"TEACHER.DETECTIONS {cfg.TEACHER.DETECTIONS} has no features to draw: choose the "
+            "config of a student with a network as teacher"
+        )
 
 
 def build_student(cfg: CfgNode) -> DistillationMixin:
@@ -31,15 +50,11 @@ def build_student(cfg: CfgNode) -> DistillationMixin:
         cfg: the student's config. Weights that MODEL.WEIGHTS lacks are initialized by SEED.
 
     Raises:
-        AIDError: the config uses no distillation, or the student or a teacher cannot be built.
+        AIDError: see :func:`check_student`; or the student or a teacher cannot be built.
     """
+    check_student(cfg)
     seed_all_rng(cfg.SEED)
     student = build_detector(cfg)
-    if not isinstance(student, DistillationMixin):
-        raise AIDError(
-            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no teacher: choose the "
-            "config of a student with distillation, such as those in configs/AID"
-        )
     student.build_distillation(cfg)
     StudentCheckpointer(student).load(cfg.MODEL.WEIGHTS, checkpointables=[])
     if cfg.TEACHER.INHERIT:

@@ -138,7 +138,8 @@ class Pages:
         titles = []
         for k, distiller in enumerate(distillers, start=1):
             number = f" {k} of {len(distillers)}" if len(distillers) > 1 else ""
-            path = os.path.normpath(distiller.teacher.weights)
+            teacher = distiller.teacher
+            path = os.path.normpath(teacher.weights if teacher.has_heads else teacher.name)
             titles.append(f"Teacher{number}: {os.path.join(*path.split(os.sep)[-2:])}")
         return titles
 
