@@ -76,6 +76,29 @@ def test_settings_outside_the_model_may_change(configure, earlier):
     assert cfg.SOLVER.MAX_ITER == 9
 
 
+def test_changed_keys_are_reported_at_resume(configure, earlier, out):
+    def lines() -> list[str]:
+        return [x for x in (out / "log.txt").read_text().splitlines() if "keys of the run dif" in x]
+
+    same = ["SOLVER.MAX_ITER", 9, "DATALOADER.NUM_WORKERS", 1, "MODEL.WEIGHTS", "moved.pth"]
+    same += ["TEACHER.INHERIT", True, "VIS_PERIOD", 5, "TEST.EVAL_PERIOD", 3]
+    configure("--num-gpus", "0", "--resume", opts=same)
+    assert lines() == []
+    other = ["TEACHER.DETECTIONS", "b.json", "UNLABELED.SHARE", 0.5, "SOLVER.ACCUMULATION_STEPS", 2]
+    other += ["TEACHER.CLASS_MAP", ["a: b"], "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.3]
+    configure("--num-gpus", "0", "--resume", opts=other)
+    (line,) = lines()
+    assert "WARNING" in line and line.endswith(
+        "--resume: from here on keys of the run differ from those before it stopped: "
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.05 -> 0.3; SOLVER.ACCUMULATION_STEPS 1 -> 2; "
+        "TEACHER.CLASS_MAP [] -> ['a: b']; TEACHER.DETECTIONS '' -> 'b.json'; "
+        "UNLABELED.SHARE 0.0 -> 0.5; to go on as before, leave them as they were"
+    )
+    configure("--num-gpus", "0", "--resume", opts=other)  # which are in config.yaml by now
+    configure("--num-gpus", "0", opts=["TEACHER.DETECTIONS", "c.json"])  # a new run
+    assert len(lines()) == 1
+
+
 def test_folder_without_a_checkpoint_is_not_compared(configure, out):
     configure("--num-gpus", "0")
     configure("--num-gpus", "0", "--resume", opts=["MODEL.FPN.OUT_CHANNELS", 4])

@@ -35,7 +35,7 @@ __all__ = [
 LOGGERS = ("fvcore", "detectron2", "aid")
 
 # Keys that must not change when a run is resumed: they determine the weights and the optimizer in
-# its checkpoints. Names with a dot at the end stand for sections.
+# its checkpoints. Names with a dot at the end stand for sections, without keys that end in _TEST.
 DISTILLATION = (
     "DISTILLATION.LOSSES",
     "DISTILLATION.LEVELS",
@@ -45,14 +45,23 @@ DISTILLATION = (
 )
 MORE_TEACHERS = "the length of TEACHER.MORE_CONFIG_FILES"
 STATE = ("MODEL.", "MODEL_EMA.ENABLED", "SOLVER.OPTIMIZER", *DISTILLATION, MORE_TEACHERS)
-# Exceptions, in addition to keys that end in _TEST.
-MAY_CHANGE = ("MODEL.DEVICE", "MODEL.WEIGHTS")
+# Keys that may change, without a warning.
+MAY_CHANGE = (
+    # Where a run computes, and how often it writes.
+    *("OUTPUT_DIR", "MODEL.DEVICE", "TEACHER.DEVICE", "DATALOADER.NUM_WORKERS", "CUDNN_BENCHMARK"),
+    *("VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"),
+    # Read at the start of a new run only.
+    *("MODEL.WEIGHTS", "TEACHER.INHERIT", "TEACHER.EVAL_FIRST", "TEACHER.COMPARE_BATCHES"),
+    "SOLVER.MAX_ITER",  # raised to train longer
+    "SEED",  # compared with that of the checkpoint, when it is loaded
+)
 
 
 def check_output_folder(cfg: CfgNode, resume: bool) -> None:
     """Create the output folder if missing, and check that this run may write to it.
 
-    Files in the folder are not changed.
+    Files in the folder are not changed. A warning lists the keys that differ from those of the run
+    to resume, unless they may change.
 
     Args:
         cfg: of the run.
@@ -72,11 +81,22 @@ def check_output_folder(cfg: CfgNode, resume: bool) -> None:
     # Main process only: the others may read the config.yaml that it is about to write.
     if comm.is_main_process() and resume and _has_checkpoint(folder):
         changed = _changed_keys(cfg)
-        if changed:
+        refused = [
+            f"{key} is {before} there, {now} here"
+            for key, (before, now) in changed.items()
+            if key.startswith(STATE) and not key.endswith("_TEST")
+        ]
+        if refused:
             raise AIDError(
                 f"--resume: the run in OUTPUT_DIR {folder} has another model or optimizer: "
-                f"{'; '.join(changed[:3])}{'; ...' if len(changed) > 3 else ''}: choose another "
+                f"{'; '.join(refused[:3])}{'; ...' if len(refused) > 3 else ''}: choose another "
                 "OUTPUT_DIR, or leave these keys as they were"
+            )
+        if changed:
+            logging.getLogger(__name__).warning(
+                "--resume: from here on keys of the run differ from those before it stopped: %s; "
+                "to go on as before, leave them as they were",
+                "; ".join(f"{key} {before!r} -> {now!r}" for key, (before, now) in changed.items()),
             )
 
 
@@ -180,26 +200,25 @@ def _has_checkpoint(folder: str) -> bool:
     return os.path.isfile(os.path.join(folder, "last_checkpoint"))
 
 
-def _changed_keys(cfg: CfgNode) -> list[str]:
-    """List keys whose values are incompatible with the folder's checkpoints.
+def _changed_keys(cfg: CfgNode) -> dict[str, tuple[object, object]]:
+    """Find the keys, except MAY_CHANGE, that differ from the config.yaml of the run to resume.
 
     The architecture comes first, as other differences follow from it.
 
     Returns:
-        Descriptions of the differences from the folder's config.yaml.
+        {key: (value there, value here)}
     """
     path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     if not os.path.isfile(path):  # the weights are checked when they are loaded
-        return []
+        return {}
     # Dumped, so that lists and tuples compare equal.
     before, now = (_state(x) for x in (load_config(path), cfg))
     keys = sorted(before.keys() | now.keys(), key=lambda x: (x != "MODEL.META_ARCHITECTURE", x))
-    return [
-        f"{key} is {before.get(key)} there, {now.get(key)} here"
+    return {
+        key: (before.get(key), now.get(key))
         for key in keys
-        if key.startswith(STATE) and key not in MAY_CHANGE and not key.endswith("_TEST")
-        if before.get(key) != now.get(key)
-    ]
+        if key not in MAY_CHANGE and before.get(key) != now.get(key)
+    }
 
 
 def _state(cfg: CfgNode) -> dict[str, object]:

@@ -298,9 +298,12 @@ class AIDTrainer(DefaultTrainer):
         return {**super().state_dict(), "conditions": self._conditions()}
 
     def _conditions(self) -> dict[str, int]:
-        """Values by name that must not change between a run and its resumption."""
+        """Values by name of which a warning follows if they differ when the run is resumed.
+
+        Other keys are compared with config.yaml, see :func:`check_output_folder`. The seed is here
+        because it is restored from a checkpoint if that file is lost.
+        """
         conditions = {"SEED": self.cfg.SEED, "number of processes": comm.get_world_size()}
-        conditions["SOLVER.ACCUMULATION_STEPS"] = self.cfg.SOLVER.ACCUMULATION_STEPS
         with suppress(AttributeError, TypeError):  # a loader that a subclass has built
             conditions["number of training images"] = len(self.data_loader.dataset)
         return conditions
