@@ -1,7 +1,9 @@
 """Loading of config files, and the content of those in configs/."""
 
 import glob
+import json
 import os
+import shlex
 
 import pytest
 import torch
@@ -161,7 +163,7 @@ def test_mask_head_equals_the_model_zoo():
     "text, message",
     [
         ("MODEL: [1, 2\n", "not plain YAML"),
-        ("AID:\n  ALPHA: much\n", "AID.ALPHA|Type mismatch"),
+        ("AID:\n  ALPHA: much\n", "AID.ALPHA is 'much', but must be a number"),
         ("AID:\n  APLHA: 0.1\n", "Non-existent config key: AID.APLHA"),
         ("_BASE_: gone.yaml\n", "gone.yaml"),
         ("", "no mapping of keys"),
@@ -280,11 +282,103 @@ def test_invalid_options_and_missing_file_are_refused(tmp_path):
             load_config(str(path), opts)
 
 
-def test_integer_for_a_float_is_refused(tmp_path):
+@pytest.mark.parametrize("version", ["", "VERSION: 1\n", "VERSION: 2\n"])
+def test_whole_number_is_taken_for_a_float(version, tmp_path):
     path = tmp_path / "whole.yaml"
-    path.write_text("AID:\n  ALPHA: 0\n")
-    with pytest.raises(AIDError, match="AID.ALPHA; write a whole number as 1.0"):
+    path.write_text(f"{version}AID:\n  ALPHA: 3\nDISTILLATION:\n  PKD:\n    WEIGHT: '7'\n")
+    cfg = load_config(str(path), ["DISTILLATION.BALANCE", "10", "SOLVER.BASE_LR", 1])
+    values = (cfg.AID.ALPHA, cfg.DISTILLATION.PKD.WEIGHT, cfg.DISTILLATION.BALANCE)
+    assert values == (3, 7, 10) and all(type(x) is float for x in (*values, cfg.SOLVER.BASE_LR))
+    assert cfg.SOLVER.BASE_LR == 1 and cfg.AID.CONSTANT == 1
+
+
+@pytest.mark.parametrize(
+    "key, value, message, spelling",
+    [
+        ("DATASETS.UNLABELED", "un", "'un', but must be a list", """'("un",)'"""),
+        ("DATASETS.TRAIN", "a,b", "'a,b', but must be a list", """'("a", "b")'"""),
+        ("DATASETS.TEST", "", "'', but must be a list", "'()'"),
+        ("DISTILLATION.LOSSES", "PKDLoss", "'PKDLoss', but must be a list", """'["PKDLoss"]'"""),
+        ("AID.DISTRUSTED_CLASSES", "[a, b]", "'[a, b]', but must be a list", """'["a", "b"]'"""),
+        ("INPUT.MIN_SIZE_TRAIN", "800", "800, but must be a list", "'(800,)'"),
+        ("TEACHER.INHERIT", "true", "'true', but must be True or False", "True"),
+        ("TEACHER.INHERIT", "0", "0, but must be True or False", "False"),
+        ("TEACHER.INHERIT", "perhaps", "'perhaps', but must be True or False", ""),
+        ("SOLVER.MAX_ITER", "1e3", "1000.0, but must be a whole number", "1000"),
+        ("SOLVER.MAX_ITER", "2.5", "2.5, but must be a whole number", ""),
+        ("AID.ALPHA", "much", "'much', but must be a number", ""),
+        ("OUTPUT_DIR", "5", "5, but must be a text", """'"5"'"""),
+        ("AID", "5", "5, but is a section: set keys in it, such as AID.WEIGHTING", ""),
+    ],
+)
+def test_value_of_a_wrong_type_is_answered_by_the_right_spelling(
+    key, value, message, spelling, tmp_path
+):
+    path, (*sections, name) = tmp_path / "run.yaml", key.split(".")
+
+    def write(value: str) -> str:
+        opening = "".join(f"{x}: {{" for x in sections)
+        path.write_text(f"{opening}{name}: {value}{'}' * len(sections)}")
+        return str(path)
+
+    expected = f"{key} is {message}{': write ' if spelling else ''}{spelling}"
+    with pytest.raises(AIDError) as error:
+        load_config(write(json.dumps(value)))
+    assert str(error.value) == f"{path}: {expected}"
+    path.write_text("VERSION: 2\n")
+    with pytest.raises(AIDError) as error:
+        load_config(str(path), [key, value])
+    assert str(error.value) == f"command line options: {expected}"
+    if spelling:
+        load_config(str(path), [key, *shlex.split(spelling)])
+        load_config(write(spelling))
+
+
+def test_section_in_place_of_a_value_is_refused(tmp_path):
+    (tmp_path / "run.yaml").write_text("AID: {ALPHA: {BETA: 1}}\n")
+    with pytest.raises(AIDError, match="run.yaml: AID.ALPHA is a section, but must be a number$"):
+        load_config(str(tmp_path / "run.yaml"))
+
+
+@pytest.mark.parametrize(
+    "key, nearest",
+    [
+        ("DISTILATION.BALANCE", "DISTILLATION.BALANCE"),
+        ("distillation.balance", "DISTILLATION.BALANCE"),
+        ("DISTILLATION.BALANCED", "DISTILLATION.BALANCE"),
+        ("AID.COEFICIENTS.CLSS", "AID.COEFFICIENTS.CLS"),
+        ("TEACHER.WEIGHT", "TEACHER.WEIGHTS"),
+        ("DISTILLATION.BOGUS", None),
+        ("QQ.ALPHA", None),
+    ],
+)
+def test_nearest_key_is_suggested(key, nearest, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("VERSION: 2\n")
+    hint = rf" \(did you mean {nearest}\?\)$" if nearest else "$"
+    with pytest.raises(AIDError, match=f"options: Non-existent config key: {key}{hint}"):
+        load_config(str(path), [key, "1"])
+    sections = key.split(".")
+    path.write_text("{" + ": {".join(sections) + ": 1" + "}" * len(sections))
+    with pytest.raises(AIDError, match="run.yaml: Non-existent config key: ") as error:
         load_config(str(path))
+    assert ("did you mean" in str(error.value)) == (nearest is not None)
+
+
+def test_file_of_nearly_the_same_name_is_suggested(tmp_path, monkeypatch):
+    (tmp_path / "retinanet_R18.yaml").write_text("_BASE_: bace.yaml\n")
+    (tmp_path / "base.yaml").write_text("VERSION: 2\n")
+    with pytest.raises(AIDError, match=f"does not exist .did you mean {tmp_path}/retinanet_R18.ya"):
+        load_config(str(tmp_path / "retinanet_R81.yaml"))
+    with pytest.raises(AIDError, match=f"R18.yaml: .*bace.yaml.*did you mean {tmp_path}/base.yaml"):
+        load_config(str(tmp_path / "retinanet_R18.yaml"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AIDError, match=r"does not exist \(did you mean base.yaml\?\): check"):
+        load_config("bas.yaml")
+    with pytest.raises(AIDError, match=r"no/such.yaml does not exist: check"):
+        load_config("no/such.yaml")
+    with pytest.raises(AIDError, match=r"2x.yaml was .*mean COCO-Detection/retinanet_R_50"):
+        load_teacher_config("COCO-Detection/retinanet_R_50_FPN_2x.yaml")
 
 
 def test_home_folder_in_output_dir_is_expanded(tmp_path, monkeypatch):
@@ -333,5 +427,5 @@ def test_paths_of_more_teachers_are_resolved_like_the_first(tmp_path):
         assert list(cfg.TEACHER[key]) == [str(tmp_path / "teacher.yaml")]
     for invalid in ("3", "teacher.yaml"):
         path.write_text(f"TEACHER:\n  {key}: {invalid}\n")
-        with pytest.raises(AIDError, match=f"Type mismatch.*TEACHER.{key}"):
+        with pytest.raises(AIDError, match=f"TEACHER.{key} is .*, but must be a list: write"):
             load_config(str(path))

@@ -8,8 +8,7 @@ import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from aid.config import load_config
-from aid.config.values import _leaves, changed_keys
+from aid.config import changed_keys, flat_keys, load_config
 from aid.engine import AIDTrainer
 from aid.modeling.build import build_detector
 from aid.utils.errors import AIDError
@@ -143,7 +142,7 @@ def test_random_values_run_or_raise_a_one_line_error(seed, run_config):
     kind = ["faster_rcnn", "retinanet", "fcos"][seed % 3]
     leaves = {
         key: value
-        for key, value in _leaves(run_config("run", kind))
+        for key, value in flat_keys(run_config("run", kind)).items()
         if key.startswith(("MODEL.", "SOLVER.")) and not key.startswith(KEPT)
     }
     set_keys = changed_keys(run_config("run", kind)).keys() & leaves.keys()

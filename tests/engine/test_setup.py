@@ -144,6 +144,8 @@ def test_settings_without_effect_are_refused(configure):
 
 
 def test_evaluation_needs_no_training_set(configure):
+    with pytest.raises(AIDError, match=r"'kiti_train' is not registered .did you mean kitti_train"):
+        configure(opts=["DATASETS.TRAIN", ("kiti_train",)])
     with pytest.raises(AIDError, match="'gone' is not registered"):
         configure(opts=["DATASETS.TRAIN", ("gone",)])
     configure("--eval-only", opts=["DATASETS.TRAIN", ("gone",)])

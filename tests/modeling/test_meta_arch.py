@@ -234,7 +234,7 @@ def test_empty_or_unknown_losses_are_refused(student_config):
     with pytest.raises(AIDError, match="DISTILLATION.LOSSES is empty"):
         build_model(cfg).build_distillation(cfg)
     cfg = student_config("faster_rcnn", opts=["DISTILLATION.LOSSES", ["FGD"]])
-    with pytest.raises(AIDError, match="'FGD' is unknown, choose from AttentionGuidedLoss"):
+    with pytest.raises(AIDError, match=r"'FGD' is unknown \(did you mean FGDLoss\?\), choose"):
         build_model(cfg).build_distillation(cfg)
     cfg = student_config("faster_rcnn", opts=["DISTILLATION.SCALE", "mean"])
     with pytest.raises(AIDError, match="DISTILLATION.SCALE: 'mean'"):

@@ -109,7 +109,12 @@ def test_fpn_levels_of_each_family(file, levels, repository):
 @pytest.mark.parametrize(
     "name, features, norm, message",
     [
-        ("mobilenet_v9", FEATURES, "BN", "'mobilenet_v9' is unknown, choose one of alexnet"),
+        (
+            "mobilenet_v9",
+            FEATURES,
+            "BN",
+            "unknown .did you mean mobilenet_v2.., choose one of a",
+        ),
         ("resnet18", FEATURES, "BN", "Detectron2 has ResNets of its own; .*torchvision://resnet18"),
         ("vit_b_16", FEATURES, "BN", "vit_b_16 has no features of stride 4, 8, 16, 32"),
         ("swin_t", FEATURES, "BN", "swin_t has no features of stride"),

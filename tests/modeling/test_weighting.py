@@ -198,6 +198,11 @@ def test_relative_weights_before_the_first_instance():
         ("AID.GRANULARITY", "pixel", "AID.GRANULARITY: 'pixel' is unknown.*instance"),
         ("AID.BACKGROUND", "zero", "AID.BACKGROUND: 'zero' is unknown.*mean"),
         ("AID.WEIGHTING", "Linear", "AID.WEIGHTING: 'Linear' is unknown.*ExponentialWeighting"),
+        (
+            "AID.WEIGHTING",
+            "ConstWeighting",
+            r"unknown \(did you mean ConstantWeighting\?\)",
+        ),
         ("AID.ALPHA", -0.1, "AID.ALPHA is -0.1"),
         (("AID.WEIGHTING", "ConstantWeighting", "AID.CONSTANT"), -1.0, "AID.CONSTANT is -1"),
         (("AID.WEIGHTING", "RelativeWeighting", "AID.MOMENTUM"), 1.0, "AID.MOMENTUM is 1"),

@@ -124,6 +124,8 @@ def test_jobs_of_a_single_experiment(study):
     assert all_folders[-3:] == second_folders and len(all_folders) == 14
     with pytest.raises(AIDError, match="has no experiment third: choose from first, second"):
         study("first", "third")
+    with pytest.raises(AIDError, match=r"no experiment frist \(did you mean first\?\): choose"):
+        study("frist")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,14 @@ def test_jobs_of_a_single_experiment(study):
     [
         ({"rules": {}}, "uses 'plain_student', which is not defined"),
         ({"regimes": {"gap": {"student": "day"}}}, "uses 'teacher', which is not defined"),
+        (
+            {"detectors": {"nets": {}}},
+            r"uses 'net', which is not defined \(did you mean nets\?\)$",
+        ),
+        (
+            {"rules": {**CONTENT["rules"], "aid": {"AID.APLHA": 0.3}}},
+            r"Non-existent config key: AID.APLHA \(did you mean AID.ALPHA\?\)$",
+        ),
         ({"experiments": 3}, "does not have the structure of a study"),
         (
             {"experiments": {"endless": {**FIRST, "seeds": list(range(2000))}}},

@@ -119,8 +119,10 @@ def test_images_are_chosen_by_number_or_name(toy_dataset):
 
 def test_unknown_or_mismatched_datasets_are_refused(student_config, toy_dataset):
     cfg = student_config("faster_rcnn")
-    with pytest.raises(AIDError, match="--dataset 'nothing' is not registered"):
+    with pytest.raises(AIDError, match="--dataset 'nothing' is not registered: choose"):
         load_records(cfg, "nothing")
+    with pytest.raises(AIDError, match=r"'kitti_trian' is .* \(did you mean kitti_train\?\)"):
+        load_records(cfg, "kitti_trian")
     assert len(load_records(cfg, toy_dataset)) == 7
     MetadataCatalog.get(toy_dataset).thing_classes.append("Tram")
     with pytest.raises(AIDError, match="has 4 classes"):

@@ -8,10 +8,13 @@ import yaml
 from detectron2.config import CfgNode as CN
 
 from ..utils.errors import AIDError
+from ..utils.suggestions import did_you_mean_file
+from .access import flat_keys, get_value, set_value
 from .keys import default_config
 from .limits import read_limited
+from .mistakes import describe
 
-__all__ = ["PYTHON", "TORCHSCRIPT", "check_program", "get_value", "is_program", "load_config"]
+__all__ = ["PYTHON", "TORCHSCRIPT", "check_program", "is_program", "load_config"]
 
 # Keys of the section TEACHER that are paths of config files.
 TEACHER_CONFIG_KEYS = ("CONFIG_FILE", "MORE_CONFIG_FILES")
@@ -81,7 +84,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
 
     Paths in TEACHER.CONFIG_FILE and TEACHER.MORE_CONFIG_FILES that are relative to the file that
     sets them become absolute, so that the dumped config is valid in any folder. A ``~`` at the
-    start of OUTPUT_DIR is the home folder, as in a shell.
+    start of OUTPUT_DIR is the home folder, as in a shell. Whole numbers are taken for floats.
 
     Args:
         config_file: path of the YAML file.
@@ -97,26 +100,12 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
     """
     cfg = default_config()
     if not os.path.isfile(config_file):
-        raise AIDError(f"config file {config_file} does not exist: check --config-file")
-    try:
-        reader = type("_Reading", (_Reader,), {})
-        read = reader.load_yaml_with_base(config_file, allow_unsafe=allow_unsafe)
-        cfg.merge_from_file(config_file, allow_unsafe=allow_unsafe)
-    except yaml.YAMLError as error:
         raise AIDError(
-            f"{config_file}: not plain YAML: {_one_line(error)}; object tags are refused"
-        ) from error
-    except (AssertionError, KeyError, TypeError, ValueError, OSError) as error:
-        raise AIDError(f"{config_file}: {_one_line(error)}") from error
-    except RecursionError as error:
-        raise AIDError(f"{config_file}: lists or keys are nested too deeply") from error
-    for key, value in read.get("TEACHER", {}).items():
-        if key in TEACHER_CONFIG_KEYS:
-            cfg.TEACHER[key] = value
-    try:
-        cfg.merge_from_list(list(opts))
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise AIDError(f"command line options: {_one_line(error)}") from error
+            f"config file {config_file} does not exist{did_you_mean_file(config_file)}: check "
+            "--config-file"
+        )
+    _merge_file(cfg, config_file, allow_unsafe)
+    _merge_options(cfg, list(opts))
     for key in TEACHER_CONFIG_KEYS:
         cfg.TEACHER[key] = _all_beside(config_file, cfg.TEACHER[key])
         if f"TEACHER.{key}" in opts[::2]:
@@ -125,6 +114,46 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
     _check_none(cfg)
     cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
     return cfg
+
+
+def _merge_file(cfg: CN, config_file: str, allow_unsafe: bool) -> None:
+    """Merge a file and its bases into a config, with the paths of :class:`_Reader`."""
+    read: dict = {}
+    try:
+        reader = type("_Reading", (_Reader,), {})
+        read = reader.load_yaml_with_base(config_file, allow_unsafe=allow_unsafe)
+        whole = [key for key, value in flat_keys(read).items() if _is_whole(cfg, key, value)]
+        for key in whole:  # YACS takes a whole number only in place of another
+            set_value(cfg, key, 0)
+        cfg.merge_from_file(config_file, allow_unsafe=allow_unsafe)
+        for key in whole:
+            set_value(cfg, key, float(get_value(cfg, key)))
+    except yaml.YAMLError as error:
+        raise AIDError(
+            f"{config_file}: not plain YAML: {describe(error, cfg, read)}; object tags are refused"
+        ) from error
+    except OSError as error:
+        hint = did_you_mean_file(error.filename) if isinstance(error.filename, str) else ""
+        raise AIDError(f"{config_file}: {describe(error, cfg, read)}{hint}") from error
+    except (AssertionError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise AIDError(f"{config_file}: {describe(error, cfg, read)}") from error
+    except RecursionError as error:
+        raise AIDError(f"{config_file}: lists or keys are nested too deeply") from error
+    for key, value in read.get("TEACHER", {}).items():
+        if key in TEACHER_CONFIG_KEYS:
+            cfg.TEACHER[key] = value
+
+
+def _merge_options(cfg: CN, opts: list) -> None:
+    """Merge ``KEY VALUE`` pairs into a config."""
+    try:
+        for i in range(1, len(opts), 2):
+            if _is_whole(cfg, opts[i - 1], opts[i]):
+                opts[i] = float(CN._decode_cfg_value(opts[i]))
+        cfg.merge_from_list(opts)
+    except (AssertionError, KeyError, OverflowError, TypeError, ValueError) as error:
+        given = dict(zip(opts[::2], opts[1::2], strict=False))
+        raise AIDError(f"command line options: {describe(error, cfg, given)}") from error
 
 
 def is_program(config_file: str) -> bool:
@@ -153,6 +182,15 @@ def check_program(config_file: str, key: str) -> None:
         )
 
 
+def _is_whole(cfg: CN, key: str, value: object) -> bool:
+    """Whether a value is a whole number for a key whose default is a float."""
+    try:
+        default = get_value(cfg, key)
+    except (KeyError, TypeError):  # reported when it is merged
+        return False
+    return type(default) is float and type(CN._decode_cfg_value(value)) is int
+
+
 def _check_none(node: CN, prefix: str = "") -> None:
     """Refuse values of None, which YACS accepts for any key and Detectron2 for a few."""
     for key, value in node.items():
@@ -160,14 +198,6 @@ def _check_none(node: CN, prefix: str = "") -> None:
             _check_none(value, f"{prefix}{key}.")
         elif value is None and not key.endswith(NONE_ALLOWED):
             raise AIDError(f"{prefix}{key} is None: give it a value, or leave it out")
-
-
-def get_value(cfg: CN, key: str) -> object:
-    """Get the value of a dotted key, such as "MODEL.FPN.OUT_CHANNELS"."""
-    value = cfg
-    for name in key.split("."):
-        value = value[name]
-    return value
 
 
 def _all_beside(config_file: str, paths: object) -> object:
@@ -181,10 +211,3 @@ def _beside(config_file: str, path: str) -> str:
     """Make ``path`` absolute if it is a file relative to the folder of ``config_file``."""
     joined = os.path.join(os.path.dirname(os.path.abspath(config_file)), path)
     return os.path.normpath(joined) if path and os.path.isfile(joined) else path
-
-
-def _one_line(error: Exception) -> str:
-    message = " ".join(str(error).split()).strip("'\"")
-    if "<class 'float'> vs. <class 'int'>" in message:
-        message += "; write a whole number as 1.0"
-    return message

@@ -14,6 +14,7 @@ import torch
 from detectron2.config import CfgNode
 
 from ..utils.errors import AIDError
+from .access import flat_keys
 from .keys import default_config
 
 __all__ = ["changed_keys", "clear_program_errors", "clear_value_errors"]
@@ -96,16 +97,8 @@ def _place(error: Exception) -> str:
 
 def changed_keys(cfg: CfgNode) -> dict[str, object]:
     """Keys, with dots, whose values are not the defaults."""
-    before = dict(_leaves(default_config()))
-    return {key: x for key, x in _leaves(cfg) if key not in before or before[key] != x}
-
-
-def _leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    before = flat_keys(default_config())
+    return {key: x for key, x in flat_keys(cfg).items() if key not in before or before[key] != x}
 
 
 def _suspects(cfg: CfgNode, message: str) -> list[str]:

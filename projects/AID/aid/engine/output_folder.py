@@ -18,14 +18,13 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from ..config import load_config
+from ..config import flat_keys, load_config
 from ..utils.errors import AIDError
 from ..utils.files import check_folder_name, clear_write_errors, remove_parts, whole_file
 
 __all__ = [
     "check_output_folder",
     "early_messages",
-    "flat_keys",
     "start_records",
     "start_run",
     "write_results",
@@ -228,15 +227,6 @@ def _state(cfg: CfgNode) -> dict[str, object]:
     """
     state = flat_keys(yaml.safe_load(cfg.dump()))
     return {**state, MORE_TEACHERS: len(cfg.TEACHER.MORE_CONFIG_FILES)}
-
-
-def flat_keys(node: dict, prefix: str = "") -> dict[str, object]:
-    """Flatten nested keys, as in {"SOLVER.MAX_ITER": 90000}."""
-    flat = {}
-    for key, value in node.items():
-        nested = isinstance(value, dict)
-        flat |= flat_keys(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat
 
 
 def _clean_up(folder: str, resume: bool) -> None:

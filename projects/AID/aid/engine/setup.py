@@ -18,6 +18,7 @@ from ..evaluation import check_evaluator
 from ..modeling.families import num_classes_key
 from ..utils.errors import AIDError
 from ..utils.malloc import keep_freed_memory
+from ..utils.suggestions import did_you_mean
 from .output_folder import check_output_folder, early_messages, start_records
 
 __all__ = ["check_config_file", "check_dataset", "setup"]
@@ -128,8 +129,9 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> None:
     if name not in DatasetCatalog.list():
         known = ", ".join(n for n in DatasetCatalog.list() if "kitti" in n or "traffic" in n)
         raise AIDError(
-            f"DATASETS.{key}: {name!r} is not registered; this project registers {known}, "
-            "Detectron2 its own, and a file named by --register yours (docs/own_data.md)"
+            f"DATASETS.{key}: {name!r} is not registered{did_you_mean(name, DatasetCatalog.list())}"
+            f"; this project registers {known}, Detectron2 its own, and a file named by --register "
+            "yours (docs/own_data.md)"
         )
     try:
         records = DatasetCatalog.get(name)

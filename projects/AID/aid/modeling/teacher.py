@@ -6,9 +6,9 @@ from contextlib import suppress
 from functools import partial
 
 import torch
+from detectron2 import model_zoo
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.model_zoo import get_config_file
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from ..config import check_program, get_value, is_program, load_config
 from ..data.classes import known_classes
 from ..utils.d2 import padding
 from ..utils.errors import AIDError
+from ..utils.suggestions import did_you_mean_file
 from .build import build_detector
 from .class_map import ClassMap
 from .families import (
@@ -346,8 +347,9 @@ def _find_config(config_file: str, key: str) -> tuple[str, bool]:
         return config_file, False
     if not os.path.normpath(config_file).startswith(".."):  # out of the model zoo
         with suppress(RuntimeError):
-            return get_config_file(config_file), True
+            return model_zoo.get_config_file(config_file), True
+    zoo = os.path.join(os.path.dirname(model_zoo.__file__), "configs")
     raise AIDError(
-        f"{key} {config_file} was found neither beside the config file that names it, "
-        "nor from the current folder, nor in Detectron2's model zoo"
+        f"{key} {config_file} was found neither beside the config file that names it, nor from the "
+        f"current folder, nor in Detectron2's model zoo{did_you_mean_file(config_file, '', zoo)}"
     )

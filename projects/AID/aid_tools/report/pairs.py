@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import yaml
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from aid.engine.output_folder import flat_keys
+from aid.config import flat_keys
 from aid.modeling.meta_arch import DistillationMixin
 
 from .runs import Run

@@ -14,8 +14,7 @@ from urllib.parse import quote
 import yaml
 from detectron2.config import CfgNode
 
-from aid.config import load_config
-from aid.engine.output_folder import flat_keys
+from aid.config import flat_keys, load_config
 from aid.utils.errors import AIDError
 from aid.utils.files import write_text
 from aid.utils.text import markdown_cell

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import yaml
 
+from aid.config import check_key
 from aid.config.limits import read_limited
 from aid.utils.errors import AIDError
+from aid.utils.suggestions import did_you_mean
 
 __all__ = ["Job", "Scenes", "Study", "load_study"]
 
@@ -102,8 +104,8 @@ def load_study(path: str, only: Collection[str] = ()) -> Study:
         only: names of experiments; empty for all.
 
     Raises:
-        AIDError: the file is missing, malformed or too large, or an undefined name is used in an
-            experiment, in ``only`` or in ``register``.
+        AIDError: the file is missing, malformed or too large, an undefined name is used in an
+            experiment, in ``only`` or in ``register``, or a rule sets a key that no config has.
     """
     try:
         with open(path, encoding="utf-8") as f:
@@ -114,7 +116,8 @@ def load_study(path: str, only: Collection[str] = ()) -> Study:
         raise AIDError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     missing = [x for x in SECTIONS if not isinstance(content, dict) or x not in content]
     if missing:
-        raise AIDError(f"{path} has no section {', '.join(missing)}")
+        hint = did_you_mean(missing[0], _names(content))
+        raise AIDError(f"{path} has no section {', '.join(missing)}{hint}")
     register = _files_to_register(path, content.get("register", []))
     jobs, size = {}, 0
     try:
@@ -122,8 +125,8 @@ def load_study(path: str, only: Collection[str] = ()) -> Study:
         unknown = [name for name in only if name not in experiments]
         if unknown:
             raise AIDError(
-                f"{path} has no experiment {', '.join(unknown)}: choose from "
-                f"{', '.join(experiments)}"
+                f"{path} has no experiment {', '.join(unknown)}"
+                f"{did_you_mean(unknown[0], experiments)}: choose from {', '.join(experiments)}"
             )
         for name, experiment in experiments.items():
             if only and name not in only:
@@ -140,10 +143,20 @@ def load_study(path: str, only: Collection[str] = ()) -> Study:
     except RecursionError as error:
         raise AIDError(f"{path}: a rule's constant_of leads back to itself") from error
     except KeyError as error:
-        raise AIDError(f"{path}: an experiment uses {error}, which is not defined") from error
+        hint = did_you_mean(error.args[0], _names(content) - {error.args[0]})
+        raise AIDError(f"{path}: an experiment uses {error}, which is not defined{hint}") from error
     except (AttributeError, TypeError, ValueError) as error:
         raise AIDError(f"{path} does not have the structure of a study: {error}") from error
+    for key in sorted({key for job in jobs.values() for key in job.options[::2]}):
+        check_key(key, path)
     return Study(content["output"], list(jobs.values()))
+
+
+def _names(content: object) -> set[str]:
+    """All keys of nested dicts."""
+    if not isinstance(content, dict):
+        return set()
+    return {str(key) for key in content}.union(*map(_names, content.values()))
 
 
 def _files_to_register(path: str, named: object) -> tuple[str, ...]:

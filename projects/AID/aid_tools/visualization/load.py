@@ -20,6 +20,7 @@ from aid.modeling.build import build_detector
 from aid.modeling.inheritance import inherit
 from aid.modeling.meta_arch import DistillationMixin, plain_architecture
 from aid.utils.errors import AIDError
+from aid.utils.suggestions import did_you_mean
 
 __all__ = ["build_student", "check_student", "choose_images", "load_records", "load_trained"]
 
@@ -111,8 +112,9 @@ def load_records(cfg: CfgNode, name: str) -> list[dict]:
     if name not in DatasetCatalog.list():
         known = ", ".join(dict.fromkeys((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)))
         raise AIDError(
-            f"--dataset {name!r} is not registered: choose another one (the config's are {known}), "
-            "or name the file that registers it by --register"
+            f"--dataset {name!r} is not registered{did_you_mean(name, DatasetCatalog.list())}: "
+            f"choose another one (the config's are {known}), or name the file that registers it by "
+            "--register"
         )
     unmasked = cfg.clone()
     unmasked.defrost()

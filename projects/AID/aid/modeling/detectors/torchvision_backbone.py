@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from ...utils.errors import AIDError
+from ...utils.suggestions import did_you_mean
 
 __all__ = ["TorchvisionBackbone", "build_torchvision_fpn_backbone"]
 
@@ -138,7 +139,8 @@ def _build_model(name: str) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise AIDError(
-            f"MODEL.TORCHVISION.NAME: {name!r} is unknown, choose one of {', '.join(known)}"
+            f"MODEL.TORCHVISION.NAME: {name!r} is unknown{did_you_mean(name, known)}, choose one "
+            f"of {', '.join(known)}"
         )
     if re.fullmatch(r"resnet\d+", name):
         raise AIDError(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...utils.errors import AIDError, check_not_negative
 from ...utils.renamed import refuse_renamed
+from ...utils.suggestions import did_you_mean
 from ..families import PairedPredictions, PredictionRequest
 from .functional import mean_over_images, standardized
 
@@ -410,8 +411,11 @@ def build_distillation_losses(
     losses = nn.ModuleDict()
     for name in cfg.DISTILLATION.LOSSES:
         if not isinstance(name, str) or name not in DISTILLATION_LOSS_REGISTRY:
-            known = ", ".join(sorted(key for key, _ in DISTILLATION_LOSS_REGISTRY))
-            raise AIDError(f"DISTILLATION.LOSSES: {name!r} is unknown, choose from {known}")
+            known = sorted(key for key, _ in DISTILLATION_LOSS_REGISTRY)
+            raise AIDError(
+                f"DISTILLATION.LOSSES: {name!r} is unknown{did_you_mean(name, known)}, choose from "
+                f"{', '.join(known)}"
+            )
         if name in losses:
             raise AIDError(
                 f"DISTILLATION.LOSSES names {name} twice: a loss counts once, by its weight"

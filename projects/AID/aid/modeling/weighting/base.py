@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...utils.errors import AIDError, check_not_negative
 from ...utils.renamed import refuse_renamed
+from ...utils.suggestions import did_you_mean
 from .maps import constant_map, mean_with, normalized, rasterize_boxes
 from .structures import ComponentWeights, TeacherStats, Weights
 
@@ -260,10 +261,11 @@ def build_weighting(cfg: CfgNode) -> Weighting:
     """
     name = cfg.AID.WEIGHTING
     if name not in WEIGHTING_REGISTRY:
-        known = ", ".join(sorted(key for key, _ in WEIGHTING_REGISTRY))
+        known = sorted(key for key, _ in WEIGHTING_REGISTRY)
         raise AIDError(
-            f"AID.WEIGHTING: {name!r} is unknown, choose one of {known}, or pass the file that "
-            "registers it as --register (studies/rules.py has those under study)"
+            f"AID.WEIGHTING: {name!r} is unknown{did_you_mean(name, known)}, choose one of "
+            f"{', '.join(known)}, or pass the file that registers it as --register "
+            "(studies/rules.py has those under study)"
         )
     return WEIGHTING_REGISTRY.get(name)(cfg)
 
