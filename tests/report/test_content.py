@@ -18,8 +18,8 @@ def parts(tiny_config):
     """A function (groups of instances, keywords of the row) -> parts of the report."""
     name = "of_the_content"
 
-    def make(groups=(), classes=None, **others):
-        opts = ["DATASETS.TRAIN", ("scenes",), "DATASETS.TEST", (name,)]
+    def make(groups=(), classes=None, opts=(), **others):
+        opts = ["DATASETS.TRAIN", ("scenes",), "DATASETS.TEST", (name,), *opts]
         run = Run("student", load_config(tiny_config("faster_rcnn", opts)), [])
         classes = classes or {"Car": 30.0, "Cyclist": math.nan}
         MetadataCatalog.pop(name, None)
@@ -86,6 +86,16 @@ def test_wrong_labels_are_described_only_if_present(groups, expected, parts):
     text = " ".join([*texts, *(x.caption for x in actual if isinstance(x, ReportFigure))])
     assert ("wrong" in text) == ("wrong class" in groups)
     assert "The last column shows the labels" in text
+
+
+def test_report_says_what_a_class_map_does_to_losses(parts):
+    texts = [
+        x.text for x in parts(["Car"], opts=["TEACHER.CLASS_MAP", ["a: b"]]) if isinstance(x, Text)
+    ]
+    assert texts[-1].endswith(
+        "grouped by class. The teacher's classes are mapped to the student's: "
+        "D has no class component where a class has no counterpart."
+    )
 
 
 def test_report_without_weights_does_not_describe_them(parts):

@@ -1,5 +1,6 @@
 """Summary sentences of the report, for artificial runs."""
 
+import json
 import math
 
 import pytest
@@ -246,6 +247,35 @@ def test_other_differences_between_runs_are_listed(make, teacher, student):
         "`R18_longer` differs from `R18_from_R34` in more than the teacher: `INPUT.MIN_SIZE_TEST`, "
         "`MODEL.WEIGHTS`, `SOLVER.BASE_LR` and 2 more keys."
     )
+
+
+CLASS_MAP = ["TEACHER.CLASS_MAP", ["car: Car"]]
+
+
+def test_mapped_teacher_is_reported_on_the_students_classes(make, plain, teacher, tmp_path):
+    opts = [*CLASS_MAP, "TEACHER.EVAL_FIRST", True]
+    student = make(str(tmp_path), 24.5, teacher="R34", opts=opts)
+    (tmp_path / "teacher").mkdir()
+    metrics = {"bbox/AP": 20.04, "bbox/AP-Car": 40.08, "bbox/AP-Cyclist": 0.0, "iteration": 0}
+    (tmp_path / "teacher" / "metrics.json").write_text(json.dumps(metrics))
+    for runs in ((plain, student), (teacher, plain, student)):  # R34 has 29.9 on its own classes
+        first, second = summary(*runs)
+        assert "has 24.5 AP, the plain student 16.3: distillation gains 8.2 AP at equal it" in first
+        assert second == (
+            f"The teacher of `{tmp_path.name}`, whose classes are mapped to the student's, has "
+            "20.0 AP on val, with 0 for Cyclist."
+        )
+
+
+def test_ap_of_a_mapped_teacher_is_unknown_unless_it_was_evaluated(make, plain):
+    more = ["TEACHER.MORE_CONFIG_FILES", ["b"], "TEACHER.MORE_WEIGHTS", ["b.pth"]]
+    maps = ["TEACHER.MORE_CLASS_MAPS", [["car: Car"]]]
+    for opts, name in ((CLASS_MAP, "The teacher"), ([*more, *maps], "Teacher 2")):
+        _, second = summary(plain, make("s", 24.5, teacher="R34", opts=opts))
+        assert second == (
+            f"{name} of `s`, whose classes are mapped to the student's, has an unknown AP on val: "
+            "TEACHER.EVAL_FIRST measures it."
+        )
 
 
 def test_kitti_metric_is_added_to_coco_ap(make):

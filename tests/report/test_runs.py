@@ -1,6 +1,7 @@
 """Reading of runs, their roles, and the choice of runs to compare."""
 
 import math
+import os
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ from detectron2.data import MetadataCatalog
 from aid.config import load_config
 from aid.utils.errors import AIDError
 from aid_tools.report.pairs import choose, differences
-from aid_tools.report.runs import Run, load_run, roles
+from aid_tools.report.runs import Run, load_run, load_runs, roles
 
 
 @pytest.fixture
@@ -120,6 +121,37 @@ def test_class_named_ap_does_not_change_the_ap_of_the_run(run):
         assert actual.class_results == {"AP": 1.0, "AP50": 2.0, "mask AP": 3.0}
     finally:
         MetadataCatalog.remove(name)
+
+
+def test_mapped_teacher_is_no_plain_student(run):
+    opts = ["TEACHER.CLASS_MAP", ["a: b"]]
+    runs = [run("teacher"), run("distilled", opts, teacher="teacher"), run("plain")]
+    actual = choose(runs, [1.0] * 3, [30.0, 20.0, 10.0])
+    assert (actual.teachers, actual.peer) == ([], 2) and roles(runs)[0] == "teacher"
+
+
+def test_runs_are_compared_on_the_classes_of_the_student(run, monkeypatch, tmp_path):
+    """The teacher was tested on its own classes, and is often named first."""
+    folders = {str(tmp_path / x): x for x in ("teacher", "student", "other")}
+    for path in folders:
+        os.mkdir(path)
+    teacher, student, other = folders
+    opts = ["TEACHER.CLASS_MAP", ["a: b"]]
+    runs = {
+        teacher: run(teacher, ["DATASETS.TEST", ("own",)]),
+        student: run(student, [*opts, "DATASETS.TEST", ("val",)], teacher=teacher),
+        other: run(other, ["DATASETS.TEST", ("elsewhere",)]),
+    }
+    monkeypatch.setattr("aid_tools.report.runs.load_run", runs.get)
+    actual, (first, second) = load_runs([*folders])
+    assert [x.folder for x in actual] == [student]
+    assert first == (
+        f"Left out: {teacher} was tested on own, {student} on val: it is a teacher whose classes "
+        "TEACHER.CLASS_MAP maps to the student's."
+    )
+    assert second.endswith("on val: results on different datasets are not comparable.")
+    actual, _ = load_runs([teacher, other])
+    assert [x.folder for x in actual] == [teacher]
 
 
 @pytest.fixture

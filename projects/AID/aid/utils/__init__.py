@@ -1,1 +1,1 @@
-"""Utilities: errors, files, texts, suggestions, drawing, memory, and access to Detectron2's private names."""
+"""Utilities: errors, files, texts, suggestions, drawing, memory, Detectron2's private names."""

@@ -180,6 +180,12 @@ def _curves(findings: Findings) -> list[Part]:
 
 def _instances(findings: Findings) -> list[Part]:
     run = findings.adaptive
+    mapped = ""
+    if run.cfg.TEACHER.CLASS_MAP:
+        mapped = (
+            " The teacher's classes are mapped to the student's: D has no class component where a "
+            "class has no counterpart."
+        )
     rows = [
         [
             TableCell(name),
@@ -193,7 +199,7 @@ def _instances(findings: Findings) -> list[Part]:
         Heading("Teacher's loss on the training labels"),
         Text(
             f"{code(run.name)}: median of the teacher's loss D and of the weight w on instances of "
-            f"{run.cfg.DATASETS.TRAIN[0]}, grouped {_grouping(findings.summary)}"
+            f"{run.cfg.DATASETS.TRAIN[0]}, grouped {_grouping(findings.summary)}{mapped}"
         ),
         Table(
             "Median of the teacher's loss and of the weight, by group of training instances",

@@ -29,8 +29,8 @@ def outcome(runs: Sequence[Run], costs: Sequence[Cost]) -> list[str]:
 
     Returns:
         One sentence on the results at equal iterations; then, where they apply, sentences on a
-        plain student of another training length, on other differences between the runs, and on
-        KITTI's official metric.
+        plain student of another training length, on teachers whose classes are mapped, on other
+        differences between the runs, and on KITTI's official metric.
     """
     measures = _measures(runs)
     if not measures:
@@ -51,7 +51,7 @@ def outcome(runs: Sequence[Run], costs: Sequence[Cost]) -> list[str]:
             "The gain of distillation is unknown: the runs include no plain student with the same "
             "network and data."
         )
-    sentences += story.differences
+    sentences += [*story.mapped_teachers, *story.differences]
     name = _name(story.student)
     return sentences + [_capitalize(f"{by}{name} has {story.result(ap)}.") for by, ap in more]
 
@@ -69,6 +69,15 @@ def _measures(runs: Sequence[Run]) -> list[tuple[str, list[float]]]:
         by = f"by KITTI's official metric, moderate{classes}, "
         measures.append((by, [mean(x) for x in kitti]))
     return measures
+
+
+def _mapped_result(teacher: Run) -> str:
+    """AP of a teacher on its student's classes, and those of which it detects nothing."""
+    (by, (ap,)), *_ = _measures([teacher]) or [("", (0.0,))]
+    metrics = teacher.metrics_at_end("bbox").items()
+    lost = [name.removeprefix("AP-") for name, x in metrics if name.startswith("AP-") and x == 0]
+    end = f", with 0 for {', '.join(lost)}" if lost else ""
+    return f"{by}{ap:.1f} AP on {teacher.test_set}{end}"
 
 
 def _moderate(run: Run) -> list[float]:
@@ -174,6 +183,23 @@ class _Story:
         if math.isnan(ratio):
             return _capitalize(f"{steps}, {end}; its training time was not measured.")
         return _capitalize(f"{steps} and {ratio:.2f} times the training time, {end}.")
+
+    @property
+    def mapped_teachers(self) -> list[str]:
+        """Sentence for each teacher with classes of its own."""
+        sentences, student = [], self.student
+        maps = student.class_maps
+        for number, class_map in enumerate(maps):
+            if not class_map:
+                continue
+            name = f"teacher {number + 1}" if len(maps) > 1 else "the teacher"
+            which = f"{name} of {_name(student)}, whose classes are mapped to the student's,"
+            teacher = student.evaluated_teacher(number)
+            result = f"an unknown AP on {student.test_set}: TEACHER.EVAL_FIRST measures it"
+            if teacher is not None:
+                result = _mapped_result(teacher)
+            sentences.append(_capitalize(f"{which} has {result}."))
+        return sentences
 
     @property
     def differences(self) -> list[str]:

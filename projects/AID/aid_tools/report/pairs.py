@@ -34,7 +34,7 @@ class Comparison:
 
     Attributes:
         student: the best distilled student.
-        teachers: the student's teachers, as far as they are among the runs.
+        teachers: the student's teachers, as far as they are among the runs and have its classes.
         peer: a plain student with the same number of iterations; None if there is none.
         num_peers: number of such plain students; ``peer`` is the most similar one.
         other: a plain student with another number of iterations, preferably of equal training
@@ -88,7 +88,8 @@ def choose(
         key=lambda i: (_distance(runs[i], student), *_unlikeness(runs[i], student), -ap[i]),
         default=None,
     )
-    return Comparison(best, teachers, peer, len(peers), other, bool(near))
+    unmapped = [i for i in teachers if runs[i].final_weights not in student.mapped_teachers]
+    return Comparison(best, unmapped, peer, len(peers), other, bool(near))
 
 
 def differences(plain: Run, student: Run) -> list[str]:

@@ -60,6 +60,37 @@ class Run:
         return {os.path.realpath(path) for path in (teacher.WEIGHTS, *teacher.MORE_WEIGHTS)}
 
     @property
+    def class_maps(self) -> list[list[str]]:
+        """TEACHER.CLASS_MAP of each teacher; empty for a run without a teacher."""
+        if not self.is_distilled:
+            return []
+        teacher = self.cfg.TEACHER
+        more = teacher.MORE_CLASS_MAPS or [[] for _ in teacher.MORE_WEIGHTS]
+        return [teacher.CLASS_MAP, *more]
+
+    @property
+    def mapped_teachers(self) -> set[str]:
+        """Real paths of the weights of teachers with classes of their own."""
+        teacher = self.cfg.TEACHER
+        pairs = zip((teacher.WEIGHTS, *teacher.MORE_WEIGHTS), self.class_maps, strict=False)
+        return {os.path.realpath(path) for path, class_map in pairs if class_map}
+
+    def evaluated_teacher(self, number: int) -> "Run | None":
+        """Evaluation of a teacher by TEACHER.EVAL_FIRST, on the student's classes; None if off.
+
+        Args:
+            number: of the teacher, from 0.
+
+        Raises:
+            AIDError: its metrics.json is not what train_net.py writes.
+        """
+        folder = os.path.join(self.folder, f"teacher_{number}" if number else "teacher")
+        path = os.path.join(folder, "metrics.json")
+        if not self.cfg.TEACHER.EVAL_FIRST or not os.path.isfile(path):
+            return None
+        return Run(folder, self.cfg, read_metrics(path, max_iter=0))
+
+    @property
     def is_distilled(self) -> bool:
         return issubclass(
             META_ARCH_REGISTRY.get(self.cfg.MODEL.META_ARCHITECTURE), DistillationMixin
@@ -210,32 +241,37 @@ def load_run(folder: str) -> Run:
 def load_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
     """Read the output folders that can be compared with the first readable one.
 
+    A teacher whose classes are mapped is not the first one: it was tested on its own classes.
+
     Returns:
         The runs, and for each skipped folder a line with the reason.
 
     Raises:
         AIDError: a folder does not exist, or no folder contains a finished run.
     """
-    runs, left_out, first_error = [], [], None
+    read, left_out, first_error = [], [], None
     for folder in folders:
         if not os.path.isdir(folder):
             raise AIDError(f"folder {folder} does not exist: give output folders of train_net.py")
         try:
-            run = load_run(folder)
+            read.append(load_run(folder))
         except AIDError as error:
             first_error = first_error or error
             left_out.append(f"Left out: {error}.")
-            continue
-        if runs and run.test_set != runs[0].test_set:
-            left_out.append(
-                f"Left out: {folder} was tested on {run.test_set}, {runs[0].folder} on "
-                f"{runs[0].test_set}: results on different datasets are not comparable."
-            )
-        else:
-            runs.append(run)
-    if not runs:
+    if not read:
         raise first_error
-    return runs, left_out
+    mapped = set().union(*(run.mapped_teachers for run in read))
+    first = next((run for run in read if run.final_weights not in mapped), read[0])
+    for run in read:
+        if run.test_set != first.test_set:
+            reason = "results on different datasets are not comparable"
+            if run.final_weights in mapped:
+                reason = "it is a teacher whose classes TEACHER.CLASS_MAP maps to the student's"
+            left_out.append(
+                f"Left out: {run.folder} was tested on {run.test_set}, {first.folder} on "
+                f"{first.test_set}: {reason}."
+            )
+    return [run for run in read if run.test_set == first.test_set], left_out
 
 
 def read_metrics(path: str, max_iter: int) -> list[dict]:

@@ -20,7 +20,7 @@ from aid.utils.files import write_text
 from aid.utils.text import markdown_cell
 
 from .pairs import PASSING
-from .runs import Run, load_run, read_metrics
+from .runs import Run, load_run
 
 __all__ = ["Zoo"]
 
@@ -189,14 +189,13 @@ def _teachers(run: Run) -> list[float | None]:
     """AP of each teacher on the student's test set; None if it was not evaluated there."""
     aps = []
     for k, weights in enumerate((run.cfg.TEACHER.WEIGHTS, *run.cfg.TEACHER.MORE_WEIGHTS)):
-        first = os.path.join(run.folder, f"teacher_{k}" if k else "teacher", "metrics.json")
-        if run.cfg.TEACHER.EVAL_FIRST and os.path.isfile(first):
-            metrics = read_metrics(first, max_iter=0)
-            aps.append(_ap(Run(os.path.dirname(first), run.cfg, metrics), run))
-        elif os.path.basename(weights) == "model_final.pth":
+        evaluated = run.evaluated_teacher(k)
+        if evaluated is not None:
+            aps.append(_ap(evaluated, run))
+        elif run.class_maps[k] or os.path.basename(weights) != "model_final.pth":
+            aps.append(None)  # the evaluation in that folder is of other classes or weights
+        else:
             aps.append(_ap_near(run, os.path.dirname(weights)))
-        else:  # the last evaluation in that folder is of other weights
-            aps.append(None)
     return aps
 
 
