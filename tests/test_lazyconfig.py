@@ -105,6 +105,9 @@ def test_config_of_the_other_kind_is_refused(script, teacher):
     args = default_argument_parser().parse_args(["--config-file", YAML])
     with pytest.raises(AIDError, match="is no LazyConfig .*: train_net.py takes YAML files"):
         script.main(args)
+    args.config_file = LAZY.replace(".py", "s.py")
+    with pytest.raises(AIDError, match=f"does not exist .did you mean {LAZY}..: check"):
+        script.main(args)
     args = argument_parser().parse_args(["--config-file", LAZY])
     with pytest.raises(AIDError, match=r"is a LazyConfig: .*tools/lazyconfig_train_net.py"):
         setup(args)

@@ -30,6 +30,7 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 
 from aid.checkpoint import StrictCheckpointer, StudentCheckpointer
+from aid.config import check_exists
 from aid.data.build import CheckedMapper
 from aid.engine.accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from aid.engine.hooks import SeedStep, UpdateBalance
@@ -95,6 +96,7 @@ def main(args):
     ignore_known_deprecations()  # in each process
     if not args.config_file.endswith(".py"):
         raise AIDError(f"{args.config_file} is no LazyConfig (.py): train_net.py takes YAML files")
+    check_exists(args.config_file)
     cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
     folder = cfg.train.output_dir
     check_folder_name("train.output_dir", folder)

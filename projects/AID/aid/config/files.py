@@ -14,7 +14,7 @@ from .keys import default_config
 from .limits import read_limited
 from .mistakes import describe
 
-__all__ = ["PYTHON", "TORCHSCRIPT", "check_program", "is_program", "load_config"]
+__all__ = ["PYTHON", "TORCHSCRIPT", "check_exists", "check_program", "is_program", "load_config"]
 
 # Keys of the section TEACHER that are paths of config files.
 TEACHER_CONFIG_KEYS = ("CONFIG_FILE", "MORE_CONFIG_FILES")
@@ -98,12 +98,8 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
         AIDError: the file is missing, malformed or too large, a key is unknown, or a value has a
             wrong type.
     """
+    check_exists(config_file)
     cfg = default_config()
-    if not os.path.isfile(config_file):
-        raise AIDError(
-            f"config file {config_file} does not exist{did_you_mean_file(config_file)}: check "
-            "--config-file"
-        )
     _merge_file(cfg, config_file, allow_unsafe)
     _merge_options(cfg, list(opts))
     for key in TEACHER_CONFIG_KEYS:
@@ -114,6 +110,19 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
     _check_none(cfg)
     cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
     return cfg
+
+
+def check_exists(config_file: str) -> None:
+    """Check that there is a config file.
+
+    Raises:
+        AIDError: there is none; the message suggests one of nearly the same name.
+    """
+    if not os.path.isfile(config_file):
+        raise AIDError(
+            f"config file {config_file} does not exist{did_you_mean_file(config_file)}: check "
+            "--config-file"
+        )
 
 
 def _merge_file(cfg: CN, config_file: str, allow_unsafe: bool) -> None:
