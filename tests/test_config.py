@@ -17,6 +17,7 @@ from aid.config import load_config
 from aid.modeling.meta_arch import DistillationMixin
 from aid.modeling.teacher import Teacher, load_teacher_config, map_classes
 from aid.modeling.teacher_check import check_teacher, num_classes
+from aid.modeling.teacher_keys import DETECTOR, teacher_kinds
 from aid.utils.errors import AIDError
 
 ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
@@ -67,6 +68,7 @@ def test_every_config_is_consistent(subtests):
             if not file.startswith("Quickstart"):
                 check_schedule(file, cfg.SOLVER)
             if file in STUDENTS:
+                assert set(teacher_kinds(cfg)) == {DETECTOR}  # which read all keys that are set
                 check_baseline(file, cfg)
                 if "_from_coco_" in file:
                     check_teacher_of_the_zoo(file, cfg, model)
