@@ -48,14 +48,14 @@ def check_teacher(teacher: TeacherBase, student: nn.Module, cfg: CfgNode) -> tup
     """
     if teacher.has_heads and teacher.has_features:
         _check_padding(teacher, student, cfg)
-    if not teacher.has_heads:
-        _check_levels(teacher, student, cfg.TEACHER.FEATURES)
     if cfg.TEACHER.EVAL_FIRST and teacher.cfg.INPUT.MIN_SIZE_TEST == UNKNOWN_SIZE:
         raise AIDError(
             f"TEACHER.EVAL_FIRST is on, but dataloader.test.mapper in {teacher.name} is not a "
             "DatasetMapper with a single ResizeShortestEdge to one size: turn TEACHER.EVAL_FIRST "
             "off, or use such a mapper"
         )
+    if not teacher.has_heads:
+        _check_levels(teacher, student, cfg.TEACHER.FEATURES)
     datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     _compare_sizes(teacher, cfg)
     return check_match(teacher, student, cfg.DISTILLATION.LEVELS, datasets)
