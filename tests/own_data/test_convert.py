@@ -198,3 +198,33 @@ def test_data_with_validation_images_only_are_refused(convert_dataset, labels):
     assert code == 2 and "have a validation set, but no training set: give --val-share" in error
     code, error = convert_dataset(folder, "--val-share", "0")
     assert code == 2 and "leaves a split empty" in error
+
+
+def test_images_beside_the_output_can_be_converted_again(
+    load_script, labels, tmp_path, monkeypatch
+):
+    """The link of the first conversion leads back to the folder that is searched."""
+    main = load_script("tools/convert_dataset.py").main
+    monkeypatch.chdir(labels("cvat"))
+    for output in ("first", "second"):
+        main(["annotations.xml", "--output", output])
+        assert os.readlink(tmp_path / f"labels/{output}/images") == str(tmp_path / "labels/images")
+    os.symlink(tmp_path, tmp_path / "labels/loop")
+    main(["annotations.xml", "--output", "third"])
+    assert len(json.loads((tmp_path / "labels/third/train.json").read_text())["images"]) == 3
+
+
+def test_files_that_cannot_be_written_are_one_line(
+    convert_dataset, labels, monkeypatch, file_limit, tmp_path
+):
+    def fail(*args):
+        raise PermissionError(1, "Operation not permitted", *args)
+
+    folder = labels("voc")
+    with file_limit(100):
+        code, error = convert_dataset(folder, "--copy-images")
+    assert code == 2 and "images/a.png cannot be written: File too large" in error
+    os.rename(tmp_path / "converted", tmp_path / "before")
+    monkeypatch.setattr(os, "symlink", fail)
+    code, error = convert_dataset(folder)
+    assert code == 2 and "Operation not permitted: add --copy-images" in error

@@ -14,7 +14,7 @@ from aid.data.coco import read_coco
 from aid.data.masks import usable_mask
 from aid.data.unlabeled import upright_size
 from aid.utils.errors import AIDError
-from aid.utils.files import write_text
+from aid.utils.files import clear_file_errors, write_text
 
 from .labels import SPLITS, LabeledImage, LabeledObject, Labels
 
@@ -76,16 +76,26 @@ def write_splits(splits: dict[str, Split], output: str, copy_images: bool) -> No
         splits: result of :func:`convert`.
         output: folder to write to.
         copy_images: whether images are copied; otherwise ``images`` is a link to their folder.
+
+    Raises:
+        AIDError: a file or the link cannot be written.
     """
     folder = os.path.join(output, "images")
     if not copy_images:
-        os.symlink(_root(x for split in splits.values() for x in split.paths), folder)
+        root = _root(x for split in splits.values() for x in split.paths)
+        try:
+            os.symlink(root, folder)
+        except OSError as error:
+            raise AIDError(
+                f"{folder} cannot link to {root}: {error.strerror}: add --copy-images"
+            ) from error
     for name, split in splits.items():
         images = zip(split.paths, split.coco["images"], strict=True) if copy_images else ()
         for source, image in images:
             target = os.path.join(folder, image["file_name"])
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            shutil.copyfile(source, target)
+            with clear_file_errors(target):
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                shutil.copyfile(source, target)
         path = os.path.join(output, f"{name}.json")
         write_text(path, json.dumps(split.coco))
         read_coco(path, "convert the labels anew")

@@ -56,6 +56,7 @@ def _measure_split(split: Split, size: InputSize) -> dict:
     images = {x["id"]: x for x in split.coco["images"]}
     names = {x["id"]: x["name"] for x in split.coco["categories"]}
     objects = [x for x in split.coco["annotations"] if not x["iscrowd"]]
+    counts = Counter(x["category_id"] for x in objects)
     scales = {k: size.scale(x["width"], x["height"]) for k, x in images.items()}
     sides = [scales[x["image_id"]] * (x["bbox"][2] * x["bbox"][3]) ** 0.5 for x in objects]
     return {
@@ -63,9 +64,7 @@ def _measure_split(split: Split, size: InputSize) -> dict:
         "images_without_objects": len(images) - len({x["image_id"] for x in objects}),
         "objects": len(objects),
         "ignored_regions": len(split.coco["annotations"]) - len(objects),
-        "objects_by_class": {
-            name: sum(x["category_id"] == k for x in objects) for k, name in names.items()
-        },
+        "objects_by_class": {name: counts[k] for k, name in names.items()},
         "small": sum(x < SMALL for x in sides),
         "medium": sum(SMALL <= x < MEDIUM for x in sides),
         "large": sum(x >= MEDIUM for x in sides),

@@ -205,12 +205,17 @@ def check_found(found: dict[str, str | None], images: Images) -> None:
 
 
 def _walk(root: str) -> list[str]:
-    return sorted(
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(root, followlinks=True)
-        for name in names
-        if not name.startswith(".")
-    )
+    """Sorted paths of all files. Links out of the folder are followed; no folder is read twice."""
+    paths, seen, inside = [], set(), os.path.join(os.path.realpath(root), "")
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        leads_back = folder != root and os.path.islink(folder) and real.startswith(inside)
+        if leads_back or real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        paths += [os.path.join(folder, x) for x in names if not x.startswith(".")]
+    return sorted(paths)
 
 
 def _split_of(path: str) -> str | None:

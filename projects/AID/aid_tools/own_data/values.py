@@ -26,9 +26,9 @@ def clear_errors(path: str, layout: str) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise AIDError(f"{path} is not in {layout} format: {error} is missing") from error
+        raise AIDError(f"{path}, in {layout} format, has no {error}: correct it") from error
     except (AttributeError, IndexError, OverflowError, TypeError, ValueError) as error:
-        raise AIDError(f"{path} is not in {layout} format: {error}") from error
+        raise AIDError(f"{path} is not in {layout} format: {error}: correct it") from error
 
 
 def number(text: object) -> float:
