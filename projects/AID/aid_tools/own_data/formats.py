@@ -1,8 +1,9 @@
 """Label formats: recognition and reading.
 
-The readers are written here, since the libraries that read these formats cannot be used as they
-are: datumaro replaces this project's Pillow and OpenCV by older versions, supervision has no CVAT,
-Labelme and KITTI, and globox drops crowds, difficult flags and masks, and its errors name no file.
+The readers are written here, since none of the libraries that were looked at serves: datumaro 1.13
+needs older versions of Pillow and OpenCV than requirements.txt has, pandas and pyarrow; supervision
+0.31 needs scipy and PyAV, and reads neither CVAT, KITTI nor the difficult flags of Pascal VOC;
+globox 2.9 drops crowds, difficult flags and masks, and its errors name no file.
 """
 
 import os
