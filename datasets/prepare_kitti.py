@@ -12,7 +12,6 @@ devkit assigns images to drives.
 
 import argparse
 import os
-import random
 from collections import Counter
 
 from tabulate import tabulate
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from aid.data.builtin import datasets_root
 from aid.data.kitti import load_image, read_names, read_size
 from aid.data.kitti_labels import CLASSES
+from aid.data.split import draw_split
 from aid.utils.errors import AIDError, main_with_clear_errors
 
 KITTI_IMAGES = 7481
@@ -99,33 +99,6 @@ def find_gaps(names: list[str]) -> list[str]:
         return []
     present = {int(name) for name in names}
     return [f"{i:06}" for i in range(min(present), max(present)) if i not in present]
-
-
-def draw_split(groups: list[list[str]], val_share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Draw a random split (train, val) of whole groups; both lists are sorted.
-
-    Args:
-        groups: groups of image names that must not be separated.
-        val_share: share of the validation images. Groups are drawn one by one and added to
-            validation if that brings its size closer to the share.
-        seed: seed of the draw.
-
-    Raises:
-        AIDError: one of the two splits would be empty.
-    """
-    total = sum(map(len, groups))
-    target = round(val_share * total) if 0 < val_share < 1 else 0
-    val = []
-    for group in random.Random(seed).sample(groups, len(groups)):
-        if abs(len(val) + len(group) - target) < abs(len(val) - target):
-            val += group
-    if not 0 < len(val) < total:
-        raise AIDError(
-            f"--val-share {val_share} of {total} images in {len(groups)} groups leaves a split "
-            "empty: choose another share, or give lists"
-        )
-    chosen = set(val)
-    return sorted(x for group in groups for x in group if x not in chosen), sorted(val)
 
 
 def read_drives(mapping: str, names: list[str]) -> list[list[str]]:

@@ -1,50 +1,59 @@
-"""Commands and files of docs/own_data.md, run on small datasets."""
+"""The way of docs/own_data.md: from a folder of labels to the report on a distilled student."""
 
 import json
 import os
 import re
-import shutil
+import shlex
 import subprocess
 import sys
 
 import pytest
-from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from aid.data import load_coco, register_kitti
+from aid.config import load_config
+from aid.data.unlabeled import num_unlabeled, unlabeled_records
 
-# Small networks and short runs, without weights to download.
+# Narrow networks and few samples, without weights to download.
 SMALL = """
-INPUT: {MIN_SIZE_TRAIN: [96], MIN_SIZE_TEST: 96}
+INPUT: {MIN_SIZE_TRAIN: [64], MIN_SIZE_TEST: 64}
+DATALOADER: {NUM_WORKERS: 0}
 MODEL:
   WEIGHTS: ""
   BACKBONE: {FREEZE_AT: 0}
-  RESNETS: {NORM: "BN"}
-  FPN: {OUT_CHANNELS: 32}
+  RESNETS:
+    {DEPTH: 50, NORM: "BN", STEM_OUT_CHANNELS: 8, WIDTH_PER_GROUP: 8, RES2_OUT_CHANNELS: 16}
+  FPN: {OUT_CHANNELS: 16}
   RPN: {POST_NMS_TOPK_TRAIN: 50, POST_NMS_TOPK_TEST: 50}
-  ROI_HEADS: {BATCH_SIZE_PER_IMAGE: 32}
-SOLVER: {IMS_PER_BATCH: 2, BASE_LR: 0.001}
+  ROI_HEADS: {BATCH_SIZE_PER_IMAGE: 16}
+  ROI_BOX_HEAD: {FC_DIM: 16}
+SOLVER: {BASE_LR: 0.001}
 """
-FEW = "--num-gpus 0 SOLVER.MAX_ITER 2 SOLVER.WARMUP_ITERS 1"
-
-
-@pytest.fixture(scope="module")
-def page(repository):
-    """Code blocks of the page: {language: [text, ...]}."""
-    with open(os.path.join(repository, "docs", "own_data.md")) as f:
-        blocks = re.findall(r"```(\w+)\n(.*?)```", f.read(), re.DOTALL)
-    return {kind: [text for k, text in blocks if k == kind] for kind in ("python", "sh", "yaml")}
 
 
 @pytest.fixture
-def shell(repository, tmp_path):
-    """A function (commands of the page) -> output, run beside links to the repository."""
-    for name in ("configs", "datasets", "tools", "train_net.py"):
-        os.symlink(os.path.join(repository, name), tmp_path / name)
-    path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+def project(load_script, tmp_path, monkeypatch, capsys):
+    """Commands that tools/new_project.py prints for converted labels of Pascal VOC, in tmp_path."""
+    monkeypatch.chdir(tmp_path)
+    load_script("tests/own_data/layouts.py").write_voc(tmp_path / "labels")
+    load_script("tools/convert_dataset.py").main(["labels", "--output", "fleet_data"])
+    args = ["fleet", "--data", "fleet_data", "--gpus", "0", "--batch", "2", "--epochs", "2"]
+    capsys.readouterr()
+    load_script("tools/new_project.py").main(args)
+    printed = capsys.readouterr().out.splitlines()
+    (tmp_path / "fleet/small.yaml").write_text(SMALL)
+    for name in ("teacher.yaml", "student.yaml"):
+        text = (tmp_path / "fleet" / name).read_text()
+        small = text.replace('"data.yaml"]', '"data.yaml", "small.yaml"]')
+        (tmp_path / "fleet" / name).write_text(small)
+    return [x for x in printed if x.startswith("python ")]
 
-    def run(commands: str) -> str:
+
+def test_printed_commands_train_and_compare_a_distilled_student(project, tmp_path):
+    path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+    logs = []
+    for command in project:
         done = subprocess.run(
-            ["sh", "-ec", commands],
+            ["sh", "-ec", command],
             cwd=tmp_path,
             env={**os.environ, "PATH": path},
             capture_output=True,
@@ -52,62 +61,61 @@ def shell(repository, tmp_path):
             timeout=300,
         )
         assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
-
-    return run
-
-
-def write_coco(folder, classes):
-    """Write the scenes in ``folder`` as two json files and one folder of images."""
-    for split in ("train", "val"):
-        name = f"{folder}_{split}"
-        register_kitti(name, str(folder), split, "")
-        coco = convert_to_coco_dict(name)
-        coco["images"] = [
-            {**image, "file_name": os.path.basename(image["file_name"])} for image in coco["images"]
-        ]
-        coco["categories"] = [
-            {**c, "name": n} for c, n in zip(coco["categories"], classes, strict=True)
-        ]
-        (folder / f"{split}.json").write_text(json.dumps(coco))
-    shutil.move(folder / "training/image_2", folder / "images")
+        logs.append(done.stdout)
+    assert len(logs) == 4 and f"teacher of TEACHER.CONFIG_FILE {tmp_path}/fleet" in logs[2]
+    folder = tmp_path / "output/fleet/report"
+    assert "| aid" in (text := (folder / "report.md").read_text()) and "AID by instance" in text
+    assert "| forklift " in text
+    assert (folder / "suspicious_labels.csv").read_text().count("\n") == 4
+    rows = json.loads((folder / "report.json").read_text())["runs"]
+    assert [x["role"] for x in rows] == ["teacher", "plain", "AID by instance"]
+    assert [x["iterations"] for x in rows] == [4, 2, 2]
 
 
-@pytest.mark.parametrize("kind", ["coco", "kitti"])
-def test_commands_of_the_page_train_a_distilled_student(kind, page, shell, tmp_path):
-    fleet = tmp_path / "fleet"
-    shell(f"python datasets/make_synthetic_kitti.py --output {fleet} --train 8 --val 4 --workers 1")
-    draw, train, report, detect = page["sh"]
-    if kind == "coco":
-        write_coco(fleet, ("forklift", "person", "pallet"))
-        registration = page["python"][0]
-    else:
-        shutil.rmtree(fleet / "ImageSets")
-        assert "train.txt" in shell(draw)
-        registration = page["python"][1]
-    (fleet / "register.py").write_text(registration)
-    names = ("data.yaml", "teacher.yaml", "student.yaml", "aid.yaml")
-    *configs, unlabeled = page["yaml"]
-    for name, text in zip(names, configs, strict=True):
-        (fleet / name).write_text(text)
-    # A base after data.yaml reduces sizes.
-    (fleet / "small.yaml").write_text(SMALL)
-    for name in ("teacher.yaml", "student.yaml"):
-        text = (fleet / name).read_text()
-        (fleet / name).write_text(text.replace('"data.yaml"]', '"data.yaml", "small.yaml"]'))
+@pytest.fixture
+def page(repository):
+    """Code blocks of the page: {language: [text, ...]}."""
+    with open(os.path.join(repository, "docs", "own_data.md")) as f:
+        blocks = re.findall(r"```(\w+)\n(.*?)```", f.read(), re.DOTALL)
+    return {kind: [text for k, text in blocks if k == kind] for kind in ("python", "sh", "yaml")}
 
-    log = shell(re.sub(r"--num-gpus 4", FEW, train))
-    assert f"teacher of TEACHER.CONFIG_FILE {fleet}/teacher.yaml" in log
-    assert ("KITTI's official metric" in log) == (kind == "kitti")
-    text = shell(report) and (tmp_path / "output/fleet/report/report.md").read_text()
-    assert "| aid" in text and "AID by instance" in text
-    assert ("| forklift " in text) == (kind == "coco")
-    if kind == "coco":
-        shutil.copytree(fleet / "images", fleet / "unlabeled")
-        (fleet / "register.py").write_text("".join([registration, *page["python"][2:]]))
-        (fleet / "unlabeled.yaml").write_text(unlabeled)
-        assert shell(detect).splitlines()[-1] == "12 images: output/fleet/detections"
-        command = train.splitlines()[-1].replace("aid.yaml", "unlabeled.yaml")
-        shell(re.sub(r"--num-gpus 4", FEW, command))
-        path = tmp_path / "output/fleet/detections/detections.json"
-        assert len(load_coco("fleet_detected", str(path), str(tmp_path), "", 0.5)) == 12
+
+def commands(text: str) -> list[list[str]]:
+    """Words of the commands in a code block."""
+    return [shlex.split(line) for line in text.replace("\\\n", " ").splitlines()]
+
+
+def test_commands_of_the_page_are_those_that_are_printed(
+    page, load_script, tmp_path, monkeypatch, capsys
+):
+    (convert,), (new,), run, (detect,) = map(commands, page["sh"])
+    for name, command in (("convert_dataset", convert), ("new_project", new), ("predict", detect)):
+        assert command[:2] == ["python", f"tools/{name}.py"]
+        load_script(command[1]).build_parser().parse_args(command[2:])
+    monkeypatch.chdir(tmp_path)
+    load_script("tests/own_data/layouts.py").write_coco(tmp_path / "LABELS")
+    load_script("tools/convert_dataset.py").main(convert[2:])
+    capsys.readouterr()
+    load_script("tools/new_project.py").main(new[2:])
+    printed = [shlex.split(x) for x in capsys.readouterr().out.splitlines()]
+    printed = [x for x in printed if x[0] == "python"]
+    assert len(run) == 4 and [x[0:1] + x[2:] for x in printed] == [x[0:1] + x[2:] for x in run]
+    assert all(a[1].endswith(b[1]) for a, b in zip(printed, run, strict=True))
+
+
+def test_unlabeled_images_are_added_by_the_file_of_the_page(project, page, tmp_path):
+    (unlabeled,) = page["yaml"]
+    (tmp_path / "fleet/unlabeled.yaml").write_text(unlabeled)
+    cfg = load_config(str(tmp_path / "fleet/unlabeled.yaml"))
+    assert cfg.MODEL.META_ARCHITECTURE == "AIDGeneralizedRCNN"
+    _, registration, detected = page["python"]
+    os.symlink(tmp_path / "labels/JPEGImages", tmp_path / "fleet/unlabeled")
+    names = (*cfg.DATASETS.UNLABELED, "fleet_detected")
+    try:
+        exec(registration + detected)
+        assert num_unlabeled(cfg, 2) == 1 and len(unlabeled_records(cfg)) == 5
+        assert MetadataCatalog.get("fleet_detected").has_detections
+    finally:
+        for name in names:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)

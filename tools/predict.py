@@ -25,7 +25,7 @@ import aid  # noqa: F401  (registers models and datasets)
 from aid.data import register_from_file
 from aid.data.images import longest_side
 from aid.utils.errors import AIDError, main_with_clear_errors
-from aid.utils.files import output_folder
+from aid.utils.files import check_empty, output_folder
 from aid.utils.text import one_line, visible
 from aid_tools.arguments import (
     add_config_file,
@@ -63,20 +63,12 @@ def main(argv: list[str] | None = None) -> None:
     if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
         raise AIDError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT}: only BGR and RGB are supported")
     with output_folder(args.output):
-        _check_empty(args.output)
+        check_empty(args.output)
         detector = load_detector(cfg)
         num_frames, num_skipped = _run(args, cfg, detector, sources)
     print(f"{num_frames} images: {visible(args.output)}")
     if num_skipped:
         sys.exit(1)
-
-
-def _check_empty(folder: str) -> None:
-    if os.listdir(folder):
-        raise AIDError(
-            f"--output {folder} is not empty: choose a new folder, so that results of different "
-            "calls are not mixed"
-        )
 
 
 def _run(

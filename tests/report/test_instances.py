@@ -85,6 +85,17 @@ def test_weights_equal_those_of_training(student_config, student_model, record):
     expected = model.teacher.per_instance_losses(view, [sample["instances"]])
     assert torch.equal(seen.losses, sum(expected.components.values()))
     assert seen.boxes.shape == (2, 4) and seen.image.shape == (64, 96, 3)
+    assert seen.parts.keys() == expected.components.keys()
+
+
+def test_components_are_multiplied_by_their_coefficients(student_config, record):
+    (plain,) = image_stats(student_config("faster_rcnn"), [record])
+    (seen,) = image_stats(
+        student_config("faster_rcnn", opts=["AID.COEFFICIENTS.CLS", 3.0]), [record]
+    )
+    assert torch.equal(seen.parts["cls"], 3 * plain.parts["cls"])
+    assert torch.equal(seen.parts["box"], plain.parts["box"])
+    torch.testing.assert_close(sum(seen.parts.values()), seen.losses)
 
 
 def test_rules_get_the_inputs_that_they_require(record, student_config, tiny_model):

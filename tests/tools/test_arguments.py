@@ -7,11 +7,13 @@ import pytest
 TOOLS = (
     "benchmark",
     "benchmark_loader",
+    "convert_dataset",
     "crash_campaign",
     "evaluate_kitti",
     "export_model",
     "load_test",
     "model_zoo",
+    "new_project",
     "predict",
     "report",
     "study",

@@ -10,7 +10,7 @@ from PIL import Image
 from ..utils.errors import AIDError
 from .images import IMAGES, ImageFault, check_header
 
-__all__ = ["load_images", "num_unlabeled", "register_images", "unlabeled_records"]
+__all__ = ["load_images", "num_unlabeled", "register_images", "unlabeled_records", "upright_size"]
 
 # EXIF orientations with the sides swapped, in which Detectron2 reads an image upright.
 ORIENTATION_TAG, SWAPPED = 0x0112, (5, 6, 7, 8)
@@ -49,14 +49,14 @@ def load_images(folder: str) -> list[dict]:
     )
     if not paths:
         raise AIDError(f"image folder {folder} has no file with extension {', '.join(IMAGES)}")
-    sizes = map(_upright_size, paths)
+    sizes = map(upright_size, paths)
     return [
         {"file_name": path, "image_id": number, "height": height, "width": width}
         for number, (path, (width, height)) in enumerate(zip(paths, sizes, strict=True))
     ]
 
 
-def _upright_size(path: str) -> tuple[int, int]:
+def upright_size(path: str) -> tuple[int, int]:
     """Width and height of an image as Detectron2 reads it, after its EXIF rotation."""
     try:
         width, height = check_header(path)

@@ -13,6 +13,7 @@ from .errors import AIDError
 __all__ = [
     "PART",
     "cannot_write",
+    "check_empty",
     "check_folder_name",
     "clear_file_errors",
     "clear_write_errors",
@@ -174,6 +175,19 @@ def output_folder(folder: str) -> Iterator[None]:
         if cause is None:
             raise
         raise AIDError(f"--output {folder} cannot be written: {cause.strerror}") from error
+
+
+def check_empty(folder: str) -> None:
+    """Check that the folder of a tool's ``--output`` is empty.
+
+    Raises:
+        AIDError: it is not.
+    """
+    if os.listdir(folder):
+        raise AIDError(
+            f"--output {folder} is not empty: choose a new folder, so that results of different "
+            "calls are not mixed"
+        )
 
 
 def _reason(error: OSError) -> str:

@@ -199,7 +199,8 @@ def _instances(findings: Findings) -> list[Part]:
         Heading("Teacher's loss on the training labels"),
         Text(
             f"{code(run.name)}: median of the teacher's loss D and of the weight w on instances of "
-            f"{run.cfg.DATASETS.TRAIN[0]}, grouped {_grouping(findings.summary)}{mapped}"
+            f"{run.cfg.DATASETS.TRAIN[0]}, grouped {_grouping(findings.summary)}{mapped} "
+            "`suspicious_labels.csv`, beside this report, lists the labels with the largest D."
         ),
         Table(
             "Median of the teacher's loss and of the weight, by group of training instances",

@@ -54,6 +54,7 @@ class ImageStats:
         annotations: G annotations of the dataset.
         losses: (G,), the teacher's loss D.
         weights: (G,), imitation weights w.
+        parts: {name: (G,)}, contribution of each component to D.
     """
 
     image: np.ndarray
@@ -61,6 +62,7 @@ class ImageStats:
     annotations: list[dict]
     losses: Tensor
     weights: Tensor
+    parts: dict[str, Tensor]
 
 
 def image_stats(
@@ -99,6 +101,7 @@ def image_stats(
             annotations,
             weights.loss.cpu(),
             weights.instance.cpu(),
+            {k: weighting.total({k: x}).cpu() for k, x in losses.components.items()},
         )
 
 

@@ -1,0 +1,167 @@
+"""Report on converted data: what is in the splits, and what makes a training or its test worse."""
+
+import json
+import os
+from collections import Counter
+
+from tabulate import tabulate
+
+from aid.utils.text import markdown_cell, markdown_text
+
+from .convert import Split
+from .input_size import InputSize
+from .labels import Labels
+from .near_duplicates import find_pairs, hash_images
+
+__all__ = ["describe", "measure"]
+
+# Limits of COCO's object sizes: square root of the area, in pixels; and a size below which an
+# object has at most two cells of the finest level of most FPNs, of stride 8.
+SMALL, MEDIUM, TINY = 32, 96, 8
+# Largest number of images of a split that are searched for near-duplicates.
+MAX_COMPARED = 20_000
+# Share of tiny objects from which the report advises larger images.
+MANY_TINY = 0.05
+
+
+def measure(labels: Labels, splits: dict[str, Split], how_split: str) -> dict:
+    """Measure the data.
+
+    Args:
+        labels: labels as they were read.
+        splits: splits as they will be written.
+        how_split: description of the split.
+
+    Returns:
+        Content of data_report.json.
+
+    Raises:
+        AIDError: the pixels of an image cannot be decoded.
+    """
+    train = splits["train"].coco["images"]
+    size = InputSize([(x["width"], x["height"]) for x in train])
+    names = Counter(os.path.basename(path) for split in splits.values() for path in split.paths)
+    return {
+        "classes": labels.classes,
+        "split": how_split,
+        "input_size": {"MIN_SIZE_TEST": size.min_test, "MAX_SIZE_TEST": size.longest},
+        "splits": {name: _measure_split(split, size) for name, split in splits.items()},
+        "left_out": dict(labels.left_out),
+        "equal_names": sorted(name for name, number in names.items() if number > 1),
+        **_near_duplicates(splits),
+    }
+
+
+def _measure_split(split: Split, size: InputSize) -> dict:
+    images = {x["id"]: x for x in split.coco["images"]}
+    names = {x["id"]: x["name"] for x in split.coco["categories"]}
+    objects = [x for x in split.coco["annotations"] if not x["iscrowd"]]
+    counts = Counter(x["category_id"] for x in objects)
+    scales = {k: size.scale(x["width"], x["height"]) for k, x in images.items()}
+    sides = [scales[x["image_id"]] * (x["bbox"][2] * x["bbox"][3]) ** 0.5 for x in objects]
+    return {
+        "images": len(images),
+        "images_without_objects": len(images) - len({x["image_id"] for x in objects}),
+        "objects": len(objects),
+        "ignored_regions": len(split.coco["annotations"]) - len(objects),
+        "objects_by_class": {name: counts[k] for k, name in names.items()},
+        "small": sum(x < SMALL for x in sides),
+        "medium": sum(SMALL <= x < MEDIUM for x in sides),
+        "large": sum(x >= MEDIUM for x in sides),
+        "tiny": sum(x < TINY for x in sides),
+        **{k: split.repairs[k] for k in ("clipped", "without area", "outside")},
+    }
+
+
+def _near_duplicates(splits: dict[str, Split]) -> dict:
+    """Pairs of near-duplicates in different splits, and the numbers of compared images."""
+    compared = {k: x.paths[:: -(-len(x.paths) // MAX_COMPARED)] for k, x in splits.items()}
+    hashes = {name: hash_images(paths) for name, paths in compared.items()}
+    pairs = [
+        {first: compared[first][i], second: compared[second][j]}
+        for first, second in (("val", "train"), ("test", "train"), ("test", "val"))
+        if first in splits and second in splits
+        for i, j in find_pairs(hashes[first], hashes[second])
+    ]
+    return {"near_duplicates": pairs, "compared": {k: len(x) for k, x in compared.items()}}
+
+
+def describe(content: dict) -> str:
+    """Write the report as Markdown.
+
+    Args:
+        content: result of :func:`measure`.
+    """
+    splits, size = content["splits"], content["input_size"]
+    columns = ("images", "images_without_objects", "objects", "ignored_regions")
+    columns += ("clipped", "without area", "outside")
+    sizes = ("small", "medium", "large", "tiny")
+    header = ["split", "images", "without objects", "objects", "ignored regions"]
+    header += ["boxes clipped", "without area", "outside"]
+    size_header = ["split", f"< {SMALL} px", f"{SMALL} to {MEDIUM} px", f">= {MEDIUM} px"]
+    by_class = [
+        [markdown_cell(name), *(x["objects_by_class"][name] for x in splits.values())]
+        for name in content["classes"]
+    ]
+    parts = [
+        "# Data",
+        f"{len(content['classes'])} classes. Split: {markdown_text(content['split'])}.",
+        _table(header, [[name, *(x[k] for k in columns)] for name, x in splits.items()]),
+        "Boxes that leave their image were clipped; those without area, or outside of their image, "
+        "were left out. Ignored regions are crowds: training and the metric skip them.",
+        "## Objects of each class",
+        _table(["class", *splits], by_class),
+        "## Sizes of the objects",
+        f"At the net's input, with INPUT.MIN_SIZE_TEST {size['MIN_SIZE_TEST']} and MAX_SIZE_TEST "
+        f"{size['MAX_SIZE_TEST']}; the size is the square root of the area.",
+        _table(
+            [*size_header, f"< {TINY} px"],
+            [[name, *(x[k] for k in sizes)] for name, x in splits.items()],
+        ),
+        "## Notes",
+        "\n".join(f"* {markdown_text(x)}" for x in _notes(content)) or "None.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(header: list[str], rows: list[list]) -> str:
+    return tabulate(rows, header, tablefmt="github", disable_numparse=[0])
+
+
+def _notes(content: dict) -> list[str]:
+    splits, pairs = content["splits"], content["near_duplicates"]
+    notes = [f"Not read: {number} {what}." for what, number in content["left_out"].items()]
+    for name in set(splits) & {"val", "test"}:
+        lost = splits[name]["without area"] + splits[name]["outside"]
+        if lost:
+            notes.append(
+                f"{lost} labels of {name} have no area or are outside of their image. No detector "
+                "can find them, so that they are left out: correct or remove them."
+            )
+    for name, split in splits.items():
+        absent = [k for k, number in split["objects_by_class"].items() if not number]
+        if absent:
+            effect = "cannot be learned" if name == "train" else "have no AP"
+            notes.append(f"Without objects in {name}, so that they {effect}: {', '.join(absent)}.")
+        if split["tiny"] > MANY_TINY * split["objects"]:
+            notes.append(
+                f"{split['tiny'] / split['objects']:.0%} of the objects of {name} are smaller than "
+                f"{TINY} px at the net's input: raise INPUT.MIN_SIZE_TRAIN and MIN_SIZE_TEST."
+            )
+    if splits["train"]["images_without_objects"]:
+        number = splits["train"]["images_without_objects"]
+        notes.append(f"Training skips the {number} training images without objects.")
+    if pairs:
+        first = " and ".join(map(json.dumps, pairs[0].values()))
+        notes.append(
+            f"{len(pairs)} images look like an image of another split, first {first}; all are in "
+            "data_report.json. Results on them are better than on new images: keep the frames of a "
+            "video in one split, by --whole-folders or --val-list."
+        )
+    for name, number in content["compared"].items():
+        if number < splits[name]["images"]:
+            notes.append(f"Only {number} images of {name} were compared with other splits.")
+    if content["equal_names"]:
+        number, first = len(content["equal_names"]), content["equal_names"][0]
+        notes.append(f"{number} names of image files occur in several folders, first {first}.")
+    return notes

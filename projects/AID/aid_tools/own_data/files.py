@@ -1,0 +1,280 @@
+"""Files of a folder of labels: label files, the images that they belong to, and their splits."""
+
+import json
+import os
+import re
+from collections import defaultdict
+from xml.etree import ElementTree
+
+from aid.data.images import IMAGES
+from aid.utils.errors import AIDError
+
+__all__ = [
+    "Images",
+    "LOOKED_AT",
+    "LabelFiles",
+    "check_found",
+    "find_split",
+    "read_json",
+    "read_text",
+    "read_xml",
+    "split_in_name",
+    "split_named",
+]
+
+# Number of files that are opened to recognize a format.
+LOOKED_AT = 20
+# Names of a split, of a folder or in the name of a file.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# Folders that tell images from labels, and are no part of an image's name.
+ROLES = {"images", "image", "imgs", "img", "jpegimages", "image_2", "data"}
+ROLES |= {"labels", "label", "annotations", "ann", "label_2", "xml", "json", "txt"}
+
+
+class LabelFiles:
+    """Label files of a folder, listed once.
+
+    Attributes:
+        root: the folder.
+        listed: {image name without extension: split} of the lists in ImageSets, as of Pascal VOC
+            and KITTI.
+    """
+
+    def __init__(self, path: str):
+        """
+        Args:
+            path: a folder, or one label file.
+
+        Raises:
+            AIDError: there is nothing at the path.
+        """
+        if not os.path.exists(path):
+            raise AIDError(f"{path} does not exist: name a folder of labels, or a label file")
+        self.root = path if os.path.isdir(path) else os.path.dirname(path) or "."
+        self._paths = _walk(path) if os.path.isdir(path) else [path]
+        self.listed = self._read_lists()
+
+    def with_extension(self, *extensions: str) -> list[str]:
+        """Sorted paths of the files with one of the extensions, in lower case and with dot."""
+        return [x for x in self._paths if os.path.splitext(x)[1].lower() in extensions]
+
+    def extensions(self) -> list[str]:
+        """Extensions of all files, sorted."""
+        return sorted({os.path.splitext(x)[1].lower() for x in self._paths} - {""})
+
+    def split_of(self, path: str) -> str | None:
+        """Split of a label file according to the folders that it is in; None if unknown."""
+        return _split_of(os.path.relpath(path, self.root))
+
+    def _read_lists(self) -> dict[str, str]:
+        splits = {}
+        for path in self.with_extension(".txt"):
+            *folders, name = path.split(os.sep)
+            if "ImageSets" in folders[-2:] and name in ("train.txt", "val.txt", "test.txt"):
+                splits.update(dict.fromkeys(read_text(path).split(), name[:-4]))
+        return splits
+
+
+class Images:
+    """Images of a folder, found by the names that labels give them.
+
+    Attributes:
+        root: the folder.
+        paths: sorted paths of all images.
+    """
+
+    def __init__(self, root: str, paths: list[str]):
+        """
+        Args:
+            root: the folder.
+            paths: images in it and in its subfolders.
+        """
+        self.root = root
+        self.paths = paths
+        self._by_name = defaultdict(list)
+        for path in self.paths:
+            name = os.path.basename(path)
+            self._by_name[name].append(path)
+            self._by_name[os.path.splitext(name)[0]].append(path)
+
+    @classmethod
+    def in_folder(cls, root: str) -> "Images":
+        """Find all images in a folder and its subfolders.
+
+        Raises:
+            AIDError: the folder does not exist or has no image.
+        """
+        if not os.path.isdir(root):
+            raise AIDError(f"--images {root} is no folder: name the folder of the images")
+        paths = [x for x in _walk(root) if x.lower().endswith(IMAGES)]
+        if not paths:
+            raise AIDError(f"{root} has no image: name the folder of the images by --images")
+        return cls(root, paths)
+
+    def split_of(self, path: str) -> str | None:
+        """Split of an image according to the folders that it is in."""
+        return _split_of(os.path.relpath(path, self.root))
+
+    def find(self, name: str, source: str, split: str | None = None) -> str | None:
+        """Find an image by its name.
+
+        Among images of equal names it is the one whose folders agree most with those of the name.
+
+        Args:
+            name: with or without extension and folders.
+            source: label file, for messages.
+            split: images in a folder of another split are left out.
+
+        Returns:
+            Path of the image; None if there is none.
+
+        Raises:
+            AIDError: several images have the name.
+        """
+        *folders, base = _parts(name)
+        found = [
+            x for x in self._by_name.get(base, ()) if not split or self.split_of(x) in (None, split)
+        ]
+        agreement = [
+            _num_equal_at_end(folders, _parts(os.path.relpath(x, self.root))[:-1]) for x in found
+        ]
+        best = [x for x, n in zip(found, agreement, strict=True) if n == max(agreement)]
+        if len(best) > 1:
+            raise AIDError(f"{source}: image {name} may be {best[0]} or {best[1]}: rename one")
+        return best[0] if best else None
+
+    def of_files(self, files: LabelFiles, names: dict[str, str | None]) -> dict[str, str]:
+        """Find the images of label files, which have the same name or the one given.
+
+        Args:
+            files: all label files.
+            names: {label file: other name of its image, or None}.
+
+        Returns:
+            {label file: path of its image}
+
+        Raises:
+            AIDError: images are missing.
+        """
+        found = {}
+        for path, other in names.items():
+            name = os.path.splitext(os.path.relpath(path, files.root))[0]
+            split = files.split_of(path)
+            found[path] = self.find(name, path, split) or (
+                self.find(other, path, split) if other else None
+            )
+        check_found(found, self)
+        return found
+
+
+def find_split(files: LabelFiles, images: Images, path: str, image: str) -> str | None:
+    """Split of an image according to lists, the folder of its label file, or its own folder.
+
+    Args:
+        files, images: all label files and images.
+        path: label file of the image.
+        image: path of the image.
+
+    Returns:
+        "train", "val" or "test"; None if the data do not say.
+    """
+    name = os.path.splitext(os.path.basename(image))[0]
+    return files.listed.get(name) or files.split_of(path) or images.split_of(image)
+
+
+def check_found(found: dict[str, str | None], images: Images) -> None:
+    """Check that images were found.
+
+    Args:
+        found: {where an image is named: its path, or None}.
+        images: the images that were searched.
+
+    Raises:
+        AIDError: some were not.
+    """
+    missing = [name for name, image in found.items() if image is None]
+    if missing:
+        raise AIDError(
+            f"{len(missing)} of {len(found)} labeled images are not below {images.root}, first "
+            f"that of {missing[0]}: complete them, or name their folder by --images"
+        )
+
+
+def _walk(root: str) -> list[str]:
+    """Sorted paths of all files. Links out of the folder are followed; no folder is read twice."""
+    paths, seen, inside = [], set(), os.path.join(os.path.realpath(root), "")
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        leads_back = folder != root and os.path.islink(folder) and real.startswith(inside)
+        if leads_back or real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        paths += [os.path.join(folder, x) for x in names if not x.startswith(".")]
+    return sorted(paths)
+
+
+def _split_of(path: str) -> str | None:
+    return next(filter(None, map(split_named, path.split(os.sep)[:-1])), None)
+
+
+def split_named(folder: str) -> str | None:
+    """Split that a folder is named after, such as val2017; None if it is not."""
+    return SPLIT_NAMES.get(re.sub(r"[-_]?\d{4}$", "", folder.lower()))
+
+
+def _parts(name: str) -> list[str]:
+    parts = [x for x in name.replace("\\", "/").split("/") if x not in ("", ".", "..")]
+    return [*(x for x in parts[:-1] if x.lower() not in ROLES), *parts[-1:]] or [""]
+
+
+def _num_equal_at_end(a: list[str], b: list[str]) -> int:
+    pairs = zip(reversed(a), reversed(b), strict=False)
+    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
+
+
+def read_text(path: str) -> str:
+    """Read a text file, with or without byte-order mark.
+
+    Raises:
+        AIDError: it cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as f:
+            return f.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AIDError(f"{path} cannot be read as text: {error}") from error
+
+
+def read_json(path: str) -> object:
+    """Read a JSON file.
+
+    Raises:
+        AIDError: it cannot be read.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise AIDError(f"{path} is not a whole JSON file: {error}") from error
+
+
+def read_xml(path: str) -> ElementTree.Element:
+    """Read the root of an XML file.
+
+    Raises:
+        AIDError: it cannot be read.
+    """
+    try:
+        return ElementTree.parse(path).getroot()
+    except (ElementTree.ParseError, LookupError, OSError, ValueError) as error:
+        raise AIDError(f"{path} is not a whole XML file: {error}") from error
+
+
+def split_in_name(path: str) -> str | None:
+    """Split that the words of a file's name say, such as of instances_train2017.json."""
+    words = re.findall(r"[a-z]+", os.path.basename(path).lower())
+    return next((SPLIT_NAMES[x] for x in words if x in SPLIT_NAMES), None)

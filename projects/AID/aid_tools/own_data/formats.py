@@ -1,0 +1,78 @@
+"""Label formats: recognition and reading.
+
+The readers are written here, since none of the libraries that were looked at serves: datumaro 1.13
+needs older versions of Pillow and OpenCV than requirements.txt has, pandas and pyarrow; supervision
+0.31 needs scipy and PyAV, and reads neither CVAT, KITTI nor the difficult flags of Pascal VOC;
+globox 2.9 drops crowds, difficult flags and masks, and its errors name no file.
+"""
+
+import os
+from collections.abc import Callable
+
+from aid.utils.errors import AIDError
+
+from .files import Images, LabelFiles
+from .json_formats import is_coco, is_labelme, read_coco, read_labelme
+from .labels import Labels
+from .text_formats import is_kitti, is_yolo, read_kitti, read_yolo
+from .xml_formats import is_cvat, is_voc, read_cvat, read_voc
+
+__all__ = ["FORMATS", "read_labels"]
+
+# {name of a format: (whether label files have it, its reader)}
+FORMATS: dict[str, tuple[Callable[[LabelFiles], bool], Callable[[LabelFiles, Images], Labels]]] = {
+    "voc": (is_voc, read_voc),
+    "yolo": (is_yolo, read_yolo),
+    "cvat": (is_cvat, read_cvat),
+    "labelme": (is_labelme, read_labelme),
+    "coco": (is_coco, read_coco),
+    "kitti": (is_kitti, read_kitti),
+}
+
+
+def read_labels(path: str, image_root: str = "", name: str = "") -> Labels:
+    """Read the labels of a folder. Classes without any object are left out.
+
+    Args:
+        path: folder of labels, or a label file.
+        image_root: folder of the images; empty if they are below the folder of labels.
+        name: of the format, one of FORMATS; empty to recognize it.
+
+    Raises:
+        AIDError: the format is not recognized, a label file is malformed, labels have no image, an
+            image has two label files, two lists of classes differ, or there is no object.
+    """
+    files = LabelFiles(path)
+    labels = FORMATS[name or _recognize(files, path)][1](
+        files, Images.in_folder(image_root or files.root)
+    )
+    sources: dict[str, str] = {}
+    for image in labels.images:
+        key = os.path.realpath(image.path)
+        if key in sources:
+            raise AIDError(
+                f"image {image.path} is labeled twice, by {sources[key]} and {image.source}: "
+                "remove one"
+            )
+        sources[key] = image.source
+    used = {x.name for image in labels.images for x in image.objects}
+    if not used:
+        raise AIDError(f"{path} has no labeled object in {len(labels.images)} images")
+    unused = [x for x in labels.classes if x not in used]
+    if unused:
+        labels.left_out[f"classes without any object ({', '.join(unused)})"] = len(unused)
+    labels.classes = [x for x in labels.classes if x in used]
+    return labels
+
+
+def _recognize(files: LabelFiles, path: str) -> str:
+    found = [name for name, (is_format, _) in FORMATS.items() if is_format(files)]
+    if len(found) > 1:
+        raise AIDError(f"{path} has labels of {' and '.join(found)}: choose one by --format")
+    if not found:
+        raise AIDError(
+            f"{path} has no labels of a known format ({', '.join(FORMATS)}): its files have the "
+            f"extensions {', '.join(files.extensions()) or '(none)'}; name another folder, or the "
+            "format by --format"
+        )
+    return found[0]

@@ -1,0 +1,132 @@
+"""Labelme, with a JSON file for each image, and COCO, with one for all or for each split."""
+
+import math
+from collections import Counter, defaultdict
+
+from .files import LOOKED_AT, Images, LabelFiles, check_found, find_split, read_json, split_in_name
+from .labels import LabeledImage, LabeledObject, Labels
+from .values import around, clear_errors, number, polygon, same_classes
+
+__all__ = ["is_coco", "is_labelme", "read_coco", "read_labelme"]
+
+
+def _has(files: LabelFiles, *keys: str) -> bool:
+    contents = map(read_json, files.with_extension(".json")[:LOOKED_AT])
+    return any(isinstance(x, dict) and all(key in x for key in keys) for x in contents)
+
+
+def is_labelme(files: LabelFiles) -> bool:
+    """Whether JSON files are of Labelme."""
+    return _has(files, "shapes", "imagePath")
+
+
+def read_labelme(files: LabelFiles, images: Images) -> Labels:
+    """Read Labelme: rectangles, polygons, circles, and the boxes of masks.
+
+    Raises:
+        AIDError: a file is malformed, or images are missing.
+    """
+    contents = {}
+    for path in files.with_extension(".json"):
+        content = read_json(path)
+        if isinstance(content, dict) and "shapes" in content:
+            content.pop("imageData", None)  # the image itself, as text
+            contents[path] = content
+    names = {path: str(x.get("imagePath", "")) for path, x in contents.items()}
+    labels = Labels([], [])
+    for path, image in images.of_files(files, names).items():
+        with clear_errors(path, "Labelme"):
+            objects = _labelme_objects(contents[path]["shapes"], labels.left_out)
+            size = contents[path].get("imageWidth"), contents[path].get("imageHeight")
+        split = find_split(files, images, path, image)
+        labels.images.append(LabeledImage(image, path, objects, split, size if all(size) else None))
+    labels.classes = sorted({x.name for image in labels.images for x in image.objects})
+    return labels
+
+
+def _labelme_objects(shapes: list[dict], left_out: Counter) -> list[LabeledObject]:
+    """Objects of an image. Shapes with the same label and group are parts of one object."""
+    groups = defaultdict(list)
+    for index, shape in enumerate(shapes):
+        kind = shape.get("shape_type", "polygon")
+        points = [(number(x), number(y)) for x, y in shape["points"]]
+        if kind == "circle":  # its center, and a point on it
+            (x, y), radius = points[0], math.dist(*points)
+            points = [(x - radius, y - radius), (x + radius, y + radius)]
+        elif kind not in ("rectangle", "polygon", "mask"):
+            left_out[f"Labelme shapes of type {kind}"] += 1
+            continue
+        group = shape.get("group_id")
+        key = ("shape", index) if group is None else ("group", group)
+        mask = polygon(points) if kind == "polygon" else None
+        groups[str(shape["label"]), key].append((points, mask))
+    objects = []
+    for (name, _), parts in groups.items():
+        polygons = [mask[0] for _, mask in parts if mask]
+        box = around([point for points, _ in parts for point in points])
+        objects.append(LabeledObject(name, box, polygons if len(polygons) == len(parts) else None))
+    return objects
+
+
+def is_coco(files: LabelFiles) -> bool:
+    """Whether JSON files are of COCO."""
+    return _has(files, "images", "annotations", "categories")
+
+
+def read_coco(files: LabelFiles, images: Images) -> Labels:
+    """Read COCO, more leniently than :func:`aid.data.read_coco`: boxes may leave the image, and the
+    fields ``area`` and ``iscrowd`` may be missing.
+
+    Raises:
+        AIDError: a file is malformed, images are missing, or files have different classes.
+    """
+    labels, lists, found = Labels([], []), {}, {}
+    for path in files.with_extension(".json"):
+        content = read_json(path)
+        if not isinstance(content, dict) or "categories" not in content:
+            continue
+        split = split_in_name(path) or files.split_of(path)
+        with clear_errors(path, "COCO's instance"):
+            categories = sorted(content["categories"], key=lambda x: x["id"])
+            lists[path] = [str(x["name"]) for x in categories]
+            objects = _coco_objects(content["annotations"], categories, labels.left_out)
+            for image in content["images"]:
+                name = image["file_name"]
+                found[f"{name} in {path}"] = images.find(name, path, split)
+                size = (image["width"], image["height"]) if "width" in image else None
+                of_image = objects.pop(image["id"], [])
+                labels.images.append(
+                    LabeledImage(found[f"{name} in {path}"], path, of_image, split, size)
+                )
+        if objects:
+            labels.left_out["annotations of unknown images"] += sum(map(len, objects.values()))
+    check_found(found, images)
+    for image in labels.images:
+        image.split = image.split or images.split_of(image.path)
+    labels.classes = same_classes(lists)
+    return labels
+
+
+def _coco_objects(
+    annotations: list[dict], categories: list[dict], left_out: Counter
+) -> dict[int, list[LabeledObject]]:
+    """{image id: objects}"""
+    objects, names = defaultdict(list), {x["id"]: str(x["name"]) for x in categories}
+    for annotation in annotations:
+        if "bbox" not in annotation:
+            left_out["annotations without a bbox"] += 1
+            continue
+        if annotation.get("keypoints"):
+            left_out["keypoints of an object"] += 1
+        x, y, w, h = map(number, annotation["bbox"])
+        if annotation["category_id"] not in names:
+            raise ValueError(f"category_id {annotation['category_id']} is not in 'categories'")
+        objects[annotation["image_id"]].append(
+            LabeledObject(
+                names[annotation["category_id"]],
+                (x, y, x + w, y + h),
+                annotation.get("segmentation") or None,
+                crowd=bool(annotation.get("iscrowd", 0)),
+            )
+        )
+    return objects

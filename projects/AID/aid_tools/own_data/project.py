@@ -1,0 +1,323 @@
+"""Files of a project: registration of the data, and configs of teacher and students."""
+
+import json
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from aid.data import load_coco
+from aid.data.classes import check_class_lists, class_list
+from aid.utils.errors import AIDError
+from aid.utils.files import check_folder_name, write_text
+
+from .input_size import InputSize
+
+__all__ = ["DETECTORS", "Project", "write_project"]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Family of detectors.
+
+    Attributes:
+        base: file name of its base config, below configs/.
+        distillation: file name of the base config of its students, below configs/AID.
+        section: of MODEL that holds NUM_CLASSES.
+        rate: SOLVER.BASE_LR for 16 images.
+        coco_teacher: TEACHER.CONFIG_FILE and WEIGHTS of a detector in Detectron2's model zoo, or
+            None if it has none of the family.
+    """
+
+    base: str
+    distillation: str
+    section: str
+    rate: float
+    coco_teacher: tuple[str, str] | None = None
+
+
+_ZOO = "COCO-Detection"
+DETECTORS = {
+    "faster_rcnn": Detector(
+        "Base-RCNN-FPN.yaml",
+        "Base-RCNN.yaml",
+        "ROI_HEADS",
+        0.02,
+        (
+            f"{_ZOO}/faster_rcnn_R_101_FPN_3x.yaml",
+            f"detectron2://{_ZOO}/faster_rcnn_R_101_FPN_3x/137851257/model_final_f6e8b1.pkl",
+        ),
+    ),
+    "retinanet": Detector(
+        "Base-RetinaNet.yaml",
+        "Base-RetinaNet.yaml",
+        "RETINANET",
+        0.01,
+        (
+            f"{_ZOO}/retinanet_R_101_FPN_3x.yaml",
+            f"detectron2://{_ZOO}/retinanet_R_101_FPN_3x/190397697/model_final_971ab9.pkl",
+        ),
+    ),
+    "gfl": Detector("Base-GFL.yaml", "Base-GFL.yaml", "GFL", 0.01),
+    "fcos": Detector("Base-FCOS.yaml", "Base-FCOS.yaml", "FCOS", 0.01),
+}
+# Iterations below which a warning advises more epochs.
+FEW_ITERATIONS = 1000
+
+
+@dataclass(frozen=True)
+class Project:
+    """Settings of a project.
+
+    Attributes:
+        folder: to write; its name is the prefix of the datasets.
+        train_json, val_json: annotations in COCO's format.
+        images: folder of the images.
+        detector: one of DETECTORS.
+        coco_teacher: whether the teacher is a COCO detector of Detectron2's model zoo.
+        epochs: of the students; a teacher is trained twice as long.
+        gpus: number of GPUs; 0 for the CPU.
+        batch: images per iteration of all GPUs; None for the smallest multiple of their number
+            from 8 on.
+    """
+
+    folder: str
+    train_json: str
+    val_json: str
+    images: str
+    detector: str = "faster_rcnn"
+    coco_teacher: bool = False
+    epochs: int = 12
+    gpus: int = 1
+    batch: int | None = None
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(os.path.normpath(self.folder))
+
+    @property
+    def batch_size(self) -> int:
+        workers = max(self.gpus, 1)
+        return self.batch or -(-8 // workers) * workers
+
+
+def write_project(project: Project, repository: Path) -> tuple[list[str], list[str]]:
+    """Write register.py, data.yaml, teacher.yaml, student.yaml and aid.yaml.
+
+    Args:
+        project: settings.
+        repository: folder that contains configs/ and train_net.py.
+
+    Returns:
+        Commands that train and compare, and warnings.
+
+    Raises:
+        AIDError: the folder exists or cannot be written, a setting or the data cannot be used.
+    """
+    _check(project)
+    train, classes = _read_data(project)
+    epoch = max(1, round(len(train) / project.batch_size))
+    iterations = project.epochs * epoch
+    files = {
+        "register.py": _registration(project),
+        "data.yaml": _data(project, train, classes, epoch),
+        "student.yaml": _plain(project, repository, "R18", "student"),
+    }
+    if project.coco_teacher:
+        files["aid.yaml"] = _distilled(project, repository, _coco_teacher(project, classes))
+    else:
+        schedule = f"SOLVER:  # twice as long as the students\n{_schedule(2 * iterations)}"
+        files["teacher.yaml"] = _plain(project, repository, "R101", "teacher", schedule)
+        files["aid.yaml"] = _distilled(project, repository, _own_teacher(project))
+    try:
+        os.makedirs(project.folder)
+        for name, text in files.items():
+            write_text(os.path.join(project.folder, name), text)
+    except OSError as error:
+        raise AIDError(f"{project.folder} cannot be written: {error.strerror}") from error
+    warnings = []
+    if iterations < FEW_ITERATIONS:
+        enough = -(-FEW_ITERATIONS // epoch)
+        warnings.append(
+            f"{project.epochs} epochs of {len(train)} images are {iterations} iterations, which is "
+            f"short for a detector: consider --epochs {enough} or more"
+        )
+    return _commands(project, repository), warnings
+
+
+def _check(project: Project) -> None:
+    check_folder_name("NAME", project.folder)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", project.name, re.ASCII):
+        raise AIDError(f"NAME {project.name}: it may have letters, digits and . _ - only")
+    if os.path.lexists(project.folder):
+        raise AIDError(f"{project.folder} exists: choose a new name, or remove it")
+    for split in ("train", "val"):
+        if f"{project.name}_{split}" in DatasetCatalog.list():
+            raise AIDError(f"{project.name}_{split} is a dataset already: choose another name")
+    if min(project.epochs, project.batch_size) < 1 or project.gpus < 0:
+        raise AIDError("--epochs and --batch must be 1 or more, --gpus 0 or more")
+    if project.batch_size % max(project.gpus, 1):
+        raise AIDError(
+            f"--batch {project.batch_size} is not divisible by --gpus {project.gpus}: change one"
+        )
+    if project.coco_teacher and not DETECTORS[project.detector].coco_teacher:
+        raise AIDError(
+            f"--teacher coco: Detectron2's model zoo has no {project.detector} detector: choose "
+            "faster_rcnn or retinanet, or train a teacher"
+        )
+
+
+def _read_data(project: Project) -> tuple[list[dict], list[str]]:
+    """Records of the images to train on, and the names of the classes."""
+    names = [f"{project.name}_{split}" for split in ("train", "val")]
+    paths = [project.train_json, project.val_json]
+    try:
+        records = [
+            load_coco(name, path, project.images, "convert the labels, or correct the path")
+            for name, path in zip(names, paths, strict=True)
+        ]
+        check_class_lists(zip(paths, names, strict=True))
+        classes = class_list(names[0])
+    finally:
+        for name in names:
+            MetadataCatalog.pop(name, None)
+    train = [x for x in records[0] if any(not a["iscrowd"] for a in x["annotations"])]
+    if not train or not records[1]:
+        path = paths[bool(train)]
+        raise AIDError(f"{path} has no {'image' if train else 'object to train on'}: add some")
+    return train, classes
+
+
+def _registration(project: Project) -> str:
+    train, val, images = (
+        _from_folder(project, x) for x in (project.train_json, project.val_json, project.images)
+    )
+    return f'''"""Registers the datasets; paths start at the folder of this file."""
+
+import os
+
+from aid.data import register_coco
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+
+
+def path(relative):
+    return os.path.normpath(os.path.join(HERE, relative))
+
+
+images = path({images!r})
+register_coco("{project.name}_train", path({train!r}), images)
+register_coco("{project.name}_val", path({val!r}), images)
+'''
+
+
+def _data(project: Project, train: list[dict], classes: list[str], epoch: int) -> str:
+    detector, batch = DETECTORS[project.detector], project.batch_size
+    size = InputSize([(x["width"], x["height"]) for x in train])
+    iterations = project.epochs * epoch
+    return f"""\
+# Data and schedule of all detectors of this project.
+DATASETS:
+  TRAIN: ["{project.name}_train"]
+  TEST: ["{project.name}_val"]
+INPUT:
+  # The shorter side is that of the median training image, but at most 800, as for COCO, and doubled
+  # up to 480 if it is smaller; training draws from 0.8 of it on. The limit of the longer side is
+  # 1333, as for COCO, or that of the median image if it is more than twice as long as wide.
+  MIN_SIZE_TRAIN: {list(size.min_train)}
+  MAX_SIZE_TRAIN: {size.longest}
+  MIN_SIZE_TEST: {size.min_test}
+  MAX_SIZE_TEST: {size.longest}
+MODEL:
+  {detector.section}:
+    NUM_CLASSES: {len(classes)}
+SOLVER:
+  IMS_PER_BATCH: {batch}  # of all GPUs together
+  BASE_LR: {detector.rate * batch / 16:g}  # {detector.rate:g} for 16 images, in proportion
+  # {project.epochs} epochs of {len(train)} images with objects; an epoch is {epoch} iterations.
+  # The learning rate falls after 2/3 and 11/12 of them.
+{_schedule(iterations)}
+  WARMUP_ITERS: {min(500, iterations // 10)}
+  CHECKPOINT_PERIOD: {max(epoch, iterations // 12)}
+TEST:
+  EVAL_PERIOD: {max(1, project.epochs // 4) * epoch}
+"""
+
+
+def _schedule(iterations: int) -> str:
+    steps = sorted({iterations * 2 // 3, iterations * 11 // 12} - {0})
+    return f"  MAX_ITER: {iterations}\n  STEPS: {steps}"
+
+
+def _plain(project: Project, repository: Path, backbone: str, name: str, schedule: str = "") -> str:
+    configs = repository / "configs"
+    bases = [configs / DETECTORS[project.detector].base, configs / f"backbones/{backbone}.yaml"]
+    bases = [*(_from_folder(project, x) for x in bases), "data.yaml"]
+    text = f"_BASE_: {json.dumps(bases)}\n"
+    text += f"{schedule}\n" if schedule else ""
+    return f"{text}OUTPUT_DIR: {json.dumps(_output(project, name))}\n"
+
+
+def _distilled(project: Project, repository: Path, teacher: str) -> str:
+    base = repository / "configs/AID" / DETECTORS[project.detector].distillation
+    bases = ["student.yaml", _from_folder(project, base)]
+    return (
+        f"_BASE_: {json.dumps(bases)}\n{teacher}OUTPUT_DIR: {json.dumps(_output(project, 'aid'))}\n"
+    )
+
+
+def _own_teacher(project: Project) -> str:
+    weights = os.path.join(_output(project, "teacher"), "model_final.pth")
+    return f'TEACHER:\n  CONFIG_FILE: "teacher.yaml"\n  WEIGHTS: {json.dumps(weights)}\n'
+
+
+def _coco_teacher(project: Project, classes: list[str]) -> str:
+    """Keys of a COCO detector as teacher, with a map of the classes that COCO has, too."""
+
+    def key(name: str) -> str:
+        return re.sub(r"[\W_]+", "", name).lower()
+
+    known = {key(x): x for x in MetadataCatalog.get("coco_2017_val").thing_classes}
+    entries = [f"{known[key(x)]}: {x}" for x in classes if key(x) in known]
+    unknown = [x for x in classes if key(x) not in known]
+    if not entries:
+        raise AIDError(
+            f"--teacher coco: COCO has none of the classes {', '.join(classes)}: train a teacher"
+        )
+    config_file, weights = DETECTORS[project.detector].coco_teacher
+    note = f"  # COCO has no class for {json.dumps(unknown)}.\n" if unknown else ""
+    return (
+        f"TEACHER:\n  CONFIG_FILE: {json.dumps(config_file)}\n  WEIGHTS: {json.dumps(weights)}\n"
+        f"{note}  CLASS_MAP: {json.dumps(entries)}\n"
+        "  EVAL_FIRST: True  # its AP on the test set is in the log\n"
+    )
+
+
+def _output(project: Project, name: str) -> str:
+    return os.path.join("output", project.name, name)
+
+
+def _from_folder(project: Project, path: str | Path) -> str:
+    """Path from the folder of the project. A link at its end is not resolved."""
+    folder, name = os.path.split(os.path.normpath(path))
+    target = os.path.join(os.path.realpath(folder), name)
+    return os.path.relpath(target, os.path.realpath(project.folder))
+
+
+def _commands(project: Project, repository: Path) -> list[str]:
+    def run(script: str, *arguments: str) -> str:
+        path = os.path.relpath(repository / script)
+        return shlex.join(["python", path, *arguments])
+
+    register = ("--register", os.path.join(project.folder, "register.py"))
+    names = ["student", "aid"] if project.coco_teacher else ["teacher", "student", "aid"]
+    commands = []
+    for name in names:
+        config = ("--config-file", os.path.join(project.folder, f"{name}.yaml"))
+        commands.append(run("train_net.py", *register, *config, "--num-gpus", str(project.gpus)))
+    outputs = [_output(project, name) for name in names]
+    report = ("--output", _output(project, "report"))
+    return [*commands, run("tools/report.py", *outputs, *register, *report)]

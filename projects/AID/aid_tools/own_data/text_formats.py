@@ -1,0 +1,198 @@
+"""YOLO and KITTI, with a text file for each image."""
+
+import os
+
+import yaml
+
+from aid.data.kitti_labels import CLASSES as KITTI_CLASSES
+from aid.data.kitti_labels import IGNORED_AS, parse_label_file
+from aid.data.unlabeled import upright_size
+from aid.utils.errors import AIDError
+
+from .files import Images, LabelFiles, check_found, find_split, read_text
+from .labels import SPLITS, LabeledImage, LabeledObject, Labels
+from .values import around, clear_errors, number, polygon, same_classes
+
+__all__ = ["is_kitti", "is_yolo", "read_kitti", "read_yolo"]
+
+# Files of YOLO's layouts with the names of the classes, one a line.
+NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels")
+# Text files beside the labels that are none.
+NO_LABELS = ("classes", "train", "val", "valid", "test", "trainval")
+
+
+def is_yolo(files: LabelFiles) -> bool:
+    """Whether text files have lines of five or more numbers."""
+    return any(map(_has_numbers, _yolo_files(files)))
+
+
+def _yolo_files(files: LabelFiles) -> list[str]:
+    stems = {x: os.path.splitext(os.path.basename(x))[0] for x in files.with_extension(".txt")}
+    return [
+        path
+        for path, stem in stems.items()
+        if stem not in NO_LABELS and not stem.lower().startswith("readme")
+    ]
+
+
+def _has_numbers(path: str) -> bool:
+    try:
+        fields = [number(x) for x in read_text(path).partition("\n")[0].split()]
+    except (AIDError, ValueError):
+        return False
+    return len(fields) >= 5
+
+
+def read_yolo(files: LabelFiles, images: Images) -> Labels:
+    """Read YOLO: boxes (class, center, width, height) and polygons, in parts of the image.
+
+    The names of the classes are those in data.yaml, classes.txt, obj.names or _darknet.labels.
+    An image without a label file has no objects.
+
+    Raises:
+        AIDError: a file is malformed, there are no or different names of classes, or images of
+            labels are missing.
+    """
+    names, splits = _read_names(files, images)
+    found = images.of_files(files, dict.fromkeys(_yolo_files(files)))
+    label_of = {image: path for path, image in found.items()}
+    labels = Labels(names, [])
+    for image in images.paths:
+        if splits and image not in splits:
+            labels.left_out["images that data.yaml does not name"] += 1
+            continue
+        objects, path = [], label_of.get(image)
+        if path is None:
+            labels.left_out["images without a label file, used as images without objects"] += 1
+        else:
+            size = upright_size(image)
+            with clear_errors(path, "YOLO"):
+                lines = filter(None, map(str.split, read_text(path).splitlines()))
+                objects = [_yolo_object(x, names, *size) for x in lines]
+        split = splits.get(image) or images.split_of(image)
+        labels.images.append(LabeledImage(image, path or image, objects, split))
+    return labels
+
+
+def _read_names(files: LabelFiles, images: Images) -> tuple[list[str], dict[str, str]]:
+    """Names of the classes, and {image: split} where a data.yaml says so."""
+    lists, splits = {}, {}
+    for path in files.with_extension(".yaml", ".yml"):
+        with clear_errors(path, "YOLO's data.yaml"):
+            content = _read_yaml(path)
+            if "names" not in content:
+                continue
+            names = content["names"]
+            if isinstance(names, dict):
+                names = [names[i] for i in range(len(names))]
+            lists[path] = [str(x) for x in names]
+            splits.update(_listed_splits(content, path, images))
+    for path in files.with_extension(".txt", ".names", ".labels"):
+        if os.path.basename(path) in NAME_LISTS:
+            lists[path] = [x.strip() for x in read_text(path).splitlines() if x.strip()]
+    if not lists:
+        raise AIDError(
+            f"{files.root} has no names of the classes: add classes.txt with one a line, or YOLO's "
+            "data.yaml"
+        )
+    return same_classes(lists), splits
+
+
+def _read_yaml(path: str) -> dict:
+    try:
+        content = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    return content if isinstance(content, dict) else {}
+
+
+def _listed_splits(content: dict, path: str, images: Images) -> dict[str, str]:
+    """{image: split} of the entries train, val and test of a data.yaml.
+
+    Raises:
+        AIDError: train or val names what does not exist.
+    """
+    folder, splits = os.path.dirname(path), {}
+    # Paths start at the file, at its "path", or, in some exports, at a folder beside the file.
+    bases = (os.path.join(folder, str(content.get("path") or "")), folder)
+    for split in SPLITS:
+        entries = content.get(split) or []
+        for entry in [entries] if isinstance(entries, str) else map(str, entries):
+            names = (entry, entry.lstrip("./"))
+            tried = [os.path.join(base, name) for name in names for base in bases]
+            place = next(filter(os.path.exists, tried), None)
+            if place is not None:
+                splits.update(dict.fromkeys(_images_in(place, images), split))
+            elif split != "test":  # which exports name without delivering it
+                raise AIDError(f"{path}: {split} names {entry}, which does not exist: correct it")
+    return splits
+
+
+def _images_in(place: str, images: Images) -> list[str]:
+    """Images in a folder, or in a text file with one path a line."""
+    if os.path.isdir(place):
+        inside = os.path.realpath(place) + os.sep
+        return [x for x in images.paths if os.path.realpath(x).startswith(inside)]
+    found = {x: images.find(x, place) for x in map(str.strip, read_text(place).splitlines()) if x}
+    check_found(found, images)
+    return list(found.values())
+
+
+def _yolo_object(fields: list[str], names: list[str], width: int, height: int) -> LabeledObject:
+    index, *values = map(number, fields)
+    if index not in range(len(names)):
+        raise ValueError(f"class {fields[0]} is not one of the {len(names)} classes, from 0")
+    name = names[int(index)]
+    if len(values) == 4:
+        x, y, w, h = values
+        box = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
+        return LabeledObject(name, box)
+    if len(values) < 6 or len(values) % 2:
+        raise ValueError(
+            f"a line has {len(fields)} fields: they must be class, x, y, width and height, or "
+            "class and a polygon"
+        )
+    points = [(x * width, y * height) for x, y in zip(values[::2], values[1::2], strict=True)]
+    return LabeledObject(name, around(points), polygon(points))
+
+
+def is_kitti(files: LabelFiles) -> bool:
+    """Whether text files are in folders called label_2."""
+    return bool(_kitti_files(files))
+
+
+def _kitti_files(files: LabelFiles) -> list[str]:
+    texts = files.with_extension(".txt")
+    return [x for x in texts if os.path.basename(os.path.dirname(os.path.abspath(x))) == "label_2"]
+
+
+def read_kitti(files: LabelFiles, images: Images) -> Labels:
+    """Read KITTI's labels, of KITTI's types or of others.
+
+    Objects of KITTI's other types are crowds of the classes that they resemble, as in
+    :func:`aid.data.load_kitti`; among other types, DontCare is a crowd of all classes.
+
+    Raises:
+        AIDError: a file is malformed, or images are missing.
+    """
+    paths = _kitti_files(files)
+    found = images.of_files(files, dict.fromkeys(paths))
+    lines = (x.split() for path in paths for x in read_text(path).splitlines())
+    types = {x[0].lower(): x[0] for x in lines if x}
+    types.pop("dontcare", None)
+    of_kitti = {x.lower(): x for x in (*KITTI_CLASSES, *IGNORED_AS)}
+    if types.keys() <= of_kitti.keys():
+        classes, ignored_as, types = list(KITTI_CLASSES), IGNORED_AS, of_kitti
+    else:
+        classes = sorted(types.values())
+        ignored_as, types = {"DontCare": classes}, {**types, "dontcare": "DontCare"}
+    labels = Labels(classes, [])
+    for path, image in found.items():
+        objects = [
+            LabeledObject(name, x.bbox, crowd=x.type in ignored_as)
+            for x in parse_label_file(path, types=types)
+            for name in ignored_as.get(x.type, (x.type,))
+        ]
+        split = find_split(files, images, path, image)
+        labels.images.append(LabeledImage(image, path, objects, split))
+    return labels

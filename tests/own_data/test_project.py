@@ -1,0 +1,191 @@
+"""tools/new_project.py: files, schedules, commands and errors; nothing is trained."""
+
+import os
+import shlex
+
+import pytest
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from aid.config import load_config
+from aid.data import register_from_file
+from aid.modeling.class_map import ClassMap
+
+
+@pytest.fixture
+def new_project(load_script, convert_dataset, labels, tmp_path, monkeypatch, capsys):
+    """A function (arguments) -> (exit code, error or output), in tmp_path, with data of YOLO."""
+    convert_dataset(labels("yolo"))
+    main = load_script("tools/new_project.py").main
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args) -> tuple[int, str]:
+        try:
+            main([*args] if "--images" in args else [*args, "--data", "converted"])
+        except SystemExit as end:
+            lines = capsys.readouterr().err.splitlines()
+            return end.code, "\n".join(x for x in lines if x.startswith("error: "))
+        return 0, capsys.readouterr().out
+
+    return run
+
+
+def load(tmp_path, name: str, project: str = "fleet"):
+    return load_config(str(tmp_path / project / f"{name}.yaml"))
+
+
+def test_files_are_those_of_a_run(new_project, tmp_path, repository):
+    code, text = new_project("fleet")
+    assert code == 0
+    names = ["aid.yaml", "data.yaml", "register.py", "student.yaml", "teacher.yaml"]
+    assert sorted(os.listdir(tmp_path / "fleet")) == names
+    teacher, student, aid = (load(tmp_path, x) for x in ("teacher", "student", "aid"))
+    assert [x.MODEL.META_ARCHITECTURE for x in (teacher, student, aid)] == [
+        "GeneralizedRCNN",
+        "GeneralizedRCNN",
+        "AIDGeneralizedRCNN",
+    ]
+    assert [x.MODEL.RESNETS.DEPTH for x in (teacher, student, aid)] == [101, 18, 18]
+    for cfg in (teacher, student, aid):
+        assert cfg.DATASETS.TRAIN == ("fleet_train",) and cfg.DATASETS.TEST == ("fleet_val",)
+        assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2 and cfg.SOLVER.IMS_PER_BATCH == 8
+        assert cfg.INPUT.MIN_SIZE_TRAIN == (128, 160) and cfg.INPUT.MIN_SIZE_TEST == 160
+    assert aid.TEACHER.CONFIG_FILE == str(tmp_path / "fleet/teacher.yaml")
+    assert aid.TEACHER.WEIGHTS == os.path.join(teacher.OUTPUT_DIR, "model_final.pth")
+    outputs = [f"output/fleet/{x}" for x in ("teacher", "student", "aid")]
+    assert [x.OUTPUT_DIR for x in (teacher, student, aid)] == outputs
+    commands = [shlex.split(x) for x in text.splitlines() if x.startswith("python ")]
+    scripts = [os.path.realpath(x[1]) for x in commands]
+    assert scripts == [f"{repository}/{x}" for x in [*["train_net.py"] * 3, "tools/report.py"]]
+    configs = [x[x.index("--config-file") + 1] for x in commands[:3]]
+    assert configs == [f"fleet/{x}.yaml" for x in ("teacher", "student", "aid")]
+    assert commands[3][2:5] == outputs
+    assert all(x[x.index("--register") + 1] == "fleet/register.py" for x in commands)
+
+
+def test_registered_data_are_found_from_any_folder(new_project, tmp_path, monkeypatch):
+    new_project("projects/fleet7")
+    monkeypatch.chdir("/")
+    register_from_file(str(tmp_path / "projects/fleet7/register.py"))
+    try:
+        assert len(DatasetCatalog.get("fleet7_train")) == 3
+        assert MetadataCatalog.get("fleet7_train").thing_classes == ["forklift", "person"]
+        assert len(DatasetCatalog.get("fleet7_val")) == 2
+    finally:
+        for name in ("fleet7_train", "fleet7_val"):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize(
+    "detector, section, arch, rate",
+    [
+        ("faster_rcnn", "ROI_HEADS", "GeneralizedRCNN", 0.02),
+        ("retinanet", "RETINANET", "RetinaNet", 0.01),
+        ("gfl", "GFL", "GFL", 0.01),
+        ("fcos", "FCOS", "FCOS", 0.01),
+    ],
+)
+def test_every_family_has_its_keys(detector, section, arch, rate, new_project, tmp_path):
+    assert new_project("fleet", "--detector", detector, "--batch", "12")[0] == 0
+    aid = load(tmp_path, "aid")
+    assert aid.MODEL.META_ARCHITECTURE == f"AID{arch}"
+    assert load(tmp_path, "teacher").MODEL.META_ARCHITECTURE == arch
+    assert aid.MODEL[section].NUM_CLASSES == 2
+    assert aid.SOLVER.BASE_LR == pytest.approx(rate * 12 / 16)
+
+
+def test_schedule_is_in_epochs_of_images_with_objects(new_project, tmp_path, capsys):
+    # 2 of the 3 training images have objects: an epoch is one iteration of 2 images.
+    assert new_project("fleet", "--epochs", "36", "--gpus", "2", "--batch", "2")[0] == 0
+    student, teacher = load(tmp_path, "student").SOLVER, load(tmp_path, "teacher").SOLVER
+    assert (student.MAX_ITER, student.STEPS) == (36, (24, 33))
+    assert (teacher.MAX_ITER, teacher.STEPS) == (72, (48, 66))
+    assert student.CHECKPOINT_PERIOD == 3 and student.WARMUP_ITERS == 3
+    assert load(tmp_path, "student").TEST.EVAL_PERIOD == 9
+    for gpus, batch in ((0, 8), (1, 8), (3, 9), (4, 8), (16, 16)):
+        new_project(f"fleet{gpus}", "--gpus", str(gpus), "--epochs", "1")
+        cfg = load(tmp_path, "student", f"fleet{gpus}")
+        assert cfg.SOLVER.IMS_PER_BATCH == batch and cfg.SOLVER.MAX_ITER == 1
+
+
+def test_few_iterations_cause_a_warning(new_project, load_script, tmp_path, capsys):
+    main = load_script("tools/new_project.py").main
+    main(["fleet", "--data", "converted"])
+    warning = "warning: 12 epochs of 2 images are 12 iterations, which is short for a detector: "
+    assert warning + "consider --epochs 1000 or more" in capsys.readouterr().err
+    main(["fleet2", "--data", "converted", "--epochs", "1000"])
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_coco_teacher_has_a_map_of_equal_names(new_project, tmp_path):
+    code, text = new_project("fleet", "--teacher", "coco")
+    assert code == 0 and "teacher.yaml" not in text and text.count("train_net.py") == 2
+    aid = load(tmp_path, "aid")
+    assert aid.TEACHER.CLASS_MAP == ["person: person"] and aid.TEACHER.EVAL_FIRST
+    assert aid.TEACHER.CONFIG_FILE == "COCO-Detection/faster_rcnn_R_101_FPN_3x.yaml"
+    assert 'COCO has no class for ["forklift"]' in (tmp_path / "fleet/aid.yaml").read_text()
+    coco = MetadataCatalog.get("coco_2017_val").thing_classes
+    mapped = ClassMap.from_entries(aid.TEACHER.CLASS_MAP, coco, ["forklift", "person"])
+    assert mapped.targets[0] == 1 and set(mapped.targets[1:]) == {None}
+
+
+def test_coco_names_match_in_any_spelling(new_project, tmp_path):
+    for split in ("train", "val"):
+        path = tmp_path / f"converted/{split}.json"
+        text = path.read_text().replace('"forklift"', '"Traffic_Light"')
+        path.write_text(text.replace('"person"', '"Person"'))
+    assert new_project("fleet", "--teacher", "coco", "--detector", "retinanet")[0] == 0
+    entries = load(tmp_path, "aid").TEACHER.CLASS_MAP
+    assert entries == ["traffic light: Traffic_Light", "person: Person"]
+
+
+def test_given_files_are_used(new_project, tmp_path):
+    data = tmp_path / "converted"
+    for name, target in (("train.json", "a.json"), ("val.json", "b.json"), ("images", "photos")):
+        os.rename(data / name, tmp_path / target)
+    files = ("--train-json", "a.json", "--val-json", "b.json", "--images", "photos")
+    assert new_project("fleet", *files)[0] == 0
+    assert "path('../photos')" in (tmp_path / "fleet/register.py").read_text()
+
+
+def test_errors_are_one_line(new_project, tmp_path):
+    (tmp_path / "there").mkdir()
+    for args, message in (
+        (("there",), "there exists: choose a new name, or remove it"),
+        (("kitti",), "kitti_train is a dataset already: choose another name"),
+        (("a b",), "NAME a b: it may have letters, digits and . _ - only"),
+        (("fleet", "--batch", "9", "--gpus", "2"), "--batch 9 is not divisible by --gpus 2"),
+        (("fleet", "--epochs", "0"), "--epochs and --batch must be 1 or more"),
+        (("fleet", "--batch", "-2"), "--epochs and --batch must be 1 or more"),
+        (("fleet", "--teacher", "coco", "--detector", "gfl"), "model zoo has no gfl detector"),
+        (("fleet", "--images", "x"), "give either --data, or --train-json, --val-json and"),
+    ):
+        code, error = new_project(*args)
+        assert code == 2 and message in error
+    path = tmp_path / "converted/val.json"
+    text = path.read_text()
+    path.write_text(text.replace('"person"', '"walker"'))
+    assert "class lists differ: class 1 is person in" in new_project("fleet")[1]
+    path.write_text(text.replace("d.png", "gone.png"))
+    assert "1 of 2 images in converted/val.json are not there" in new_project("fleet")[1]
+    path.unlink()
+    assert "converted/val.json does not exist: convert the labels" in new_project("fleet")[1]
+    assert not (tmp_path / "fleet").exists()
+
+
+def test_coco_teacher_without_a_common_class_is_refused(new_project, tmp_path):
+    for split in ("train", "val"):
+        path = tmp_path / f"converted/{split}.json"
+        path.write_text(path.read_text().replace('"person"', '"pallet"'))
+    code, error = new_project("fleet", "--teacher", "coco")
+    assert code == 2 and "COCO has none of the classes forklift, pallet: train a teacher" in error
+    assert not (tmp_path / "fleet").exists()
+
+
+def test_odd_folder_names_are_quoted(new_project, tmp_path):
+    code, text = new_project("pro jects/fleet")
+    assert code == 0 and "'pro jects/fleet/register.py'" in text
+    with open(tmp_path / "pro jects/fleet/aid.yaml") as f:
+        assert yaml.safe_load(f)["OUTPUT_DIR"] == "output/fleet/aid"
+    assert load(tmp_path, "aid", "pro jects/fleet").MODEL.RESNETS.DEPTH == 18

@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Write the files of a project: registration of the data, and configs of teacher and students.
+
+    python tools/new_project.py fleet --data fleet_data --gpus 4
+    python tools/new_project.py fleet --data fleet_data --detector retinanet --teacher coco
+    python tools/new_project.py fleet --train-json a.json --val-json b.json --images photos
+
+--data is the output folder of tools/convert_dataset.py. The tool writes the folder fleet with
+register.py, data.yaml, teacher.yaml, student.yaml and aid.yaml, and prints the commands that train
+the teacher, a plain and a distilled student, and compare them. See docs/own_data.md.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import aid  # noqa: F401  (registers datasets)
+from aid.utils.errors import AIDError, main_with_clear_errors
+from aid.utils.text import one_line, visible
+from aid_tools.arguments import make_parser
+from aid_tools.own_data import DETECTORS, Project, write_project
+
+
+@main_with_clear_errors
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    files = (args.train_json, args.val_json, args.images)
+    if bool(args.data) == any(files) or (any(files) and not all(files)):
+        raise AIDError("give either --data, or --train-json, --val-json and --images")
+    if args.data:
+        files = tuple(os.path.join(args.data, x) for x in ("train.json", "val.json", "images"))
+    project = Project(
+        args.name,
+        *files,
+        detector=args.detector,
+        coco_teacher=args.teacher == "coco",
+        epochs=args.epochs,
+        gpus=args.gpus,
+        batch=args.batch,
+    )
+    commands, warnings = write_project(project, Path(__file__).resolve().parent.parent)
+    for line in warnings:
+        print(f"warning: {one_line(line)}", file=sys.stderr)
+    print(visible(f"# Written to {args.name}: {', '.join(sorted(os.listdir(args.name)))}"))
+    print("\n".join(map(visible, commands)))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("name", metavar="NAME", help="folder to write, whose name is that of the project")
+    add("--data", metavar="FOLDER", help="output folder of tools/convert_dataset.py")
+    add("--train-json", metavar="FILE", help="training annotations in COCO's format")
+    add("--val-json", metavar="FILE", help="validation annotations in COCO's format")
+    add("--images", metavar="FOLDER", help="folder of the images of both")
+    add(
+        "--detector",
+        choices=tuple(DETECTORS),
+        default="faster_rcnn",
+        help="family of teacher and students (default: %(default)s)",
+    )
+    add(
+        "--teacher",
+        choices=("own", "coco"),
+        default="own",
+        help="a detector that is trained on the data first, or a COCO detector of Detectron2's "
+        "model zoo (default: %(default)s)",
+    )
+    add(
+        "--epochs",
+        type=int,
+        default=12,
+        metavar="N",
+        help="epochs of the students; the teacher has twice as many (default: %(default)s)",
+    )
+    add(
+        "--gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of GPUs; 0 for the CPU (default: %(default)s)",
+    )
+    add(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="images per iteration of all GPUs together (default: 8, or the next multiple of the "
+        "number of GPUs)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()
