@@ -24,19 +24,19 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from torch import nn
 
-import aid  # noqa: F401  (registers models and datasets)
+from aid import Predictor
 from aid.data import register_from_file
 from aid.data.images import longest_side
 from aid.engine.setup import check_dataset
+from aid.inference import as_input
 from aid.modeling.teacher import build_teacher, num_teachers
 from aid.utils.errors import AIDError, main_with_clear_errors
 from aid.utils.files import output_folder, write_text
 from aid_tools.arguments import (
-    add_config_file,
+    add_detector,
     add_output,
     add_overrides_option,
     add_register,
-    add_weights,
     make_parser,
 )
 from aid_tools.export import (
@@ -54,14 +54,7 @@ from aid_tools.export import (
     size_of_weights,
     table,
 )
-from aid_tools.prediction import (
-    as_input,
-    classes_of,
-    find_sources,
-    load_config_of,
-    load_detector,
-    read_frames,
-)
+from aid_tools.prediction import find_sources, read_frames
 
 
 @main_with_clear_errors
@@ -73,13 +66,13 @@ def main(argv: list[str] | None = None) -> None:
     if args.register:
         register_from_file(args.register)
     torch.set_num_threads(args.threads)
-    cfg = load_config_of(args.config_file, args.weights, "cpu", args.opts)
+    predictor = Predictor(args.config_file, args.weights, "cpu", args.opts)
     with output_folder(args.output):
-        _write(args, cfg)
+        _write(args, predictor)
 
 
-def _write(args: argparse.Namespace, cfg: CfgNode) -> None:
-    detector = load_detector(cfg)
+def _write(args: argparse.Namespace, predictor: Predictor) -> None:
+    cfg, detector = predictor.cfg, predictor.model
     pictures = _pictures(args, cfg)
     images = [as_input(picture, cfg)["image"].float() for picture in pictures]
     teachers = [] if args.no_teacher else _teachers(cfg, pictures[0])
@@ -95,7 +88,7 @@ def _write(args: argparse.Namespace, cfg: CfgNode) -> None:
     print(page)
     write_text(os.path.join(args.output, "export.md"), page)
     measured = {"setting": setting, "rows": [asdict(row) for row in rows]}
-    content = json.dumps({**_feeding(cfg), **measured}, indent=1)
+    content = json.dumps({**_feeding(predictor), **measured}, indent=1)
     write_text(os.path.join(args.output, "export.json"), content)
 
 
@@ -117,7 +110,7 @@ def _export(
 
 
 def _pictures(args: argparse.Namespace, cfg: CfgNode) -> list[np.ndarray]:
-    """Read the images of the comparison, (H, W, 3), uint8; the first one is also timed."""
+    """Read the images of the comparison, (H, W, 3), BGR; the first one is also timed."""
     if args.images:
         sources = find_sources(args.images)
     elif cfg.DATASETS.TEST and cfg.DATASETS.TEST[0] in DatasetCatalog.list():
@@ -127,7 +120,7 @@ def _pictures(args: argparse.Namespace, cfg: CfgNode) -> list[np.ndarray]:
     else:
         raise AIDError("no dataset of DATASETS.TEST is registered: add --images IMAGE ...")
     longest = longest_side(cfg, is_train=False)
-    frames = read_frames(sources, cfg.INPUT.FORMAT, _fail, longest)
+    frames = read_frames(sources, _fail, longest)
     return [frame.image for frame in islice(frames, args.num_images)]
 
 
@@ -142,8 +135,7 @@ def _teachers(cfg: CfgNode, picture: np.ndarray) -> list[tuple[Row, Callable]]:
         teacher = build_teacher(cfg, number)
         if not teacher.has_heads:
             continue
-        same = teacher.cfg.INPUT.FORMAT == cfg.INPUT.FORMAT
-        sample = as_input(picture if same else picture[:, :, ::-1], teacher.cfg)
+        sample = as_input(picture, teacher.cfg)
         name = f"teacher {number + 1}" if number else "teacher"
         teachers.append(_eager(name, teacher.detector, sample["image"].float()))
     return teachers
@@ -154,13 +146,14 @@ def _eager(name: str, detector: nn.Module, image: torch.Tensor) -> tuple[Row, Ca
     return row, partial(detector, [{"image": image}])
 
 
-def _feeding(cfg: CfgNode) -> dict:
+def _feeding(predictor: Predictor) -> dict:
     """Describe inputs and outputs of the files for programs that run them."""
+    cfg = predictor.cfg
     sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
     return {
         "input": {"shape": [3, "height", "width"], "channels": cfg.INPUT.FORMAT, **sizes},
         "outputs": list(OUTPUTS) if cfg.MODEL.MASK_ON else list(OUTPUTS[:3]),
-        "classes": classes_of(cfg)[0],
+        "classes": predictor.class_names,
         "tolerance": TOLERANCE,
     }
 
@@ -168,8 +161,7 @@ def _feeding(cfg: CfgNode) -> dict:
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add_config_file(parser, "config file, or a name in Detectron2's model zoo")
-    add_weights(parser, "checkpoint of the detector (default: MODEL.WEIGHTS of the config)")
+    add_detector(parser)
     add_output(parser, "folder of the exported files")
     add(
         "--format",
