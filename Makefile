@@ -76,8 +76,7 @@ model-zoo: $(foreach run,$(TEACHER) $(STUDENTS),$(RUNS)/$(run)/.finished)  ## up
 	$(BIN)/python tools/model_zoo.py $(DISTILLED:%=$(RUNS)/%)
 
 deploy: $(RUNS)/faster_rcnn_R18_from_R34/.finished  ## export the demo's student to TorchScript and ONNX
-	$(BIN)/python tools/export_model.py --config-file $(<D)/config.yaml \
-		--weights $(<D)/model_final.pth --output $(RUNS)/export
+	$(BIN)/python tools/export_model.py --config-file $(<D) --output $(RUNS)/export
 
 benchmark: install  ## measure the cost of a training step with a teacher
 	$(BIN)/python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml \

@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
 """Export a trained detector to TorchScript and ONNX, compare the files, and time them.
 
-    python tools/export_model.py --config-file output/.../config.yaml \\
-        --weights output/.../model_final.pth --output output/export
+    python tools/export_model.py --config-file output/student --output output/export
+    python tools/export_model.py --config-file output/student --output output/export \\
+        --format onnx --int8 --calibrate TRAINING_IMAGES
 
 Each file is run on images of the config's test set or of --images, and rejected if its detections
-differ from the detector's. The files take images of any size, on the CPU. The folder also gets
-export.json, which describes inputs and outputs, and export.md, the table of latency and size.
-See docs/deploy.md.
+differ from the detector's. The files take images of any size, on the CPU. --int8 adds a quantized
+ONNX file, which is rejected if its AP is too low. The folder also gets contract.json, which
+describes inputs, outputs and classes for programs that run the files, and the measured latencies
+and sizes as export.md and export.json. See docs/deploy.md.
 """
 
 import argparse
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
@@ -24,45 +25,46 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from torch import nn
 
-import aid  # noqa: F401  (registers models and datasets)
+from aid import Predictor
 from aid.data import register_from_file
+from aid.data.classes import class_list
 from aid.data.images import longest_side
 from aid.engine.setup import check_dataset
+from aid.inference import as_input
 from aid.modeling.teacher import build_teacher
 from aid.modeling.teacher_keys import DETECTOR, teacher_kinds
-from aid.utils.errors import AIDError, main_with_clear_errors
-from aid.utils.files import output_folder, write_text
+from aid.utils.errors import AIDError, check_not_negative, main_with_clear_errors
+from aid.utils.files import output_folder, whole_file, write_json, write_text
 from aid_tools.arguments import (
-    add_config_file,
+    add_detector,
     add_output,
     add_overrides_option,
     add_register,
-    add_weights,
     make_parser,
 )
 from aid_tools.export import (
     FILES,
-    OUTPUTS,
+    INT8,
     TITLES,
     TOLERANCE,
     Row,
+    average_precision,
+    check_drop,
     check_packages,
     compare_detections,
+    contract,
     export,
     latencies,
     load_exported,
     num_parameters,
+    quantized,
     size_of_weights,
     table,
 )
-from aid_tools.prediction import (
-    as_input,
-    classes_of,
-    find_sources,
-    load_config_of,
-    load_detector,
-    read_frames,
-)
+from aid_tools.prediction import find_sources, read_frames
+
+# Largest number of images whose activations set the scales of INT8.
+MAX_CALIBRATION = 200
 
 
 @main_with_clear_errors
@@ -70,34 +72,71 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if min(args.num_images, args.repeat, args.threads) < 1:
         raise AIDError("--num-images, --repeat and --threads must be at least 1")
+    if args.int8:
+        _check_int8(args)
+    elif args.calibrate or args.evaluate:
+        raise AIDError("--calibrate and --evaluate are options of --int8: add it")
     check_packages(args.format)
     if args.register:
         register_from_file(args.register)
     torch.set_num_threads(args.threads)
-    cfg = load_config_of(args.config_file, args.weights, "cpu", args.opts)
+    predictor = Predictor(args.config_file, args.weights, "cpu", args.opts)
+    if args.int8:
+        _check_labels(predictor, _dataset(args, predictor.cfg))
     with output_folder(args.output):
-        _write(args, cfg)
+        _write(args, predictor)
 
 
-def _write(args: argparse.Namespace, cfg: CfgNode) -> None:
-    detector = load_detector(cfg)
-    pictures = _pictures(args, cfg)
+def _check_int8(args: argparse.Namespace) -> None:
+    if "onnx" not in args.format:
+        raise AIDError("--int8 quantizes the ONNX file: add onnx to --format")
+    if not args.calibrate:
+        raise AIDError("--int8 needs images like those of the training: add --calibrate FOLDER")
+    check_not_negative("--max-ap-drop", args.max_ap_drop)
+    find_sources(args.calibrate)  # fails now if there are no images
+
+
+def _dataset(args: argparse.Namespace, cfg: CfgNode) -> str | None:
+    return args.evaluate or next(iter(cfg.DATASETS.TEST), None)
+
+
+def _check_labels(predictor: Predictor, dataset: str | None) -> None:
+    """Check before the export that the AP of the quantized file can be measured."""
+    if dataset is None:
+        raise AIDError("--int8 needs labels to measure AP: add --evaluate DATASET")
+    check_dataset(predictor.cfg, "TEST", dataset)
+    names = class_list(dataset)
+    if names is not None and names != predictor.class_names:
+        raise AIDError(
+            f"--int8: the classes of {dataset} are {', '.join(names)}, those of the detector "
+            f"{', '.join(predictor.class_names)}: add --evaluate with a dataset of its classes"
+        )
+
+
+def _write(args: argparse.Namespace, predictor: Predictor) -> None:
+    cfg, detector = predictor.cfg, predictor.model
+    pictures = list(_pictures(args, cfg))
     images = [as_input(picture, cfg)["image"].float() for picture in pictures]
     teachers = [] if args.no_teacher else _teachers(cfg, pictures[0])
     forms = [*teachers, _eager("student" if teachers else "detector", detector, images[0])]
-    forms += [_export(kind, detector, images, args) for kind in dict.fromkeys(args.format)]
+    files = {kind: _export(kind, detector, images, args) for kind in dict.fromkeys(args.format)}
+    write_json(os.path.join(args.output, "contract.json"), contract(predictor))
+    if args.int8:
+        files |= _quantize(files["onnx"], cfg, images[0], args)
+    forms += files.values()
     times = latencies([run for _, run in forms], args.repeat)
     rows = [replace(row, milliseconds=ms) for (row, _), ms in zip(forms, times, strict=True)]
     setting = (
         f"{'x'.join(map(str, images[0].shape[1:]))} pixels, one image at a time, CPU, threads: "
         f"{args.threads}, median of {args.repeat} runs, torch {torch.__version__}"
     )
+    if args.int8:
+        setting += f"; AP on {_dataset(args, cfg)}"
     page = f"{setting}\n\n{table(rows)}\n"
     print(page)
     write_text(os.path.join(args.output, "export.md"), page)
-    measured = {"setting": setting, "rows": [asdict(row) for row in rows]}
-    content = json.dumps({**_feeding(cfg), **measured}, indent=1)
-    write_text(os.path.join(args.output, "export.json"), content)
+    measured = {"setting": setting, "tolerance": TOLERANCE, "rows": [asdict(row) for row in rows]}
+    write_json(os.path.join(args.output, "export.json"), measured)
 
 
 def _export(
@@ -117,23 +156,47 @@ def _export(
     return row, partial(run, images[0])
 
 
-def _pictures(args: argparse.Namespace, cfg: CfgNode) -> list[np.ndarray]:
-    """Read the images of the comparison, (H, W, 3), uint8; the first one is also timed."""
+def _quantize(
+    form: tuple[Row, Callable], cfg: CfgNode, image: torch.Tensor, args: argparse.Namespace
+) -> dict[str, tuple[Row, Callable]]:
+    """Quantize the ONNX file; returns its row and that of the result, with their AP."""
+    row, timed = form
+    path = os.path.join(args.output, FILES["onnx"])
+    pictures = _frames(args.calibrate, cfg, MAX_CALIBRATION)
+    content = quantized(path, (as_input(x, cfg)["image"].float() for x in pictures))
+    dataset = _dataset(args, cfg)
+    run = load_exported(content, "onnx", args.threads)
+    before = average_precision(load_exported(path, "onnx", args.threads), cfg, dataset)
+    after = average_precision(run, cfg, dataset)
+    check_drop(before, after, args.max_ap_drop, dataset)
+    with whole_file(os.path.join(args.output, INT8)) as f:
+        f.write(content)
+    int8 = Row("ONNX, INT8", len(content) / 1e6, row.parameters, ap=after)
+    return {"onnx": (replace(row, ap=before), timed), "int8": (int8, partial(run, image))}
+
+
+def _pictures(args: argparse.Namespace, cfg: CfgNode) -> Iterator[np.ndarray]:
+    """Read the images of the comparison, (H, W, 3), BGR; the first one is also timed."""
     if args.images:
-        sources = find_sources(args.images)
-    elif cfg.DATASETS.TEST and cfg.DATASETS.TEST[0] in DatasetCatalog.list():
-        check_dataset(cfg, "TEST", cfg.DATASETS.TEST[0])
-        names = [x["file_name"] for x in DatasetCatalog.get(cfg.DATASETS.TEST[0])]
-        sources = find_sources(names[: args.num_images])
-    else:
-        raise AIDError("no dataset of DATASETS.TEST is registered: add --images IMAGE ...")
-    longest = longest_side(cfg, is_train=False)
-    frames = read_frames(sources, cfg.INPUT.FORMAT, _fail, longest)
-    return [frame.image for frame in islice(frames, args.num_images)]
+        return _frames(args.images, cfg, args.num_images)
+    dataset = _dataset(args, cfg)
+    if dataset in DatasetCatalog.list():
+        check_dataset(cfg, "TEST", dataset)
+        names = [x["file_name"] for x in DatasetCatalog.get(dataset)]
+        return _frames(names[: args.num_images], cfg, args.num_images)
+    raise AIDError("no dataset of DATASETS.TEST is registered: add --images IMAGE ...")
+
+
+def _frames(inputs: list[str], cfg: CfgNode, number: int) -> Iterator[np.ndarray]:
+    """Read at most ``number`` images, (H, W, 3), BGR, evenly spaced over the files."""
+    sources = find_sources(inputs)
+    step = -(-len(sources) // number)
+    frames = read_frames(sources[::step], _fail, longest_side(cfg, is_train=False))
+    return (frame.image for frame in islice(frames, number))
 
 
 def _fail(message: str) -> None:
-    raise AIDError(f"{message}: the comparison needs readable images")
+    raise AIDError(f"{message}: the export needs readable images")
 
 
 def _teachers(cfg: CfgNode, picture: np.ndarray) -> list[tuple[Row, Callable]]:
@@ -143,8 +206,7 @@ def _teachers(cfg: CfgNode, picture: np.ndarray) -> list[tuple[Row, Callable]]:
         if kind != DETECTOR:
             continue
         teacher = build_teacher(cfg, number)
-        same = teacher.cfg.INPUT.FORMAT == cfg.INPUT.FORMAT
-        sample = as_input(picture if same else picture[:, :, ::-1], teacher.cfg)
+        sample = as_input(picture, teacher.cfg)
         name = f"teacher {number + 1}" if number else "teacher"
         teachers.append(_eager(name, teacher.detector, sample["image"].float()))
     return teachers
@@ -155,22 +217,10 @@ def _eager(name: str, detector: nn.Module, image: torch.Tensor) -> tuple[Row, Ca
     return row, partial(detector, [{"image": image}])
 
 
-def _feeding(cfg: CfgNode) -> dict:
-    """Describe inputs and outputs of the files for programs that run them."""
-    sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
-    return {
-        "input": {"shape": [3, "height", "width"], "channels": cfg.INPUT.FORMAT, **sizes},
-        "outputs": list(OUTPUTS) if cfg.MODEL.MASK_ON else list(OUTPUTS[:3]),
-        "classes": classes_of(cfg)[0],
-        "tolerance": TOLERANCE,
-    }
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add_config_file(parser, "config file, or a name in Detectron2's model zoo")
-    add_weights(parser, "checkpoint of the detector (default: MODEL.WEIGHTS of the config)")
+    add_detector(parser)
     add_output(parser, "folder of the exported files")
     add(
         "--format",
@@ -204,9 +254,29 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--threads",
         type=int,
-        default=torch.get_num_threads(),
+        default=1,
         metavar="N",
-        help="number of CPU threads (default: torch's choice, %(default)s on this machine)",
+        help="number of CPU threads (default: %(default)s)",
+    )
+    add("--int8", action="store_true", help="also quantize the ONNX file to 8 bits")
+    add(
+        "--calibrate",
+        nargs="+",
+        metavar="INPUT",
+        help=f"images for --int8, like those of the training; at most {MAX_CALIBRATION} are used",
+    )
+    add(
+        "--evaluate",
+        metavar="DATASET",
+        help="registered dataset for the AP of --int8 (default: first of DATASETS.TEST)",
+    )
+    add(
+        "--max-ap-drop",
+        type=float,
+        default=1.0,
+        metavar="AP",
+        help="largest loss of AP, in percent points, with which the file of --int8 is kept "
+        "(default: %(default)s)",
     )
     add_register(parser)
     add_overrides_option(parser)

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Detect objects in images and videos with a trained detector, and draw the detections.
 
-    python tools/predict.py --config-file output/.../config.yaml \\
-        --weights output/.../model_final.pth --output output/predictions PHOTOS CLIP.mp4
+    python tools/predict.py --config-file output/student --output output/predictions PHOTOS CLIP.mp4
     python tools/predict.py --config-file COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml \\
         --weights model_final_280758.pkl --output output/predictions 'drives/**/*.png'
 
@@ -17,23 +16,20 @@ import os
 import sys
 from contextlib import ExitStack
 
-from detectron2.config import CfgNode
-from torch import nn
 from tqdm import tqdm
 
-import aid  # noqa: F401  (registers models and datasets)
+from aid import Predictor
 from aid.data import register_from_file
 from aid.data.images import longest_side
 from aid.utils.errors import AIDError, main_with_clear_errors
 from aid.utils.files import check_empty, output_folder
 from aid.utils.text import one_line, visible
 from aid_tools.arguments import (
-    add_config_file,
+    add_detector,
     add_device,
     add_output,
     add_overrides_option,
     add_register,
-    add_weights,
     make_parser,
 )
 from aid_tools.prediction import (
@@ -41,11 +37,8 @@ from aid_tools.prediction import (
     KITTIWriter,
     PictureWriter,
     Source,
-    classes_of,
     count_frames,
     find_sources,
-    load_config_of,
-    load_detector,
     predict,
     read_frames,
 )
@@ -59,24 +52,19 @@ def main(argv: list[str] | None = None) -> None:
     if args.register:
         register_from_file(args.register)
     sources = find_sources(args.inputs)
-    cfg = load_config_of(args.config_file, args.weights, args.device, args.opts)
-    if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
-        raise AIDError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT}: only BGR and RGB are supported")
+    predictor = Predictor(args.config_file, args.weights, args.device, args.opts)
     with output_folder(args.output):
         check_empty(args.output)
-        detector = load_detector(cfg)
-        num_frames, num_skipped = _run(args, cfg, detector, sources)
+        num_frames, num_skipped = _run(args, predictor, sources)
     print(f"{num_frames} images: {visible(args.output)}")
     if num_skipped:
         sys.exit(1)
 
 
-def _run(
-    args: argparse.Namespace, cfg: CfgNode, detector: nn.Module, sources: list[Source]
-) -> tuple[int, int]:
+def _run(args: argparse.Namespace, predictor: Predictor, sources: list[Source]) -> tuple[int, int]:
     """Run the detector and write its detections; returns the numbers of frames and of skips."""
     num_frames, skipped = 0, []
-    names, ids = classes_of(cfg)
+    names, ids = predictor.class_names, predictor.class_ids
 
     def skip(line: str) -> None:
         skipped.append(line)
@@ -90,12 +78,12 @@ def _run(
             writers.append(COCOWriter(os.path.join(args.output, "detections.json"), names, ids))
         if not args.no_pictures:
             folder = os.path.join(args.output, "pictures")
-            writers.append(PictureWriter(folder, names, cfg.INPUT.FORMAT))
+            writers.append(PictureWriter(folder, names))
         for writer in writers:
             stack.enter_context(writer)
         bar = stack.enter_context(tqdm(total=count_frames(sources), unit="image"))
-        frames = read_frames(sources, cfg.INPUT.FORMAT, skip, longest_side(cfg, is_train=False))
-        results = predict(detector, cfg, frames, args.batch_size, args.score_threshold)
+        frames = read_frames(sources, skip, longest_side(predictor.cfg, is_train=False))
+        results = predict(predictor, frames, args.batch_size, args.score_threshold)
         for frame, detections in results:
             for writer in writers:
                 writer.write(frame, detections)
@@ -108,8 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="image, video, folder or glob pattern")
-    add_config_file(parser, "config file, or a name in Detectron2's model zoo")
-    add_weights(parser, "checkpoint of the detector (default: MODEL.WEIGHTS of the config)")
+    add_detector(parser)
     add_output(parser, "output folder, which must be new or empty")
     add(
         "--format",

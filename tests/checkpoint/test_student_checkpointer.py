@@ -11,8 +11,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 from aid.checkpoint import StrictCheckpointer, StudentCheckpointer
+from aid.inference import load_detector
 from aid.utils.errors import AIDError
-from aid_tools.prediction import load_detector
 
 pytestmark = pytest.mark.core
 

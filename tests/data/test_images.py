@@ -134,7 +134,7 @@ def test_every_reader_names_an_unusable_image(damage, tiny_config, toy_dataset, 
         assert "\n" not in str(e.value)
     messages = []
     sources = [Source(str(tmp_path / f"{i}.png"), str(i)) for i in (3, 4, 5)]
-    frames = list(read_frames(sources, "RGB", messages.append, longest_side(cfg, is_train=False)))
+    frames = list(read_frames(sources, messages.append, longest_side(cfg, is_train=False)))
     assert [x.name for x in frames] == ["3", "5"]
     (line,) = messages
     assert re.match(f"{path}: .+", line) and "\n" not in line

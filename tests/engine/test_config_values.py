@@ -10,10 +10,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from aid.config import changed_keys, flat_keys, load_config
 from aid.engine import AIDTrainer
+from aid.inference import load_detector
 from aid.modeling.build import build_detector
 from aid.utils.errors import AIDError
 from aid_tools.benchmark.nets import random_detector
-from aid_tools.prediction import load_detector
 from aid_tools.report.runs import Run, load_run
 from aid_tools.study.gradients import _of_run as compare_run
 from aid_tools.visualization.load import build_student

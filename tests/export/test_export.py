@@ -10,6 +10,7 @@ import torch
 from aid.utils.errors import AIDError
 from aid_tools.export import (
     FILES,
+    OPSET,
     OUTPUTS,
     check_packages,
     compare_detections,
@@ -40,6 +41,14 @@ def noise(*size, seed=0):
     return torch.randint(256, (3, *size), generator=generator).float()
 
 
+def nodes_of(graph):
+    """All nodes of an ONNX graph, those of the branches of If included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            yield from nodes_of(attribute.g)
+
+
 def exported(detector, kind, path):
     export(detector, kind, noise(64, 96), str(path))
     return load_exported(str(path), kind, threads=1)
@@ -57,6 +66,12 @@ def test_exported_detections_equal_the_detector(kind, fmt, detector, tmp_path):
     assert difference.largest["scores"] <= (1e-5 if fmt == "onnx" else 0)
     assert ("masks" in difference.largest) == (kind == "mask_rcnn")
     assert difference.largest.get("masks", 0) <= (1e-5 if fmt == "onnx" else 0)
+    if fmt == "onnx":  # other engines, such as TensorRT, have the standard operators only
+        file = onnx.load(tmp_path / FILES[fmt])
+        assert [(x.domain, x.version) for x in file.opset_import] == [("", OPSET)]
+        nodes = list(nodes_of(file.graph))
+        assert {node.domain for node in nodes} == {""}
+        assert "NonMaxSuppression" in {node.op_type for node in nodes}
 
 
 @pytest.mark.parametrize("kind, fmt", CASES)

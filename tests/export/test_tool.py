@@ -1,10 +1,18 @@
 """Calls of tools/export_model.py: files, tables and errors."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.structures import BoxMode
 
+from aid import Predictor
 from aid.checkpoint import StudentCheckpointer
 
 
@@ -12,6 +20,7 @@ from aid.checkpoint import StudentCheckpointer
 def student(student_model, toy_dataset, tmp_path):
     """Options for a student with its teacher and checkpoint."""
     keys = ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, "DATASETS.TEST", (toy_dataset,)]
+    keys += ["DATALOADER.NUM_WORKERS", 0]
     model, cfg = student_model("retinanet", "faster_rcnn", keys)
     StudentCheckpointer(model, str(tmp_path)).save("student")
     (tmp_path / "student.yaml").write_text(cfg.dump())
@@ -56,8 +65,12 @@ def test_student_and_teacher_are_exported_and_measured(student, call, tmp_path):
         assert row["megabytes"] * 1e6 == (tmp_path / "out" / name).stat().st_size
         assert row["difference"]["detections"] > 100
     assert all(row["milliseconds"] > 0 for row in actual["rows"])
-    assert actual["input"]["channels"] == "RGB"
-    assert actual["classes"] == ["Car", "Pedestrian", "Cyclist"]
+    contract = json.loads((tmp_path / "out/contract.json").read_text())
+    assert contract["input"]["channels"] == "RGB"
+    assert contract["classes"] == [
+        {"id": k, "name": name} for k, name in enumerate(["Car", "Pedestrian", "Cyclist"])
+    ]
+    assert list(contract["outputs"]) == ["boxes", "scores", "classes"]
     page = (tmp_path / "out/export.md").read_text()
     assert "threads: 1" in page and all(f"| {name} " in page for name in names)
 
@@ -96,3 +109,107 @@ def test_files_are_written_atomically(fmt, student, call, file_limit, tmp_path):
         status, errors = call(*student, "--no-teacher", "--format", fmt)
     assert status == 2 and errors[0].endswith("out cannot be written: File too large")
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.fixture
+def labeled(student, toy_dataset):
+    """A dataset whose labels are the student's own best detections; its AP is high on it."""
+    predictor = Predictor(student[1], student[3])
+    records = DatasetCatalog.get(toy_dataset)
+    for record in records:
+        found = predictor(record["file_name"])[:5]
+        record["annotations"] = [
+            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": k, "iscrowd": 0}
+            for box, k in zip(
+                found.pred_boxes.tensor.tolist(), found.pred_classes.tolist(), strict=True
+            )
+        ]
+    name = f"labeled_{toy_dataset}"
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(thing_classes=predictor.class_names, evaluator_type="coco")
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+INT8 = ["--no-teacher", "--format", "onnx", "--int8"]
+
+
+def test_int8_file_is_kept_and_runs_without_the_project(
+    student, labeled, call, repository, tmp_path
+):
+    options = ["--calibrate", str(tmp_path), "--evaluate", labeled, "--max-ap-drop", "100"]
+    assert call(*student, *INT8, *options) == (0, [])
+    rows = json.loads((tmp_path / "out/export.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["detector", "ONNX", "ONNX, INT8"]
+    assert rows[0]["ap"] is None and rows[1]["ap"]["bbox"] > 50 and "bbox" in rows[2]["ap"]
+    assert round(rows[2]["megabytes"] * 1e6) == (tmp_path / "out/model_int8.onnx").stat().st_size
+    image = str(tmp_path / "2.png")
+    expected = Predictor(student[1], student[3])(image)
+    for name in ("model.onnx", "model_int8.onnx"):
+        program = (
+            f"import runpy, sys\nsys.argv = ['', {str(tmp_path / 'out' / name)!r}, {image!r}]\n"
+            f"runpy.run_path({repository + '/tools/run_onnx.py'!r}, run_name='__main__')\n"
+            "assert not {'torch', 'detectron2', 'aid', 'cv2'} & set(sys.modules)\n"
+        )
+        run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+        found = json.loads(run.stdout)
+        assert len(found) > 10 and {x["name"] for x in found} <= {"Car", "Pedestrian", "Cyclist"}
+        if name == "model.onnx":
+            boxes, scores = [x["box"] for x in found], [x["score"] for x in found]
+            assert np.allclose(boxes, expected.pred_boxes.tensor, atol=1e-2)
+            assert np.allclose(scores, expected.scores, atol=1e-4)
+
+
+def test_int8_file_with_a_low_ap_is_not_kept(student, tool, labeled, call, tmp_path, monkeypatch):
+    aps = iter([{"bbox": 30.0}, {"bbox": 28.5}])
+    monkeypatch.setattr(tool, "quantized", lambda path, images: Path(path).read_bytes())
+    monkeypatch.setattr(tool, "average_precision", lambda *args: next(aps))
+    status, errors = call(*student, *INT8, "--calibrate", str(tmp_path), "--evaluate", labeled)
+    assert status == 2 and "its bbox AP on labeled_" in errors[0] and "28.50" in errors[0]
+    assert not (tmp_path / "out/model_int8.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--int8", "--format", "trace", "--calibrate", "."], "add onnx to --format"),
+        (["--int8"], "add --calibrate FOLDER"),
+        (["--calibrate", "."], "options of --int8"),
+        (["--evaluate", "val"], "options of --int8"),
+        (["--int8", "--calibrate", ".", "--max-ap-drop", "nan"], "--max-ap-drop is nan"),
+        (["--int8", "--calibrate", "EMPTY"], "empty holds neither an image nor a video"),
+    ],
+)
+def test_invalid_options_of_int8_are_refused(options, message, call, tmp_path):
+    (tmp_path / "empty").mkdir()
+    options = [str(tmp_path / "empty") if x == "EMPTY" else x for x in options]
+    status, errors = call("--config-file", "gone.yaml", *options)
+    assert status == 2 and message in errors[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_datasets_without_the_labels_for_int8_are_refused(student, call, toy_dataset, tmp_path):
+    options = [*student, *INT8, "--calibrate", str(tmp_path), "--evaluate"]
+    status, errors = call(*options, "nowhere")
+    assert status == 2 and "'nowhere' is not registered" in errors[0]
+    MetadataCatalog.get("other").set(thing_classes=["a", "b", "c"], evaluator_type="coco")
+    DatasetCatalog.register("other", lambda: DatasetCatalog.get(toy_dataset))
+    try:
+        status, errors = call(*options, "other")
+    finally:
+        DatasetCatalog.remove("other")
+        MetadataCatalog.remove("other")
+    assert status == 2 and "classes of other are a, b, c, those of the detector Car," in errors[0]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("shorter, longest", [(96, 320), (800, 1333), (100, 100), (0, 1333)])
+def test_example_resizes_as_detectron2(shorter, longest, load_script):
+    resized = load_script("tools/run_onnx.py").resized
+    rng = np.random.default_rng(0)
+    for height, width in [(375, 1242), (64, 64), *rng.integers(20, 2000, (200, 2)).tolist()]:
+        expected = (height, width)
+        if shorter:
+            expected = ResizeShortestEdge.get_output_shape(height, width, shorter, longest)
+        assert resized(width, height, shorter, longest) == expected[::-1]

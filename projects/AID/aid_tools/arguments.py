@@ -4,6 +4,7 @@ from argparse import REMAINDER, ArgumentParser, RawDescriptionHelpFormatter
 
 __all__ = [
     "add_config_file",
+    "add_detector",
     "add_device",
     "add_json",
     "add_num_gpus",
@@ -35,6 +36,18 @@ def add_config_file(parser: ArgumentParser, help: str) -> None:
 def add_weights(parser: ArgumentParser, help: str, default: str | None = None) -> None:
     """Add ``--weights``, a checkpoint."""
     parser.add_argument("--weights", default=default, metavar="FILE", help=help)
+
+
+def add_detector(parser: ArgumentParser) -> None:
+    """Add ``--config-file`` and ``--weights`` of :class:`~aid.inference.predictor.Predictor`."""
+    add_config_file(
+        parser, "output folder of a run, config file, or a name in Detectron2's model zoo"
+    )
+    add_weights(
+        parser,
+        "checkpoint of the detector (default: the last one of the output folder, or MODEL.WEIGHTS "
+        "of the config file)",
+    )
 
 
 def add_output(parser: ArgumentParser, help: str, default: str | None = None) -> None:

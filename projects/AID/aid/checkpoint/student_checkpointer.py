@@ -22,22 +22,27 @@ class StudentCheckpointer(SafeCheckpointer):
     """Checkpointer that saves the student and the modules of its distillation separately.
 
     "model" in a file has exactly the keys of the plain detector, so that Detectron2 alone can load
-    it; adapters and other modules of the distillation are under "distillation". Other models are
+    it; adapters and other modules of the distillation are under "distillation", and names and ids
+    of the classes, which inference needs and Detectron2 ignores, under "classes". Other models are
     saved as by Detectron2. If the process is killed or the disk is full, all checkpoints in the
     folder are complete, and ``last_checkpoint`` names one of them. A checkpoint with NaN or
     infinity is neither written nor resumed from.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, average=None, **kwargs):
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, average=None, classes=None, **kwargs
+    ):
         """
         Args:
             model, save_dir, kwargs: see fvcore's ``Checkpointer``.
             average: :class:`~aid.engine.weight_average.WeightAverage` to save as "model"; the
                 student's own weights are then under "own_weights".
+            classes: of :func:`~aid.inference.classes.classes_of`; None if they are not known.
         """
         super().__init__(model, save_dir, **kwargs)
         self._last_good = ""  # path of the last checkpoint of this run
         self._average = average
+        self._classes = classes
         if average is not None:
             self.add_checkpointable("own_weights", average)
         if getattr(self.model, "distillation", None) is not None:
@@ -52,6 +57,8 @@ class StudentCheckpointer(SafeCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.student_state()}
+        if self._classes is not None:
+            data["classes"] = self._classes
         data.update((key, obj.state_dict()) for key, obj in self.checkpointables.items())
         data.update(kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")

@@ -23,6 +23,7 @@ from ..config import clear_value_errors
 from ..data.build import build_test_loader, build_train_loader, micro_batch_size
 from ..data.unlabeled import num_unlabeled
 from ..evaluation import build_evaluator
+from ..inference import classes_of
 from ..modeling.inheritance import inherit
 from ..modeling.meta_arch import DistillationMixin, plain_architecture
 from ..modeling.placement import dtype_named
@@ -104,7 +105,11 @@ class AIDTrainer(DefaultTrainer):
         if cfg.MODEL_EMA.ENABLED:
             self.average = WeightAverage(_unwrap(model), cfg.MODEL_EMA.DECAY)
         self.checkpointer = StudentCheckpointer(
-            model, cfg.OUTPUT_DIR, average=self.average, trainer=weakref.proxy(self)
+            model,
+            cfg.OUTPUT_DIR,
+            average=self.average,
+            classes=classes_of(cfg),
+            trainer=weakref.proxy(self),
         )
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())

@@ -19,10 +19,11 @@ from aid.utils.files import whole_file
 
 from .deployed import OUTPUTS, deployed
 
-__all__ = ["FILES", "TITLES", "check_packages", "export", "load_exported"]
+__all__ = ["FILES", "INT8", "OPSET", "TITLES", "check_packages", "export", "load_exported"]
 
 # File names and titles by format.
 FILES = {"trace": "model_traced.pt", "script": "model_scripted.pt", "onnx": "model.onnx"}
+INT8 = "model_int8.onnx"
 TITLES = {"trace": "TorchScript, traced", "script": "TorchScript, scripted", "onnx": "ONNX"}
 # Newest version that torch's exporter of traces writes without conversion.
 OPSET = 17
@@ -109,11 +110,13 @@ def _script(module: nn.Module) -> torch.jit.ScriptModule:
         ) from error
 
 
-def load_exported(path: str, kind: str, threads: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
+def load_exported(
+    path: str | bytes, kind: str, threads: int
+) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """Load a file written by :func:`export`.
 
     Args:
-        path, kind: path and format, see :func:`export`.
+        path, kind: path and format, see :func:`export`; of an ONNX file also the content.
         threads: number of threads of ONNX Runtime; TorchScript uses torch's setting.
 
     Returns:

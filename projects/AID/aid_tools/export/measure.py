@@ -32,6 +32,7 @@ class Row:
         parameters: number of parameters, in millions.
         difference: difference to the original detector; None for an original detector.
         milliseconds: median latency for one image; NaN before the measurement.
+        ap: average precision by task; None if it was not measured.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Row:
     parameters: float
     difference: Difference | None = None
     milliseconds: float = math.nan
+    ap: dict[str, float] | None = None
 
 
 @torch.no_grad()
@@ -73,7 +75,7 @@ def size_of_weights(detector: nn.Module) -> float:
 
 
 def table(rows: list[Row]) -> str:
-    """Format the rows as a Markdown table."""
+    """Format the rows as a Markdown table, with AP if any was measured."""
     cells = [
         [
             row.name,
@@ -85,7 +87,12 @@ def table(rows: list[Row]) -> str:
         for row in rows
     ]
     headers = ["", "ms an image", "MB", "M parameters", "largest difference"]
-    right = ("left", "right", "right", "right", "left")
+    right = ["left", "right", "right", "right", "left"]
+    if any(row.ap for row in rows):
+        headers.append("AP")
+        right.append("left")
+        for cell, row in zip(cells, rows, strict=True):
+            cell.append(", ".join(f"{task} {ap:.2f}" for task, ap in (row.ap or {}).items()))
     return tabulate(cells, headers, tablefmt="pipe", colalign=right, disable_numparse=True)
 
 

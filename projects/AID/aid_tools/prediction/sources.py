@@ -43,7 +43,7 @@ class Frame:
 
     Attributes:
         source: source of the frame.
-        image: (H, W, 3), uint8, in the requested channel order.
+        image: (H, W, 3), BGR, uint8.
         number: index of the frame in its video, from 0; 0 for an image.
         rate: frames per second of the video; 0 for an image.
     """
@@ -134,13 +134,12 @@ def _length(path: str) -> int:
 
 
 def read_frames(
-    sources: list[Source], channels: str, skipped: Callable[[str], None], longest: int = 0
+    sources: list[Source], skipped: Callable[[str], None], longest: int = 0
 ) -> Iterator[Frame]:
     """Read the frames of all sources one by one.
 
     Args:
         sources: result of :func:`find_sources`.
-        channels: INPUT.FORMAT of a config, "BGR" or "RGB".
         skipped: callback for a one-line message about each image that cannot be used, and each
             video that cannot be used or has unreadable frames.
         longest: see :func:`~aid.data.images.longest_side`.
@@ -150,19 +149,17 @@ def read_frames(
             skipped(f"{source.path}: its name is not UTF-8: rename the file")
             continue
         if source.is_video:
-            yield from _read_video(source, channels, skipped, longest)
+            yield from _read_video(source, skipped, longest)
             continue
         try:
-            yield Frame(source, read_image(source.path, channels, longest))
+            yield Frame(source, read_image(source.path, "BGR", longest))
         except FileNotFoundError:
             skipped(f"{source.path}: does not exist")
         except ImageFault as error:
             skipped(f"{source.path}: {error}")
 
 
-def _read_video(
-    source: Source, channels: str, skipped: Callable[[str], None], longest: int
-) -> Iterator[Frame]:
+def _read_video(source: Source, skipped: Callable[[str], None], longest: int) -> Iterator[Frame]:
     with _opened(source.path) as video:
         if not video.isOpened():
             exists = os.path.exists(source.path)
@@ -181,8 +178,7 @@ def _read_video(
         while True:
             is_read, image = video.read()
             if is_read:
-                image = image if channels == "BGR" else image[:, :, ::-1]
-                yield Frame(source, np.ascontiguousarray(image), number, rate)
+                yield Frame(source, image, number, rate)
                 in_a_row = 0
             # The length alone is no limit: it is what the header of the file claims.
             elif number < length and in_a_row < MAX_UNREADABLE:

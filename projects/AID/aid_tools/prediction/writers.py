@@ -15,7 +15,6 @@ from detectron2.utils.visualizer import Visualizer
 
 from aid.data.kitti_labels import write_result_file
 from aid.evaluation.kitti_files import kitti_objects
-from aid.utils.drawing import enlargement
 from aid.utils.errors import AIDError
 from aid.utils.files import PART, whole_file
 from aid.utils.text import figure_text, visible
@@ -103,32 +102,31 @@ def _append(file, row: dict, number: int) -> None:
 
 
 class PictureWriter(ExitStack):
-    """Writes each image and each video with the detections drawn on it.
+    """Writes each image and each video with the detections drawn on it, in its own size.
 
-    A video gets its final name when it is complete.
+    Of a video with odd sides the last row or column is left out, as encoders require. A video gets
+    its final name when it is complete.
     """
 
-    def __init__(self, folder: str, names: list[str], channels: str):
+    def __init__(self, folder: str, names: list[str]):
         """
         Args:
             folder: folder of the files, which are named after their sources.
             names: class names.
-            channels: channel order of the frames, "BGR" or "RGB".
         """
         super().__init__()
         self._folder = folder
         self._names = names
-        self._channels = channels
         self._video: _Video | None = None
 
     def write(self, frame: Frame, detections: Instances) -> None:
-        rgb = frame.image if self._channels == "RGB" else frame.image[:, :, ::-1]
-        picture = draw(rgb, detections, self._names)[:, :, ::-1]
+        picture = draw(frame.image[:, :, ::-1], detections, self._names)[:, :, ::-1]
         name = frame.source.name + (".mp4" if frame.source.is_video else ".jpg")
         path = os.path.join(self._folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if frame.source.is_video:
-            self._film(path, frame.rate, picture)
+            height, width = picture.shape[:2]
+            self._film(path, frame.rate, picture[: height // 2 * 2, : width // 2 * 2])
             return
         is_encoded, content = cv2.imencode(".jpg", picture)
         if not is_encoded:
@@ -209,14 +207,14 @@ def draw(image: np.ndarray, detections: Instances, names: list[str]) -> np.ndarr
     """Draw detections, with one color per class.
 
     Args:
-        image: (H, W, 3), RGB, uint8; enlarged if it is small.
+        image: (H, W, 3), RGB, uint8.
         detections: detections in pixels of the image, on the CPU.
         names: class names.
 
     Returns:
-        (H', W', 3), RGB, uint8, with even sides, as video encoders require.
+        (H, W, 3), RGB, uint8.
     """
-    scene = Visualizer(image, scale=enlargement(*image.shape[:2]))
+    scene = Visualizer(image)
     classes = detections.pred_classes.tolist()
     drawn = scene.overlay_instances(
         boxes=detections.pred_boxes,
@@ -227,5 +225,4 @@ def draw(image: np.ndarray, detections: Instances, names: list[str]) -> np.ndarr
         ],
         assigned_colors=[COLORS[k % len(COLORS)] for k in classes],
     )
-    picture = drawn.get_image()
-    return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+    return drawn.get_image()
