@@ -93,9 +93,13 @@ def test_report_says_what_a_class_map_does_to_losses(parts):
     texts = [
         x.text for x in parts(["Car"], opts=["TEACHER.CLASS_MAP", ["a: b"]]) if isinstance(x, Text)
     ]
-    assert texts[-1].removesuffix(LISTED).endswith(
-        "grouped by class. The teacher's classes are mapped to the student's: "
-        "D has no class component where a class has no counterpart."
+    assert (
+        texts[-1]
+        .removesuffix(LISTED)
+        .endswith(
+            "grouped by class. The teacher's classes are mapped to the student's: "
+            "D has no class component where a class has no counterpart."
+        )
     )
 
 
