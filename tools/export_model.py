@@ -10,27 +10,12 @@ export.json, which describes inputs and outputs, and export.md, the table of lat
 See docs/deploy.md.
 """
 
-import argparse
-import json
-import os
-from collections.abc import Callable
-from dataclasses import asdict, replace
-from functools import partial
-from itertools import islice
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-import numpy as np
-import torch
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
-from torch import nn
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
 
-import aid  # noqa: F401  (registers models and datasets)
-from aid.data import register_from_file
-from aid.data.images import longest_side
-from aid.engine.setup import check_dataset
-from aid.modeling.teacher import build_teacher, num_teachers
-from aid.utils.errors import AIDError, main_with_clear_errors
-from aid.utils.files import output_folder, write_text
 from aid_tools.arguments import (
     add_config_file,
     add_output,
@@ -39,133 +24,10 @@ from aid_tools.arguments import (
     add_weights,
     make_parser,
 )
-from aid_tools.export import (
-    FILES,
-    OUTPUTS,
-    TITLES,
-    TOLERANCE,
-    Row,
-    check_packages,
-    compare_detections,
-    export,
-    latencies,
-    load_exported,
-    num_parameters,
-    size_of_weights,
-    table,
-)
-from aid_tools.prediction import (
-    as_input,
-    classes_of,
-    find_sources,
-    load_config_of,
-    load_detector,
-    read_frames,
-)
+from aid_tools.command import command
 
 
-@main_with_clear_errors
-def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    if min(args.num_images, args.repeat, args.threads) < 1:
-        raise AIDError("--num-images, --repeat and --threads must be at least 1")
-    check_packages(args.format)
-    if args.register:
-        register_from_file(args.register)
-    torch.set_num_threads(args.threads)
-    cfg = load_config_of(args.config_file, args.weights, "cpu", args.opts)
-    with output_folder(args.output):
-        _write(args, cfg)
-
-
-def _write(args: argparse.Namespace, cfg: CfgNode) -> None:
-    detector = load_detector(cfg)
-    pictures = _pictures(args, cfg)
-    images = [as_input(picture, cfg)["image"].float() for picture in pictures]
-    teachers = [] if args.no_teacher else _teachers(cfg, pictures[0])
-    forms = [*teachers, _eager("student" if teachers else "detector", detector, images[0])]
-    forms += [_export(kind, detector, images, args) for kind in dict.fromkeys(args.format)]
-    times = latencies([run for _, run in forms], args.repeat)
-    rows = [replace(row, milliseconds=ms) for (row, _), ms in zip(forms, times, strict=True)]
-    setting = (
-        f"{'x'.join(map(str, images[0].shape[1:]))} pixels, one image at a time, CPU, threads: "
-        f"{args.threads}, median of {args.repeat} runs, torch {torch.__version__}"
-    )
-    page = f"{setting}\n\n{table(rows)}\n"
-    print(page)
-    write_text(os.path.join(args.output, "export.md"), page)
-    measured = {"setting": setting, "rows": [asdict(row) for row in rows]}
-    content = json.dumps({**_feeding(cfg), **measured}, indent=1)
-    write_text(os.path.join(args.output, "export.json"), content)
-
-
-def _export(
-    kind: str, detector: nn.Module, images: list[torch.Tensor], args: argparse.Namespace
-) -> tuple[Row, Callable]:
-    """Write a file and compare it; returns its row of the table, and a function to time."""
-    path = os.path.join(args.output, FILES[kind])
-    export(detector, kind, images[0], path)
-    run = load_exported(path, kind, args.threads)
-    try:
-        difference = compare_detections(run, detector, images, path)
-    except AIDError:
-        os.remove(path)  # leave no file behind that failed the comparison
-        raise
-    size = os.path.getsize(path) / 1e6
-    row = Row(TITLES[kind], size, num_parameters(detector), difference)
-    return row, partial(run, images[0])
-
-
-def _pictures(args: argparse.Namespace, cfg: CfgNode) -> list[np.ndarray]:
-    """Read the images of the comparison, (H, W, 3), uint8; the first one is also timed."""
-    if args.images:
-        sources = find_sources(args.images)
-    elif cfg.DATASETS.TEST and cfg.DATASETS.TEST[0] in DatasetCatalog.list():
-        check_dataset(cfg, "TEST", cfg.DATASETS.TEST[0])
-        names = [x["file_name"] for x in DatasetCatalog.get(cfg.DATASETS.TEST[0])]
-        sources = find_sources(names[: args.num_images])
-    else:
-        raise AIDError("no dataset of DATASETS.TEST is registered: add --images IMAGE ...")
-    longest = longest_side(cfg, is_train=False)
-    frames = read_frames(sources, cfg.INPUT.FORMAT, _fail, longest)
-    return [frame.image for frame in islice(frames, args.num_images)]
-
-
-def _fail(message: str) -> None:
-    raise AIDError(f"{message}: the comparison needs readable images")
-
-
-def _teachers(cfg: CfgNode, picture: np.ndarray) -> list[tuple[Row, Callable]]:
-    """Build the teachers that the config names, if it is the config of a student."""
-    teachers = []
-    for number in range(num_teachers(cfg) if cfg.TEACHER.CONFIG_FILE else 0):
-        teacher = build_teacher(cfg, number)
-        if not teacher.has_heads:
-            continue
-        same = teacher.cfg.INPUT.FORMAT == cfg.INPUT.FORMAT
-        sample = as_input(picture if same else picture[:, :, ::-1], teacher.cfg)
-        name = f"teacher {number + 1}" if number else "teacher"
-        teachers.append(_eager(name, teacher.detector, sample["image"].float()))
-    return teachers
-
-
-def _eager(name: str, detector: nn.Module, image: torch.Tensor) -> tuple[Row, Callable]:
-    row = Row(name, size_of_weights(detector), num_parameters(detector))
-    return row, partial(detector, [{"image": image}])
-
-
-def _feeding(cfg: CfgNode) -> dict:
-    """Describe inputs and outputs of the files for programs that run them."""
-    sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
-    return {
-        "input": {"shape": [3, "height", "width"], "channels": cfg.INPUT.FORMAT, **sizes},
-        "outputs": list(OUTPUTS) if cfg.MODEL.MASK_ON else list(OUTPUTS[:3]),
-        "classes": classes_of(cfg)[0],
-        "tolerance": TOLERANCE,
-    }
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add_config_file(parser, "config file, or a name in Detectron2's model zoo")
@@ -174,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--format",
         nargs="+",
-        choices=FILES,
+        choices=("trace", "script", "onnx"),
         default=["trace", "onnx"],
         help="formats to export: TorchScript by tracing or by scripting, or ONNX (default: trace "
         "onnx)",
@@ -203,13 +65,37 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--threads",
         type=int,
-        default=torch.get_num_threads(),
         metavar="N",
-        help="number of CPU threads (default: torch's choice, %(default)s on this machine)",
+        help="number of CPU threads (default: torch's choice)",
     )
     add_register(parser)
     add_overrides_option(parser)
     return parser
+
+
+@command(build_parser)
+def main(args: Namespace) -> None:
+    # Imported late, see aid_tools/command.py.
+    import torch
+
+    from aid.data import register_from_file
+    from aid.utils.errors import AIDError
+    from aid.utils.files import output_folder
+    from aid_tools.export import check_packages
+    from aid_tools.export.tool import export_and_compare
+    from aid_tools.prediction import load_config_of
+
+    if args.threads is None:
+        args.threads = torch.get_num_threads()
+    if min(args.num_images, args.repeat, args.threads) < 1:
+        raise AIDError("--num-images, --repeat and --threads must be at least 1")
+    check_packages(args.format)
+    if args.register:
+        register_from_file(args.register)
+    torch.set_num_threads(args.threads)
+    cfg = load_config_of(args.config_file, args.weights, "cpu", args.opts)
+    with output_folder(args.output):
+        export_and_compare(args, cfg)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from aid.engine import argument_parser, setup, start_run
+from aid.engine import setup, start_run
+from aid_tools.train_arguments import argument_parser
 
 
 @pytest.fixture

@@ -12,13 +12,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from aid.engine import argument_parser, launch
+from aid.engine import launch
 from aid.engine.connection import clear_connection_errors, is_lost_connection
 from aid.utils.errors import AIDError, main_with_clear_errors
+from aid_tools.train_arguments import argument_parser
 
 
 def parse(*options):
-    return argument_parser().parse_args(options)
+    return argument_parser().parse_args(["--config-file", "", *options])
 
 
 def fail(args):

@@ -1,8 +1,17 @@
-"""Command lines of the tools: options and help."""
+"""Command lines of the scripts: options, help and what they need."""
 
 import argparse
+import os
+import subprocess
+import sys
 
 import pytest
+
+from aid.data.builtin import datasets_root
+from aid.data.coco_traffic import SPLITS
+from aid_tools.arguments import dataset_folder
+from aid_tools.command import command
+from aid_tools.export import FILES
 
 TOOLS = (
     "benchmark",
@@ -10,6 +19,7 @@ TOOLS = (
     "crash_campaign",
     "evaluate_kitti",
     "export_model",
+    "lazyconfig_train_net",
     "load_test",
     "model_zoo",
     "predict",
@@ -18,6 +28,14 @@ TOOLS = (
     "visualize",
 )
 WIDTH = 100
+ENTRIES = (
+    "train_net.py",
+    *(f"tools/{name}.py" for name in (*TOOLS, "install_detectron2")),
+    *(
+        f"datasets/{x}.py"
+        for x in ("make_synthetic_kitti", "prepare_coco_traffic", "prepare_kitti")
+    ),
+)
 
 
 @pytest.fixture(params=TOOLS)
@@ -52,3 +70,55 @@ def test_common_options_are_parsed(load_script):
     args = predict.parse_args(options)
     assert (args.inputs, args.opts, args.weights) == (["a.png"], ["SEED", "1"], None)
     assert load_script("tools/load_test.py").build_parser().get_default("num_gpus") == 0
+
+
+def test_every_script_is_an_entry(repository):
+    found = {"train_net.py"}
+    for folder in ("tools", "datasets"):
+        names = os.listdir(os.path.join(repository, folder))
+        found |= {f"{folder}/{name}" for name in names if name.endswith(".py")}
+    assert found == set(ENTRIES)
+
+
+def run_without_packages(script: str, *args: str) -> subprocess.CompletedProcess:
+    """Run a script where only the standard library can be imported."""
+    command = [sys.executable, "-I", "-S", script, *args]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("script", ENTRIES)
+def test_help_needs_no_package(script, repository):
+    done = run_without_packages(os.path.join(repository, script), "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith(f"usage: {os.path.basename(script)} ")
+
+
+@pytest.mark.parametrize(
+    "script, args",
+    [
+        ("train_net.py", ["--config-file", "a.yaml"]),
+        ("tools/report.py", ["a", "--output", "b"]),
+        ("datasets/make_synthetic_kitti.py", []),
+    ],
+)
+def test_missing_package_is_a_one_line_error(script, args, repository):
+    done = run_without_packages(os.path.join(repository, script), *args)
+    assert done.returncode == 1 and done.stdout == ""
+    how = "run `make install`, then `. .venv/bin/activate`"
+    assert done.stderr == f"error: torch is not installed for {sys.executable}: {how}\n"
+
+
+def test_choices_and_defaults_are_those_of_the_modules(load_script, monkeypatch):
+    """The parsers repeat them, since the modules import torch."""
+    action = {x.dest: x for x in load_script("tools/export_model.py").build_parser()._actions}
+    assert tuple(action["format"].choices) == tuple(FILES)
+    assert load_script("datasets/prepare_coco_traffic.py").SPLITS == SPLITS
+    monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
+    assert dataset_folder("kitti") == os.path.join(datasets_root(), "kitti")
+
+
+def test_broken_detectron2_is_a_one_line_error(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "aid", None)  # import aid raises an ImportError
+    with pytest.raises(SystemExit) as exit:
+        command(argparse.ArgumentParser)(lambda args: None)([])
+    assert str(exit.value).startswith("error: import of aid halted")

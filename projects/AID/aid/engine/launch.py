@@ -36,7 +36,7 @@ def launch(main: Callable[[Namespace], object], args: Namespace) -> None:
 
     Args:
         main: function at the top level of a module. On the CPU its ``args.num_gpus`` is 0.
-        args: of :func:`argument_parser`.
+        args: of the command line of train_net.py.
 
     Raises:
         AIDError: the options do not fit each other or the machine, a process raised an AIDError, or

@@ -30,7 +30,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     the memory allocator (:mod:`aid.utils.malloc`).
 
     Args:
-        args: of :func:`~aid.engine.argument_parser`.
+        args: of the command line of train_net.py.
 
     Returns:
         The frozen config, with SEED >= 0. :func:`~aid.engine.start_run` writes a SEED that was
