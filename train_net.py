@@ -22,6 +22,7 @@ from aid_tools.train_arguments import argument_parser
 
 def main(args: Namespace) -> object:
     """Train or evaluate, in each process of the run."""
+    # Imported late, see aid_tools/command.py.
     from aid.engine import AIDTrainer, dry_run, evaluate, setup, start_run
 
     if args.dry_run:
@@ -37,7 +38,7 @@ def main(args: Namespace) -> object:
 
 @command(argument_parser)
 def start(args: Namespace) -> None:
-    from aid.engine import launch  # late, as all imports that take seconds
+    from aid.engine import launch
 
     launch(main, args)
 

@@ -117,6 +117,12 @@ def test_choices_and_defaults_are_those_of_the_modules(load_script, monkeypatch)
     assert dataset_folder("kitti") == os.path.join(datasets_root(), "kitti")
 
 
+def test_older_python_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    with pytest.raises(SystemExit, match="^error: Python 3.11 or later is needed, "):
+        command(argparse.ArgumentParser)(lambda args: None)([])
+
+
 def test_broken_detectron2_is_a_one_line_error(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "aid", None)  # import aid raises an ImportError
     with pytest.raises(SystemExit) as exit:

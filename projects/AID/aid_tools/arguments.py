@@ -3,6 +3,8 @@
 Imports the standard library only, see :mod:`aid_tools.command`.
 """
 
+from __future__ import annotations  # see aid_tools/command.py
+
 import os
 from argparse import REMAINDER, ArgumentParser, RawDescriptionHelpFormatter
 

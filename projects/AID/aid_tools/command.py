@@ -4,6 +4,8 @@ Imports the standard library only, so that a script can say what is missing, and
 invalid arguments take no seconds.
 """
 
+from __future__ import annotations  # an older Python shall get as far as the message below
+
 import functools
 import sys
 from argparse import ArgumentParser, Namespace
@@ -12,6 +14,7 @@ from importlib.util import find_spec
 
 __all__ = ["command"]
 
+HOW = "run `make install`, then `. .venv/bin/activate`"
 # Modules of the packages that setup.py requires; aid itself checks Detectron2.
 REQUIRED = (
     *("torch", "torchvision", "cv2", "fvcore", "iopath", "matplotlib", "numpy", "PIL"),
@@ -46,12 +49,12 @@ def command(build_parser: Callable[[], ArgumentParser]) -> Callable:
 
 def _check_installation() -> None:
     """Import aid; exit with one line if that is not possible."""
-    for name in REQUIRED:
-        if find_spec(name) is None:
-            sys.exit(
-                f"error: {name} is not installed for {sys.executable}: run `make install`, then "
-                "`. .venv/bin/activate`"
-            )
+    if sys.version_info < (3, 11):  # noqa: UP036  (a script can be started with any Python)
+        sys.exit(f"error: Python 3.11 or later is needed, {sys.executable} is older: {HOW}")
+    missing = next((name for name in REQUIRED if find_spec(name) is None), None)
+    if missing:
+        message = f"{missing} is not installed for {sys.executable}: {HOW}"
+        sys.exit(f"error: {message}")
     try:
         import aid  # noqa: F401  (registers models, losses and datasets)
     except ImportError as error:
