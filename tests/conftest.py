@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
@@ -136,18 +137,31 @@ def in_processes(load_script, tmp_path):
     return functools.partial(load_script("tests/processes.py").run, tmp_path)
 
 
+def nested(key: str, value) -> dict:
+    """The dict {"A": {"B": value}} of the key "A.B"."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def merged(keys: dict, other: dict) -> dict:
+    """Nested dict with the values of both, and of ``other`` where both have one."""
+    both = {k: merged(keys[k], other[k]) for k in keys if isinstance(other.get(k), dict)}
+    return {**keys, **other, **both}
+
+
 @pytest.fixture
 def tiny_config(tmp_path):
     """A function (kind, opts) -> path of a config file of a tiny detector."""
 
     def write(kind: str, opts=(), name: str | None = None) -> str:
         base, parts = KINDS[kind]
-        cfg = load_config(os.path.join(REPOSITORY, "configs", base))
-        for part in [TINY, *parts]:
-            cfg.merge_from_other_cfg(type(cfg)(part))
-        cfg.merge_from_list(list(opts))
+        # Only what differs from the base: parsing all keys would take longer than a training step.
+        keys = {"_BASE_": os.path.join(REPOSITORY, "configs", base)}
+        for part in [TINY, *parts, *map(nested, opts[::2], opts[1::2])]:
+            keys = merged(keys, part)
         path = tmp_path / f"{name or kind}.yaml"
-        path.write_text(cfg.dump())
+        path.write_text(yaml.safe_dump(keys))
         return str(path)
 
     return write

@@ -9,7 +9,7 @@ from detectron2.engine import HookBase
 from aid.engine import AIDTrainer
 from aid.engine.output_folder import start_records
 
-ITERATIONS = 50
+ITERATIONS = 12
 
 
 class KeepLosses(HookBase):
