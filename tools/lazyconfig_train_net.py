@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
 
-from aid_tools.arguments import add_config_file, add_num_gpus, make_parser
+from aid_tools.arguments import add_config_file, make_parser
 from aid_tools.command import command
 
 
@@ -28,7 +28,7 @@ def build_parser() -> ArgumentParser:
     add_config_file(parser, "LazyConfig, a Python file")
     add("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
     add("--eval-only", action="store_true", help="evaluate train.init_checkpoint")
-    add_num_gpus(parser, 1)
+    add("--num-gpus", type=int, default=1, metavar="N", help="GPUs per machine; default: 1")
     add("--num-machines", type=int, default=1, metavar="N", help="default: 1")
     add("--machine-rank", type=int, default=0, metavar="N", help="index of this machine, from 0")
     add("--dist-url", default="auto", metavar="URL", help="for several machines: tcp://HOST:PORT")

@@ -123,6 +123,18 @@ def test_older_python_is_refused(monkeypatch):
         command(argparse.ArgumentParser)(lambda args: None)([])
 
 
+def test_spawned_process_imports_aid_before_it_unpickles(monkeypatch):
+    """Detectron2, imported on its own, prints deprecation warnings."""
+
+    def main(args):
+        pass
+
+    main.__module__ = "__mp_main__"
+    monkeypatch.setitem(sys.modules, "aid", None)
+    with pytest.raises(ImportError):
+        command(argparse.ArgumentParser)(main)
+
+
 def test_broken_detectron2_is_a_one_line_error(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "aid", None)  # import aid raises an ImportError
     with pytest.raises(SystemExit) as exit:

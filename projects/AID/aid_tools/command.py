@@ -34,6 +34,9 @@ def command(build_parser: Callable[[], ArgumentParser]) -> Callable:
     """
 
     def decorate(main: Callable[[Namespace], object]) -> Callable:
+        if main.__module__ == "__mp_main__":  # in a process that the script has spawned
+            import aid  # noqa: F401  (before Detectron2, whose known deprecations it hides)
+
         @functools.wraps(main)
         def start(argv: list[str] | None = None) -> object:
             args = build_parser().parse_args(argv)

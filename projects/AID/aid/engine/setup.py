@@ -62,7 +62,8 @@ def _log_summary(cfg: CfgNode, args: argparse.Namespace, sizes: dict[str, int]) 
     """Log what a user wants to see of the run before its model is built."""
     log = logging.getLogger(__name__).info
     log("Config file %s%s", args.config_file, " with " * bool(args.opts) + " ".join(args.opts))
-    log("Output folder %s; its log.txt has the environment and all keys", cfg.OUTPUT_DIR)
+    if not args.dry_run:
+        log("Output folder %s; its log.txt has the environment and all keys", cfg.OUTPUT_DIR)
     device = cfg.MODEL.DEVICE
     if device.startswith("cuda"):
         device = f"{device} ({torch.cuda.get_device_name()})"
