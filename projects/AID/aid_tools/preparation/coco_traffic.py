@@ -1,6 +1,5 @@
 """Annotations of COCO traffic from COCO 2017's, for datasets/prepare_coco_traffic.py."""
 
-import contextlib
 import json
 import os
 from collections import Counter
@@ -8,6 +7,7 @@ from collections import Counter
 from aid.data.coco import read_coco
 from aid.data.coco_traffic import CLASSES, annotation_file
 from aid.utils.errors import AIDError
+from aid.utils.files import clear_file_errors, whole_file
 
 __all__ = ["prepare", "print_summary", "select", "write_json"]
 
@@ -47,26 +47,18 @@ def write_json(path: str, content: dict) -> None:
     Raises:
         AIDError: the file cannot be written.
     """
-    part = f"{path}.part"
-    try:
-        with open(part, "w", encoding="utf-8") as f:
-            for i, (key, value) in enumerate(content.items()):
-                f.write(f"{',' if i else '{'}\n{json.dumps(key)}: ")
-                if not isinstance(value, list):
-                    f.write(json.dumps(value))
-                    continue
-                # Entry by entry: the largest list takes hundreds of megabytes as one string.
-                f.write("[")
-                for j, entry in enumerate(value):
-                    f.write(f"{',' if j else ''}\n{json.dumps(entry)}")
-                f.write("\n]")
-            f.write("\n}\n")
-        os.replace(part, path)
-    except OSError as error:
-        raise AIDError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(part)
+    with clear_file_errors(path), whole_file(path) as f:
+        for i, (key, value) in enumerate(content.items()):
+            f.write(f"{',' if i else '{'}\n{json.dumps(key)}: ".encode())
+            if not isinstance(value, list):
+                f.write(json.dumps(value).encode())
+                continue
+            # Entry by entry: the largest list takes hundreds of megabytes as one string.
+            f.write(b"[")
+            for j, entry in enumerate(value):
+                f.write(f"{',' if j else ''}\n{json.dumps(entry)}".encode())
+            f.write(b"\n]")
+        f.write(b"\n}\n")
 
 
 def print_summary(path: str, split: str, subset: dict, num_images: int) -> None:
