@@ -10,19 +10,21 @@ If MODEL.META_ARCHITECTURE is one of this project, the model is trained with dis
 as by Detectron2.
 """
 
-import aid  # noqa: F401  (registers models, losses and datasets)
+import sys
+from argparse import Namespace
+from pathlib import Path
 
-# isort: split
-from detectron2.evaluation import verify_results
-from detectron2.utils import comm
+sys.path.append(str(Path(__file__).resolve().parent / "projects/AID"))  # if not installed
 
-from aid.checkpoint import SafeCheckpointer, StrictCheckpointer
-from aid.engine import AIDTrainer, argument_parser, dry_run, launch, setup, start_run
-from aid.modeling.build import build_detector
-from aid.utils.errors import AIDError, main_with_clear_errors
+from aid_tools.command import command
+from aid_tools.train_arguments import argument_parser
 
 
-def main(args):
+def main(args: Namespace) -> object:
+    """Train or evaluate, in each process of the run."""
+    # Imported late, see aid_tools/command.py.
+    from aid.engine import AIDTrainer, dry_run, evaluate, setup, start_run
+
     if args.dry_run:
         return dry_run(args)
     cfg = setup(args)
@@ -34,18 +36,12 @@ def main(args):
     return trainer.train()
 
 
-def evaluate(cfg, resume):
-    model = build_detector(cfg)  # without building teachers
-    last = SafeCheckpointer(model, cfg.OUTPUT_DIR)
-    weights = last.get_checkpoint_file() if resume and last.has_checkpoint() else cfg.MODEL.WEIGHTS
-    if not weights:
-        raise AIDError("--eval-only needs weights: add MODEL.WEIGHTS PATH, or --resume")
-    StrictCheckpointer(model, "MODEL.WEIGHTS").load(weights)
-    results = AIDTrainer.test(cfg, model)
-    if comm.is_main_process():
-        verify_results(cfg, results)
-    return results
+@command(argument_parser)
+def start(args: Namespace) -> None:
+    from aid.engine import launch
+
+    launch(main, args)
 
 
 if __name__ == "__main__":
-    main_with_clear_errors(launch)(main, argument_parser().parse_args())
+    start()

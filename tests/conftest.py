@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import importlib.util
+import logging
 import os
 import pickle
 import resource
@@ -22,6 +23,7 @@ from PIL import Image
 import aid  # noqa: F401  (registers the project's models)
 from aid.config import load_config
 from aid.data import register_from_file
+from aid.engine.output_folder import LOGGERS
 
 # Threads slow tiny networks down, on a busy machine a hundredfold.
 torch.set_num_threads(1)
@@ -281,6 +283,13 @@ def storage():
     """An event storage at the last iteration before Detectron2 writes its log."""
     with EventStorage(19) as entered:
         yield entered
+
+
+@pytest.fixture
+def no_handlers(monkeypatch):
+    """Loggers without the handlers of earlier tests, whose streams are closed."""
+    for name in LOGGERS:
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
 
 
 @pytest.fixture

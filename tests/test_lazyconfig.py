@@ -12,8 +12,10 @@ from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 
 from aid.config import load_config
-from aid.engine import AIDTrainer, argument_parser, setup
+from aid.engine import AIDTrainer, setup
+from aid.engine import lazyconfig as script
 from aid.utils.errors import AIDError
+from aid_tools.train_arguments import argument_parser
 
 LAZY = "configs/lazy/faster_rcnn_R18_from_R34_quickstart.py"
 YAML = "configs/Quickstart/faster_rcnn_R18_from_R34.yaml"
@@ -28,11 +30,6 @@ def teacher(repository, tmp_path, monkeypatch):
     torch.manual_seed(3)
     torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "teacher.pth")
     return str(tmp_path / "teacher.pth")
-
-
-@pytest.fixture
-def script(load_script):
-    return load_script("tools/lazyconfig_train_net.py")
 
 
 @pytest.fixture
@@ -53,7 +50,7 @@ def lazy(teacher, stream, tmp_path):
     return cfg
 
 
-def run_training(script, cfg) -> None:
+def run_training(cfg) -> None:
     """Set up a run, and train."""
     os.makedirs(cfg.train.output_dir, exist_ok=True)
     script.default_setup(cfg, default_argument_parser().parse_args([]))
@@ -67,9 +64,9 @@ def losses_of(folder) -> dict[str, float]:
 
 
 def test_lazyconfig_run_equals_the_yaml_run_bit_for_bit(
-    lazy, script, teacher, stream, tmp_path, monkeypatch
+    lazy, teacher, stream, tmp_path, monkeypatch
 ):
-    run_training(script, lazy)
+    run_training(lazy)
     monkeypatch.setattr(AIDTrainer, "build_train_loader", lambda *args: stream())
     opts = ["TEACHER.WEIGHTS", teacher, "OUTPUT_DIR", str(tmp_path / "yaml"), "DATASETS.TEST", "()"]
     opts += ["SOLVER.MAX_ITER", "10", "SOLVER.WARMUP_ITERS", "1", "DATASETS.TRAIN", "()"]
@@ -87,8 +84,8 @@ def test_lazyconfig_run_equals_the_yaml_run_bit_for_bit(
         assert all(torch.equal(expected[section][k], v) for k, v in actual[section].items())
 
 
-def test_evaluation_needs_no_teacher(lazy, script, tmp_path, monkeypatch):
-    run_training(script, lazy)
+def test_evaluation_needs_no_teacher(lazy, tmp_path, monkeypatch):
+    run_training(lazy)
     weights = tmp_path / "lazy/model_final.pth"
     tested = []
     monkeypatch.setattr(script, "do_test", lambda cfg, model: tested.append(model))
@@ -101,7 +98,7 @@ def test_evaluation_needs_no_teacher(lazy, script, tmp_path, monkeypatch):
     assert all(torch.equal(saved[key], value) for key, value in student.state_dict().items())
 
 
-def test_config_of_the_other_kind_is_refused(script, teacher):
+def test_config_of_the_other_kind_is_refused(teacher):
     args = default_argument_parser().parse_args(["--config-file", YAML])
     with pytest.raises(AIDError, match="is no LazyConfig .*: train_net.py takes YAML files"):
         script.main(args)
@@ -113,7 +110,7 @@ def test_config_of_the_other_kind_is_refused(script, teacher):
         setup(args)
 
 
-def test_invalid_distillers_are_refused(lazy, script):
+def test_invalid_distillers_are_refused(lazy):
     losses = list(lazy.model.distillers[0].losses)
     lazy.model.distillers[0].losses = [*losses, losses[0]]
     message = "losses of one teacher, PKDLoss, PKDLoss: name"
@@ -140,9 +137,7 @@ def on_files(lazy, toy_dataset):
 
 
 @pytest.mark.parametrize("tested", [False, True])
-def test_error_names_a_truncated_image_without_traceback(
-    tested, on_files, script, tmp_path, caplog
-):
+def test_error_names_a_truncated_image_without_traceback(tested, on_files, tmp_path, caplog):
     path = tmp_path / "4.png"
     path.write_bytes(path.read_bytes()[:100])
     os.makedirs(on_files.train.output_dir, exist_ok=True)
@@ -155,7 +150,7 @@ def test_error_names_a_truncated_image_without_traceback(
     assert not any(record.exc_info for record in caplog.records)
 
 
-def test_error_names_an_image_with_an_empty_crop(on_files, script):
+def test_error_names_an_image_with_an_empty_crop(on_files):
     augmentations = on_files.dataloader.train.mapper.augmentations
     augmentations.insert(0, L(T.RandomCrop)(crop_type="absolute", crop_size=(0, 20)))
     os.makedirs(on_files.train.output_dir, exist_ok=True)
@@ -166,7 +161,7 @@ def test_error_names_an_image_with_an_empty_crop(on_files, script):
 @pytest.mark.parametrize(
     "folder, reason", [("s3://bucket/run", "is a URL"), ("a\udcffb", r"a\\xffb is not UTF-8")]
 )
-def test_unusable_output_folder_is_refused(folder, reason, script, teacher, monkeypatch):
+def test_unusable_output_folder_is_refused(folder, reason, teacher, monkeypatch):
     monkeypatch.setattr(script, "default_setup", None)
     args = default_argument_parser().parse_args(["--config-file", LAZY])
     cfg = LazyConfig.load(LAZY)

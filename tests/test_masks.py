@@ -11,11 +11,12 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
 
 from aid.data import build_train_loader, register_coco, register_kitti
-from aid.engine import AIDTrainer, argument_parser, setup, start_run
+from aid.engine import AIDTrainer, setup, start_run
 from aid.evaluation import build_evaluator
 from aid.utils.d2 import coco_annotations
 from aid.utils.errors import AIDError
 from aid_tools.report import load_run, write_report
+from aid_tools.train_arguments import argument_parser
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools
 

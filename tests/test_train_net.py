@@ -71,19 +71,38 @@ def one_error(done: subprocess.CompletedProcess) -> str:
     return line
 
 
+@pytest.fixture
+def fail(workplace, repository, load_script, no_handlers, monkeypatch, capsys):
+    """A function (config, arguments) -> error line of train_net.py, called in this process."""
+    start = load_script("train_net.py").start
+    monkeypatch.chdir(workplace[0])
+
+    def call(name: str, *args: str) -> str:
+        config = os.path.join(repository, "configs", f"{name}.yaml")
+        with pytest.raises(SystemExit) as ended:
+            start(["--config-file", config, "--num-gpus", "0", *args])
+        output = capsys.readouterr()
+        done = subprocess.CompletedProcess(args, ended.value.code, output.out, output.err)
+        return one_error(done)
+
+    return call
+
+
 def test_missing_kitti_is_a_one_line_error(train):
     done = train("AID/faster_rcnn_R18_from_R101")
     assert "training/image_2 does not exist: unpack the left color images" in one_error(done)
     assert done.stdout == "" and len(done.stderr.splitlines()) == 1
 
 
-def test_missing_teacher_is_reported_before_training(workplace, train):
-    (workplace[0] / "elsewhere").mkdir()
-    done = train(f"Quickstart/{STUDENT}", "TEACHER.WEIGHTS", "elsewhere/gone.pth")
-    line = one_error(done)
+def test_missing_teacher_is_reported_before_training(fail):
+    output = ["OUTPUT_DIR", "without_teacher"]
+    line = fail(f"Quickstart/{STUDENT}", "TEACHER.WEIGHTS", "elsewhere/gone.pth", *output)
     assert "TEACHER.WEIGHTS elsewhere/gone.pth does not exist: train the teacher first" in line
     assert "configs/Quickstart/faster_rcnn_R34_FPN.yaml" in line.split("train_net.py --config-f")[1]
-    assert "Starting training" not in done.stdout
+    with open("without_teacher/log.txt") as f:
+        *before, last = f.read().splitlines()
+    assert last.endswith(f"aid ERROR: {line.removeprefix('error: ')}")
+    assert not any("Starting training" in x for x in before)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +110,7 @@ def test_missing_teacher_is_reported_before_training(workplace, train):
     [
         (["--num-gpus", "64"], "--num-gpus 64: torch finds"),
         (["--eval-only"], "--eval-only needs weights"),
+        (["--eval-only", "--resume", "OUTPUT_DIR", "nowhere"], "--eval-only needs weights"),
         (["--eval-only", "MODEL.WEIGHTS", "gone.pth"], "MODEL.WEIGHTS gone.pth cannot be read"),
         (["DATASETS.TEST", "('coco_2017_val',)"], "coco_2017_val cannot be loaded .*annotations"),
         (["DATASETS.TRAIN", "('kiti',)"], "'kiti' is not registered.*; .* registers kitti_train"),
@@ -101,8 +121,9 @@ def test_missing_teacher_is_reported_before_training(workplace, train):
         (["OUTPUT_DIR", "/proc/aid"], "OUTPUT_DIR /proc/aid cannot be written"),
     ],
 )
-def test_invalid_input_is_a_one_line_error(train, arguments, message):
-    assert re.search(message, one_error(train(f"Quickstart/{PLAIN}", *arguments)))
+def test_invalid_input_is_a_one_line_error(fail, arguments, message):
+    assert re.search(message, fail(f"Quickstart/{PLAIN}", *arguments))
+    assert not os.path.exists("nowhere")
 
 
 def test_dry_run_prints_an_estimate_and_leaves_no_files(train, workplace):
@@ -116,7 +137,7 @@ def test_dry_run_prints_an_estimate_and_leaves_no_files(train, workplace):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--eval-only"]])
-def test_error_names_a_truncated_image(arguments, runs, train, workplace):
+def test_error_names_a_truncated_image(arguments, runs, fail, workplace):
     folder = workplace[0] / "datasets/synthetic_kitti/training/image_2"
     split = {"train": range(8), "val": range(8, 12)}["val" if arguments else "train"]
     kept = {path: path.read_bytes() for path in (folder / f"{i:06}.png" for i in split)}
@@ -128,7 +149,7 @@ def test_error_names_a_truncated_image(arguments, runs, train, workplace):
         "OUTPUT_DIR",
         "output/truncated",
     ]
-    error = one_error(train(f"Quickstart/{PLAIN}", *arguments, *FEW, *weights))
+    error = fail(f"Quickstart/{PLAIN}", *arguments, *FEW, *weights)
     assert re.search(r"image .*/0000\d\d.png cannot be used: .*: replace the file", error)
     for path, content in kept.items():
         path.write_bytes(content)
@@ -141,9 +162,16 @@ def test_log_describes_the_teacher_before_training(runs):
     facts = ["configs/Quickstart/faster_rcnn_R34_FPN.yaml", " M parameters", "p2 (stride 4)"]
     facts += ["output/quickstart/faster_rcnn_R34_FPN/model_final.pth", "PKDLoss", "lambda 1,"]
     facts += ["gradient 10 times the task's", "ExponentialWeighting by instance", "alpha 0.1"]
+    facts += ["configs/Quickstart/faster_rcnn_R18_from_R34.yaml", "Device cpu; processes: 1"]
+    facts += ["AIDGeneralizedRCNN: 11.8 M parameters", "synthetic_kitti_train (8 images)"]
     facts += ["Inherited from the teacher: backbone.fpn_lateral2"]
     for fact in facts:
         assert fact in before
+    assert len(before.splitlines()) < 15
+    with open(os.path.join(runs[0][STUDENT], "log.txt")) as f:
+        whole = f.read()
+    for fact in ("Environment info", "Running with full config", "Model:\n", "Serializing"):
+        assert fact in whole and fact not in before
     assert "loss_distill_pkd" in rest and "eta: " in rest
 
 
@@ -202,7 +230,7 @@ def test_resumed_process_ends_with_equal_weights(train, workplace):
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
-def test_folder_of_another_run_is_refused_and_unchanged(runs, train, workplace):
+def test_folder_of_another_run_is_refused_and_unchanged(runs, fail, workplace):
     folder = workplace[0] / "output/quickstart" / PLAIN
 
     def contents():
@@ -210,7 +238,7 @@ def test_folder_of_another_run_is_refused_and_unchanged(runs, train, workplace):
 
     before = contents()
     arguments = ["--resume", *FEW, "OUTPUT_DIR", runs[0][PLAIN]]
-    line = one_error(train("Quickstart/retinanet_R18_FPN", *arguments))
+    line = fail("Quickstart/retinanet_R18_FPN", *arguments)
     assert f"--resume: the run in OUTPUT_DIR {folder} has another model or optimizer: " in line
     assert "MODEL.META_ARCHITECTURE is GeneralizedRCNN there, RetinaNet here" in line
     assert contents() == before

@@ -11,12 +11,12 @@ Images, boxes and weights are random, so no data and no checkpoints are needed. 
 docs/performance.md for the meaning of the numbers.
 """
 
-import os
-from argparse import ArgumentParser
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-import aid  # noqa: F401  (registers models, losses and rules)
-from aid.utils.errors import AIDError, main_with_clear_errors
-from aid.utils.files import clear_file_errors, write_json
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
+
 from aid_tools.arguments import (
     add_config_file,
     add_device,
@@ -25,43 +25,7 @@ from aid_tools.arguments import (
     add_register,
     make_parser,
 )
-from aid_tools.benchmark import Settings, measure, measure_sweep, parse_size
-from aid_tools.benchmark.figure import check_format, draw_sweeps
-from aid_tools.benchmark.page import results_page, sweep_page
-from aid_tools.report.figures import save
-
-
-@main_with_clear_errors
-def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    if args.figure:
-        if not args.sweep:
-            raise AIDError("--figure needs the results of --sweep: add --sweep")
-        check_format(args.figure)
-    for path in filter(None, (args.json, args.figure)):
-        _check_writable(path)
-    height, width = parse_size(args.size)
-    names = ("config_file", "batch", "instances", "device", "amp", "threads", "seed", "register")
-    settings = Settings(
-        height=height,
-        width=width,
-        opts=tuple(args.opts),
-        **{name: getattr(args, name) for name in names},
-    )
-    rounds = {"repeat": args.repeat, "seconds": args.seconds}
-    if args.sweep:
-        sweeps = measure_sweep(settings, **rounds)
-        print(sweep_page(sweeps, settings))
-        content = {"sweeps": [sweep.as_dict() for sweep in sweeps]}
-        if args.figure:
-            with clear_file_errors(args.figure, "--figure"):
-                save(draw_sweeps(sweeps), args.figure)
-    else:
-        results = measure(settings, memory=not args.no_memory, **rounds)
-        print(results_page(results, settings))
-        content = results.as_dict()
-    if args.json:
-        write_json(args.json, {**content, "setup": settings.as_dict()}, "--json")
+from aid_tools.command import command
 
 
 def build_parser() -> ArgumentParser:
@@ -111,15 +75,44 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _check_writable(path: str) -> None:
-    """Check before the measurement that its results can be written."""
-    folder = os.path.dirname(path) or "."
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise AIDError(f"{path} cannot be written: {error.strerror}") from error
-    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        raise AIDError(f"{path} cannot be written: it is a folder or write-protected")
+@command(build_parser)
+def main(args: Namespace) -> None:
+    # Imported late, see aid_tools/command.py.
+    from aid.utils.errors import AIDError
+    from aid.utils.files import check_writable, clear_file_errors, write_json
+    from aid_tools.benchmark import Settings, measure, measure_sweep, parse_size
+    from aid_tools.benchmark.figure import check_format, draw_sweeps
+    from aid_tools.benchmark.page import results_page, sweep_page
+    from aid_tools.report.figures import save
+
+    if args.figure:
+        if not args.sweep:
+            raise AIDError("--figure needs the results of --sweep: add --sweep")
+        check_format(args.figure)
+    for path in filter(None, (args.json, args.figure)):
+        check_writable(path)
+    height, width = parse_size(args.size)
+    names = ("config_file", "batch", "instances", "device", "amp", "threads", "seed", "register")
+    settings = Settings(
+        height=height,
+        width=width,
+        opts=tuple(args.opts),
+        **{name: getattr(args, name) for name in names},
+    )
+    rounds = {"repeat": args.repeat, "seconds": args.seconds}
+    if args.sweep:
+        sweeps = measure_sweep(settings, **rounds)
+        print(sweep_page(sweeps, settings))
+        content = {"sweeps": [sweep.as_dict() for sweep in sweeps]}
+        if args.figure:
+            with clear_file_errors(args.figure, "--figure"):
+                save(draw_sweeps(sweeps), args.figure)
+    else:
+        results = measure(settings, memory=not args.no_memory, **rounds)
+        print(results_page(results, settings))
+        content = results.as_dict()
+    if args.json:
+        write_json(args.json, {**content, "setup": settings.as_dict()}, "--json")
 
 
 if __name__ == "__main__":

@@ -8,16 +8,12 @@ docs/performance.md for the number of GPUs at which a loader becomes the bottlen
 """
 
 import os
-from argparse import ArgumentParser
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-from tabulate import tabulate
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
 
-import aid  # noqa: F401  (registers datasets)
-from aid.config import load_config
-from aid.data.register import register_from_file
-from aid.engine.setup import check_dataset
-from aid.utils.errors import main_with_clear_errors
-from aid.utils.files import write_json
 from aid_tools.arguments import (
     add_config_file,
     add_json,
@@ -25,27 +21,7 @@ from aid_tools.arguments import (
     add_register,
     make_parser,
 )
-from aid_tools.benchmark.loader import measure_loader
-
-
-@main_with_clear_errors
-def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    if args.register:
-        register_from_file(args.register)
-    cfg = load_config(args.config_file, args.opts)
-    cfg.SEED = max(cfg.SEED, 0)
-    for name in cfg.DATASETS.TRAIN:
-        check_dataset(cfg, "TRAIN", name)
-    rates = measure_loader(cfg, args.workers, args.batches)
-    rows = [[n, rate, rate / max(1, n)] for n, rate in rates.items()]
-    print(
-        f"{', '.join(cfg.DATASETS.TRAIN)} with {args.config_file}; "
-        f"{args.batches} batches of {cfg.SOLVER.IMS_PER_BATCH}; {os.cpu_count()} cores"
-    )
-    print(tabulate(rows, ["workers", "images / s", "per worker"], floatfmt=".1f"))
-    if args.json:
-        write_json(args.json, {"images_per_second": rates, "cores": os.cpu_count()}, "--json")
+from aid_tools.command import command
 
 
 def build_parser() -> ArgumentParser:
@@ -71,6 +47,34 @@ def build_parser() -> ArgumentParser:
     add_json(parser)
     add_overrides(parser)
     return parser
+
+
+@command(build_parser)
+def main(args: Namespace) -> None:
+    # Imported late, see aid_tools/command.py.
+    from tabulate import tabulate
+
+    from aid.config import load_config
+    from aid.data.register import register_from_file
+    from aid.engine.setup import check_dataset
+    from aid.utils.files import write_json
+    from aid_tools.benchmark.loader import measure_loader
+
+    if args.register:
+        register_from_file(args.register)
+    cfg = load_config(args.config_file, args.opts)
+    cfg.SEED = max(cfg.SEED, 0)
+    for name in cfg.DATASETS.TRAIN:
+        check_dataset(cfg, "TRAIN", name)
+    rates = measure_loader(cfg, args.workers, args.batches)
+    rows = [[n, rate, rate / max(1, n)] for n, rate in rates.items()]
+    print(
+        f"{', '.join(cfg.DATASETS.TRAIN)} with {args.config_file}; "
+        f"{args.batches} batches of {cfg.SOLVER.IMS_PER_BATCH}; {os.cpu_count()} cores"
+    )
+    print(tabulate(rows, ["workers", "images / s", "per worker"], floatfmt=".1f"))
+    if args.json:
+        write_json(args.json, {"images_per_second": rates, "cores": os.cpu_count()}, "--json")
 
 
 if __name__ == "__main__":

@@ -11,59 +11,18 @@ the data (folders such as train and valid, lists, or files), or else drawn at ra
 docs/own_data.md.
 """
 
-import argparse
 import os
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-from aid.utils.errors import AIDError, main_with_clear_errors
-from aid.utils.files import check_empty, output_folder, write_json, write_text
-from aid.utils.text import visible
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
+
 from aid_tools.arguments import add_output, make_parser
-from aid_tools.own_data import (
-    FORMATS,
-    assign_splits,
-    convert,
-    describe,
-    measure,
-    read_labels,
-    read_val_list,
-    write_splits,
-)
+from aid_tools.command import command
 
 
-@main_with_clear_errors
-def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    drawn = args.val_share is not None or args.whole_folders
-    if args.val_list and drawn:
-        raise AIDError("--val-list names the validation images: leave out --val-share and the like")
-    _check_outside(args.output, args.labels, args.images)
-    labels = read_labels(args.labels, args.images, args.format)
-    if args.val_list:
-        how_split = read_val_list(args.val_list, labels.images)
-    else:
-        how_split = assign_splits(labels.images, args.val_share, args.seed, args.whole_folders)
-    with output_folder(args.output):
-        check_empty(args.output)
-        splits = convert(labels)
-        report = measure(labels, splits, how_split)
-        write_splits(splits, args.output, args.copy_images)
-        write_json(os.path.join(args.output, "data_report.json"), report)
-        text = describe(report)
-        write_text(os.path.join(args.output, "data_report.md"), text)
-    print("\n".join(map(visible, text.splitlines())))
-    print()
-    print(visible(f"Written to {args.output}: {', '.join(sorted(os.listdir(args.output)))}"))
-
-
-def _check_outside(output: str, *inputs: str) -> None:
-    """Check that a later conversion will not read what this one writes."""
-    target = os.path.realpath(output) + os.sep
-    for folder in filter(os.path.isdir, inputs):
-        if target.startswith(os.path.realpath(folder) + os.sep):
-            raise AIDError(f"--output {output} is inside of {folder}: choose a folder beside it")
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("labels", metavar="LABELS", help="folder of labels, or a label file")
@@ -76,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--format",
-        choices=tuple(FORMATS),
+        choices=("voc", "yolo", "cvat", "labelme", "coco", "kitti"),
         default="",
         help="format of the labels (default: recognized)",
     )
@@ -100,6 +59,45 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--copy-images", action="store_true", help="copy the images instead of linking to them")
     return parser
+
+
+@command(build_parser)
+def main(args: Namespace) -> None:
+    # Imported late, see aid_tools/command.py.
+    from aid.utils.errors import AIDError
+    from aid.utils.files import check_empty, output_folder, write_json, write_text
+    from aid.utils.text import visible
+    from aid_tools.own_data import (
+        assign_splits,
+        check_outside,
+        convert,
+        describe,
+        measure,
+        read_labels,
+        read_val_list,
+        write_splits,
+    )
+
+    drawn = args.val_share is not None or args.whole_folders
+    if args.val_list and drawn:
+        raise AIDError("--val-list names the validation images: leave out --val-share and the like")
+    check_outside(args.output, args.labels, args.images)
+    labels = read_labels(args.labels, args.images, args.format)
+    if args.val_list:
+        how_split = read_val_list(args.val_list, labels.images)
+    else:
+        how_split = assign_splits(labels.images, args.val_share, args.seed, args.whole_folders)
+    with output_folder(args.output):
+        check_empty(args.output)
+        splits = convert(labels)
+        report = measure(labels, splits, how_split)
+        write_splits(splits, args.output, args.copy_images)
+        write_json(os.path.join(args.output, "data_report.json"), report)
+        text = describe(report)
+        write_text(os.path.join(args.output, "data_report.md"), text)
+    print("\n".join(map(visible, text.splitlines())))
+    print()
+    print(visible(f"Written to {args.output}: {', '.join(sorted(os.listdir(args.output)))}"))
 
 
 if __name__ == "__main__":

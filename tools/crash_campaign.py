@@ -9,32 +9,20 @@ checkpoints must be present and readable; at the end they must be bit-equal to t
 uninterrupted run. Exits with status 1 if a check fails.
 """
 
-import argparse
 import os
 import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-from aid.utils.errors import main_with_clear_errors
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
+
 from aid_tools.arguments import add_output, make_parser
-from aid_tools.reliability import run_campaign
+from aid_tools.command import command
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-@main_with_clear_errors
-def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    workers = tuple(dict.fromkeys(args.workers))
-    result = run_campaign(ROOT, args.output, args.kills, workers, args.seed)
-    if result["failure"]:
-        sys.exit(f"error: {result['failure']}")
-    print(
-        f"{result['kills']} kills, {result['kills_during_write']} of them during a write: no "
-        f"checkpoint unreadable or lost, all {result['compared_checkpoints']} bit-equal to the "
-        f"uninterrupted run ({os.path.join(args.output, 'crash_campaign.json')})"
-    )
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add(
@@ -61,6 +49,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_output(parser, "output folder", "output/reliability")
     return parser
+
+
+@command(build_parser)
+def main(args: Namespace) -> None:
+    # Imported late, see aid_tools/command.py.
+    from aid_tools.reliability import run_campaign
+
+    workers = tuple(dict.fromkeys(args.workers))
+    result = run_campaign(ROOT, args.output, args.kills, workers, args.seed)
+    if result["failure"]:
+        sys.exit(f"error: {result['failure']}")
+    print(
+        f"{result['kills']} kills, {result['kills_during_write']} of them during a write: no "
+        f"checkpoint unreadable or lost, all {result['compared_checkpoints']} bit-equal to the "
+        f"uninterrupted run ({os.path.join(args.output, 'crash_campaign.json')})"
+    )
 
 
 if __name__ == "__main__":

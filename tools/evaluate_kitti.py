@@ -7,24 +7,17 @@
 Images without a result file are not evaluated; an empty result file means no detections.
 """
 
-import argparse
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-from aid.evaluation import as_dict, evaluate_folders, format_table
-from aid.utils.errors import main_with_clear_errors
-from aid.utils.files import write_json
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
+
 from aid_tools.arguments import add_json, make_parser
+from aid_tools.command import command
 
 
-@main_with_clear_errors
-def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    precision = evaluate_folders(args.labels, args.results)
-    print(format_table(precision))
-    if args.json:
-        write_json(args.json, as_dict(precision), "--json")
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("--labels", required=True, metavar="FOLDER", help="folder of the label files")
@@ -36,6 +29,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_json(parser)
     return parser
+
+
+@command(build_parser)
+def main(args: Namespace) -> None:
+    # Imported late, see aid_tools/command.py.
+    from aid.evaluation import as_dict, evaluate_folders, format_table
+    from aid.utils.files import write_json
+
+    precision = evaluate_folders(args.labels, args.results)
+    print(format_table(precision))
+    if args.json:
+        write_json(args.json, as_dict(precision), "--json")
 
 
 if __name__ == "__main__":

@@ -12,29 +12,12 @@ describes inputs, outputs and classes for programs that run the files, and the m
 and sizes as export.md and export.json. See docs/deploy.md.
 """
 
-import argparse
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
-from functools import partial
-from itertools import islice
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-import numpy as np
-import torch
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
-from torch import nn
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
 
-from aid import Predictor
-from aid.data import register_from_file
-from aid.data.classes import class_list
-from aid.data.images import longest_side
-from aid.engine.setup import check_dataset
-from aid.inference import as_input
-from aid.modeling.teacher import build_teacher
-from aid.modeling.teacher_keys import DETECTOR, teacher_kinds
-from aid.utils.errors import AIDError, check_not_negative, main_with_clear_errors
-from aid.utils.files import output_folder, whole_file, write_json, write_text
 from aid_tools.arguments import (
     add_detector,
     add_output,
@@ -42,182 +25,10 @@ from aid_tools.arguments import (
     add_register,
     make_parser,
 )
-from aid_tools.export import (
-    FILES,
-    INT8,
-    TITLES,
-    TOLERANCE,
-    Row,
-    average_precision,
-    check_drop,
-    check_packages,
-    compare_detections,
-    contract,
-    export,
-    latencies,
-    load_exported,
-    num_parameters,
-    quantized,
-    size_of_weights,
-    table,
-)
-from aid_tools.prediction import find_sources, read_frames
-
-# Largest number of images whose activations set the scales of INT8.
-MAX_CALIBRATION = 200
+from aid_tools.command import command
 
 
-@main_with_clear_errors
-def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    if min(args.num_images, args.repeat, args.threads) < 1:
-        raise AIDError("--num-images, --repeat and --threads must be at least 1")
-    if args.int8:
-        _check_int8(args)
-    elif args.calibrate or args.evaluate:
-        raise AIDError("--calibrate and --evaluate are options of --int8: add it")
-    check_packages(args.format)
-    if args.register:
-        register_from_file(args.register)
-    torch.set_num_threads(args.threads)
-    predictor = Predictor(args.config_file, args.weights, "cpu", args.opts)
-    if args.int8:
-        _check_labels(predictor, _dataset(args, predictor.cfg))
-    with output_folder(args.output):
-        _write(args, predictor)
-
-
-def _check_int8(args: argparse.Namespace) -> None:
-    if "onnx" not in args.format:
-        raise AIDError("--int8 quantizes the ONNX file: add onnx to --format")
-    if not args.calibrate:
-        raise AIDError("--int8 needs images like those of the training: add --calibrate FOLDER")
-    check_not_negative("--max-ap-drop", args.max_ap_drop)
-    find_sources(args.calibrate)  # fails now if there are no images
-
-
-def _dataset(args: argparse.Namespace, cfg: CfgNode) -> str | None:
-    return args.evaluate or next(iter(cfg.DATASETS.TEST), None)
-
-
-def _check_labels(predictor: Predictor, dataset: str | None) -> None:
-    """Check before the export that the AP of the quantized file can be measured."""
-    if dataset is None:
-        raise AIDError("--int8 needs labels to measure AP: add --evaluate DATASET")
-    check_dataset(predictor.cfg, "TEST", dataset)
-    names = class_list(dataset)
-    if names is not None and names != predictor.class_names:
-        raise AIDError(
-            f"--int8: the classes of {dataset} are {', '.join(names)}, those of the detector "
-            f"{', '.join(predictor.class_names)}: add --evaluate with a dataset of its classes"
-        )
-
-
-def _write(args: argparse.Namespace, predictor: Predictor) -> None:
-    cfg, detector = predictor.cfg, predictor.model
-    pictures = list(_pictures(args, cfg))
-    images = [as_input(picture, cfg)["image"].float() for picture in pictures]
-    teachers = [] if args.no_teacher else _teachers(cfg, pictures[0])
-    forms = [*teachers, _eager("student" if teachers else "detector", detector, images[0])]
-    files = {kind: _export(kind, detector, images, args) for kind in dict.fromkeys(args.format)}
-    write_json(os.path.join(args.output, "contract.json"), contract(predictor))
-    if args.int8:
-        files |= _quantize(files["onnx"], cfg, images[0], args)
-    forms += files.values()
-    times = latencies([run for _, run in forms], args.repeat)
-    rows = [replace(row, milliseconds=ms) for (row, _), ms in zip(forms, times, strict=True)]
-    setting = (
-        f"{'x'.join(map(str, images[0].shape[1:]))} pixels, one image at a time, CPU, threads: "
-        f"{args.threads}, median of {args.repeat} runs, torch {torch.__version__}"
-    )
-    if args.int8:
-        setting += f"; AP on {_dataset(args, cfg)}"
-    page = f"{setting}\n\n{table(rows)}\n"
-    print(page)
-    write_text(os.path.join(args.output, "export.md"), page)
-    measured = {"setting": setting, "tolerance": TOLERANCE, "rows": [asdict(row) for row in rows]}
-    write_json(os.path.join(args.output, "export.json"), measured)
-
-
-def _export(
-    kind: str, detector: nn.Module, images: list[torch.Tensor], args: argparse.Namespace
-) -> tuple[Row, Callable]:
-    """Write a file and compare it; returns its row of the table, and a function to time."""
-    path = os.path.join(args.output, FILES[kind])
-    export(detector, kind, images[0], path)
-    run = load_exported(path, kind, args.threads)
-    try:
-        difference = compare_detections(run, detector, images, path)
-    except AIDError:
-        os.remove(path)  # leave no file behind that failed the comparison
-        raise
-    size = os.path.getsize(path) / 1e6
-    row = Row(TITLES[kind], size, num_parameters(detector), difference)
-    return row, partial(run, images[0])
-
-
-def _quantize(
-    form: tuple[Row, Callable], cfg: CfgNode, image: torch.Tensor, args: argparse.Namespace
-) -> dict[str, tuple[Row, Callable]]:
-    """Quantize the ONNX file; returns its row and that of the result, with their AP."""
-    row, timed = form
-    path = os.path.join(args.output, FILES["onnx"])
-    pictures = _frames(args.calibrate, cfg, MAX_CALIBRATION)
-    content = quantized(path, (as_input(x, cfg)["image"].float() for x in pictures))
-    dataset = _dataset(args, cfg)
-    run = load_exported(content, "onnx", args.threads)
-    before = average_precision(load_exported(path, "onnx", args.threads), cfg, dataset)
-    after = average_precision(run, cfg, dataset)
-    check_drop(before, after, args.max_ap_drop, dataset)
-    with whole_file(os.path.join(args.output, INT8)) as f:
-        f.write(content)
-    int8 = Row("ONNX, INT8", len(content) / 1e6, row.parameters, ap=after)
-    return {"onnx": (replace(row, ap=before), timed), "int8": (int8, partial(run, image))}
-
-
-def _pictures(args: argparse.Namespace, cfg: CfgNode) -> Iterator[np.ndarray]:
-    """Read the images of the comparison, (H, W, 3), BGR; the first one is also timed."""
-    if args.images:
-        return _frames(args.images, cfg, args.num_images)
-    dataset = _dataset(args, cfg)
-    if dataset in DatasetCatalog.list():
-        check_dataset(cfg, "TEST", dataset)
-        names = [x["file_name"] for x in DatasetCatalog.get(dataset)]
-        return _frames(names[: args.num_images], cfg, args.num_images)
-    raise AIDError("no dataset of DATASETS.TEST is registered: add --images IMAGE ...")
-
-
-def _frames(inputs: list[str], cfg: CfgNode, number: int) -> Iterator[np.ndarray]:
-    """Read at most ``number`` images, (H, W, 3), BGR, evenly spaced over the files."""
-    sources = find_sources(inputs)
-    step = -(-len(sources) // number)
-    frames = read_frames(sources[::step], _fail, longest_side(cfg, is_train=False))
-    return (frame.image for frame in islice(frames, number))
-
-
-def _fail(message: str) -> None:
-    raise AIDError(f"{message}: the export needs readable images")
-
-
-def _teachers(cfg: CfgNode, picture: np.ndarray) -> list[tuple[Row, Callable]]:
-    """Build the teachers that the config names, if it is the config of a student."""
-    teachers = []
-    for number, kind in enumerate(teacher_kinds(cfg) if cfg.TEACHER.CONFIG_FILE else ()):
-        if kind != DETECTOR:
-            continue
-        teacher = build_teacher(cfg, number)
-        sample = as_input(picture, teacher.cfg)
-        name = f"teacher {number + 1}" if number else "teacher"
-        teachers.append(_eager(name, teacher.detector, sample["image"].float()))
-    return teachers
-
-
-def _eager(name: str, detector: nn.Module, image: torch.Tensor) -> tuple[Row, Callable]:
-    row = Row(name, size_of_weights(detector), num_parameters(detector))
-    return row, partial(detector, [{"image": image}])
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add_detector(parser)
@@ -225,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--format",
         nargs="+",
-        choices=FILES,
+        choices=("trace", "script", "onnx"),
         default=["trace", "onnx"],
         help="formats to export: TorchScript by tracing or by scripting, or ONNX (default: trace "
         "onnx)",
@@ -263,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--calibrate",
         nargs="+",
         metavar="INPUT",
-        help=f"images for --int8, like those of the training; at most {MAX_CALIBRATION} are used",
+        help="images for --int8, like those of the training; at most 200 are used",
     )
     add(
         "--evaluate",
@@ -281,6 +92,35 @@ def build_parser() -> argparse.ArgumentParser:
     add_register(parser)
     add_overrides_option(parser)
     return parser
+
+
+@command(build_parser)
+def main(args: Namespace) -> None:
+    # Imported late, see aid_tools/command.py.
+    import torch
+
+    from aid import Predictor
+    from aid.data import register_from_file
+    from aid.utils.errors import AIDError
+    from aid.utils.files import output_folder
+    from aid_tools.export import check_packages
+    from aid_tools.export.tool import check_int8, check_labels, export_and_compare
+
+    if min(args.num_images, args.repeat, args.threads) < 1:
+        raise AIDError("--num-images, --repeat and --threads must be at least 1")
+    if args.int8:
+        check_int8(args)
+    elif args.calibrate or args.evaluate:
+        raise AIDError("--calibrate and --evaluate are options of --int8: add it")
+    check_packages(args.format)
+    if args.register:
+        register_from_file(args.register)
+    torch.set_num_threads(args.threads)
+    predictor = Predictor(args.config_file, args.weights, "cpu", args.opts)
+    if args.int8:
+        check_labels(args, predictor)
+    with output_folder(args.output):
+        export_and_compare(args, predictor)
 
 
 if __name__ == "__main__":

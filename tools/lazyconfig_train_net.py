@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Train or evaluate with a LazyConfig; Detectron2's tools/lazyconfig_train_net.py with teachers.
 
-    python tools/lazyconfig_train_net.py \
+    python tools/lazyconfig_train_net.py \\
         --config-file configs/lazy/faster_rcnn_R18_from_R34_quickstart.py train.max_iter=100
-    python tools/lazyconfig_train_net.py --config-file ... --eval-only \
+    python tools/lazyconfig_train_net.py --config-file ... --eval-only \\
         train.init_checkpoint=output/.../model_final.pth
 
 The config's `model` is a call of aid.modeling.distilled, or any detector. A LazyConfig is a Python
@@ -11,108 +11,44 @@ program: run trusted ones only. Unlike train_net.py, this script neither checks 
 before training nor continues the stream of data when it resumes.
 """
 
-import logging
+import sys
+from argparse import REMAINDER, ArgumentParser, Namespace
+from pathlib import Path
 
-import aid  # noqa: F401  (registers models, losses and datasets)
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
 
-# isort: split
-from detectron2.config import LazyConfig, instantiate
-from detectron2.data import DatasetMapper
-from detectron2.engine import (
-    create_ddp_model,
-    default_argument_parser,
-    default_setup,
-    default_writers,
-    hooks,
-    launch,
-)
-from detectron2.evaluation import inference_on_dataset, print_csv_format
-from detectron2.utils import comm
-
-from aid.checkpoint import StrictCheckpointer, StudentCheckpointer
-from aid.config import check_exists
-from aid.data.build import CheckedMapper
-from aid.engine.accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
-from aid.engine.hooks import SeedStep, UpdateBalance
-from aid.engine.optimizer import pause_adapters
-from aid.engine.trainer import without_known_tracebacks
-from aid.modeling.inheritance import inherit
-from aid.utils.errors import AIDError, ignore_known_deprecations, main_with_clear_errors
-from aid.utils.files import check_folder_name, clear_write_errors
+from aid_tools.arguments import add_config_file, make_parser
+from aid_tools.command import command
 
 
-def build_loader(cfg):
-    """Instantiate a loader; with Detectron2's mapper errors name the image that cannot be used."""
-    if "mapper" in cfg:
-        mapper = instantiate(cfg.mapper)
-        cfg.mapper = CheckedMapper(mapper) if isinstance(mapper, DatasetMapper) else mapper
-    return instantiate(cfg)
+def build_parser() -> ArgumentParser:
+    """Create a parser with the options of Detectron2's script."""
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add_config_file(parser, "LazyConfig, a Python file")
+    add("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
+    add("--eval-only", action="store_true", help="evaluate train.init_checkpoint")
+    add("--num-gpus", type=int, default=1, metavar="N", help="GPUs per machine; default: 1")
+    add("--num-machines", type=int, default=1, metavar="N", help="default: 1")
+    add("--machine-rank", type=int, default=0, metavar="N", help="index of this machine, from 0")
+    add("--dist-url", default="auto", metavar="URL", help="for several machines: tcp://HOST:PORT")
+    add("opts", nargs=REMAINDER, metavar="KEY=VALUE", help="overrides of the config")
+    return parser
 
 
-def do_test(cfg, model):
-    if "evaluator" not in cfg.dataloader:
-        return {}
-    evaluator = instantiate(cfg.dataloader.evaluator)
-    results = inference_on_dataset(model, build_loader(cfg.dataloader.test), evaluator)
-    print_csv_format(results)
-    return results
+@command(build_parser)
+def start(args: Namespace) -> None:
+    # Imported late, see aid_tools/command.py.
+    from detectron2.engine import launch
 
+    from aid.engine.lazyconfig import main
+    from aid.utils.errors import AIDError
 
-def do_train(cfg, resume):
-    model = instantiate(cfg.model).to(cfg.train.device)
-    logging.getLogger("detectron2").info("Model:\n%s", model)
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
-    pause_adapters(optimizer, model)
-    loader = build_loader(cfg.dataloader.train)
-    model = create_ddp_model(model, **cfg.train.ddp)
-    step = AccumulatingAMPTrainer if cfg.train.amp.enabled else AccumulatingTrainer
-    trainer = step(model, loader, optimizer)
-    folder = cfg.train.output_dir
-    checkpointer = StudentCheckpointer(model, folder, trainer=trainer)
-    trainer_hooks = [
-        SeedStep(cfg.train.seed),
-        hooks.IterationTimer(),
-        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-        hooks.EvalHook(cfg.train.eval_period, lambda: do_test(cfg, model)),
-    ]
-    student = getattr(model, "module", model)
-    if getattr(student, "balance", None) is not None:
-        trainer_hooks.insert(1, UpdateBalance(student.balance))
-    if comm.is_main_process():
-        trainer_hooks.insert(-1, hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
-        writers = default_writers(folder, cfg.train.max_iter)
-        trainer_hooks.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
-    trainer.register_hooks(trainer_hooks)
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
-    resumed = resume and checkpointer.has_checkpoint()
-    if cfg.train.get("inherit", False) and not resumed:
-        inherit(student, student.teacher.detector)
-    with clear_write_errors(folder), without_known_tracebacks(folder):
-        trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
-
-
-def main(args):
-    ignore_known_deprecations()  # in each process
-    if not args.config_file.endswith(".py"):
-        raise AIDError(f"{args.config_file} is no LazyConfig (.py): train_net.py takes YAML files")
-    check_exists(args.config_file)
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
-    folder = cfg.train.output_dir
-    check_folder_name("train.output_dir", folder)
-    with clear_write_errors(folder):
-        default_setup(cfg, args)
-    if not args.eval_only:
-        return do_train(cfg, args.resume)
-    # The student only, without building teachers.
-    model = instantiate(cfg.model.get("student", cfg.model)).to(cfg.train.device)
-    StrictCheckpointer(model, "train.init_checkpoint").load(cfg.train.init_checkpoint)
-    return do_test(cfg, model.eval())
-
-
-@main_with_clear_errors
-def start():
-    args = default_argument_parser().parse_args()
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise AIDError(
+            f"--num-machines {args.num_machines} needs --dist-url tcp://HOST:PORT, a free port of "
+            "machine 0"
+        )
     launch(
         main,
         args.num_gpus,

@@ -15,28 +15,14 @@ base. Both runs are searched next to the folder first. Config keys of the run th
 current config are listed in the row.
 """
 
-from argparse import ArgumentParser
+import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-import aid  # noqa: F401  (registers models and datasets)
-from aid.data import register_from_file
-from aid.utils.errors import AIDError, main_with_clear_errors
-from aid.utils.text import visible
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
+
 from aid_tools.arguments import add_register, make_parser
-from aid_tools.report.zoo import Zoo
-
-
-@main_with_clear_errors
-def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    if len(args.runs) != 1 and (args.config or args.plain):
-        raise AIDError("--config and --plain apply to a single folder: give one folder at a time")
-    if args.register:
-        register_from_file(args.register)
-    zoo = Zoo(Path(__file__).resolve().parent.parent)
-    for folder in args.runs:
-        print(visible(f"{folder}: {zoo.add(folder, args.config, args.plain)}"))
-    zoo.fill()
+from aid_tools.command import command
 
 
 def build_parser() -> ArgumentParser:
@@ -55,6 +41,26 @@ def build_parser() -> ArgumentParser:
     )
     add_register(parser)
     return parser
+
+
+@command(build_parser)
+def main(args: Namespace) -> None:
+    # Imported late, see aid_tools/command.py.
+    from pathlib import Path
+
+    from aid.data import register_from_file
+    from aid.utils.errors import AIDError
+    from aid.utils.text import visible
+    from aid_tools.report.zoo import Zoo
+
+    if len(args.runs) != 1 and (args.config or args.plain):
+        raise AIDError("--config and --plain apply to a single folder: give one folder at a time")
+    if args.register:
+        register_from_file(args.register)
+    zoo = Zoo(Path(__file__).resolve().parent.parent)
+    for folder in args.runs:
+        print(visible(f"{folder}: {zoo.add(folder, args.config, args.plain)}"))
+    zoo.fill()
 
 
 if __name__ == "__main__":

@@ -10,43 +10,18 @@ register.py, data.yaml, teacher.yaml, student.yaml and aid.yaml, and prints the 
 the teacher, a plain and a distilled student, and compare them. See docs/own_data.md.
 """
 
-import argparse
 import os
 import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-import aid  # noqa: F401  (registers datasets)
-from aid.utils.errors import AIDError, main_with_clear_errors
-from aid.utils.text import one_line, visible
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
+
 from aid_tools.arguments import make_parser
-from aid_tools.own_data import DETECTORS, Project, write_project
+from aid_tools.command import command
 
 
-@main_with_clear_errors
-def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    files = (args.train_json, args.val_json, args.images)
-    if bool(args.data) == any(files) or (any(files) and not all(files)):
-        raise AIDError("give either --data, or --train-json, --val-json and --images")
-    if args.data:
-        files = tuple(os.path.join(args.data, x) for x in ("train.json", "val.json", "images"))
-    project = Project(
-        args.name,
-        *files,
-        detector=args.detector,
-        coco_teacher=args.teacher == "coco",
-        epochs=args.epochs,
-        gpus=args.gpus,
-        batch=args.batch,
-    )
-    commands, warnings = write_project(project, Path(__file__).resolve().parent.parent)
-    for line in warnings:
-        print(f"warning: {one_line(line)}", file=sys.stderr)
-    print(visible(f"# Written to {args.name}: {', '.join(sorted(os.listdir(args.name)))}"))
-    print("\n".join(map(visible, commands)))
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("name", metavar="NAME", help="folder to write, whose name is that of the project")
@@ -56,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--images", metavar="FOLDER", help="folder of the images of both")
     add(
         "--detector",
-        choices=tuple(DETECTORS),
+        choices=("faster_rcnn", "retinanet", "gfl", "fcos"),
         default="faster_rcnn",
         help="family of teacher and students (default: %(default)s)",
     )
@@ -89,6 +64,34 @@ def build_parser() -> argparse.ArgumentParser:
         "number of GPUs)",
     )
     return parser
+
+
+@command(build_parser)
+def main(args: Namespace) -> None:
+    # Imported late, see aid_tools/command.py.
+    from aid.utils.errors import AIDError
+    from aid.utils.text import one_line, visible
+    from aid_tools.own_data import Project, write_project
+
+    files = (args.train_json, args.val_json, args.images)
+    if bool(args.data) == any(files) or (any(files) and not all(files)):
+        raise AIDError("give either --data, or --train-json, --val-json and --images")
+    if args.data:
+        files = tuple(os.path.join(args.data, x) for x in ("train.json", "val.json", "images"))
+    project = Project(
+        args.name,
+        *files,
+        detector=args.detector,
+        coco_teacher=args.teacher == "coco",
+        epochs=args.epochs,
+        gpus=args.gpus,
+        batch=args.batch,
+    )
+    commands, warnings = write_project(project, Path(__file__).resolve().parent.parent)
+    for line in warnings:
+        print(f"warning: {one_line(line)}", file=sys.stderr)
+    print(visible(f"# Written to {args.name}: {', '.join(sorted(os.listdir(args.name)))}"))
+    print("\n".join(map(visible, commands)))
 
 
 if __name__ == "__main__":

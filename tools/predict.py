@@ -11,19 +11,12 @@ Images and frames that cannot be read are reported on one line each and skipped,
 See docs/deploy.md.
 """
 
-import argparse
-import os
 import sys
-from contextlib import ExitStack
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-from tqdm import tqdm
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
 
-from aid import Predictor
-from aid.data import register_from_file
-from aid.data.images import longest_side
-from aid.utils.errors import AIDError, main_with_clear_errors
-from aid.utils.files import check_empty, output_folder
-from aid.utils.text import one_line, visible
 from aid_tools.arguments import (
     add_detector,
     add_device,
@@ -32,67 +25,10 @@ from aid_tools.arguments import (
     add_register,
     make_parser,
 )
-from aid_tools.prediction import (
-    COCOWriter,
-    KITTIWriter,
-    PictureWriter,
-    Source,
-    count_frames,
-    find_sources,
-    predict,
-    read_frames,
-)
+from aid_tools.command import command
 
 
-@main_with_clear_errors
-def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    if args.batch_size < 1:
-        raise AIDError("--batch-size must be at least 1")
-    if args.register:
-        register_from_file(args.register)
-    sources = find_sources(args.inputs)
-    predictor = Predictor(args.config_file, args.weights, args.device, args.opts)
-    with output_folder(args.output):
-        check_empty(args.output)
-        num_frames, num_skipped = _run(args, predictor, sources)
-    print(f"{num_frames} images: {visible(args.output)}")
-    if num_skipped:
-        sys.exit(1)
-
-
-def _run(args: argparse.Namespace, predictor: Predictor, sources: list[Source]) -> tuple[int, int]:
-    """Run the detector and write its detections; returns the numbers of frames and of skips."""
-    num_frames, skipped = 0, []
-    names, ids = predictor.class_names, predictor.class_ids
-
-    def skip(line: str) -> None:
-        skipped.append(line)
-        tqdm.write(f"skipped: {one_line(line)}", file=sys.stderr)
-
-    with ExitStack() as stack:
-        writers = []
-        if "kitti" in args.format:
-            writers.append(KITTIWriter(os.path.join(args.output, "kitti"), names))
-        if "coco" in args.format:
-            writers.append(COCOWriter(os.path.join(args.output, "detections.json"), names, ids))
-        if not args.no_pictures:
-            folder = os.path.join(args.output, "pictures")
-            writers.append(PictureWriter(folder, names))
-        for writer in writers:
-            stack.enter_context(writer)
-        bar = stack.enter_context(tqdm(total=count_frames(sources), unit="image"))
-        frames = read_frames(sources, skip, longest_side(predictor.cfg, is_train=False))
-        results = predict(predictor, frames, args.batch_size, args.score_threshold)
-        for frame, detections in results:
-            for writer in writers:
-                writer.write(frame, detections)
-            num_frames += 1
-            bar.update()
-    return num_frames, len(skipped)
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="image, video, folder or glob pattern")
@@ -125,6 +61,31 @@ def build_parser() -> argparse.ArgumentParser:
     add_register(parser)
     add_overrides_option(parser)
     return parser
+
+
+@command(build_parser)
+def main(args: Namespace) -> None:
+    # Imported late, see aid_tools/command.py.
+    from aid import Predictor
+    from aid.data import register_from_file
+    from aid.utils.errors import AIDError
+    from aid.utils.files import check_empty, output_folder
+    from aid.utils.text import visible
+    from aid_tools.prediction import find_sources
+    from aid_tools.prediction.tool import predict_files
+
+    if args.batch_size < 1:
+        raise AIDError("--batch-size must be at least 1")
+    if args.register:
+        register_from_file(args.register)
+    sources = find_sources(args.inputs)
+    predictor = Predictor(args.config_file, args.weights, args.device, args.opts)
+    with output_folder(args.output):
+        check_empty(args.output)
+        num_frames, num_skipped = predict_files(args, predictor, sources)
+    print(f"{num_frames} images: {visible(args.output)}")
+    if num_skipped:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

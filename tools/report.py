@@ -13,28 +13,13 @@ report.json. Runs that cannot be compared are skipped and listed in the report.
 
 import os
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-import aid  # noqa: F401  (registers models and datasets)
-from aid.data import register_from_file
-from aid.utils.errors import AIDError, main_with_clear_errors
-from aid.utils.text import one_line, visible
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
+
 from aid_tools.arguments import add_output, add_register, make_parser
-from aid_tools.report import load_runs, write_report
-
-
-@main_with_clear_errors
-def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    if min(args.images, args.train_images) < 1:
-        raise AIDError("--images and --train-images must be at least 1")
-    if args.register:
-        register_from_file(args.register)
-    runs, left_out = load_runs(args.runs)
-    for line in left_out:
-        print(f"warning: {one_line(line)}", file=sys.stderr)
-    write_report(runs, args.output, args.images, args.train_images, args.threshold, left_out)
-    print(f"Report: {visible(os.path.join(args.output, 'report.html'))}, also as report.md")
+from aid_tools.command import command
 
 
 def build_parser() -> ArgumentParser:
@@ -65,6 +50,25 @@ def build_parser() -> ArgumentParser:
     )
     add_register(parser)
     return parser
+
+
+@command(build_parser)
+def main(args: Namespace) -> None:
+    # Imported late, see aid_tools/command.py.
+    from aid.data import register_from_file
+    from aid.utils.errors import AIDError
+    from aid.utils.text import one_line, visible
+    from aid_tools.report import load_runs, write_report
+
+    if min(args.images, args.train_images) < 1:
+        raise AIDError("--images and --train-images must be at least 1")
+    if args.register:
+        register_from_file(args.register)
+    runs, left_out = load_runs(args.runs)
+    for line in left_out:
+        print(f"warning: {one_line(line)}", file=sys.stderr)
+    write_report(runs, args.output, args.images, args.train_images, args.threshold, left_out)
+    print(f"Report: {visible(os.path.join(args.output, 'report.html'))}, also as report.md")
 
 
 if __name__ == "__main__":

@@ -17,60 +17,19 @@ Write tables and figures of the finished runs:
 """
 
 import os
-from argparse import ArgumentParser
-from collections.abc import Callable
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-from tqdm import tqdm
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
 
-from aid.utils.errors import AIDError, main_with_clear_errors
 from aid_tools.arguments import make_parser
-from aid_tools.study import (
-    Job,
-    jobs_to_measure,
-    jobs_with_gradients,
-    load_study,
-    measure_gradients,
-    measure_weights,
-    read_results,
-    run_study,
-    write_study,
-)
-from aid_tools.study.runner import is_done
+from aid_tools.command import command
 
 # Number of training images for the measurement of weights.
 NUM_IMAGES = 100
 # Number of training batches for the measurement of gradients.
 NUM_BATCHES = 5
-
-
-@main_with_clear_errors
-def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    if args.workers < 1:
-        raise AIDError("--workers must be at least 1")
-    study = load_study(args.study, args.only)
-    if args.list:
-        for job in study.jobs:
-            print("done" if is_done(job) else "    ", job.folder)
-        return
-    if args.report:
-        weights = _measure("Weights", jobs_to_measure(study.jobs), measure_weights, NUM_IMAGES)
-        gradients = _measure(
-            "Gradients", jobs_with_gradients(study.jobs), measure_gradients, NUM_BATCHES
-        )
-        write_study(read_results(study.jobs), weights, gradients, args.report)
-        print(f"Tables: {os.path.join(args.report, 'tables.md')}")
-        return
-    failed = run_study(study, args.workers)
-    if failed:
-        raise AIDError(
-            f"{len(failed)} of {len(study.jobs)} runs failed, first {failed[0].folder}: see its "
-            "stdout.txt, and run the study again"
-        )
-
-
-def _measure(title: str, jobs: list[Job], measure: Callable, amount: int) -> list[dict]:
-    return [x for job in tqdm(jobs, desc=title) for x in measure(job, amount)]
 
 
 def build_parser() -> ArgumentParser:
@@ -98,6 +57,47 @@ def build_parser() -> ArgumentParser:
         help="names of the experiments to run (default: all)",
     )
     return parser
+
+
+@command(build_parser)
+def main(args: Namespace) -> None:
+    # Imported late, see aid_tools/command.py.
+    from tqdm import tqdm
+
+    from aid.utils.errors import AIDError
+    from aid_tools.study import (
+        jobs_to_measure,
+        jobs_with_gradients,
+        load_study,
+        measure_gradients,
+        measure_weights,
+        read_results,
+        run_study,
+        write_study,
+    )
+    from aid_tools.study.runner import is_done
+
+    if args.workers < 1:
+        raise AIDError("--workers must be at least 1")
+    study = load_study(args.study, args.only)
+    if args.list:
+        for job in study.jobs:
+            print("done" if is_done(job) else "    ", job.folder)
+        return
+    if args.report:
+        jobs = tqdm(jobs_to_measure(study.jobs), desc="Weights")
+        weights = [x for job in jobs for x in measure_weights(job, NUM_IMAGES)]
+        jobs = tqdm(jobs_with_gradients(study.jobs), desc="Gradients")
+        gradients = [x for job in jobs for x in measure_gradients(job, NUM_BATCHES)]
+        write_study(read_results(study.jobs), weights, gradients, args.report)
+        print(f"Tables: {os.path.join(args.report, 'tables.md')}")
+        return
+    failed = run_study(study, args.workers)
+    if failed:
+        raise AIDError(
+            f"{len(failed)} of {len(study.jobs)} runs failed, first {failed[0].folder}: see its "
+            "stdout.txt, and run the study again"
+        )
 
 
 if __name__ == "__main__":

@@ -10,15 +10,12 @@ level, weight map, attention, and the difference between the features of teacher
 training and, with --weights, after it. See docs/visualize.md.
 """
 
-import argparse
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-import torch
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
 
-import aid  # noqa: F401  (registers models, losses, rules and datasets)
-from aid.config import load_config
-from aid.data.register import register_from_file
-from aid.utils.errors import AIDError, main_with_clear_errors
-from aid.utils.text import one_line, visible
 from aid_tools.arguments import (
     add_config_file,
     add_num_gpus,
@@ -28,39 +25,10 @@ from aid_tools.arguments import (
     add_weights,
     make_parser,
 )
-from aid_tools.visualization.load import check_student, choose_images, load_records
-from aid_tools.visualization.pages import Pages
+from aid_tools.command import command
 
 
-@main_with_clear_errors
-def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    if args.contact_sheet < 0:
-        raise AIDError(f"--contact-sheet {args.contact_sheet}: give a number from 0")
-    if args.register:
-        register_from_file(args.register)
-    cfg = load_config(args.config_file, args.opts)
-    if args.num_gpus == 0:
-        cfg.MODEL.DEVICE = "cpu"
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise AIDError(
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU here: add --num-gpus 0"
-        )
-    check_student(cfg)
-    cfg.SEED = max(cfg.SEED, 0)
-    dataset = args.dataset or next(iter(cfg.DATASETS.TEST), None)
-    if dataset is None:
-        raise AIDError("DATASETS.TEST is empty: name a dataset by --dataset")
-    records = load_records(cfg, dataset)
-    shown = choose_images(records, args.images)
-    pages = Pages(cfg, dataset, args.weights)
-    for path in pages.write(shown, records, args.contact_sheet, args.output):
-        print(visible(path))
-    for note in pages.notes:
-        print(one_line(note))
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add_config_file(parser, "config of a student with a teacher")
@@ -89,6 +57,43 @@ def build_parser() -> argparse.ArgumentParser:
     add_register(parser)
     add_overrides(parser)
     return parser
+
+
+@command(build_parser)
+def main(args: Namespace) -> None:
+    # Imported late, see aid_tools/command.py.
+    import torch
+
+    from aid.config import load_config
+    from aid.data.register import register_from_file
+    from aid.utils.errors import AIDError
+    from aid.utils.text import one_line, visible
+    from aid_tools.visualization.load import check_student, choose_images, load_records
+    from aid_tools.visualization.pages import Pages
+
+    if args.contact_sheet < 0:
+        raise AIDError(f"--contact-sheet {args.contact_sheet}: give a number from 0")
+    if args.register:
+        register_from_file(args.register)
+    cfg = load_config(args.config_file, args.opts)
+    if args.num_gpus == 0:
+        cfg.MODEL.DEVICE = "cpu"
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise AIDError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU here: add --num-gpus 0"
+        )
+    check_student(cfg)
+    cfg.SEED = max(cfg.SEED, 0)
+    dataset = args.dataset or next(iter(cfg.DATASETS.TEST), None)
+    if dataset is None:
+        raise AIDError("DATASETS.TEST is empty: name a dataset by --dataset")
+    records = load_records(cfg, dataset)
+    shown = choose_images(records, args.images)
+    pages = Pages(cfg, dataset, args.weights)
+    for path in pages.write(shown, records, args.contact_sheet, args.output):
+        print(visible(path))
+    for note in pages.notes:
+        print(one_line(note))
 
 
 if __name__ == "__main__":

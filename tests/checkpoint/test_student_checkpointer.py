@@ -11,6 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 from aid.checkpoint import StrictCheckpointer, StudentCheckpointer
+from aid.engine import evaluate
 from aid.inference import load_detector
 from aid.utils.errors import AIDError
 
@@ -213,13 +214,12 @@ def test_weights_that_overflow_the_model_type_are_refused(tiny_model, tmp_path):
         StrictCheckpointer(model, "weights").load(str(tmp_path / "large.pth"))
 
 
-def test_non_finite_checkpoint_is_neither_evaluated_nor_deployed(saved, load_script):
+def test_non_finite_checkpoint_is_neither_evaluated_nor_deployed(saved):
     _, cfg, path = saved
     bad = torch.load(path)
     bad["model"]["backbone.fpn_output2.bias"][0] = torch.nan
     torch.save(bad, path)
     cfg.MODEL.WEIGHTS = path
-    evaluate = load_script("train_net.py").evaluate
     for use in (load_detector, lambda cfg: evaluate(cfg, resume=False)):
         with pytest.raises(AIDError, match="model.pth holds NaN or infinity in 1 tensors, .*train"):
             use(cfg)

@@ -186,9 +186,9 @@ def test_damaged_scenes_json_is_refused(make):
         assert code == 2 and "scenes.json is damaged: delete" in error
 
 
-def test_interrupted_call_leaves_no_partial_folder(make, monkeypatch, synthetic):
+def test_interrupted_call_leaves_no_partial_folder(make, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(synthetic, "asdict", lambda settings: 1 / 0)
+        patch.setattr("synthetic.folder.asdict", lambda settings: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             make("a")
     folder, code, _ = make("a")

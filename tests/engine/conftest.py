@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from aid.engine import argument_parser, setup, start_run
+from aid.engine import setup, start_run
+from aid_tools.train_arguments import argument_parser
 
 
 @pytest.fixture
@@ -30,7 +31,9 @@ def configure(tiny_config, toy_dataset, tmp_path):
 
     def call(*options, opts=(), start=True):
         keys = ["DATASETS.TRAIN", (toy_dataset,), "DATASETS.TEST", (toy_dataset,)]
-        keys += ["OUTPUT_DIR", str(tmp_path / "out"), *opts]
+        (tmp_path / "to_evaluate.pth").write_bytes(b"")
+        weights = str(tmp_path / "to_evaluate.pth") if "--eval-only" in options else ""
+        keys += ["OUTPUT_DIR", str(tmp_path / "out"), "MODEL.WEIGHTS", weights, *opts]
         path = tiny_config("faster_rcnn", keys)
         args = argument_parser().parse_args(["--config-file", path, *options])
         cfg = setup(args)

@@ -2,15 +2,18 @@
 
 import os
 import re
+from datetime import timedelta
 
 import pytest
 import torch
 from detectron2.engine import default_argument_parser
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 
-from aid.engine import AIDTrainer, argument_parser, dry_run
+from aid.engine import AIDTrainer, dry_run
 from aid.engine.estimate import Evaluation, Found, summarize
 from aid.modeling.schedule import Schedule
 from aid.utils.errors import AIDError
+from aid_tools.train_arguments import argument_parser
 
 
 @pytest.fixture
@@ -115,7 +118,7 @@ def test_errors_of_a_run_are_raised_by_a_dry_run(arguments, run_config, tmp_path
     with pytest.raises(AIDError, match="--dry-run tries a training: leave out --eval-only"):
         dry_run(arguments("--eval-only"))
     with pytest.raises(AIDError, match="--config-file is missing"):
-        dry_run(argument_parser().parse_args(["--dry-run"]))
+        dry_run(argument_parser().parse_args(["--dry-run", "--config-file", ""]))
     (tmp_path / "file").write_text("")
     with pytest.raises(AIDError, match=f"OUTPUT_DIR .*/x cannot be written: {tmp_path}/file is no"):
         dry_run(arguments("OUTPUT_DIR", str(tmp_path / "file/x")))
@@ -176,8 +179,10 @@ def test_examples_of_the_help_are_valid_commands(repository):
 
 
 def test_parser_has_the_options_of_detectron2():
-    default_args = vars(default_argument_parser().parse_args([]))
-    args = vars(argument_parser().parse_args([]))
+    given = ["--config-file", "a.yaml"]
+    default_args = vars(default_argument_parser().parse_args(given))
+    args = vars(argument_parser().parse_args(given))
     assert default_args.keys() <= args.keys()
     changed = {key for key in default_args if default_args[key] != args[key]}
     assert changed == {"num_gpus", "dist_url"}
+    assert timedelta(minutes=args["timeout"]) == DEFAULT_TIMEOUT

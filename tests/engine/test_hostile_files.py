@@ -9,7 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog
 
 from aid.data import build_test_loader, build_train_loader
-from aid.engine import AIDTrainer
+from aid.engine import AIDTrainer, evaluate
 from aid.utils.errors import AIDError
 from aid_tools.report.runs import Run
 
@@ -58,10 +58,10 @@ def test_invalid_name_in_last_checkpoint_is_refused(content, run_config):
         AIDTrainer(cfg).resume_or_load(resume=True)
 
 
-def test_detector_that_would_run_code_is_not_evaluated(hostile_file, run_config, load_script):
+def test_detector_that_would_run_code_is_not_evaluated(hostile_file, run_config):
     path, marker = hostile_file("evil.pkl")
     with pytest.raises(AIDError, match=f"MODEL.WEIGHTS {path} holds posix.mkdir"):
-        load_script("train_net.py").evaluate(run_config("run", opts=["MODEL.WEIGHTS", path]), False)
+        evaluate(run_config("run", opts=["MODEL.WEIGHTS", path]), False)
     assert not marker.exists()
 
 

@@ -1,5 +1,7 @@
 """Starting and joining of processes, and errors when one fails."""
 
+import io
+import logging
 import os
 import re
 import signal
@@ -12,13 +14,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from aid.engine import argument_parser, launch
+from aid.engine import launch
 from aid.engine.connection import clear_connection_errors, is_lost_connection
 from aid.utils.errors import AIDError, main_with_clear_errors
+from aid_tools.train_arguments import argument_parser
 
 
 def parse(*options):
-    return argument_parser().parse_args(options)
+    return argument_parser().parse_args(["--config-file", "", *options])
 
 
 def fail(args):
@@ -170,6 +173,18 @@ def test_error_of_all_processes_is_reported_once(capfd):
     with pytest.raises(AIDError, match="^DATASETS.TRAIN: there is none: get some$"):
         launch(refuse, parse("--num-processes", "2"))
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", ["there is none", "Caught in worker\nAIDError: there is none"])
+def test_error_is_logged_in_the_file_of_the_run(error, no_handlers, capsys):
+    def fail_late(args):
+        logging.getLogger("aid").addHandler(logging.StreamHandler(log))
+        raise AIDError(error)
+
+    log = io.StringIO()
+    with pytest.raises(AIDError):
+        launch(fail_late, parse("--num-gpus", "0"))
+    assert log.getvalue() == "there is none\n" and capsys.readouterr() == ("", "")
 
 
 @pytest.mark.usefixtures("forks")

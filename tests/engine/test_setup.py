@@ -1,6 +1,5 @@
 """Setup of a config from arguments: seeds, devices, folders and datasets."""
 
-import logging
 import re
 
 import pytest
@@ -11,7 +10,7 @@ from detectron2.utils import comm
 from aid.config import load_config
 from aid.data.classes import check_class_lists
 from aid.data.kitti import register_kitti
-from aid.engine.output_folder import LOGGERS
+from aid.engine import AIDTrainer
 from aid.engine.setup import check_dataset
 from aid.evaluation import check_evaluator
 from aid.utils.errors import AIDError
@@ -217,13 +216,6 @@ def test_register_file_is_run_first(configure, toy_dataset, tmp_path):
 
 
 @pytest.fixture
-def no_handlers(monkeypatch):
-    """Loggers without the handlers of earlier tests, whose streams are closed."""
-    for name in LOGGERS:
-        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
-
-
-@pytest.fixture
 def odd_boxes(toy_dataset, no_handlers):
     """The toy data with a box that leaves its image in each image."""
     records = DatasetCatalog.get(toy_dataset)
@@ -259,3 +251,42 @@ def test_detections_as_labels_are_no_test_set():
     finally:
         DatasetCatalog.remove("detected")
         MetadataCatalog.remove("detected")
+
+
+def test_screen_has_a_summary_and_the_log_everything(configure, no_handlers, tmp_path, capsys):
+    cfg = configure("--num-gpus", "0")
+    AIDTrainer(cfg).resume_or_load(resume=True)
+    screen = capsys.readouterr().out
+    for fact in (
+        f"Config file {tmp_path}/faster_rcnn.yaml",
+        f"Output folder {tmp_path}/out; ",
+        "Device cpu; processes: 1; loader workers of each process: 4; CPU cores here: ",
+        "DATASETS.TRAIN: toy_",
+        " (7 images)",
+        "40000 iterations of 16 images",
+        "GeneralizedRCNN: 0.1 M parameters, from random weights",
+        "--resume: no checkpoint yet, a fresh start",
+    ):
+        assert fact in screen
+    assert len(screen.splitlines()) == 8
+    log = (tmp_path / "out" / "log.txt").read_text()
+    for fact in (*screen.splitlines(), "Environment info", "MAX_ITER: 40000", "Model:\n", "Serial"):
+        assert fact.split("]: ")[-1] in log
+
+
+def test_summary_of_an_evaluation_has_no_training_set(configure, no_handlers, capsys):
+    configure("--num-gpus", "0", "--eval-only")
+    screen = capsys.readouterr().out
+    assert "DATASETS.TEST: toy_" in screen
+    assert "TRAIN" not in screen and "iterations" not in screen
+
+
+def test_missing_weights_are_reported_before_the_folder_is_made(configure, tmp_path):
+    for opts, message in (
+        ([], "--eval-only needs weights: add MODEL.WEIGHTS PATH, or --resume"),
+        (["gone.pth"], r"MODEL.WEIGHTS gone.pth cannot be read \(.*No such file"),
+        ([str(tmp_path)], f"MODEL.WEIGHTS {tmp_path} cannot be read .*Is a directory"),
+    ):
+        with pytest.raises(AIDError, match=message):
+            configure("--eval-only", "--resume", opts=["MODEL.WEIGHTS", *(opts or [""])])
+    assert not (tmp_path / "out").exists()

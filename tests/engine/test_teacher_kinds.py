@@ -8,8 +8,9 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from aid.config import load_config
-from aid.engine import AIDTrainer, argument_parser, setup, start_run
+from aid.engine import AIDTrainer, setup, start_run
 from aid.utils.errors import AIDError
+from aid_tools.train_arguments import argument_parser
 
 LAZY = """
 from detectron2.config import LazyCall as L

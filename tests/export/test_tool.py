@@ -14,6 +14,7 @@ from detectron2.structures import BoxMode
 
 from aid import Predictor
 from aid.checkpoint import StudentCheckpointer
+from aid_tools.export import tool
 
 
 @pytest.fixture
@@ -29,19 +30,15 @@ def student(student_model, toy_dataset, tmp_path):
 
 
 @pytest.fixture
-def tool(load_script):
-    return load_script("tools/export_model.py")
-
-
-@pytest.fixture
-def call(tool, tmp_path, capsys):
+def call(load_script, tmp_path, capsys):
     """A function (arguments) -> (exit status, lines of errors); writes to tmp_path / out."""
+    main = load_script("tools/export_model.py").main
 
     def run(*args) -> tuple[int, list[str]]:
         options = ["--output", str(tmp_path / "out"), "--num-images", "3", "--repeat", "2"]
         status = 0
         try:
-            tool.main([*args, *options, "--threads", "1"])
+            main([*args, *options, "--threads", "1"])
         except SystemExit as end:
             status = end.code
         return status, [x for x in capsys.readouterr().err.splitlines() if x.startswith("error:")]
@@ -75,7 +72,7 @@ def test_student_and_teacher_are_exported_and_measured(student, call, tmp_path):
     assert "threads: 1" in page and all(f"| {name} " in page for name in names)
 
 
-def test_file_with_other_detections_is_removed(student, tool, call, tmp_path, monkeypatch):
+def test_file_with_other_detections_is_removed(student, call, tmp_path, monkeypatch):
     load = tool.load_exported
 
     def shifted(*args):

@@ -4,8 +4,9 @@ import json
 
 from detectron2.data import MetadataCatalog
 
-from aid.engine import AIDTrainer, argument_parser, setup, start_run
+from aid.engine import AIDTrainer, setup, start_run
 from aid_tools.report import load_run, write_report
+from aid_tools.train_arguments import argument_parser
 
 CLASSES = ["AP", "tiny", "$\\frac{$|a<b>\n\x1b[31m"]
 

@@ -1,8 +1,18 @@
-"""Command lines of the tools: options and help."""
+"""Command lines of the scripts: options, help and what they need."""
 
 import argparse
+import os
+import subprocess
+import sys
 
 import pytest
+
+from aid.data.builtin import datasets_root
+from aid.data.coco_traffic import SPLITS
+from aid_tools.arguments import dataset_folder
+from aid_tools.command import command
+from aid_tools.export import FILES
+from aid_tools.own_data import DETECTORS, FORMATS
 
 TOOLS = (
     "benchmark",
@@ -11,6 +21,7 @@ TOOLS = (
     "crash_campaign",
     "evaluate_kitti",
     "export_model",
+    "lazyconfig_train_net",
     "load_test",
     "model_zoo",
     "new_project",
@@ -20,6 +31,14 @@ TOOLS = (
     "visualize",
 )
 WIDTH = 100
+ENTRIES = (
+    "train_net.py",
+    *(f"tools/{name}.py" for name in (*TOOLS, "install_detectron2")),
+    *(
+        f"datasets/{x}.py"
+        for x in ("make_synthetic_kitti", "prepare_coco_traffic", "prepare_kitti")
+    ),
+)
 
 
 @pytest.fixture(params=TOOLS)
@@ -54,3 +73,79 @@ def test_common_options_are_parsed(load_script):
     args = predict.parse_args(options)
     assert (args.inputs, args.opts, args.weights) == (["a.png"], ["SEED", "1"], None)
     assert load_script("tools/load_test.py").build_parser().get_default("num_gpus") == 0
+
+
+def test_every_script_is_an_entry(repository):
+    found = {"train_net.py"}
+    for folder in ("tools", "datasets"):
+        names = os.listdir(os.path.join(repository, folder))
+        found |= {f"{folder}/{name}" for name in names if name.endswith(".py")}
+    assert found == set(ENTRIES)
+
+
+def run_without_packages(script: str, *args: str) -> subprocess.CompletedProcess:
+    """Run a script where only the standard library can be imported."""
+    command = [sys.executable, "-I", "-S", script, *args]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("script", ENTRIES)
+def test_help_needs_no_package(script, repository):
+    done = run_without_packages(os.path.join(repository, script), "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith(f"usage: {os.path.basename(script)} ")
+
+
+@pytest.mark.parametrize(
+    "script, args",
+    [
+        ("train_net.py", ["--config-file", "a.yaml"]),
+        ("tools/report.py", ["a", "--output", "b"]),
+        ("datasets/make_synthetic_kitti.py", []),
+    ],
+)
+def test_missing_package_is_a_one_line_error(script, args, repository):
+    done = run_without_packages(os.path.join(repository, script), *args)
+    assert done.returncode == 1 and done.stdout == ""
+    how = "run `make install`, then `. .venv/bin/activate`"
+    assert done.stderr == f"error: torch is not installed for {sys.executable}: {how}\n"
+
+
+def test_choices_and_defaults_are_those_of_the_modules(load_script, monkeypatch):
+    """The parsers repeat them, since the modules import torch."""
+
+    def choices(script: str, option: str) -> tuple[str, ...]:
+        parser = load_script(f"tools/{script}.py").build_parser()
+        return tuple(next(x for x in parser._actions if x.dest == option).choices)
+
+    assert choices("export_model", "format") == tuple(FILES)
+    assert choices("convert_dataset", "format") == tuple(FORMATS)
+    assert choices("new_project", "detector") == tuple(DETECTORS)
+    assert load_script("datasets/prepare_coco_traffic.py").SPLITS == SPLITS
+    monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
+    assert dataset_folder("kitti") == os.path.join(datasets_root(), "kitti")
+
+
+def test_older_python_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    with pytest.raises(SystemExit, match="^error: Python 3.11 or later is needed, "):
+        command(argparse.ArgumentParser)(lambda args: None)([])
+
+
+def test_spawned_process_imports_aid_before_it_unpickles(monkeypatch):
+    """Detectron2, imported on its own, prints deprecation warnings."""
+
+    def main(args):
+        pass
+
+    main.__module__ = "__mp_main__"
+    monkeypatch.setitem(sys.modules, "aid", None)
+    with pytest.raises(ImportError):
+        command(argparse.ArgumentParser)(main)
+
+
+def test_broken_detectron2_is_a_one_line_error(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "aid", None)  # import aid raises an ImportError
+    with pytest.raises(SystemExit) as exit:
+        command(argparse.ArgumentParser)(lambda args: None)([])
+    assert str(exit.value).startswith("error: import of aid halted")

@@ -1,5 +1,11 @@
-"""Command line options that several tools have in common."""
+"""Command line options that several tools have in common.
 
+Imports the standard library only, see :mod:`aid_tools.command`.
+"""
+
+from __future__ import annotations  # see aid_tools/command.py
+
+import os
 from argparse import REMAINDER, ArgumentParser, RawDescriptionHelpFormatter
 
 __all__ = [
@@ -12,6 +18,7 @@ __all__ = [
     "add_overrides",
     "add_overrides_option",
     "add_register",
+    "dataset_folder",
     "add_weights",
     "make_parser",
 ]
@@ -26,6 +33,11 @@ def make_parser(description: str) -> ArgumentParser:
         description: docstring of the tool, whose line breaks are kept in the help.
     """
     return ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+
+
+def dataset_folder(name: str) -> str:
+    """Folder of a dataset below :func:`aid.data.builtin.datasets_root`, without importing that."""
+    return os.path.join(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")), name)
 
 
 def add_config_file(parser: ArgumentParser, help: str) -> None:

@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import torch
 from detectron2.config import CfgNode
 
 from ..utils.errors import AIDError
+from ..utils.logs import log_to_file
 from .access import flat_keys
 from .keys import default_config
 
@@ -57,7 +57,7 @@ def clear_value_errors(
         files = [x.filename for x in frames] + re.findall('(?m)^ *File "(.+?)", line', str(error))
         if is_other(error) or not all(map(_is_known, files)):
             raise
-        _log_to_file(error)
+        log_to_file(logging.ERROR, "The config cannot be used:", error=error)
         lines = str(error).strip().splitlines() or [""]
         text = lines[-1] if "Original Traceback" in str(error) else lines[0]
         keys = _suspects(cfg, str(error))
@@ -84,7 +84,7 @@ def clear_program_errors(name: str) -> Iterator[None]:
     except OTHERS:
         raise
     except Exception as error:  # a program can raise any type
-        _log_to_file(error)
+        log_to_file(logging.ERROR, "The config cannot be used:", error=error)
         text = " ".join(str(error).split())
         raise AIDError(f"{name}: {type(error).__name__}: {text} ({_place(error)})") from error
 
@@ -114,15 +114,3 @@ def _suspects(cfg: CfgNode, message: str) -> list[str]:
 def _is_known(path: str) -> bool:
     """Whether a file is of this project, an installed package or Python."""
     return path.startswith("<") or os.path.realpath(path).startswith(PACKAGES)
-
-
-def _log_to_file(error: Exception) -> None:
-    """Log an error with its traceback to log.txt, and not to the console."""
-    logger = logging.getLogger("aid")
-    info = (type(error), error, error.__traceback__)
-    record = logger.makeRecord(
-        logger.name, logging.ERROR, __file__, 0, "The config cannot be used:", (), info
-    )
-    for handler in logger.handlers:
-        if isinstance(handler, logging.StreamHandler) and handler.stream is not sys.stdout:
-            handler.handle(record)

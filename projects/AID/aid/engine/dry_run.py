@@ -44,7 +44,7 @@ def dry_run(args: Namespace) -> None:
     writes to a temporary folder instead.
 
     Args:
-        args: of :func:`~aid.engine.argument_parser`.
+        args: of the command line of train_net.py.
 
     Raises:
         AIDError: the run would fail in its set-up or first iterations.

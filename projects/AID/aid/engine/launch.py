@@ -5,7 +5,8 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import detectron2.engine
@@ -15,10 +16,11 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..config import load_config
-from ..utils.errors import AIDError, ignore_known_deprecations, no_file
+from ..utils.errors import AIDError, error_line, ignore_known_deprecations, no_file
+from ..utils.logs import log_to_file
 from .connection import clear_connection_errors, not_joined
 
-__all__ = ["launch"]
+__all__ = ["launch", "num_cores"]
 
 # Largest --timeout, in minutes.
 YEAR = 525600
@@ -36,7 +38,7 @@ def launch(main: Callable[[Namespace], object], args: Namespace) -> None:
 
     Args:
         main: function at the top level of a module. On the CPU its ``args.num_gpus`` is 0.
-        args: of :func:`argument_parser`.
+        args: of the command line of train_net.py.
 
     Raises:
         AIDError: the options do not fit each other or the machine, a process raised an AIDError, or
@@ -62,7 +64,7 @@ def launch(main: Callable[[Namespace], object], args: Namespace) -> None:
 def _run(main: Callable[[Namespace], object], args: Namespace) -> None:
     """Run ``main`` in a process that has joined the group."""
     ignore_known_deprecations()
-    with clear_connection_errors():
+    with _errors_in_log(), clear_connection_errors():
         # On GPUs Detectron2 gathers by gloo, and connects on first use. Connected now, a process
         # notices immediately if another one ends, even during set-up.
         comm.all_gather(None)
@@ -72,6 +74,16 @@ def _run(main: Callable[[Namespace], object], args: Namespace) -> None:
             raise no_file(error) from error
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def _errors_in_log() -> Iterator[None]:
+    """Log errors of the user to log.txt, too; main_with_clear_errors prints them."""
+    try:
+        yield
+    except AIDError as error:
+        log_to_file(logging.ERROR, "%s", error_line(error))
+        raise
 
 
 def _join(args: Namespace) -> None:
@@ -120,7 +132,7 @@ def _start(main: Callable[[Namespace], object], args: Namespace) -> None:
         args.num_gpus = 0
         # Detectron2 chooses gloo if no GPU is visible.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        threads = len(os.sched_getaffinity(0)) // args.num_processes
+        threads = num_cores() // args.num_processes
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
     elif args.num_gpus is None:
         args.num_gpus = 1
@@ -145,6 +157,11 @@ def _start(main: Callable[[Namespace], object], args: Namespace) -> None:
             "stopped (SIGKILL often means that memory ran out); --resume goes on from the last "
             "checkpoint"
         ) from None
+
+
+def num_cores() -> int:
+    """Number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _check_options(args: Namespace) -> None:

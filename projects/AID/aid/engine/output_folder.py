@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import flat_keys, load_config
 from ..utils.errors import AIDError
 from ..utils.files import check_folder_name, clear_write_errors, remove_parts, whole_file
+from ..utils.logs import QuietStart, log_to_file
 
 __all__ = [
     "check_output_folder",
@@ -126,7 +128,8 @@ def early_messages() -> Iterator[list[logging.LogRecord]]:
 def start_records(cfg: CfgNode, args: Namespace, early: Iterable[logging.LogRecord] = ()) -> None:
     """Set up logging and seed the process, in place of Detectron2's ``default_setup``.
 
-    config.yaml of a training is written later, by :func:`start_run`.
+    The environment and the config are in log.txt only, and so are Detectron2's messages until
+    training or evaluation starts. config.yaml of a training is written later, by :func:`start_run`.
 
     Args:
         cfg: of the run; its OUTPUT_DIR exists.
@@ -139,17 +142,21 @@ def start_records(cfg: CfgNode, args: Namespace, early: Iterable[logging.LogReco
     folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
     with clear_write_errors(folder):
         before = [x for name in LOGGERS for x in logging.getLogger(name).handlers]
+        quiet = QuietStart()
         for name in LOGGERS:
             setup_logger(folder, distributed_rank=rank, name=name)
+            for handler in logging.getLogger(name).handlers:
+                if handler not in before and handler.stream is sys.stdout:
+                    handler.addFilter(quiet)
         for message in early:
             for handler in logging.getLogger(message.name.split(".")[0]).handlers:
                 if handler not in before:  # which have processed the message already
                     handler.handle(message)
-        logger = logging.getLogger(__name__)
-        logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
-        logger.info("Environment info:\n%s", collect_env_info())
-        logger.info("Command line arguments: %s", args)
-        logger.info("Running with full config:\n%s", cfg.dump())
+        world_size = comm.get_world_size()
+        log_to_file(logging.INFO, "Rank of current process: %d. World size: %d", rank, world_size)
+        log_to_file(logging.INFO, "Environment info:\n%s", collect_env_info())
+        log_to_file(logging.INFO, "Command line arguments: %s", args)
+        log_to_file(logging.INFO, "Running with full config:\n%s", cfg.dump())
         if args.eval_only:
             _write_config(cfg)
     seed_all_rng(cfg.SEED + rank)

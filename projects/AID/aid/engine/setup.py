@@ -1,6 +1,7 @@
 """Setup of a run: config, early checks, output folder, logging."""
 
 import argparse
+import logging
 import os
 
 import torch
@@ -19,9 +20,10 @@ from ..modeling.families import num_classes_key
 from ..utils.errors import AIDError
 from ..utils.malloc import keep_freed_memory
 from ..utils.suggestions import did_you_mean
+from .launch import num_cores
 from .output_folder import check_output_folder, early_messages, start_records
 
-__all__ = ["check_config_file", "check_dataset", "setup"]
+__all__ = ["check_config_file", "check_dataset", "setup", "weights_to_evaluate"]
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -31,7 +33,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     the memory allocator (:mod:`aid.utils.malloc`).
 
     Args:
-        args: of :func:`~aid.engine.argument_parser`.
+        args: of the command line of train_net.py.
 
     Returns:
         The frozen config, with SEED >= 0. :func:`~aid.engine.start_run` writes a SEED that was
@@ -43,7 +45,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
             the output folder cannot be written or has a run of another model.
     """
     with early_messages() as early:
-        cfg = _checked_config(args)
+        cfg, sizes = _checked_config(args)
         # An evaluation must not overwrite the config.yaml of the training, which --resume reads.
         records = cfg.clone()
         if args.eval_only:
@@ -51,13 +53,47 @@ def setup(args: argparse.Namespace) -> CfgNode:
             records.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
         check_output_folder(records, resume=args.resume and not args.eval_only)
     start_records(records, args, early)
+    _log_summary(records, args, sizes)
     if cfg.MODEL.DEVICE == "cpu" and not args.eval_only:
         keep_freed_memory()
     return cfg
 
 
-def _checked_config(args: argparse.Namespace) -> CfgNode:
-    """Run the files of ``--register``, and build and check the config; see :func:`setup`."""
+def _log_summary(cfg: CfgNode, args: argparse.Namespace, sizes: dict[str, int]) -> None:
+    """Log what a user wants to see of the run before its model is built."""
+    log = logging.getLogger(__name__).info
+    log("Config file %s%s", args.config_file, " with " * bool(args.opts) + " ".join(args.opts))
+    if not args.dry_run:
+        log("Output folder %s; its log.txt has the environment and all keys", cfg.OUTPUT_DIR)
+    device = cfg.MODEL.DEVICE
+    if device.startswith("cuda"):
+        device = f"{device} ({torch.cuda.get_device_name()})"
+    log(
+        "Device %s; processes: %d; loader workers of each process: %d; CPU cores here: %d",
+        device,
+        comm.get_world_size(),
+        cfg.DATALOADER.NUM_WORKERS,
+        num_cores(),
+    )
+    for key in _dataset_keys(args):
+        names = [f"{name} ({sizes[name]} images)" for name in cfg.DATASETS[key]]
+        if names or key != "UNLABELED":
+            log("DATASETS.%s: %s", key, ", ".join(names) or "none")
+    if not args.eval_only:
+        log("%d iterations of %d images", cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH)
+
+
+def _dataset_keys(args: argparse.Namespace) -> tuple[str, ...]:
+    """Names of the keys of DATASETS that a run reads."""
+    return ("TEST",) if args.eval_only else ("TRAIN", "UNLABELED", "TEST")
+
+
+def _checked_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, int]]:
+    """Run the files of ``--register``, and build and check the config; see :func:`setup`.
+
+    Returns:
+        The config, and the number of images of each dataset that is used.
+    """
     for path in args.register:
         register_from_file(path)
     check_config_file(args.config_file)
@@ -91,14 +127,37 @@ def _checked_config(args: argparse.Namespace) -> CfgNode:
         )
     if args.eval_only and not cfg.DATASETS.TEST:
         raise AIDError("--eval-only: DATASETS.TEST is empty: name the dataset to evaluate on")
-    for key in ("TEST",) if args.eval_only else ("TRAIN", "UNLABELED", "TEST"):
+    if args.eval_only:
+        weights_to_evaluate(cfg, args.resume)
+    sizes = {}
+    for key in _dataset_keys(args):
         for name in cfg.DATASETS[key]:
-            check_dataset(cfg, key, name)
+            sizes[name] = check_dataset(cfg, key, name)
     check_class_lists((f"DATASETS.{k}", x) for k in ("TRAIN", "TEST") for x in cfg.DATASETS[k])
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(cfg, resume=args.resume)
     cfg.freeze()
-    return cfg
+    return cfg, sizes
+
+
+def weights_to_evaluate(cfg: CfgNode, resume: bool) -> str:
+    """Path of the weights of ``--eval-only``: MODEL.WEIGHTS, or the last checkpoint of OUTPUT_DIR.
+
+    Args:
+        cfg: of the run.
+        resume: whether to choose the last checkpoint of OUTPUT_DIR, if there is one.
+
+    Raises:
+        AIDError: neither exists.
+    """
+    name = last_checkpoint(cfg.OUTPUT_DIR) if resume else ""
+    path = os.path.join(cfg.OUTPUT_DIR, name) if name else cfg.MODEL.WEIGHTS
+    if not path:
+        raise AIDError("--eval-only needs weights: add MODEL.WEIGHTS PATH, or --resume")
+    if "://" not in path:
+        with clear_load_errors("MODEL.WEIGHTS", path), open(path, "rb"):
+            pass
+    return path
 
 
 def check_config_file(path: str) -> None:
@@ -113,13 +172,16 @@ def check_config_file(path: str) -> None:
         raise AIDError(f"{path} is a LazyConfig: train with tools/lazyconfig_train_net.py")
 
 
-def check_dataset(cfg: CfgNode, key: str, name: str) -> None:
+def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
     """Load a dataset and check that it fits the config, to report errors before training starts.
 
     Args:
         cfg: of the run.
         key: "TRAIN", "UNLABELED" or "TEST".
         name: of the dataset, in DATASETS.TRAIN, UNLABELED or TEST.
+
+    Returns:
+        Number of its images.
 
     Raises:
         AIDError: the dataset is unknown, cannot be loaded or, if unlabeled, has no image; its
@@ -142,7 +204,7 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> None:
     if key == "UNLABELED":
         if not records:
             raise AIDError(f"DATASETS.UNLABELED: {name} has no image")
-        return
+        return len(records)
     classes_key = num_classes_key(cfg)
     names = class_list(name)
     if classes_key and names is not None and len(names) != get_value(cfg, classes_key):
@@ -162,6 +224,7 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> None:
         warn_of_boxes(f"DATASETS.{key}: {name}", records)
     if cfg.MODEL.MASK_ON:
         check_masks(cfg, key, name, records)
+    return len(records)
 
 
 def _has_object(record: dict) -> bool:

@@ -169,6 +169,10 @@ class AIDTrainer(DefaultTrainer):
             inherit(student, student.teacher.detector)
         if self.start_iter > 0:
             self.data_loader = build_train_loader(self.cfg, self.start_iter)
+        if resume:
+            logging.getLogger(__name__).info(
+                "--resume: %s", "no checkpoint yet, a fresh start" if is_fresh else f"from {path}"
+            )
 
     def run_step(self) -> None:
         # TorchScript (focal loss) optimizes after the first calls in a process, which changes the
@@ -331,6 +335,12 @@ class AIDTrainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = super().build_model(cfg)
+        logging.getLogger(__name__).info(
+            "%s: %.1f M parameters, from %s",
+            cfg.MODEL.META_ARCHITECTURE,
+            sum(x.numel() for x in model.parameters()) / 1e6,
+            cfg.MODEL.WEIGHTS or "random weights",
+        )
         if isinstance(model, DistillationMixin):
             model.build_distillation(cfg)
         return model

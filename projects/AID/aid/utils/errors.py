@@ -12,6 +12,7 @@ from .text import one_line
 __all__ = [
     "AIDError",
     "check_not_negative",
+    "error_line",
     "filter_known_warnings",
     "ignore_known_deprecations",
     "main_with_clear_errors",
@@ -64,7 +65,7 @@ def main_with_clear_errors(main: Callable) -> Callable:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except AIDError as error:
-            line, code = _one_line(error), 2
+            line, code = error_line(error), 2
         except IsADirectoryError as error:
             line, code = str(no_file(error)), 2
         except KeyboardInterrupt as error:
@@ -83,18 +84,20 @@ def no_file(error: IsADirectoryError) -> AIDError:
     return AIDError(f"{path} is a folder, where a file belongs: remove it, or name a file")
 
 
-def _one_line(error: AIDError) -> str:
-    # An error in a data loader's worker process has the worker's traceback before the message.
+def error_line(error: AIDError) -> str:
+    """Message of an error, without the traceback that one of a loader's worker has before it."""
     return str(error).rsplit("AIDError: ", 1)[-1]
 
 
 def ignore_known_deprecations() -> None:
     """Hide the deprecations in Detectron2 and fvcore for the rest of this process.
 
-    Sets warning filters and the level of a torch logger; for entry points only.
+    Sets warning filters and the levels of torch loggers; for entry points only.
     """
     filter_known_warnings()
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    # The second reports, whenever Detectron2 describes the environment, that there is no GPU.
+    for name in ("torch.fx._symbolic_trace", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def filter_known_warnings() -> None:
@@ -104,6 +107,7 @@ def filter_known_warnings() -> None:
         r"`torch.jit.(script|load)` is deprecated",
         "torch.meshgrid: in an upcoming release",
         "`broadcast_buffers` is deprecated",
+        "This DataLoader will create",  # more workers than cores; the log of a run has both numbers
         r"Image size \(",  # of Pillow; such an image is an error, see aid/data/images.py
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -15,6 +15,7 @@ __all__ = [
     "cannot_write",
     "check_empty",
     "check_folder_name",
+    "check_writable",
     "clear_file_errors",
     "clear_write_errors",
     "output_folder",
@@ -154,6 +155,24 @@ def check_folder_name(key: str, folder: str) -> None:
         raise AIDError(f"{key} {folder} is not UTF-8: choose another name") from None
     if "\0" in folder:
         raise AIDError(f"{key} {folder} contains a null character: choose another name")
+
+
+def check_writable(path: str) -> None:
+    """Check that a file can be written, before a long measurement; creates its folder.
+
+    Args:
+        path: path of the file.
+
+    Raises:
+        AIDError: it cannot be written.
+    """
+    folder = os.path.dirname(path) or "."
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise AIDError(f"{path} cannot be written: {error.strerror}") from error
+    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise AIDError(f"{path} cannot be written: it is a folder or write-protected")
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""Command line of train_net.py."""
+"""Command line of train_net.py. Imports the standard library only, see :mod:`aid_tools.command`."""
 
 import argparse
 
-from detectron2.engine.launch import DEFAULT_TIMEOUT
-
 __all__ = ["argument_parser"]
 
+# Detectron2's default of --timeout, in minutes.
+TIMEOUT = 30.0
 DESCRIPTION = (
     "Train or evaluate a detector: a teacher, a plain student, or a student with its teacher."
 )
@@ -49,7 +49,7 @@ def argument_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument_group("what to run").add_argument
-    add("--config-file", default="", metavar="FILE", help="config file, such as those in configs/")
+    add("--config-file", required=True, metavar="FILE", help="config file, such as in configs/")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="override keys of the config")
     add(
         "--register",
@@ -105,7 +105,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add(
         "--timeout",
         type=float,
-        default=DEFAULT_TIMEOUT.total_seconds() / 60,
+        default=TIMEOUT,
         metavar="MINUTES",
         help="longest time that a process waits for the others; default %(default)g",
     )

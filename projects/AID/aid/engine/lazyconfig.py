@@ -1,0 +1,91 @@
+"""Training and evaluation with a LazyConfig, for tools/lazyconfig_train_net.py."""
+
+import logging
+
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data import DatasetMapper
+from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+
+from ..checkpoint import StrictCheckpointer, StudentCheckpointer
+from ..config import check_exists
+from ..data.build import CheckedMapper
+from ..modeling.inheritance import inherit
+from ..utils.errors import AIDError, ignore_known_deprecations
+from ..utils.files import check_folder_name, clear_write_errors
+from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
+from .hooks import SeedStep, UpdateBalance
+from .optimizer import pause_adapters
+from .trainer import without_known_tracebacks
+
+__all__ = ["build_loader", "do_test", "do_train", "main"]
+
+
+def build_loader(cfg):
+    """Instantiate a loader; with Detectron2's mapper errors name the image that cannot be used."""
+    if "mapper" in cfg:
+        mapper = instantiate(cfg.mapper)
+        cfg.mapper = CheckedMapper(mapper) if isinstance(mapper, DatasetMapper) else mapper
+    return instantiate(cfg)
+
+
+def do_test(cfg, model):
+    if "evaluator" not in cfg.dataloader:
+        return {}
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    results = inference_on_dataset(model, build_loader(cfg.dataloader.test), evaluator)
+    print_csv_format(results)
+    return results
+
+
+def do_train(cfg, resume):
+    model = instantiate(cfg.model).to(cfg.train.device)
+    logging.getLogger("detectron2").info("Model:\n%s", model)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    pause_adapters(optimizer, model)
+    loader = build_loader(cfg.dataloader.train)
+    model = create_ddp_model(model, **cfg.train.ddp)
+    step = AccumulatingAMPTrainer if cfg.train.amp.enabled else AccumulatingTrainer
+    trainer = step(model, loader, optimizer)
+    folder = cfg.train.output_dir
+    checkpointer = StudentCheckpointer(model, folder, trainer=trainer)
+    trainer_hooks = [
+        SeedStep(cfg.train.seed),
+        hooks.IterationTimer(),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        hooks.EvalHook(cfg.train.eval_period, lambda: do_test(cfg, model)),
+    ]
+    student = getattr(model, "module", model)
+    if getattr(student, "balance", None) is not None:
+        trainer_hooks.insert(1, UpdateBalance(student.balance))
+    if comm.is_main_process():
+        trainer_hooks.insert(-1, hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
+        writers = default_writers(folder, cfg.train.max_iter)
+        trainer_hooks.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
+    trainer.register_hooks(trainer_hooks)
+    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    resumed = resume and checkpointer.has_checkpoint()
+    if cfg.train.get("inherit", False) and not resumed:
+        inherit(student, student.teacher.detector)
+    with clear_write_errors(folder), without_known_tracebacks(folder):
+        trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
+
+
+def main(args):
+    ignore_known_deprecations()  # in each process
+    if not args.config_file.endswith(".py"):
+        raise AIDError(f"{args.config_file} is no LazyConfig (.py): train_net.py takes YAML files")
+    check_exists(args.config_file)
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    folder = cfg.train.output_dir
+    check_folder_name("train.output_dir", folder)
+    with clear_write_errors(folder):
+        default_setup(cfg, args)
+    if not args.eval_only:
+        return do_train(cfg, args.resume)
+    # The student only, without building teachers.
+    model = instantiate(cfg.model.get("student", cfg.model)).to(cfg.train.device)
+    StrictCheckpointer(model, "train.init_checkpoint").load(cfg.train.init_checkpoint)
+    return do_test(cfg, model.eval())

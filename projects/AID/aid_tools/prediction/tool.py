@@ -1,0 +1,58 @@
+"""Work of tools/predict.py: detections on files, and their output."""
+
+import os
+import sys
+from argparse import Namespace
+from contextlib import ExitStack
+
+from tqdm import tqdm
+
+from aid import Predictor
+from aid.data.images import longest_side
+from aid.utils.text import one_line
+
+from .predict import predict
+from .sources import Source, count_frames, read_frames
+from .writers import COCOWriter, KITTIWriter, PictureWriter
+
+__all__ = ["predict_files"]
+
+
+def predict_files(args: Namespace, predictor: Predictor, sources: list[Source]) -> tuple[int, int]:
+    """Run a detector on images and videos, and write its detections.
+
+    Args:
+        args: of tools/predict.py.
+        predictor: the detector.
+        sources: of :func:`~aid_tools.prediction.find_sources`.
+
+    Returns:
+        Number of frames, and of those that were skipped since they cannot be read.
+    """
+    num_frames, skipped = 0, []
+    names, ids = predictor.class_names, predictor.class_ids
+
+    def skip(line: str) -> None:
+        skipped.append(line)
+        tqdm.write(f"skipped: {one_line(line)}", file=sys.stderr)
+
+    with ExitStack() as stack:
+        writers = []
+        if "kitti" in args.format:
+            writers.append(KITTIWriter(os.path.join(args.output, "kitti"), names))
+        if "coco" in args.format:
+            writers.append(COCOWriter(os.path.join(args.output, "detections.json"), names, ids))
+        if not args.no_pictures:
+            folder = os.path.join(args.output, "pictures")
+            writers.append(PictureWriter(folder, names))
+        for writer in writers:
+            stack.enter_context(writer)
+        bar = stack.enter_context(tqdm(total=count_frames(sources), unit="image"))
+        frames = read_frames(sources, skip, longest_side(predictor.cfg, is_train=False))
+        results = predict(predictor, frames, args.batch_size, args.score_threshold)
+        for frame, detections in results:
+            for writer in writers:
+                writer.write(frame, detections)
+            num_frames += 1
+            bar.update()
+    return num_frames, len(skipped)

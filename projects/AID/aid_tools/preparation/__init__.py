@@ -1,0 +1,1 @@
+"""Preparation of datasets, for the scripts in datasets/."""
