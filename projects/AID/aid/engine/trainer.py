@@ -23,6 +23,7 @@ from ..config import clear_value_errors
 from ..data.build import build_test_loader, build_train_loader, micro_batch_size
 from ..data.unlabeled import num_unlabeled
 from ..evaluation import build_evaluator
+from ..modeling.families import respect_ignore_regions
 from ..modeling.inheritance import inherit
 from ..modeling.meta_arch import DistillationMixin, plain_architecture
 from ..modeling.placement import dtype_named
@@ -323,6 +324,8 @@ class AIDTrainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = super().build_model(cfg)
+        if cfg.INPUT.IGNORE_REGIONS:
+            respect_ignore_regions(model)
         if isinstance(model, DistillationMixin):
             model.build_distillation(cfg)
         return model
