@@ -316,6 +316,21 @@ def test_regions_are_no_background_of_a_teacher(kind, tiny_model, make_batch):
                     assert same == (not boxes)
 
 
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+def test_background_of_a_training_step_is_without_regions(kind, student_model, make_batch):
+    model, _ = student_model(kind, opts=["AID.BACKGROUND", "loss"])
+    (distiller,), seen = model.distillers, []
+
+    def keep(*args, stats=distiller.stats):
+        seen.append(stats(*args))
+        return seen[-1]
+
+    distiller.stats = keep
+    step(model, with_regions(make_batch((2, 3)), EVERYWHERE, LEFT))
+    for component in seen[0].teacher.background.values():
+        assert (component[0] == 0).all() and (component[1] > 0).any()
+
+
 def test_background_is_the_mean_outside_of_the_regions():
     anchors = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10]])
     truth = {"gt_boxes": Boxes(anchors[3:]), "gt_classes": torch.tensor([0])}

@@ -64,7 +64,7 @@ def region_boxes(annotations: list[dict]) -> np.ndarray:
 
 def log_regions(records: list[dict]) -> None:
     """Log the number of regions in the training set."""
-    counts = [len(region_boxes(x["annotations"])) for x in records]
+    counts = [len(region_boxes(x.get("annotations", []))) for x in records]
     logging.getLogger(__name__).info(
         "INPUT.IGNORE_REGIONS: %d ignore regions in %d of %d training images",
         sum(counts),

@@ -39,10 +39,9 @@ def points_in_regions(boxes: Boxes, regions: Boxes) -> Tensor:
 
 @singledispatch
 def respect_ignore_regions(detector: nn.Module) -> None:
-    """Let a detector train without the negatives in the regions of its ground truth, in place.
+    """Let a detector train without negatives in the regions of a :class:`GroundTruth`, in place.
 
-    Labels, losses and random numbers are unchanged on images whose ground truth is no
-    :class:`~aid.data.ignore_regions.GroundTruth`, or one without regions.
+    Losses and random numbers do not change in batches whose ground truth has no regions.
 
     Args:
         detector: its type chooses the implementation.
