@@ -74,7 +74,7 @@ def test_key_without_a_comment_is_an_error(silent, config_reference):
 
 def test_reference_lists_every_key_with_default_and_type(config_reference):
     listed = re.findall(r"^\* `([\w.]+)`, (\w+), `(.*?)`", config_reference.reference(), re.M)
-    cfg = CfgNode({k: CfgNode() for k in ("DATASETS", "MODEL")})
+    cfg = CfgNode({k: CfgNode() for k in ("DATASETS", "INPUT", "MODEL")})
     cfg.SOLVER = CfgNode({"AMP": CfgNode()})
     add_aid_config(cfg)
     defaults = config_reference._flat(cfg)

@@ -61,7 +61,7 @@ def box_of(kind, cell, prediction):
 def labels_of(kind, teacher, features, targets):
     """Class and box (N, R) of the instance assigned to each cell in the teacher's training."""
     anchors = teacher.anchor_generator(features)
-    label = teacher.label_cells if kind == "gfl" else teacher.label_anchors
+    label = teacher.label_anchors
     return [torch.stack(list(x)) for x in label(anchors, targets)]
 
 

@@ -5,6 +5,7 @@ import torch
 from detectron2.structures import BoxMode
 from PIL import Image
 
+from aid.data.ignore_regions import ignore_boxes
 from aid.modeling.teacher import build_teacher
 from aid_tools.report.instances import group_of, groups_of, image_stats
 from aid_tools.visualization.sample import load_sample
@@ -73,6 +74,13 @@ def test_sample_is_resized_with_boxes_and_without_crowds(student_config, record)
     assert [a["category_id"] for a in annotations] == [2, 1]
     assert sample["instances"].gt_classes.tolist() == [2, 1]
     assert sample["instances"].gt_boxes.tensor.tolist() == [[10, 15, 30, 45], [50, 15, 75, 45]]
+
+
+def test_crowds_are_regions_of_the_ground_truth(student_config, record):
+    cfg = student_config("faster_rcnn", opts=["INPUT.IGNORE_REGIONS", True])
+    sample, annotations = load_sample(cfg, record)
+    assert len(annotations) == len(sample["instances"]) == 2
+    assert ignore_boxes(sample["instances"]).tensor.tolist() == [[0, 0, 95, 60]]
 
 
 def test_weights_equal_those_of_training(student_config, student_model, record):

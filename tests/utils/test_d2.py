@@ -15,6 +15,8 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling import RetinaNet
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.fcos import FCOS
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.utils.events import TensorboardXWriter
 from iopath.common.file_io import PathHandler
 
@@ -27,6 +29,8 @@ NAMES = [
     (DenseDetector, "_transpose_dense_predictions"),
     (DenseDetector, "_decode_multi_level_predictions"),
     (FCOS, "_match_anchors"),
+    (RPN, "_subsample_labels"),
+    (CascadeROIHeads, "_match_and_label_boxes"),
     (DatasetMapper, "_transform_annotations"),
     (SimpleTrainer, "_data_loader_iter"),
     (SimpleTrainer, "_write_metrics"),

@@ -123,3 +123,16 @@ def test_axes_and_texts_are_inside_the_page(picture, height, width, make_seen):
     for text in page.figure.texts:
         extent = text.get_window_extent(renderer)
         assert box.x0 <= extent.x0 and extent.x1 <= box.x1, text.get_text()
+
+
+def test_regions_are_dashed_boxes_of_the_ground_truth(picture):
+    regions = torch.tensor([[4.0, 2.0, 12.0, 8.0]])
+    before, after = (draw_page(x) for x in (picture, replace(picture, regions=regions)))
+
+    def dashed(canvas):
+        lines = [x for axes in canvas.figure.axes for x in axes.lines if x.get_linestyle() == "--"]
+        return [(x.get_xdata(), x.get_ydata()) for x in lines]
+
+    ((x, y),) = dashed(after)
+    assert (max(x) - min(x)) / (max(y) - min(y)) == pytest.approx(8 / 6) and min(x) == 2 * min(y)
+    assert dashed(before) == []

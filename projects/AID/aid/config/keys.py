@@ -21,6 +21,7 @@ def add_aid_config(cfg: CN) -> None:
     _add_response_losses(cfg)
     _add_weighting(cfg)
     _add_unlabeled(cfg)
+    _add_input(cfg)
     _add_fcos(cfg)
     _add_gfl(cfg)
     _add_torchvision(cfg)
@@ -264,6 +265,16 @@ def _add_unlabeled(cfg: CN) -> None:
     # Exponent of the imitation weight of such a label, w = score ** ALPHA. 0.0: weight 1 for all.
     # Default: the share of right labels if scores are calibrated; not tuned.
     cfg.UNLABELED.ALPHA = 1.0
+
+
+def _add_input(cfg: CN) -> None:
+    """Add the key of regions that training ignores."""
+    # Train without negatives in regions that the metric ignores: annotations with iscrowd 1, among
+    # them KITTI's DontCare regions and neighbor classes such as Van. Anchors and proposals are no
+    # negatives if more than half of their area is in such a region, points of FCOS if they are in
+    # it; this applies to the student's own losses and the teacher's loss D. False: such regions are
+    # background, as in Detectron2.
+    cfg.INPUT.IGNORE_REGIONS = False
 
 
 def _add_fcos(cfg: CN) -> None:

@@ -27,6 +27,7 @@ from ..checkpoint import check_pickle, clear_load_errors
 from ..utils.d2 import train_loader_from_config
 from ..utils.errors import AIDError
 from .detections import DetectionMapper, with_detections
+from .ignore_regions import IgnoreRegionsMapper, log_regions
 from .images import check_crops, check_header, clear_image_errors
 from .seeding import seeded
 from .unlabeled import num_unlabeled, unlabeled_records
@@ -59,13 +60,19 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
     unlabeled_size = num_unlabeled(cfg, size)
     unlabeled = unlabeled_records(cfg)
     detections = cfg.TEACHER.DETECTIONS
-    mapper = DetectionMapper(cfg, True) if detections else None  # None: Detectron2's
+    mapper = None  # Detectron2's
+    if cfg.INPUT.IGNORE_REGIONS:
+        mapper = IgnoreRegionsMapper(cfg, True)
+    elif detections:
+        mapper = DetectionMapper(cfg, True)
     with seeded(cfg.SEED):  # the samplers draw seeds
         parts = train_loader_from_config(cfg, mapper)
         sampler = TrainingSampler(len(unlabeled)) if unlabeled else ()
     labeled = parts["dataset"]
     if detections:
         labeled = with_detections(detections, cfg.DATASETS.TRAIN, labeled)
+    if cfg.INPUT.IGNORE_REGIONS and comm.is_main_process():
+        log_regions(labeled)
 
     def landscape(records: list[dict]) -> list[bool]:
         return [not parts["aspect_ratio_grouping"] or x["width"] > x["height"] for x in records]
@@ -128,7 +135,7 @@ class CheckedMapper:
     """Detectron2's mapper, with an AIDError that names the file of an image that cannot be used.
 
     Earlier checks read the headers of images at most. In training objects without a usable mask are
-    left out if masks are trained.
+    left out if masks are trained, except for regions to ignore, which need none.
     """
 
     def __init__(self, mapper: DatasetMapper):
@@ -142,7 +149,8 @@ class CheckedMapper:
 
     def __call__(self, record: dict) -> dict | None:
         if self._needs_masks and "annotations" in record:
-            labels = [x for x in record["annotations"] if x.get("segmentation")]
+            labels = record["annotations"]
+            labels = [x for x in labels if x.get("segmentation") or x.get("iscrowd", 0)]
             record = {**record, "annotations": labels}
         with clear_image_errors(record["file_name"]):
             check_header(record["file_name"], self._longest)

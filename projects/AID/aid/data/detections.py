@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data.transforms import TransformList
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 from detectron2.utils import comm
 
@@ -21,7 +22,7 @@ from .classes import class_list, known_classes
 from .conventions import warn_of_boxes
 from .kitti_labels import parse_label_file
 
-__all__ = ["DETECTIONS", "DetectionMapper", "with_detections"]
+__all__ = ["DETECTIONS", "DetectionMapper", "transformed_boxes", "with_detections"]
 
 # Key of an image's detections: in records an array (D, 6) of x1, y1, x2, y2, score and category id,
 # in samples Instances with pred_boxes, scores and pred_classes.
@@ -38,16 +39,31 @@ FEW = 0.1
 LARGEST = 1e9
 
 
+def transformed_boxes(
+    boxes: np.ndarray, transforms: TransformList, image_shape: tuple[int, int]
+) -> Boxes:
+    """Transform boxes as Detectron2's mapper does those of labels, and clip them to the image.
+
+    Args:
+        boxes: (D, 4), XYXY in pixels of the original image.
+        transforms: of the image.
+        image_shape: height and width after the transforms.
+    """
+    height, width = image_shape
+    boxes = transforms.apply_box(boxes).clip(min=0)
+    return Boxes(np.minimum(boxes, [width, height, width, height]))
+
+
 class DetectionMapper(DatasetMapper):
     """Detectron2's training mapper, which transforms a teacher's detections as it does labels."""
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape):
         super()._transform_annotations(dataset_dict, transforms, image_shape)
-        rows = dataset_dict.pop(DETECTIONS)
-        height, width = image_shape
-        boxes = transforms.apply_box(rows[:, :4]).clip(min=0)
+        rows = dataset_dict.pop(DETECTIONS, None)
+        if rows is None:
+            return
         detections = Instances(image_shape)
-        detections.pred_boxes = Boxes(np.minimum(boxes, [width, height, width, height]))
+        detections.pred_boxes = transformed_boxes(rows[:, :4], transforms, image_shape)
         detections.scores = torch.as_tensor(rows[:, 4], dtype=torch.float32)
         detections.pred_classes = torch.as_tensor(rows[:, 5], dtype=torch.int64)
         # As of labels, less than 1e-5 pixels may be left of a box, such as after a crop.

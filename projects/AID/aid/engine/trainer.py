@@ -24,6 +24,7 @@ from ..data.build import build_test_loader, build_train_loader, micro_batch_size
 from ..data.unlabeled import num_unlabeled
 from ..evaluation import build_evaluator
 from ..inference import classes_of
+from ..modeling.families import respect_ignore_regions
 from ..modeling.inheritance import inherit
 from ..modeling.meta_arch import DistillationMixin, plain_architecture
 from ..modeling.placement import dtype_named
@@ -341,6 +342,8 @@ class AIDTrainer(DefaultTrainer):
             sum(x.numel() for x in model.parameters()) / 1e6,
             cfg.MODEL.WEIGHTS or "random weights",
         )
+        if cfg.INPUT.IGNORE_REGIONS:
+            respect_ignore_regions(model)
         if isinstance(model, DistillationMixin):
             model.build_distillation(cfg)
         return model

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
@@ -45,7 +46,8 @@ class Picture:
         granularity: value of AID.GRANULARITY.
         before: results of each teacher with the student before training.
         after: results with the trained student; None without one.
-        notes: remarks on omitted content.
+        notes: remarks on the content.
+        regions: (D, 4), XYXY, boxes that are neither object nor background.
     """
 
     title: str
@@ -57,6 +59,7 @@ class Picture:
     before: list[Seen]
     after: list[Seen] | None
     notes: list[str]
+    regions: Tensor = torch.empty(0, 4)
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,8 @@ def _draw_truth(
 ) -> None:
     axes = canvas.image(enlarged(picture.image, 1200), *place)
     factor = axes.get_xlim()[1] / picture.image.shape[1]
+    for x1, y1, x2, y2 in (factor * picture.regions).tolist():
+        axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], "--", color="silver", zorder=2)
     labels = []
     for i, (box, name) in enumerate(zip(picture.boxes.tolist(), picture.classes, strict=True)):
         text, color = name, (1.0, 1.0, 1.0, 1.0)

@@ -12,6 +12,7 @@ from detectron2.data.detection_utils import convert_image_to_rgb
 from torch import Tensor
 from tqdm import tqdm
 
+from aid.data.ignore_regions import ignore_boxes
 from aid.modeling.losses.attention import spatial_attention
 from aid.modeling.losses.functional import standardized
 from aid.utils.errors import AIDError
@@ -24,6 +25,8 @@ from .page import Picture, draw_page
 from .sample import load_sample
 
 __all__ = ["Pages"]
+
+REGIONS = "Dashed boxes: regions that are neither object nor background (INPUT.IGNORE_REGIONS)."
 
 
 class Pages:
@@ -118,6 +121,8 @@ class Pages:
 
     def _picture(self, sample: dict, before: list[Seen], after: list[Seen] | None) -> Picture:
         instances = sample["instances"]
+        regions = ignore_boxes(instances).tensor
+        notes = [*self.notes, REGIONS] if len(regions) else self.notes
         size = (
             f"{instances.image_size[1]} x {instances.image_size[0]} pixels at the network's input"
         )
@@ -130,7 +135,8 @@ class Pages:
             granularity=self.cfg.AID.GRANULARITY,
             before=before,
             after=after,
-            notes=self.notes,
+            notes=notes,
+            regions=regions,
         )
 
     def _teachers(self) -> list[str]:

@@ -2,15 +2,20 @@
 
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.backbone import build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.meta_arch import fcos
+from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 __all__ = ["FCOS", "build_fcos_resnet_fpn_backbone"]
+
+# Logit of a class for which background has a focal loss of exactly 0.
+SURE_BACKGROUND = -1e4
 
 
 @BACKBONE_REGISTRY.register()
@@ -34,9 +39,10 @@ def build_fcos_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 class FCOS(fcos.FCOS):
     """Detectron2's FCOS with the same parameters, configured by ``MODEL.FCOS``.
 
-    It differs in two cases in which Detectron2's fails. Predictions are converted to float32, since
-    the area of a box of 256 x 256 pixels is infinite in half precision. Boxes that are NaN raise
-    FloatingPointError, as in Detectron2's RPN, instead of AssertionError.
+    It differs in three cases in which Detectron2's fails. Predictions are converted to float32,
+    since the area of a box of 256 x 256 pixels is infinite in half precision. Boxes that are NaN
+    raise FloatingPointError, as in Detectron2's RPN, instead of AssertionError. Points may have the
+    label -1, as in RetinaNet, and no loss then.
     """
 
     @configurable
@@ -82,14 +88,27 @@ class FCOS(fcos.FCOS):
             "vis_period": cfg.VIS_PERIOD,
         }
 
-    def losses(self, *args: Any) -> dict[str, Tensor]:
+    def losses(
+        self, anchors: list[Boxes], logits: list[Tensor], labels: list[Tensor], *args: Any
+    ) -> dict[str, Tensor]:
         """Losses of Detectron2's FCOS.
+
+        Args:
+            anchors, args: see Detectron2's FCOS.
+            logits: of the classes, (N, R_l, K) of each level.
+            labels: class of each point (R,) in each image; K for background, -1 for neither.
 
         Raises:
             FloatingPointError: predicted boxes are NaN.
         """
+        ignored = torch.stack(labels) < 0
+        if ignored.any():
+            of_level = ignored[..., None].split([len(x) for x in anchors], dim=1)
+            pairs = zip(logits, of_level, strict=True)
+            logits = [x.masked_fill(at, SURE_BACKGROUND) for x, at in pairs]
+            labels = [x.masked_fill(x < 0, self.num_classes) for x in labels]
         try:
-            return super().losses(*args)
+            return super().losses(anchors, logits, labels, *args)
         except AssertionError as error:  # of the IoU loss
             if "bad box" not in str(error):
                 raise

@@ -143,7 +143,7 @@ class GFL(DenseDetector):
     ) -> dict[str, Tensor]:
         """Losses of a batch; called by :meth:`DenseDetector.forward`."""
         anchors = self.anchor_generator(features)
-        labels, targets = self.label_cells(anchors, gt_instances)
+        labels, targets = self.label_anchors(anchors, gt_instances)
         return self.losses(anchors, *self.transpose(predictions), labels, targets)
 
     def transpose(self, predictions: tuple[list[Tensor], list[Tensor]]) -> tuple[Tensor, Tensor]:
@@ -156,7 +156,7 @@ class GFL(DenseDetector):
         return logits, distributions
 
     @torch.no_grad()
-    def label_cells(
+    def label_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> tuple[Tensor, Tensor]:
         """Targets of each cell: class (N, R), K for background, and box (N, R, 4)."""
@@ -188,9 +188,10 @@ class GFL(DenseDetector):
         Args:
             anchors: anchors of each level.
             logits, distributions: output of :meth:`transpose`.
-            labels, targets: output of :meth:`label_cells`.
+            labels, targets: output of :meth:`label_anchors`. A cell with label -1 has no loss.
         """
-        positive = (labels != self.num_classes).flatten().nonzero().squeeze(1)
+        is_object = (labels >= 0) & (labels != self.num_classes)
+        positive = is_object.flatten().nonzero().squeeze(1)
         get_event_storage().put_scalar("num_pos_anchors", len(positive) / len(labels))
         boxes = Boxes.cat(anchors).tensor[positive % labels.shape[1]]
         logits, distributions, labels, targets = (
@@ -201,8 +202,9 @@ class GFL(DenseDetector):
         quality = torch.zeros_like(logits[:, 0])
         quality[positive] = iou
         # The quality of background is 0 for every class.
-        classes = labels.clamp(max=self.num_classes - 1)
+        classes = labels.clamp(0, self.num_classes - 1)
         cls = quality_focal_losses(logits, classes, quality, self.quality_beta)
+        cls = torch.where(labels >= 0, cls, 0.0)
         score = logits.detach()[positive].sigmoid().amax(dim=1)
 
         totals = torch.stack([score.new_tensor(len(positive)), score.sum()])

@@ -14,6 +14,7 @@ from .base import (
 )
 from .cross_head import Branches, tap_branches
 from .given import GivenDetections
+from .ignore_regions import respect_ignore_regions
 from .predictions import (
     PairedPredictions,
     PredictionBatch,
@@ -44,6 +45,7 @@ __all__ = [
     "num_classes_key",
     "paired_predictions",
     "per_instance_losses",
+    "respect_ignore_regions",
     "retinanet",
     "tap_branches",
     "two_stage",

@@ -13,6 +13,7 @@ from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor, nn
 
 from .base import PerInstanceLosses, Targets, box_losses, mean_by
+from .ignore_regions import boxes_in_regions
 
 __all__ = [
     "AnchorLosses",
@@ -31,6 +32,10 @@ Match = Callable[[Boxes], tuple[Tensor, Tensor, Tensor]]
 # From the matched instance (S,) of samples, where the background index stands for background, and
 # the index of their anchors among all N * R, to the losses (S,) by component, "cls" among them.
 AnchorLosses = Callable[[Tensor, Tensor | slice], dict[str, Tensor]]
+
+# From the R anchors of an image and its regions that are neither object nor background to whether
+# each anchor is in one of them (R,), bool.
+InRegions = Callable[[Boxes, Boxes], Tensor]
 
 
 def anchor_losses(
@@ -75,6 +80,7 @@ def losses_per_instance(
     truth: Targets,
     levels: tuple[str, ...],
     prefix: str = "",
+    in_regions: InRegions = boxes_in_regions,
 ) -> PerInstanceLosses:
     """Per-instance losses of a head with a matching rule and losses of its own.
 
@@ -85,8 +91,9 @@ def losses_per_instance(
         truth: ground truth of the batch.
         levels: names of the levels.
         prefix: of the names of the components.
+        in_regions: see :data:`InRegions`.
     """
-    matches = match_anchors(match, anchors, truth)
+    matches = match_anchors(match, anchors, truth, in_regions)
     best = matches.best
     of_anchors = losses(matches.matched_gt.flatten(), slice(None))
     at_best = losses(torch.arange(len(best), device=best.device), best)
@@ -154,7 +161,12 @@ class AnchorMatches:
         return counts / counts.sum(dim=1, keepdim=True)
 
 
-def match_anchors(match: Match, anchors: list[Boxes], truth: Targets) -> AnchorMatches:
+def match_anchors(
+    match: Match,
+    anchors: list[Boxes],
+    truth: Targets,
+    in_regions: InRegions = boxes_in_regions,
+) -> AnchorMatches:
     """Match every anchor of a batch, without subsampling.
 
     An instance has no positive if each of its anchors overlaps another instance more.
@@ -163,14 +175,16 @@ def match_anchors(match: Match, anchors: list[Boxes], truth: Targets) -> AnchorM
         match: matching rule of an image's boxes with the anchors.
         anchors: of each level, of one image (they are the same for all images).
         truth: ground truth of the N images.
+        in_regions: see :data:`InRegions`.
     """
     matched, negatives, best = [], [], []
+    all_anchors = Boxes.cat(anchors)
     level = torch.cat([torch.full((len(a),), i) for i, a in enumerate(anchors)])
     for image in range(len(truth.first) - 1):
         of_image = truth.of_image(image)
         index, label, best_of_image = match(Boxes(truth.boxes[of_image]))
         matched.append(torch.where(label == 1, index + of_image.start, truth.background_index))
-        negatives.append(label == 0)
+        negatives.append((label == 0) & ~in_regions(all_anchors, truth.regions[image]))
         best.append(best_of_image + image * len(level))
     return AnchorMatches(
         matched_gt=torch.stack(matched),

@@ -14,10 +14,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ciou_loss, diou_loss
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.structures import ImageList, Instances, pairwise_iou
+from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor, nn
 
+from ...data.ignore_regions import ignore_boxes
 from ...utils.errors import AIDError
 from ..class_map import ClassMap
 
@@ -94,7 +95,8 @@ def per_instance_losses(
         detector: a detector in eval mode. Its type chooses the implementation.
         images: batch of N images, in the detector's preprocessing.
         features: output of the detector's backbone on ``images``.
-        targets: ground truth of each image, with ``gt_boxes`` and ``gt_classes``.
+        targets: ground truth of each image, with ``gt_boxes`` and ``gt_classes``. Samples in the
+            regions of a :class:`~aid.data.ignore_regions.GroundTruth` are no background.
         background: False if the background's loss is only needed for images without instances;
             for the other images the RoIs that match no instance are then skipped.
 
@@ -247,11 +249,13 @@ class Targets:
         boxes: (G + 1, 4), XYXY in pixels of the detector's input.
         classes: (G + 1,).
         first: for each image the index of its first instance; G at the end.
+        regions: for each image those that are neither object nor background.
     """
 
     boxes: Tensor
     classes: Tensor
     first: list[int]
+    regions: list[Boxes]
 
     @classmethod
     def from_instances(cls, targets: list[Instances]) -> "Targets":
@@ -265,6 +269,7 @@ class Targets:
             torch.cat([*boxes, boxes[0].new_tensor([[0.0, 0.0, 1.0, 1.0]])]),
             torch.cat([*classes, classes[0].new_zeros(1)]),
             first,
+            [ignore_boxes(x) for x in targets],
         )
 
     @property

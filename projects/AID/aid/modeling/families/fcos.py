@@ -16,6 +16,7 @@ from ..boxes import elementwise_box_giou
 from .anchors import Match, losses_per_instance
 from .base import PerInstanceLosses, Targets, loss_levels, per_instance_losses
 from .dense import anchor_match, check_dense, flatten_predictions, focal_losses, register_dense
+from .ignore_regions import points_in_regions
 from .predictions import PredictionRequest, check_comparable
 
 __all__ = ["match_points"]
@@ -71,7 +72,8 @@ def fcos_losses(
         }
 
     match = anchor_match(detector, points)
-    result = losses_per_instance(losses, match, points, truth, loss_levels(detector))
+    levels = loss_levels(detector)
+    result = losses_per_instance(losses, match, points, truth, levels, in_regions=points_in_regions)
     result.predictions = predictions
     return result
 

@@ -35,6 +35,7 @@ from .base import (
     run_heads,
 )
 from .given import predict_given
+from .ignore_regions import boxes_in_regions
 from .merging import merge_box_predictor, merge_masks
 from .predictions import (
     PairedPredictions,
@@ -231,7 +232,7 @@ def match_rois(
             boxes, index, label = boxes[positive], index[positive], label[positive]
         kept.append(boxes)
         matched.append(torch.where(label == 1, index + of_image.start, truth.background_index))
-        negatives.append(label == 0)
+        negatives.append((label == 0) & ~boxes_in_regions(boxes, truth.regions[image]))
     return kept, torch.cat(matched), torch.cat(negatives)
 
 
