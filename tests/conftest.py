@@ -18,6 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 from detectron2.utils.events import EventStorage
+from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 import aid  # noqa: F401  (registers the project's models)
@@ -107,6 +108,17 @@ KINDS = {
     "gfl": ("Base-GFL.yaml", [GFL]),
     "fcos": ("Base-FCOS.yaml", [FCOS]),
 }
+
+
+@pytest.fixture(autouse=True)
+def log_handlers():
+    """Removes the log handlers that a test adds, whose streams end with it."""
+    loggers = [logging.getLogger(name) for name in ("aid", "detectron2", "fvcore")]
+    before = [list(logger.handlers) for logger in loggers]
+    yield
+    for logger, handlers in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
+    setup_logger.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,7 @@ def test_run_of_a_lost_machine_is_resumed_under_torchrun(start, tmp_path):
     run = start(torchrun, "--resume", "--num-gpus", "0", "SOLVER.MAX_ITER", str(last + 3))
     stdout, error = run.communicate(timeout=120)
     assert run.returncode == 0, error[-2000:]
-    assert "World size: 2" in stdout and f"Starting training from iteration {last + 1}" in stdout
+    assert "processes: 2;" in stdout and f"Starting training from iteration {last + 1}" in stdout
     assert torch.load(tmp_path / "out/model_final.pth")["iteration"] == last + 2
     metrics = [json.loads(x) for x in (tmp_path / "out/metrics.json").read_text().splitlines()]
     assert metrics[-1]["kitti/objects-Car-easy"] == 4

@@ -158,7 +158,7 @@ def test_int8_file_is_kept_and_runs_without_the_project(
             assert np.allclose(scores, expected.scores, atol=1e-4)
 
 
-def test_int8_file_with_a_low_ap_is_not_kept(student, tool, labeled, call, tmp_path, monkeypatch):
+def test_int8_file_with_a_low_ap_is_not_kept(student, labeled, call, tmp_path, monkeypatch):
     aps = iter([{"bbox": 30.0}, {"bbox": 28.5}])
     monkeypatch.setattr(tool, "quantized", lambda path, images: Path(path).read_bytes())
     monkeypatch.setattr(tool, "average_precision", lambda *args: next(aps))

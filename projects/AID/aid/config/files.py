@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import yaml
 from detectron2.config import CfgNode as CN
 
+from ..utils.d2 import decode_value
 from ..utils.errors import AIDError
 from ..utils.suggestions import did_you_mean_file
 from .access import flat_keys, get_value, set_value
@@ -158,7 +159,7 @@ def _merge_options(cfg: CN, opts: list) -> None:
     try:
         for i in range(1, len(opts), 2):
             if _is_whole(cfg, opts[i - 1], opts[i]):
-                opts[i] = float(CN._decode_cfg_value(opts[i]))
+                opts[i] = float(decode_value(opts[i]))
         cfg.merge_from_list(opts)
     except (AssertionError, KeyError, OverflowError, TypeError, ValueError) as error:
         given = dict(zip(opts[::2], opts[1::2], strict=False))
@@ -197,7 +198,7 @@ def _is_whole(cfg: CN, key: str, value: object) -> bool:
         default = get_value(cfg, key)
     except (KeyError, TypeError):  # reported when it is merged
         return False
-    return type(default) is float and type(CN._decode_cfg_value(value)) is int
+    return type(default) is float and type(decode_value(value)) is int
 
 
 def _check_none(node: CN, prefix: str = "") -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from detectron2.config import CfgNode as CN
 
+from ..utils.d2 import decode_value
 from ..utils.errors import AIDError
 from ..utils.suggestions import nearest
 from .access import get_value
@@ -62,7 +63,7 @@ def describe(error: Exception, cfg: CN, given: Mapping) -> str:
         key = match[1]
         with suppress(KeyError, TypeError):
             value = given[key] if key in given else get_value(given, key)
-            return _wrong_type(key, get_value(cfg, key), CN._decode_cfg_value(value))
+            return _wrong_type(key, get_value(cfg, key), decode_value(value))
     return text
 
 

@@ -3,6 +3,7 @@
 They may change without notice; ``tests/utils/test_d2.py`` lists those of the whole project.
 """
 
+from detectron2.config import CfgNode
 from detectron2.data.build import _train_loader_from_config as train_loader_from_config
 from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -14,6 +15,7 @@ __all__ = [
     "coco_annotations",
     "coco_images",
     "decode_multi_level_predictions",
+    "decode_value",
     "match_fcos_points",
     "padding",
     "set_coco_tasks",
@@ -44,6 +46,11 @@ def padding(backbone: nn.Module) -> tuple[int, int]:
 def decode_multi_level_predictions(detector: DenseDetector, *args) -> Instances:
     """Decode the top-scoring predictions of each level, before non-maximum suppression."""
     return detector._decode_multi_level_predictions(*args)
+
+
+def decode_value(value: object) -> object:
+    """Convert the text of a config value as merging does, such as "(1, 2)" to a tuple."""
+    return CfgNode._decode_cfg_value(value)
 
 
 def coco_annotations(evaluator: COCOEvaluator) -> list[dict]:
