@@ -346,6 +346,14 @@ class AIDTrainer(DefaultTrainer):
             respect_ignore_regions(model)
         if isinstance(model, DistillationMixin):
             model.build_distillation(cfg)
+        elif source := cfg.TEACHER.CONFIG_FILE or cfg.TEACHER.DETECTIONS:
+            logging.getLogger(__name__).warning(
+                "%s trains without the teacher of %s: to distill, set MODEL.META_ARCHITECTURE to "
+                "AID%s",
+                cfg.MODEL.META_ARCHITECTURE,
+                source,
+                cfg.MODEL.META_ARCHITECTURE,
+            )
         return model
 
     @classmethod
