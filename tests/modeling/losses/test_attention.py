@@ -17,7 +17,7 @@ from aid.utils.errors import AIDError
 pytestmark = pytest.mark.core
 
 # The variant of the paper.
-PAPER = {"standardize": False, "relative_temperature": False, "adapt_equal_widths": True}
+PAPER = {"standardize": False, "adapt_equal_widths": True}
 NAMES = ["loss_distill_feature", "loss_distill_channel", "loss_distill_spatial"]
 
 
@@ -57,18 +57,6 @@ def test_known_values_of_attention():
     e = math.exp((2 - 1) / 0.5)
     expected = torch.tensor([2 / (1 + e), 2 * e / (1 + e)]).view(1, 2, 1, 1)
     torch.testing.assert_close(channel_attention(features, 0.5), expected)
-
-
-def test_relative_temperature_is_scale_invariant():
-    features = torch.tensor([[[[0.0, 2.0]], [[0.0, -4.0]]]])  # mean |F| is 1.5
-    e = math.exp(3 / (0.5 * 1.5))
-    expected = torch.tensor([[[[2 / (1 + e), 2 * e / (1 + e)]]]])
-    torch.testing.assert_close(spatial_attention(features, 0.5, True), expected)
-    e = math.exp((2 - 1) / (0.5 * 1.5))
-    expected = torch.tensor([2 / (1 + e), 2 * e / (1 + e)]).view(1, 2, 1, 1)
-    torch.testing.assert_close(channel_attention(7 * features, 0.5, True), expected)
-    zeros = torch.zeros(1, 2, 1, 2)
-    assert torch.equal(spatial_attention(zeros, 0.5, True), torch.ones(1, 1, 1, 2))
 
 
 def test_known_losses_of_uniform_attention():

@@ -26,7 +26,6 @@ def make_loss(channels=3, temperature=0.5, scale="sum"):
         attention_weight=1.0,
         global_weight=1.0,
         scale=scale,
-        relative_temperature=False,
         standardize=False,
     )
 

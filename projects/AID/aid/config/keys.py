@@ -120,9 +120,8 @@ def _add_distillation(cfg: CN) -> None:
     # numbers of channels, as in the authors' code of the attention-guided and non-local losses.
     # Applies to all feature losses. False: only if the numbers differ.
     cfg.DISTILLATION.ADAPT_EQUAL_WIDTHS = False
-    # Measure the temperatures of attention (attention-guided and FGD losses) in units of the mean
-    # magnitude of the feature map. False: absolute temperatures, as in the papers.
-    cfg.DISTILLATION.RELATIVE_TEMPERATURE = True
+    # Made no difference on standardized features; now always absolute, as in the papers.
+    cfg.register_deprecated_key("DISTILLATION.RELATIVE_TEMPERATURE")
 
 
 def _add_feature_losses(cfg: CN) -> None:

@@ -105,7 +105,7 @@ class Pages:
         keys = self.cfg.DISTILLATION
         if keys.STANDARDIZE:
             features = standardized(features, torch.ones_like(features[:, :1]))
-        return spatial_attention(features, keys.ATTENTION.TEMPERATURE, keys.RELATIVE_TEMPERATURE)
+        return spatial_attention(features, keys.ATTENTION.TEMPERATURE)
 
     def _load(self, record: dict) -> dict:
         try:

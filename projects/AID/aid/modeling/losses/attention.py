@@ -25,42 +25,34 @@ __all__ = ["AttentionGuidedLoss", "channel_attention", "spatial_attention"]
 
 
 # Sums of magnitudes are computed as 1-norms, which allocate no map of magnitudes.
-def spatial_attention(features: Tensor, temperature: float, relative: bool = False) -> Tensor:
+def spatial_attention(features: Tensor, temperature: float) -> Tensor:
     """Spatial attention, ``H * W * softmax over positions of (mean over channels of |F|) / T``.
 
     Args:
         features: (N, C, H, W).
         temperature: T.
-        relative: whether T is in units of the image's ``mean |F|``.
 
     Returns:
         (N, 1, H, W), of mean 1.
     """
     n, c, h, w = features.shape
     energy = torch.linalg.vector_norm(features, ord=1, dim=1).flatten(1) / c
-    return _softmax(energy, temperature, relative).view(n, 1, h, w) * (h * w)
+    return (energy / temperature).softmax(dim=1).view(n, 1, h, w) * (h * w)
 
 
-def channel_attention(features: Tensor, temperature: float, relative: bool = False) -> Tensor:
+def channel_attention(features: Tensor, temperature: float) -> Tensor:
     """Channel attention, ``C * softmax over channels of (mean over positions of |F|) / T``.
 
     Args:
         features: (N, C, H, W).
-        temperature, relative: see :func:`spatial_attention`.
+        temperature: T.
 
     Returns:
         (N, C, 1, 1), of mean 1.
     """
     n, c, h, w = features.shape
     energy = torch.linalg.vector_norm(features, ord=1, dim=(2, 3)) / (h * w)
-    return _softmax(energy, temperature, relative).view(n, c, 1, 1) * c
-
-
-def _softmax(energy: Tensor, temperature: float, relative: bool) -> Tensor:
-    """Softmax (N, K) of mean magnitudes (N, K); the mean of these is that of ``|F|``."""
-    if relative:
-        energy = energy / energy.mean(dim=1, keepdim=True).clamp(min=1e-12)
-    return (energy / temperature).softmax(dim=1)
+    return (energy / temperature).softmax(dim=1).view(n, c, 1, 1) * c
 
 
 class _Means(torch.autograd.Function):
@@ -105,8 +97,8 @@ class AttentionGuidedLoss(FeatureLoss):
     With w^2 under the root a constant map is a factor of the loss. The means are signed, as in the
     authors' code. Where student and teacher differ in channels, which the authors' do not, the
     student's channel attention is computed behind the adapter. The authors always adapt
-    (DISTILLATION.ADAPT_EQUAL_WIDTHS), and neither standardize features nor make T relative. The
-    channel term of standardized features is 0, as their means over positions are.
+    (DISTILLATION.ADAPT_EQUAL_WIDTHS), and do not standardize features. The channel term of
+    standardized features is 0, as their means over positions are.
     """
 
     @configurable
@@ -119,7 +111,6 @@ class AttentionGuidedLoss(FeatureLoss):
         channel_weight: float,
         spatial_weight: float,
         scale: str,
-        relative_temperature: bool = True,
         standardize: bool = True,
         adapt_equal_widths: bool = False,
     ):
@@ -129,7 +120,6 @@ class AttentionGuidedLoss(FeatureLoss):
             temperature: T of both attentions; the smaller, the sharper.
             feature_weight, channel_weight, spatial_weight: weights of the three terms.
             scale: "sum" or "rms", see :func:`norm_per_image`.
-            relative_temperature: see DISTILLATION.RELATIVE_TEMPERATURE.
             standardize: see DISTILLATION.STANDARDIZE.
             adapt_equal_widths: see DISTILLATION.ADAPT_EQUAL_WIDTHS.
 
@@ -147,7 +137,6 @@ class AttentionGuidedLoss(FeatureLoss):
             {k: _Adapters(*c, adapt_equal_widths) for k, c in channels.items()}
         )
         self.temperature = temperature
-        self.relative_temperature = relative_temperature
         self.scale = scale
 
     @classmethod
@@ -159,7 +148,6 @@ class AttentionGuidedLoss(FeatureLoss):
             "channel_weight": keys.CHANNEL_WEIGHT,
             "spatial_weight": keys.SPATIAL_WEIGHT,
             "scale": cfg.DISTILLATION.SCALE,
-            "relative_temperature": cfg.DISTILLATION.RELATIVE_TEMPERATURE,
         }
 
     def extra_repr(self) -> str:
@@ -176,17 +164,13 @@ class AttentionGuidedLoss(FeatureLoss):
         adapters = self.adapters[name]
         adapts = isinstance(adapters.feature, nn.Conv2d)
         with torch.no_grad():
-            t, relative = self.temperature, self.relative_temperature
+            t = self.temperature
             # Channels correspond only where both have equally many. Otherwise the adapter runs
             # twice, since the norm below does not keep its output.
             same = student.shape[1] == teacher.shape[1]
             adapted = student if same else adapters.feature(student)
-            spatial_mask = (
-                spatial_attention(teacher, t, relative) + spatial_attention(student, t, relative)
-            ) / 2
-            channel_mask = (
-                channel_attention(teacher, t, relative) + channel_attention(adapted, t, relative)
-            ) / 2
+            spatial_mask = (spatial_attention(teacher, t) + spatial_attention(student, t)) / 2
+            channel_mask = (channel_attention(teacher, t) + channel_attention(adapted, t)) / 2
         matrix = adapters.feature.weight.flatten(1).expand(len(student), -1, -1) if adapts else None
         feature = residual_norm(
             teacher.flatten(2),

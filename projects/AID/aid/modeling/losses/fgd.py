@@ -114,7 +114,6 @@ class FGDLoss(FeatureLoss):
         attention_weight: float,
         global_weight: float,
         scale: str,
-        relative_temperature: bool = True,
         standardize: bool = True,
         adapt_equal_widths: bool = False,
     ):
@@ -125,7 +124,6 @@ class FGDLoss(FeatureLoss):
             foreground_weight, background_weight, attention_weight, global_weight: alpha, beta,
                 gamma and lambda of the paper.
             scale: "sum" or "rms", see :func:`average_sum`.
-            relative_temperature: see DISTILLATION.RELATIVE_TEMPERATURE.
             standardize: see DISTILLATION.STANDARDIZE.
             adapt_equal_widths: see DISTILLATION.ADAPT_EQUAL_WIDTHS.
 
@@ -143,7 +141,6 @@ class FGDLoss(FeatureLoss):
         self.adapters = make_adapters(channels, adapt_equal_widths)
         self.blocks = nn.ModuleDict({k: _Blocks(c) for k, (_, c) in channels.items()})
         self.temperature = temperature
-        self.relative_temperature = relative_temperature
         self.scale = scale
 
     @classmethod
@@ -156,7 +153,6 @@ class FGDLoss(FeatureLoss):
             "attention_weight": keys.ATTENTION_WEIGHT,
             "global_weight": keys.GLOBAL_WEIGHT,
             "scale": cfg.DISTILLATION.SCALE,
-            "relative_temperature": cfg.DISTILLATION.RELATIVE_TEMPERATURE,
         }
 
     def extra_repr(self) -> str:
@@ -206,13 +202,10 @@ class FGDLoss(FeatureLoss):
         """Attention A_s (N, 1, H, W) and A_c (N, C, 1, 1), of mean 1 where weights are not 0."""
         magnitude = features.abs()
         by_channel = spatial_mean(magnitude, weights)
-        temperature: float | Tensor = self.temperature
-        if self.relative_temperature:
-            temperature = temperature * by_channel.mean(dim=1, keepdim=True).clamp(min=1e-12)
-        energy = magnitude.mean(dim=1, keepdim=True) / temperature
+        energy = magnitude.mean(dim=1, keepdim=True) / self.temperature
         spatial = spatial_log_softmax(energy, weights).exp()
         spatial = (weights > 0).sum(dim=(2, 3), keepdim=True) * spatial
-        channel = (by_channel / temperature).softmax(dim=1)
+        channel = (by_channel / self.temperature).softmax(dim=1)
         return spatial, channel.shape[1] * channel
 
     def _global(self, blocks: _Blocks, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
