@@ -192,6 +192,7 @@ def test_checkpoint_is_evaluated_without_a_teacher(runs, train, workplace):
         assert json.load(f) == actual and actual
 
 
+@pytest.mark.slow
 def test_run_with_a_second_teacher_of_another_family(runs, train, workplace):
     done = train("Quickstart/retinanet_R34_FPN", *FEW, "TEST.DETECTIONS_PER_IMAGE", "5")
     assert done.returncode == 0, done.stderr[-2000:]
