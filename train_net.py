@@ -32,7 +32,8 @@ def main(args: Namespace) -> object:
         return evaluate(cfg, args.resume)
     trainer = AIDTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
-    start_run(cfg, args.resume)
+    if trainer.start_iter < trainer.max_iter:  # else config.yaml stays that of the finished run
+        start_run(cfg, args.resume)
     return trainer.train()
 
 

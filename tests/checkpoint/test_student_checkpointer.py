@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from aid.checkpoint import StrictCheckpointer, StudentCheckpointer
 from aid.engine import evaluate
 from aid.inference import load_detector
+from aid.modeling.teacher import load_teacher
 from aid.utils.errors import AIDError
 
 pytestmark = pytest.mark.core
@@ -239,3 +240,30 @@ def test_adapters_of_another_kind_of_dtype_are_not_resumed(dtype, saved, student
         StudentCheckpointer(other).load(path)
     assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
     StudentCheckpointer(other).load(path, checkpointables=[])  # the student alone loads
+
+
+CLASSES = [{"id": k, "name": x} for k, x in enumerate(("Car", "Pedestrian", "Cyclist"))]
+
+
+def test_run_of_other_classes_is_not_resumed(student_model, tmp_path):
+    model, _ = student_model("faster_rcnn")
+    StudentCheckpointer(model, str(tmp_path), classes=CLASSES).save("model")
+    StudentCheckpointer(model, str(tmp_path), classes=CLASSES).resume_or_load("", resume=True)
+    other = StudentCheckpointer(model, str(tmp_path), classes=CLASSES[::-1])
+    with pytest.raises(AIDError, match="classes 3, Car, Ped.*, the datasets have 3, Cyclist, Ped"):
+        other.resume_or_load("", resume=True)
+
+
+def test_weights_of_other_classes_are_neither_evaluated_nor_taught(
+    student_config, toy_dataset, tmp_path
+):
+    cfg = student_config("faster_rcnn", opts=["DATASETS.TEST", (toy_dataset,)])
+    weights = torch.load(cfg.TEACHER.WEIGHTS)
+    torch.save({**weights, "classes": CLASSES[::-1]}, cfg.TEACHER.WEIGHTS)
+    cfg.merge_from_list(["MODEL.WEIGHTS", cfg.TEACHER.WEIGHTS, "OUTPUT_DIR", str(tmp_path)])
+    with pytest.raises(AIDError, match="^MODEL.WEIGHTS .* Cyclist, .*, DATASETS.TEST has 3, Car"):
+        evaluate(cfg, resume=False)
+    with open(cfg.TEACHER.CONFIG_FILE, "a") as f:
+        f.write(f"DATASETS: {{TRAIN: [{toy_dataset}]}}\n")
+    with pytest.raises(AIDError, match="name the config.yaml of the run that wrote the weights"):
+        load_teacher(cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.WEIGHTS)

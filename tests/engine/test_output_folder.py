@@ -1,6 +1,7 @@
 """Checks of the output folder before a run, and protection of its files."""
 
 import os
+from argparse import Namespace
 
 import pytest
 import torch
@@ -220,3 +221,23 @@ def test_earlier_run_is_unchanged_until_a_run_starts(configure, tmp_path):
     start_run(changed, resume=False)
     assert cfg.SOLVER.MAX_ITER != 77
     assert "MAX_ITER: 77" in (tmp_path / "out" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("start_iter, expected", [(2, 1), (3, 0)])
+def test_finished_run_keeps_its_config(start_iter, expected, load_script, monkeypatch):
+    class Trainer:
+        def __init__(self, cfg):
+            self.start_iter, self.max_iter = start_iter, 3
+
+        def resume_or_load(self, resume):
+            pass
+
+        def train(self):
+            pass
+
+    written = []
+    monkeypatch.setattr("aid.engine.AIDTrainer", Trainer)
+    monkeypatch.setattr("aid.engine.setup", lambda args: None)
+    monkeypatch.setattr("aid.engine.start_run", lambda *args: written.append(args))
+    load_script("train_net.py").main(Namespace(dry_run=False, eval_only=False, resume=True))
+    assert len(written) == expected

@@ -10,10 +10,12 @@ from .reading import (
     last_checkpoint,
     load_file,
 )
+from .stored_classes import check_stored_classes
 from .strict_checkpointer import StrictCheckpointer
 from .student_checkpointer import StudentCheckpointer
 
 __all__ = [
+    "check_stored_classes",
     "NonFiniteError",
     "SafeCheckpointer",
     "StrictCheckpointer",

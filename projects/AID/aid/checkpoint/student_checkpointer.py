@@ -11,6 +11,7 @@ from ..utils.errors import AIDError
 from ..utils.files import clear_write_errors, whole_file
 from .finite import NonFiniteError, non_finite
 from .reading import SafeCheckpointer, check_kinds, clear_load_errors, load_file
+from .stored_classes import check_stored_classes
 from .strict_checkpointer import mismatches
 
 __all__ = ["StudentCheckpointer"]
@@ -125,6 +126,15 @@ class StudentCheckpointer(SafeCheckpointer):
                 f"written; {_way_back(path)}, and lower SOLVER.BASE_LR"
             )
         self._content = set(checkpoint)
+        if path:
+            names = self._classes and [row["name"] for row in self._classes]
+            check_stored_classes(
+                checkpoint.get("classes"),
+                names,
+                f"--resume: {path}",
+                "the datasets have",
+                "resume with the datasets of that run, or choose another OUTPUT_DIR",
+            )
         if path and "distillation" in self._content & set(self.checkpointables):
             check_kinds(checkpoint["distillation"], self.model.distillation.state_dict())
         incompatible = super()._load_model(checkpoint)

@@ -6,7 +6,8 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from ..checkpoint import StrictCheckpointer
+from ..checkpoint import StrictCheckpointer, check_stored_classes
+from ..data.classes import known_classes
 from ..modeling.build import build_detector
 from .setup import weights_to_evaluate
 from .trainer import AIDTrainer
@@ -21,12 +22,16 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
         cfg, resume: see :func:`~aid.engine.setup.weights_to_evaluate`.
 
     Raises:
-        AIDError: there are no weights, they cannot be read, or they do not fit the detector.
+        AIDError: there are no weights, they cannot be read, they do not fit the detector, or
+            they are of a detector of other classes than the dataset.
     """
     model = build_detector(cfg)
     weights = weights_to_evaluate(cfg, resume)
     logging.getLogger(__name__).info("Evaluating %s", weights)
-    StrictCheckpointer(model, "MODEL.WEIGHTS").load(weights)
+    stored = StrictCheckpointer(model, "MODEL.WEIGHTS").load(weights).get("classes")
+    names = known_classes(cfg.DATASETS.TEST)
+    remedy = "give the dataset the names and the order of the detector's classes"
+    check_stored_classes(stored, names, f"MODEL.WEIGHTS {weights}", "DATASETS.TEST has", remedy)
     results = AIDTrainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

@@ -90,6 +90,8 @@ class Predictor:
 
         Images of different sizes are padded to the largest, which may change the last digits.
         """
+        if not len(images):
+            return []
         outputs = self.model([as_input(self._pixels(image), self.cfg) for image in images])
         return [output["instances"].to("cpu") for output in outputs]
 

@@ -13,7 +13,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from ..checkpoint import StrictCheckpointer
+from ..checkpoint import StrictCheckpointer, check_stored_classes
 from ..config import check_program, get_value, is_program, load_config
 from ..data.classes import known_classes
 from ..utils.d2 import padding
@@ -277,8 +277,8 @@ def load_teacher(
         student: config of the student, to recognize its weights in an error message.
 
     Raises:
-        AIDError: a file is missing, or the weights do not match the config exactly or are not
-            finite.
+        AIDError: a file is missing, or the weights do not match the config exactly, are not finite,
+            or are of a detector of other classes than the config's training set.
     """
     config_key, weights_key = keys
     teacher_cfg, build = _read_config(config_file, config_key)
@@ -292,7 +292,7 @@ def load_teacher(
         )
     detector = build().to(device)
     try:
-        StrictCheckpointer(detector, weights_key).load(weights)
+        content = StrictCheckpointer(detector, weights_key).load(weights)
     except AIDError:
         if student is None or not _fits(weights, student):
             raise
@@ -300,6 +300,13 @@ def load_teacher(
             f"{weights_key} {weights} is a checkpoint of the student's own architecture, and not "
             f"of {config_key} {config_file}: name the teacher's weights"
         ) from None
+    check_stored_classes(
+        content.get("classes"),
+        known_classes(teacher_cfg.DATASETS.TRAIN),
+        f"{weights_key} {weights}",
+        f"DATASETS.TRAIN of {config_key} {config_file} has",
+        "name the config.yaml of the run that wrote the weights",
+    )
     return Teacher(detector, teacher_cfg, f"{config_key} {config_file}", weights)
 
 
