@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
-from aid.config import load_config
+from aid.config import check_key, load_config
 from aid.modeling.meta_arch import DistillationMixin
 from aid.modeling.teacher import Teacher, load_teacher_config, map_classes
 from aid.modeling.teacher_check import check_teacher, num_classes
@@ -431,3 +431,9 @@ def test_paths_of_more_teachers_are_resolved_like_the_first(tmp_path):
         path.write_text(f"TEACHER:\n  {key}: {invalid}\n")
         with pytest.raises(AIDError, match=f"TEACHER.{key} is .*, but must be a list: write"):
             load_config(str(path))
+
+
+def test_removed_keys_are_accepted_in_files_and_studies(tmp_path):
+    for key in ("DISTILLATION.RELATIVE_TEMPERATURE", "DISTILLATION.RESPONSE.WEIGHT"):
+        load_config(os.path.join(ROOT, "Quickstart/faster_rcnn_R18_from_R34.yaml"), [key, 1.0])
+        check_key(key, "study.yaml")

@@ -42,6 +42,8 @@ def check_key(key: str, where: str) -> None:
         AIDError: it has not; the message suggests the nearest key.
     """
     cfg = default_config()
+    if cfg.key_is_deprecated(key):  # logs a warning
+        return
     try:
         get_value(cfg, key)
     except (KeyError, TypeError) as error:
