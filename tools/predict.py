@@ -83,7 +83,8 @@ def main(args: Namespace) -> None:
     with output_folder(args.output):
         check_empty(args.output)
         num_frames, num_skipped = predict_files(args, predictor, sources)
-    print(f"{num_frames} images: {visible(args.output)}")
+    skipped = f", {num_skipped} skipped" if num_skipped else ""
+    print(f"{num_frames} images{skipped}: {visible(args.output)}")
     if num_skipped:
         sys.exit(1)
 

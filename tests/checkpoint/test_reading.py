@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from aid.checkpoint import (
     SafeCheckpointer,
     StrictCheckpointer,
     StudentCheckpointer,
+    clear_load_errors,
     load_file,
 )
 from aid.checkpoint.plain_pickle import check_pickle
@@ -233,3 +235,11 @@ def test_matching_heuristics_query_is_read(tmp_path):
     model._load_model = loaded.append
     model.load(f"{tmp_path}/a.pth?matching_heuristics=True")
     assert loaded[0]["matching_heuristics"] is True
+
+
+def test_download_error_names_the_file_in_the_cache():
+    path = "detectron2://ImageNetPretrained/MSRA/R-101.pkl"
+    with pytest.raises(AIDError) as error, clear_load_errors("MODEL.WEIGHTS", path):
+        raise URLError("no network")
+    assert "/detectron2/ImageNetPretrained/MSRA/R-101.pkl (<urlopen error no ne" in str(error.value)
+    assert ".torch/iopath_cache/detectron2/ImageNetPretrained/MSRA/R-101.pkl" in str(error.value)

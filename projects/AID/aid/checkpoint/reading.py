@@ -10,7 +10,9 @@ from urllib.parse import urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import Detectron2Handler
 from fvcore.common.checkpoint import Checkpointer
+from iopath.common.file_io import get_cache_dir
 
 from ..utils.errors import AIDError
 from .finite import NonFiniteError, non_finite
@@ -189,6 +191,14 @@ def clear_load_errors(key: str, path: str) -> Iterator[None]:
             ) from error
         # First sentence only: PyTorch continues with advice to load the file unsafely.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0]
+        if path.startswith(Detectron2Handler.PREFIX) and isinstance(error, OSError):
+            name = path.removeprefix(Detectron2Handler.PREFIX)
+            raise AIDError(
+                f"{key} {path} cannot be downloaded from {Detectron2Handler.S3_DETECTRON2_PREFIX}"
+                f"{name} ({reason}): connect to the network, or put the file at "
+                f"{os.path.join(get_cache_dir(), 'detectron2', name)}, or set {key} to a file you "
+                "have"
+            ) from error
         raise AIDError(
             f"{key} {path} cannot be read ({reason}): the file may be missing, cut off, or of "
             "another kind"

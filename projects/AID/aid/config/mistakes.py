@@ -66,6 +66,8 @@ def describe(error: Exception, cfg: CN, given: Mapping) -> str:
         with suppress(KeyError, TypeError):
             value = given[key] if key in given else get_value(given, key)
             return _wrong_type(key, get_value(cfg, key), decode_value(value))
+    if "odd length" in text:
+        text += "; quote values with spaces or brackets, such as INPUT.MIN_SIZE_TRAIN '(160, 192)'"
     return text
 
 

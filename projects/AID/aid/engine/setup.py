@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import shlex
 
 import torch
 from detectron2.config import CfgNode
@@ -62,7 +63,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def _log_summary(cfg: CfgNode, args: argparse.Namespace, sizes: dict[str, int]) -> None:
     """Log what a user wants to see of the run before its model is built."""
     log = logging.getLogger(__name__).info
-    log("Config file %s%s", args.config_file, " with " * bool(args.opts) + " ".join(args.opts))
+    log("Config file %s%s", args.config_file, " with " * bool(args.opts) + shlex.join(args.opts))
     if not args.dry_run:
         log("Output folder %s; its log.txt has the environment and all keys", cfg.OUTPUT_DIR)
     device = cfg.MODEL.DEVICE
@@ -208,9 +209,10 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
     classes_key = num_classes_key(cfg)
     names = class_list(name)
     if classes_key and names is not None and len(names) != get_value(cfg, classes_key):
+        listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise AIDError(
             f"{classes_key} is {get_value(cfg, classes_key)}, but DATASETS.{key} {name} "
-            f"has {len(names)} classes ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+            f"has {len(names)} classes ({listed}): set it to {len(names)}"
         )
     if key == "TEST":
         check_evaluator(name)

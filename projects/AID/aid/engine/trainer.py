@@ -342,6 +342,13 @@ class AIDTrainer(DefaultTrainer):
             sum(x.numel() for x in model.parameters()) / 1e6,
             cfg.MODEL.WEIGHTS or "random weights",
         )
+        is_resnet = "resnet" in cfg.MODEL.BACKBONE.NAME
+        if is_resnet and cfg.MODEL.RESNETS.NORM == "FrozenBN" and not cfg.MODEL.WEIGHTS:
+            logging.getLogger(__name__).warning(
+                "MODEL.WEIGHTS is empty and MODEL.RESNETS.NORM is FrozenBN: random weights without "
+                "batch norm diverge; set MODEL.WEIGHTS, or MODEL.RESNETS.NORM BN and "
+                "MODEL.BACKBONE.FREEZE_AT 0"
+            )
         if cfg.INPUT.IGNORE_REGIONS:
             respect_ignore_regions(model)
         if isinstance(model, DistillationMixin):
