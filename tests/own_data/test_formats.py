@@ -167,6 +167,23 @@ ANNOTATIONS = "annotations/instances_val2017.json"
         ("yolo", "data.yaml", "[forklift, person]", "[x, x]", "lists class x twice: rename one"),
         ("yolo", "data.yaml", "[forklift, person]", "3", "is not in YOLO's data.yaml format"),
         ("yolo", "data.yaml", "names", "labels", "has no names of the classes: add classes.txt"),
+        ("yolo", "data.yaml", "[forklift, person]", "car", "'names' is 'car': it must be a list"),
+        ("yolo", "data.yaml", "forklift", "no", "class name False is no text: put the name in"),
+        ("yolo", "data.yaml", "forklift", "~", "class name None is no text: put the name in"),
+        ("yolo", "data.yaml", "forklift", "' '", "class name ' ' is blank or has several lines"),
+        ("yolo", "data.yaml", "[forklift, person]", "{1: a, 2: b}", "the ids 1, 2: count from 0"),
+        ("yolo", "data.yaml", "nc: 2", "nc: 3", "'nc' is 3, but 'names' has 2 names"),
+        ("yolo", "data.yaml", "../val", "../train", "train and val both name "),
+        ("yolo", "data.yaml", "nc: 2", "kpt_shape: [2, 3]", "has 5 fields: with the kpt_shape"),
+        ("voc", "Annotations/a.xml", "<width>120", "<width>120.5", "'120.5' is not a whole number"),
+        ("voc", "ImageSets/Main/val.txt", "d", "a", "val.txt and train.txt beside it both list a"),
+        ("labelme", "train/a.json", '"forklift"', "null", "class name None is no text: put the"),
+        ("labelme", "train/a.json", '"forklift"', '["x"]', "class name ['x'] is no text: put the"),
+        ("coco", ANNOTATIONS, '"person"', "null", "class name None is no text: put the name in"),
+        ("coco", ANNOTATIONS, '{"id": 1, "file', '{"id": 0, "file', "'images' has id 0 twice"),
+        ("coco", ANNOTATIONS, '{"id": 1, "name', '{"id": 0, "name', "'categories' has id 0 twice"),
+        ("coco", ANNOTATIONS, '"bbox"', '"ignore": 1, "bbox"', "has 'ignore' 1, which is not"),
+        ("coco", ANNOTATIONS, '"bbox"', '"iscrowd": "0", "bbox"', "has 'iscrowd' '0': it must be"),
         ("cvat", "annotations.xml", "<image", "<track/><image", "has tracks: export the task"),
         ("cvat", "annotations.xml", 'label="person"', 'label="x"', "has label x, which is not in"),
         ("cvat", "annotations.xml", "xtl=", "x=", "annotations.xml, in CVAT format, has no 'xtl'"),
@@ -235,3 +252,112 @@ def test_labels_without_any_object_are_refused(labels):
         path.write_text("")
     with pytest.raises(AIDError, match="has no labeled object in 5 images"):
         read_labels(str(folder), name="yolo")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_folder_without_labels_of_the_given_format_is_refused(name, layouts, tmp_path):
+    layouts.write_image(tmp_path / "a.png", 0)
+    (tmp_path / "readme.md").write_text("no labels")
+    with pytest.raises(AIDError) as error:
+        read_labels(str(tmp_path), name=name)
+    expected = (
+        "has no names of the classes" if name == "yolo" else f"no {name} labels in {tmp_path}"
+    )
+    assert expected in str(error.value)
+
+
+def test_blank_lines_inside_of_a_class_list_are_refused(labels):
+    folder = labels("yolo")
+    (folder / "data.yaml").unlink()
+    (folder / "classes.txt").write_text("forklift\n\nperson\n")
+    with pytest.raises(AIDError, match=r"classes\.txt is not in .*: class name '' is blank"):
+        read_labels(str(folder))
+    (folder / "classes.txt").write_text("forklift \nperson\n\n")
+    assert read_labels(str(folder)).classes == ["forklift", "person"]
+
+
+def test_poses_of_yolo_are_read_as_boxes(labels, layouts):
+    folder = labels("yolo")
+    spoil(folder, "data.yaml", "nc: 2", "kpt_shape: [2, 3]")
+    for path in folder.glob("*/labels/*.txt"):
+        lines = path.read_text().splitlines()
+        path.write_text("".join(f"{x} 0.1 0.1 2 0.2 0.2 1\n" for x in lines))
+    found = read_labels(str(folder))
+    assert by_image(found) == layouts.OBJECTS
+    assert not any(x.mask for image in found.images for x in image.objects)
+    assert found.left_out == {"keypoints of an object": 6}
+
+
+@pytest.mark.parametrize("entry", ["d.png", "JPEGImages/d.png", "./d"])
+def test_names_in_lists_may_have_folders_and_extensions(entry, labels):
+    folder = labels("voc")
+    (folder / "ImageSets/Main/val.txt").write_text(f"{entry}\ne\ngone\n")
+    found = read_labels(str(folder))
+    splits = {os.path.basename(x.path): x.split for x in found.images}
+    assert [name for name, split in splits.items() if split == "val"] == ["d.png", "e.png"]
+    assert found.left_out == {"names in ImageSets that no labeled image has (first gone)": 1}
+
+
+def test_list_of_unlabeled_test_images_may_repeat_names(labels):
+    folder = labels("kitti")
+    (folder / "ImageSets/test.txt").write_text("a\nz\n")
+    found = read_labels(str(folder))
+    assert sum(x.split == "train" for x in found.images) == 3 and not found.left_out
+
+
+def test_lists_in_which_no_name_matches_are_refused(labels):
+    folder = labels("kitti")
+    (folder / "ImageSets/train.txt").write_text("x\ny\n")
+    (folder / "ImageSets/val.txt").unlink()
+    message = "the lists in ImageSets name none of the 5 labeled images in .*, first x: correct"
+    with pytest.raises(AIDError, match=message):
+        read_labels(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name, path",
+    [
+        ("voc", "Annotations/c.xml"),
+        ("kitti", "training/label_2/c.txt"),
+        ("labelme", "train/c.json"),
+    ],
+)
+def test_images_without_a_label_file_are_counted(name, path, labels):
+    folder = labels(name)
+    (folder / path).unlink()
+    left_out = read_labels(str(folder)).left_out
+    assert left_out["images without a label file"] == 1
+
+
+def test_subsets_of_cvat_that_are_no_split_are_counted(labels):
+    folder = labels("cvat")
+    spoil(folder, "annotations.xml", 'subset="train"', 'subset="night"')
+    left_out = read_labels(str(folder)).left_out
+    assert left_out["subset names of images (night, which is no split)"] == 1
+
+
+@pytest.mark.parametrize("text", [" 1 ", "true", "True\n"])
+def test_difficult_and_sizes_of_voc_in_any_spelling(text, labels):
+    folder = labels("voc")
+    spoil(folder, "Annotations/b.xml", "<difficult>0", f"<difficult>{text}")
+    spoil(folder, "Annotations/b.xml", "<width>120", "<width>120.0")
+    (image,) = (x for x in read_labels(str(folder)).images if x.path.endswith("b.png"))
+    assert image.objects[0].difficult and image.size == (120, 80)
+
+
+@pytest.mark.parametrize("path", ["Annotations/z.xml", "JPEGImages/z.png"])
+def test_pipes_are_refused_and_not_waited_for(path, labels):
+    folder = labels("voc")
+    os.mkfifo(folder / path)
+    with pytest.raises(AIDError, match=r"z\.\w+ is no regular file: remove it"):
+        read_labels(str(folder), name="voc")
+
+
+def test_spaces_around_class_names_are_no_part_of_them(labels, layouts):
+    folder = labels("coco")
+    for path in folder.glob("annotations/*.json"):
+        path.write_text(path.read_text().replace('"person"', '" person\\n"'))
+    assert read_labels(str(folder)).classes == layouts.CLASSES
+    folder = labels("cvat")
+    spoil(folder, "annotations.xml", '<box label="person"', '<box label=" person"')
+    assert read_labels(str(folder), name="cvat").classes == layouts.CLASSES

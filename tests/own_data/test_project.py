@@ -1,5 +1,6 @@
 """tools/new_project.py: files, schedules, commands and errors; nothing is trained."""
 
+import json
 import os
 import shlex
 
@@ -140,6 +141,35 @@ def test_coco_names_match_in_any_spelling(new_project, tmp_path):
     assert entries == ["traffic light: Traffic_Light", "person: Person"]
 
 
+def rename(tmp_path, **names: str) -> None:
+    """Rename classes of the converted data."""
+    for split in ("train", "val"):
+        path = tmp_path / f"converted/{split}.json"
+        content = json.loads(path.read_text())
+        for category in content["categories"]:
+            category["name"] = names.get(category["name"], category["name"])
+        path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "first, second, mapped, other",
+    [("Car", "car", "car", "Car"), ("car", "Car", "car", "Car"), ("Car", "CAR", "Car", "CAR")],
+)
+def test_coco_class_is_mapped_once(first, second, mapped, other, new_project, tmp_path):
+    rename(tmp_path, forklift=first, person=second)
+    assert new_project("fleet", "--teacher", "coco")[0] == 0
+    assert load(tmp_path, "aid").TEACHER.CLASS_MAP == [f"car: {mapped}"]
+    note = f'Left out for a class of the same name: ["{other}"].'
+    assert note in (tmp_path / "fleet/aid.yaml").read_text()
+
+
+def test_class_names_of_any_characters_are_written(new_project, tmp_path):
+    name = "Person\U0001f6b6"
+    rename(tmp_path, person=name, forklift="Forklift\U0001f69c")
+    assert new_project("fleet", "--teacher", "coco")[0] == 0
+    assert load(tmp_path, "aid").TEACHER.CLASS_MAP == [f"person: {name}"]
+
+
 def test_given_files_are_used(new_project, tmp_path):
     data = tmp_path / "converted"
     for name, target in (("train.json", "a.json"), ("val.json", "b.json"), ("images", "photos")):
@@ -158,6 +188,7 @@ def test_errors_are_one_line(new_project, tmp_path):
         (("fleet", "--batch", "9", "--gpus", "2"), "--batch 9 is not divisible by --gpus 2"),
         (("fleet", "--epochs", "0"), "--epochs and --batch must be 1 or more"),
         (("fleet", "--batch", "-2"), "--epochs and --batch must be 1 or more"),
+        (("fleet", "--batch", "0"), "--epochs and --batch must be 1 or more"),
         (("fleet", "--teacher", "coco", "--detector", "gfl"), "model zoo has no gfl detector"),
         (("fleet", "--images", "x"), "give either --data, or --train-json, --val-json and"),
     ):

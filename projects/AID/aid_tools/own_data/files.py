@@ -9,11 +9,14 @@ from xml.etree import ElementTree
 from aid.data.images import IMAGES
 from aid.utils.errors import AIDError
 
+from .labels import Labels
+
 __all__ = [
     "Images",
     "LOOKED_AT",
     "LabelFiles",
     "check_found",
+    "count_unused",
     "find_split",
     "read_json",
     "read_text",
@@ -40,8 +43,7 @@ class LabelFiles:
 
     Attributes:
         root: the folder.
-        listed: {image name without extension: split} of the lists in ImageSets, as of Pascal VOC
-            and KITTI.
+        listed: {name of an image: split} of the lists in ImageSets, as of Pascal VOC and KITTI.
     """
 
     def __init__(self, path: str):
@@ -50,12 +52,14 @@ class LabelFiles:
             path: a folder, or one label file.
 
         Raises:
-            AIDError: there is nothing at the path.
+            AIDError: there is nothing at the path, a file is no regular one, or a list names an
+                image of another.
         """
         if not os.path.exists(path):
             raise AIDError(f"{path} does not exist: name a folder of labels, or a label file")
         self.root = path if os.path.isdir(path) else os.path.dirname(path) or "."
         self._paths = _walk(path) if os.path.isdir(path) else [path]
+        _check_regular(self._paths)
         self.listed = self._read_lists()
 
     def with_extension(self, *extensions: str) -> list[str]:
@@ -71,12 +75,25 @@ class LabelFiles:
         return _split_of(os.path.relpath(path, self.root))
 
     def _read_lists(self) -> dict[str, str]:
-        splits = {}
+        by_folder: dict[str, dict[str, str]] = defaultdict(dict)
         for path in self.with_extension(".txt"):
-            *folders, name = path.split(os.sep)
-            if "ImageSets" in folders[-2:] and name in ("train.txt", "val.txt", "test.txt"):
-                splits.update(dict.fromkeys(read_text(path).split(), name[:-4]))
-        return splits
+            folder, name = os.path.split(path)
+            folders = folder.split(os.sep)
+            if "ImageSets" not in folders[-2:] or name not in ("train.txt", "val.txt", "test.txt"):
+                continue
+            splits, split = by_folder[folder], name[:-4]
+            for line in filter(None, map(str.strip, read_text(path).splitlines())):
+                # Pascal VOC's lists of persons have the number of the person, too.
+                entry = line.split()[0] if folders[-1] in ("Action", "Layout") else line
+                image = "/".join(_parts(entry))
+                # KITTI counts its test images anew from 000000: train and val, read later, win.
+                if splits.get(image, "test") not in ("test", split):
+                    raise AIDError(
+                        f"{path} and {splits[image]}.txt beside it both list {entry}: take it out "
+                        "of one"
+                    )
+                splits[image] = split
+        return {image: split for splits in by_folder.values() for image, split in splits.items()}
 
 
 class Images:
@@ -106,11 +123,12 @@ class Images:
         """Find all images in a folder and its subfolders.
 
         Raises:
-            AIDError: the folder does not exist or has no image.
+            AIDError: the folder does not exist or has no image, or one is no regular file.
         """
         if not os.path.isdir(root):
             raise AIDError(f"--images {root} is no folder: name the folder of the images")
         paths = [x for x in _walk(root) if x.lower().endswith(IMAGES)]
+        _check_regular(paths)
         if not paths:
             raise AIDError(f"{root} has no image: name the folder of the images by --images")
         return cls(root, paths)
@@ -182,8 +200,46 @@ def find_split(files: LabelFiles, images: Images, path: str, image: str) -> str 
     Returns:
         "train", "val" or "test"; None if the data do not say.
     """
-    name = os.path.splitext(os.path.basename(image))[0]
-    return files.listed.get(name) or files.split_of(path) or images.split_of(image)
+    listed = _listed_split(files, images, image)
+    return listed or files.split_of(path) or images.split_of(image)
+
+
+def _listed_split(files: LabelFiles, images: Images, image: str) -> str | None:
+    return next((files.listed[x] for x in _names(image, images) if x in files.listed), None)
+
+
+def _names(image: str, images: Images) -> list[str]:
+    """Names that a list may give an image: with and without folders and extension."""
+    parts = _parts(os.path.relpath(image, images.root))
+    names = ["/".join(parts[i:]) for i in range(len(parts))]
+    return [x for name in names for x in (name, os.path.splitext(name)[0])]
+
+
+def count_unused(files: LabelFiles, images: Images, labels: Labels) -> None:
+    """Count images and names in lists that have no labels, in ``labels.left_out``.
+
+    Test images are not counted: datasets often come without the labels of their test.
+
+    Raises:
+        AIDError: no name in the lists of train and val is one of a labeled image.
+    """
+    labeled = {x.path for x in labels.images}
+    without = [x for x in images.paths if x not in labeled]
+    splits = ((_listed_split(files, images, x), images.split_of(x)) for x in without)
+    number = sum("test" not in x for x in splits)
+    if number:
+        labels.left_out["images without a label file"] = number
+    names = {name for path in labeled for name in _names(path, images)}
+    listed = [x for x, split in files.listed.items() if split != "test"]
+    unknown = [x for x in listed if x not in names]
+    if labeled and unknown and len(unknown) == len(listed):
+        raise AIDError(
+            f"the lists in ImageSets name none of the {len(labeled)} labeled images in "
+            f"{files.root}, first {unknown[0]}: correct or remove them"
+        )
+    if unknown:
+        what = f"names in ImageSets that no labeled image has (first {unknown[0]})"
+        labels.left_out[what] = len(unknown)
 
 
 def check_found(found: dict[str, str | None], images: Images) -> None:
@@ -216,6 +272,13 @@ def _walk(root: str) -> list[str]:
         seen.add(real)
         paths += [os.path.join(folder, x) for x in names if not x.startswith(".")]
     return sorted(paths)
+
+
+def _check_regular(paths: list[str]) -> None:
+    """Check that no path is a pipe, device or socket, which a reader would wait for."""
+    for path in paths:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise AIDError(f"{path} is no regular file: remove it, or name another folder")
 
 
 def _split_of(path: str) -> str | None:

@@ -43,9 +43,10 @@ def read_labels(path: str, image_root: str = "", name: str = "") -> Labels:
             image has two label files, two lists of classes differ, or there is no object.
     """
     files = LabelFiles(path)
-    labels = FORMATS[name or _recognize(files, path)][1](
-        files, Images.in_folder(image_root or files.root)
-    )
+    name = name or _recognize(files, path)
+    labels = FORMATS[name][1](files, Images.in_folder(image_root or files.root))
+    if not labels.images:
+        raise AIDError(f"no {name} labels in {path}: name another folder or --format")
     sources: dict[str, str] = {}
     for image in labels.images:
         key = os.path.realpath(image.path)

@@ -3,9 +3,18 @@
 import math
 from collections import Counter, defaultdict
 
-from .files import LOOKED_AT, Images, LabelFiles, check_found, find_split, read_json, split_in_name
+from .files import (
+    LOOKED_AT,
+    Images,
+    LabelFiles,
+    check_found,
+    count_unused,
+    find_split,
+    read_json,
+    split_in_name,
+)
 from .labels import LabeledImage, LabeledObject, Labels
-from .values import around, clear_errors, number, polygon, same_classes
+from .values import around, class_name, clear_errors, number, pixels, polygon, same_classes
 
 __all__ = ["is_coco", "is_labelme", "read_coco", "read_labelme"]
 
@@ -37,9 +46,11 @@ def read_labelme(files: LabelFiles, images: Images) -> Labels:
     for path, image in images.of_files(files, names).items():
         with clear_errors(path, "Labelme"):
             objects = _labelme_objects(contents[path]["shapes"], labels.left_out)
-            size = contents[path].get("imageWidth"), contents[path].get("imageHeight")
+            sides = [contents[path].get(x) for x in ("imageWidth", "imageHeight")]
+            size = (pixels(sides[0]), pixels(sides[1])) if all(sides) else None
         split = find_split(files, images, path, image)
-        labels.images.append(LabeledImage(image, path, objects, split, size if all(size) else None))
+        labels.images.append(LabeledImage(image, path, objects, split, size))
+    count_unused(files, images, labels)
     labels.classes = sorted({x.name for image in labels.images for x in image.objects})
     return labels
 
@@ -59,7 +70,7 @@ def _labelme_objects(shapes: list[dict], left_out: Counter) -> list[LabeledObjec
         group = shape.get("group_id")
         key = ("shape", index) if group is None else ("group", group)
         mask = polygon(points) if kind == "polygon" else None
-        groups[str(shape["label"]), key].append((points, mask))
+        groups[class_name(shape["label"]), key].append((points, mask))
     objects = []
     for (name, _), parts in groups.items():
         polygons = [mask[0] for _, mask in parts if mask]
@@ -88,12 +99,16 @@ def read_coco(files: LabelFiles, images: Images) -> Labels:
         split = split_in_name(path) or files.split_of(path)
         with clear_errors(path, "COCO's instance"):
             categories = sorted(content["categories"], key=lambda x: x["id"])
-            lists[path] = [str(x["name"]) for x in categories]
+            lists[path] = [class_name(x["name"]) for x in categories]
+            for key in ("categories", "images"):
+                _check_ids(key, content[key])
             objects = _coco_objects(content["annotations"], categories, labels.left_out)
             for image in content["images"]:
                 name = image["file_name"]
                 found[f"{name} in {path}"] = images.find(name, path, split)
-                size = (image["width"], image["height"]) if "width" in image else None
+                size = None
+                if "width" in image:
+                    size = pixels(image["width"]), pixels(image["height"])
                 of_image = objects.pop(image["id"], [])
                 labels.images.append(
                     LabeledImage(found[f"{name} in {path}"], path, of_image, split, size)
@@ -107,11 +122,17 @@ def read_coco(files: LabelFiles, images: Images) -> Labels:
     return labels
 
 
+def _check_ids(key: str, entries: list[dict]) -> None:
+    for value, count in Counter(x["id"] for x in entries).items():
+        if count > 1:
+            raise ValueError(f"{key!r} has id {value} twice")
+
+
 def _coco_objects(
     annotations: list[dict], categories: list[dict], left_out: Counter
 ) -> dict[int, list[LabeledObject]]:
     """{image id: objects}"""
-    objects, names = defaultdict(list), {x["id"]: str(x["name"]) for x in categories}
+    objects, names = defaultdict(list), {x["id"]: class_name(x["name"]) for x in categories}
     for annotation in annotations:
         if "bbox" not in annotation:
             left_out["annotations without a bbox"] += 1
@@ -121,12 +142,20 @@ def _coco_objects(
         x, y, w, h = map(number, annotation["bbox"])
         if annotation["category_id"] not in names:
             raise ValueError(f"category_id {annotation['category_id']} is not in 'categories'")
+        crowd = annotation.get("iscrowd") or 0
+        if crowd not in (0, 1):
+            raise ValueError(f"an annotation has 'iscrowd' {crowd!r}: it must be 0 or 1")
+        if annotation.get("ignore"):
+            raise ValueError(
+                f"an annotation has 'ignore' {annotation['ignore']!r}, which is not supported: set "
+                "'iscrowd' to 1 for a region that the metric ignores, and take 'ignore' out"
+            )
         objects[annotation["image_id"]].append(
             LabeledObject(
                 names[annotation["category_id"]],
                 (x, y, x + w, y + h),
                 annotation.get("segmentation") or None,
-                crowd=bool(annotation.get("iscrowd", 0)),
+                crowd=bool(crowd),
             )
         )
     return objects

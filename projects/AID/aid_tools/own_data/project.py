@@ -1,12 +1,13 @@
 """Files of a project: registration of the data, and configs of teacher and students."""
 
-import json
+import math
 import os
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from aid.data import load_coco
@@ -101,7 +102,7 @@ class Project:
     @property
     def batch_size(self) -> int:
         workers = max(self.gpus, 1)
-        return self.batch or -(-8 // workers) * workers
+        return -(-8 // workers) * workers if self.batch is None else self.batch
 
 
 def write_project(project: Project, repository: Path) -> tuple[list[str], list[str]]:
@@ -256,22 +257,20 @@ def _plain(project: Project, repository: Path, backbone: str, name: str, schedul
     configs = repository / "configs"
     bases = [configs / DETECTORS[project.detector].base, configs / f"backbones/{backbone}.yaml"]
     bases = [*(_from_folder(project, x) for x in bases), "data.yaml"]
-    text = f"_BASE_: {json.dumps(bases)}\n"
+    text = f"_BASE_: {_quoted(bases)}\n"
     text += f"{schedule}\n" if schedule else ""
-    return f"{text}OUTPUT_DIR: {json.dumps(_output(project, name))}\n"
+    return f"{text}OUTPUT_DIR: {_quoted(_output(project, name))}\n"
 
 
 def _distilled(project: Project, repository: Path, teacher: str) -> str:
     base = repository / "configs/AID" / DETECTORS[project.detector].distillation
     bases = ["student.yaml", _from_folder(project, base)]
-    return (
-        f"_BASE_: {json.dumps(bases)}\n{teacher}OUTPUT_DIR: {json.dumps(_output(project, 'aid'))}\n"
-    )
+    return f"_BASE_: {_quoted(bases)}\n{teacher}OUTPUT_DIR: {_quoted(_output(project, 'aid'))}\n"
 
 
 def _own_teacher(project: Project) -> str:
     weights = os.path.join(_output(project, "teacher"), "model_final.pth")
-    return f'TEACHER:\n  CONFIG_FILE: "teacher.yaml"\n  WEIGHTS: {json.dumps(weights)}\n'
+    return f'TEACHER:\n  CONFIG_FILE: "teacher.yaml"\n  WEIGHTS: {_quoted(weights)}\n'
 
 
 def _coco_teacher(project: Project, classes: list[str]) -> str:
@@ -281,19 +280,31 @@ def _coco_teacher(project: Project, classes: list[str]) -> str:
         return re.sub(r"[\W_]+", "", name).lower()
 
     known = {key(x): x for x in MetadataCatalog.get("coco_2017_val").thing_classes}
-    entries = [f"{known[key(x)]}: {x}" for x in classes if key(x) in known]
-    unknown = [x for x in classes if key(x) not in known]
+    matches = {x: known[key(x)] for x in classes if key(x) in known}
+    # Of several classes with the same name in COCO, the one of equal spelling is mapped.
+    by_rank = sorted(reversed(matches.items()), key=lambda x: x[0] == x[1])
+    chosen = {match: x for x, match in by_rank}
+    entries = [f"{match}: {x}" for x, match in matches.items() if chosen[match] == x]
+    others = [x for x, match in matches.items() if chosen[match] != x]
+    unknown = [x for x in classes if x not in matches]
     if not entries:
         raise AIDError(
             f"--teacher coco: COCO has none of the classes {', '.join(classes)}: train a teacher"
         )
     config_file, weights = DETECTORS[project.detector].coco_teacher
-    note = f"  # COCO has no class for {json.dumps(unknown)}.\n" if unknown else ""
+    note = f"  # COCO has no class for {_quoted(unknown)}.\n" if unknown else ""
+    note += f"  # Left out for a class of the same name: {_quoted(others)}.\n" if others else ""
     return (
-        f"TEACHER:\n  CONFIG_FILE: {json.dumps(config_file)}\n  WEIGHTS: {json.dumps(weights)}\n"
-        f"{note}  CLASS_MAP: {json.dumps(entries)}\n"
+        f"TEACHER:\n  CONFIG_FILE: {_quoted(config_file)}\n  WEIGHTS: {_quoted(weights)}\n"
+        f"{note}  CLASS_MAP: {_quoted(entries)}\n"
         "  EVAL_FIRST: True  # its AP on the test set is in the log\n"
     )
+
+
+def _quoted(value: str | list[str]) -> str:
+    """Value in YAML, in one line of ASCII."""
+    text = yaml.safe_dump(value, default_style='"', default_flow_style=True, width=math.inf)
+    return text.strip()
 
 
 def _output(project: Project, name: str) -> str:

@@ -1,5 +1,6 @@
 """YOLO and KITTI, with a text file for each image."""
 
+import math
 import os
 
 import yaml
@@ -9,9 +10,9 @@ from aid.data.kitti_labels import IGNORED_AS, parse_label_file
 from aid.data.unlabeled import upright_size
 from aid.utils.errors import AIDError
 
-from .files import Images, LabelFiles, check_found, find_split, read_text
+from .files import Images, LabelFiles, check_found, count_unused, find_split, read_text
 from .labels import SPLITS, LabeledImage, LabeledObject, Labels
-from .values import around, clear_errors, number, polygon, same_classes
+from .values import around, class_name, clear_errors, number, polygon, same_classes
 
 __all__ = ["is_kitti", "is_yolo", "read_kitti", "read_yolo"]
 
@@ -44,7 +45,8 @@ def _has_numbers(path: str) -> bool:
 
 
 def read_yolo(files: LabelFiles, images: Images) -> Labels:
-    """Read YOLO: boxes (class, center, width, height) and polygons, in parts of the image.
+    """Read YOLO: boxes (class, center, width, height) and polygons, in parts of the image; of poses
+    the boxes.
 
     The names of the classes are those in data.yaml, classes.txt, obj.names or _darknet.labels.
     An image without a label file has no objects.
@@ -53,7 +55,7 @@ def read_yolo(files: LabelFiles, images: Images) -> Labels:
         AIDError: a file is malformed, there are no or different names of classes, or images of
             labels are missing.
     """
-    names, splits = _read_names(files, images)
+    names, splits, keypoints = _read_names(files, images)
     found = images.of_files(files, dict.fromkeys(_yolo_files(files)))
     label_of = {image: path for path, image in found.items()}
     labels = Labels(names, [])
@@ -68,34 +70,52 @@ def read_yolo(files: LabelFiles, images: Images) -> Labels:
             size = upright_size(image)
             with clear_errors(path, "YOLO"):
                 lines = filter(None, map(str.split, read_text(path).splitlines()))
-                objects = [_yolo_object(x, names, *size) for x in lines]
+                objects = [_yolo_object(x, names, keypoints, *size) for x in lines]
+            if keypoints and objects:
+                labels.left_out["keypoints of an object"] += len(objects)
         split = splits.get(image) or images.split_of(image)
         labels.images.append(LabeledImage(image, path or image, objects, split))
     return labels
 
 
-def _read_names(files: LabelFiles, images: Images) -> tuple[list[str], dict[str, str]]:
-    """Names of the classes, and {image: split} where a data.yaml says so."""
-    lists, splits = {}, {}
+def _read_names(files: LabelFiles, images: Images) -> tuple[list[str], dict[str, str], int]:
+    """Names of the classes, {image: split} where a data.yaml says so, and the number of values that
+    a line has for keypoints."""
+    lists, splits, keypoints = {}, {}, 0
     for path in files.with_extension(".yaml", ".yml"):
         with clear_errors(path, "YOLO's data.yaml"):
             content = _read_yaml(path)
             if "names" not in content:
                 continue
-            names = content["names"]
-            if isinstance(names, dict):
-                names = [names[i] for i in range(len(names))]
-            lists[path] = [str(x) for x in names]
+            lists[path] = _names_in(content)
+            if content.get("kpt_shape"):
+                keypoints = int(math.prod(map(number, content["kpt_shape"])))
             splits.update(_listed_splits(content, path, images))
     for path in files.with_extension(".txt", ".names", ".labels"):
         if os.path.basename(path) in NAME_LISTS:
-            lists[path] = [x.strip() for x in read_text(path).splitlines() if x.strip()]
+            with clear_errors(path, "YOLO's classes.txt"):
+                # A blank line inside would shift the ids of the next classes.
+                lists[path] = [class_name(x) for x in read_text(path).rstrip().splitlines()]
     if not lists:
         raise AIDError(
             f"{files.root} has no names of the classes: add classes.txt with one a line, or YOLO's "
             "data.yaml"
         )
-    return same_classes(lists), splits
+    return same_classes(lists), splits, keypoints
+
+
+def _names_in(content: dict) -> list[str]:
+    """Names of the classes of a data.yaml."""
+    names, number_of = content["names"], content.get("nc")
+    if not isinstance(names, (dict, list)):
+        raise ValueError(f"'names' is {names!r}: it must be a list")
+    if isinstance(names, dict):
+        if set(names) != set(range(len(names))):
+            raise ValueError(f"'names' has the ids {', '.join(map(str, names))}: count from 0")
+        names = [names[i] for i in range(len(names))]
+    if number_of not in (None, len(names)):
+        raise ValueError(f"'nc' is {number_of!r}, but 'names' has {len(names)} names")
+    return list(map(class_name, names))
 
 
 def _read_yaml(path: str) -> dict:
@@ -110,9 +130,11 @@ def _listed_splits(content: dict, path: str, images: Images) -> dict[str, str]:
     """{image: split} of the entries train, val and test of a data.yaml.
 
     Raises:
-        AIDError: train or val names what does not exist.
+        AIDError: train or val names what does not exist, or an image is in train and
+            another one.
     """
-    folder, splits = os.path.dirname(path), {}
+    folder = os.path.dirname(path)
+    splits: dict[str, str] = {}
     # Paths start at the file, at its "path", or, in some exports, at a folder beside the file.
     bases = (os.path.join(folder, str(content.get("path") or "")), folder)
     for split in SPLITS:
@@ -122,7 +144,13 @@ def _listed_splits(content: dict, path: str, images: Images) -> dict[str, str]:
             tried = [os.path.join(base, name) for name in names for base in bases]
             place = next(filter(os.path.exists, tried), None)
             if place is not None:
-                splits.update(dict.fromkeys(_images_in(place, images), split))
+                for image in _images_in(place, images):
+                    of_both = {splits.setdefault(image, split), split}
+                    if len(of_both) == 2 and of_both != {"val", "test"}:  # often one set for both
+                        raise AIDError(
+                            f"{path}: {splits[image]} and {split} both name {image}: take it out "
+                            f"of one, or take out {split}"
+                        )
             elif split != "test":  # which exports name without delivering it
                 raise AIDError(f"{path}: {split} names {entry}, which does not exist: correct it")
     return splits
@@ -138,15 +166,22 @@ def _images_in(place: str, images: Images) -> list[str]:
     return list(found.values())
 
 
-def _yolo_object(fields: list[str], names: list[str], width: int, height: int) -> LabeledObject:
+def _yolo_object(
+    fields: list[str], names: list[str], keypoints: int, width: int, height: int
+) -> LabeledObject:
     index, *values = map(number, fields)
     if index not in range(len(names)):
         raise ValueError(f"class {fields[0]} is not one of the {len(names)} classes, from 0")
     name = names[int(index)]
-    if len(values) == 4:
-        x, y, w, h = values
+    if len(values) == 4 + keypoints:
+        x, y, w, h = values[:4]
         box = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
         return LabeledObject(name, box)
+    if keypoints:
+        raise ValueError(
+            f"a line has {len(fields)} fields: with the kpt_shape of data.yaml it must have "
+            f"{5 + keypoints}"
+        )
     if len(values) < 6 or len(values) % 2:
         raise ValueError(
             f"a line has {len(fields)} fields: they must be class, x, y, width and height, or "
@@ -195,4 +230,5 @@ def read_kitti(files: LabelFiles, images: Images) -> Labels:
         ]
         split = find_split(files, images, path, image)
         labels.images.append(LabeledImage(image, path, objects, split))
+    count_unused(files, images, labels)
     return labels

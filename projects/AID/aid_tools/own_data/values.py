@@ -7,7 +7,16 @@ from contextlib import contextmanager
 
 from aid.utils.errors import AIDError
 
-__all__ = ["Point", "around", "clear_errors", "number", "polygon", "same_classes"]
+__all__ = [
+    "Point",
+    "around",
+    "class_name",
+    "clear_errors",
+    "number",
+    "pixels",
+    "polygon",
+    "same_classes",
+]
 
 Point = tuple[float, float]
 
@@ -46,6 +55,32 @@ def number(text: object) -> float:
     return value
 
 
+def pixels(text: object) -> int:
+    """Convert a text or number to a whole number of pixels.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = number(text)
+    if not value.is_integer():
+        raise ValueError(f"{repr(text)[:40]} is not a whole number of pixels")
+    return int(value)
+
+
+def class_name(value: object) -> str:
+    """Convert a value to the name of a class, without spaces around it.
+
+    Raises:
+        ValueError: it is no text, such as ``no`` in YAML, or has not exactly one line.
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError(f"class name {repr(value)[:40]} is no text: put the name in quotes")
+    name = str(value).strip()
+    if len(name.splitlines()) != 1:
+        raise ValueError(f"class name {repr(value)[:40]} is blank or has several lines")
+    return name
+
+
 def around(points: list[Point]) -> tuple[float, float, float, float]:
     """Box x1, y1, x2, y2 around points."""
     xs, ys = zip(*points, strict=True)
@@ -58,7 +93,7 @@ def polygon(points: list[Point]) -> list[list[float]] | None:
 
 
 def same_classes(lists: dict[str, list[str]]) -> list[str]:
-    """The one list of classes of all files.
+    """The one list of classes of all files; empty if there is no file.
 
     Args:
         lists: {file: names of its classes}.
@@ -66,6 +101,8 @@ def same_classes(lists: dict[str, list[str]]) -> list[str]:
     Raises:
         AIDError: two lists differ, or a class is listed twice.
     """
+    if not lists:
+        return []
     (first, classes), *others = lists.items()
     for path, names in others:
         if names != classes:

@@ -6,9 +6,18 @@ from xml.etree.ElementTree import Element
 
 from aid.utils.errors import AIDError
 
-from .files import LOOKED_AT, Images, LabelFiles, check_found, find_split, read_xml, split_named
+from .files import (
+    LOOKED_AT,
+    Images,
+    LabelFiles,
+    check_found,
+    count_unused,
+    find_split,
+    read_xml,
+    split_named,
+)
 from .labels import LabeledImage, LabeledObject, Labels
-from .values import around, clear_errors, number, polygon, same_classes
+from .values import around, class_name, clear_errors, number, pixels, polygon, same_classes
 
 __all__ = ["is_cvat", "is_voc", "read_cvat", "read_voc"]
 
@@ -43,12 +52,14 @@ def read_voc(files: LabelFiles, images: Images) -> Labels:
     for path, image in found.items():
         with clear_errors(path, "Pascal VOC"):
             size = roots[path].find("size")
-            sides = () if size is None else tuple(int(_text(size, x)) for x in ("width", "height"))
+            keys = () if size is None else ("width", "height")
+            sides = tuple(pixels(_text(size, x)) for x in keys)
             objects = [_voc_object(x) for x in roots[path].iterfind("object")]
         split = find_split(files, images, path, image)
         # Some programs write a size of 0.
         size = sides if sides and all(sides) else None
         labels.images.append(LabeledImage(image, path, objects, split, size))
+    count_unused(files, images, labels)
     labels.classes = sorted({x.name for image in labels.images for x in image.objects})
     return labels
 
@@ -59,7 +70,8 @@ def _voc_object(node: Element) -> LabeledObject:
         raise ValueError("<object> has no <bndbox>")
     x1, y1, x2, y2 = (number(_text(box, key)) for key in ("xmin", "ymin", "xmax", "ymax"))
     corners = (x1 - 1, y1 - 1, x2, y2)
-    return LabeledObject(_text(node, "name"), corners, difficult=node.findtext("difficult") == "1")
+    difficult = (node.findtext("difficult") or "").strip().lower() in ("1", "true")
+    return LabeledObject(class_name(_text(node, "name")), corners, difficult=difficult)
 
 
 def is_cvat(files: LabelFiles) -> bool:
@@ -82,16 +94,20 @@ def read_cvat(files: LabelFiles, images: Images) -> Labels:
         if root.find("track") is not None:
             raise AIDError(f"{path} has tracks: export the task as CVAT for images 1.1")
         with clear_errors(path, "CVAT"):
-            lists[path] = [_text(x, "name") for x in root.iterfind("meta//labels/label")]
+            names = (_text(x, "name") for x in root.iterfind("meta//labels/label"))
+            lists[path] = list(map(class_name, names))
             for node in root.iterfind("image"):
-                split = split_named(node.get("subset", "")) or files.split_of(path)
+                subset = node.get("subset", "")
+                if subset and not split_named(subset):
+                    labels.left_out[f"subset names of images ({subset}, which is no split)"] += 1
+                split = split_named(subset) or files.split_of(path)
                 image = images.find(node.attrib["name"], path, split)
                 found[f"{node.attrib['name']} in {path}"] = image
                 nodes.append((path, node, image, split))
     check_found(found, images)
     for path, node, image, split in nodes:
         with clear_errors(path, "CVAT"):
-            size = int(node.attrib["width"]), int(node.attrib["height"])
+            size = pixels(node.attrib["width"]), pixels(node.attrib["height"])
             shapes = [_cvat_object(x, labels.left_out) for x in node if "label" in x.attrib]
         objects, split = [x for x in shapes if x], split or images.split_of(image)
         labels.images.append(LabeledImage(image, path, objects, split, size))
@@ -103,7 +119,7 @@ def read_cvat(files: LabelFiles, images: Images) -> Labels:
 
 
 def _cvat_object(node: Element, left_out: Counter) -> LabeledObject | None:
-    name, mask = node.attrib["label"], None
+    name, mask = class_name(node.attrib["label"]), None
     if node.tag == "box":
         corners = (number(node.attrib[x]) for x in ("xtl", "ytl", "xbr", "ybr"))
         box = _around_rotated(*corners, number(node.get("rotation", 0)))
