@@ -90,10 +90,10 @@ load-test: $(RUNS)/$(TEACHER)/.finished $(SCENES)/training/scenes.json  ## check
 crash-campaign: install  ## kill training runs KILLS times, resume them, compare the results
 	$(BIN)/python tools/crash_campaign.py --kills $(KILLS)
 
-test: install  ## run the tests, 15 minutes on 2 cores
+test: install  ## run the tests, 9 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
-test-core: install  ## run the core tests, under 3 minutes on 2 cores
+test-core: install  ## run the core tests, 2 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "core and not slow"
 
 test-slow: install  ## run the slow tests
