@@ -45,7 +45,7 @@ def check_finite(
 
 
 def _advice(teachers: list[TeacherBase]) -> str:
-    """How to check the features of the teachers, if they have any."""
+    """Advice on checking the features of the teachers, if they have any."""
     if all(x.has_heads and x.has_features for x in teachers):
         return "evaluate the teacher, whose features may not be (TEACHER.EVAL_FIRST), "
     networks = " and ".join(x.name for x in teachers if x.has_features)
