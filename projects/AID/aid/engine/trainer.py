@@ -355,11 +355,10 @@ class AIDTrainer(DefaultTrainer):
             model.build_distillation(cfg)
         elif source := cfg.TEACHER.CONFIG_FILE or cfg.TEACHER.DETECTIONS:
             logging.getLogger(__name__).warning(
-                "%s trains without the teacher of %s: to distill, set MODEL.META_ARCHITECTURE to "
-                "AID%s",
+                "MODEL.META_ARCHITECTURE %s trains without the teacher of %s: to distill, choose "
+                "AIDGeneralizedRCNN, AIDRetinaNet, AIDGFL or AIDFCOS",
                 cfg.MODEL.META_ARCHITECTURE,
                 source,
-                cfg.MODEL.META_ARCHITECTURE,
             )
         return model
 
