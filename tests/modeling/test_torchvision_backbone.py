@@ -133,14 +133,3 @@ def test_images_of_one_channel_are_refused(repository):
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [0.0], [1.0]
     with pytest.raises(AIDError, match="need images of 3 channels, MODEL.PIXEL_MEAN has 1"):
         build_backbone(cfg)
-
-
-def test_frozen_norms_of_random_weights_are_warned_about(repository, caplog):
-    opts = ["MODEL.BACKBONE.NAME", "build_torchvision_fpn_backbone", "MODEL.WEIGHTS"]
-    for weights, norm in (("x.pth", "FrozenBN"), ("", "BN")):
-        cfg = load_config(f"{repository}/configs/Base-RCNN-FPN.yaml", [*opts, weights])
-        cfg.MODEL.TORCHVISION.NORM = norm
-        build_backbone(cfg)
-    assert "FrozenBN" not in caplog.text
-    build_backbone(load_config(f"{repository}/configs/Base-RCNN-FPN.yaml", [*opts, ""]))
-    assert "MODEL.TORCHVISION.NORM is FrozenBN and MODEL.WEIGHTS is empty" in caplog.text

@@ -24,6 +24,7 @@ from ..data.build import build_test_loader, build_train_loader, micro_batch_size
 from ..data.unlabeled import num_unlabeled
 from ..evaluation import build_evaluator
 from ..inference import classes_of
+from ..modeling.build import warn_of_frozen_norms
 from ..modeling.families import respect_ignore_regions
 from ..modeling.inheritance import inherit
 from ..modeling.meta_arch import DistillationMixin, plain_architecture
@@ -166,6 +167,8 @@ class AIDTrainer(DefaultTrainer):
         super().resume_or_load(resume)
         student = _unwrap(self.model)
         is_fresh = not (resume and self.checkpointer.has_checkpoint())
+        if is_fresh:
+            warn_of_frozen_norms(self.cfg, student)
         if is_fresh and self.cfg.TEACHER.INHERIT and isinstance(student, DistillationMixin):
             inherit(student, student.teacher.detector)
         if self.start_iter > 0:
@@ -342,13 +345,6 @@ class AIDTrainer(DefaultTrainer):
             sum(x.numel() for x in model.parameters()) / 1e6,
             cfg.MODEL.WEIGHTS or "random weights",
         )
-        is_resnet = "resnet" in cfg.MODEL.BACKBONE.NAME
-        if is_resnet and cfg.MODEL.RESNETS.NORM == "FrozenBN" and not cfg.MODEL.WEIGHTS:
-            logging.getLogger(__name__).warning(
-                "MODEL.WEIGHTS is empty and MODEL.RESNETS.NORM is FrozenBN: random weights without "
-                "batch norm diverge; set MODEL.WEIGHTS, or MODEL.RESNETS.NORM BN and "
-                "MODEL.BACKBONE.FREEZE_AT 0"
-            )
         if cfg.INPUT.IGNORE_REGIONS:
             respect_ignore_regions(model)
         if isinstance(model, DistillationMixin):

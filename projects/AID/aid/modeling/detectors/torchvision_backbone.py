@@ -1,6 +1,5 @@
 """FPN backbones from torchvision's classification models: MobileNet, EfficientNet, RegNet etc."""
 
-import logging
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -108,12 +107,6 @@ def build_torchvision_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
         raise AIDError(
             f"MODEL.TORCHVISION.NAME: torchvision's models need images of 3 channels, "
             f"MODEL.PIXEL_MEAN has {input_shape.channels}"
-        )
-    if cfg.MODEL.TORCHVISION.NORM == "FrozenBN" and not cfg.MODEL.WEIGHTS:
-        logging.getLogger(__name__).warning(
-            "MODEL.TORCHVISION.NORM is FrozenBN and MODEL.WEIGHTS is empty: features of random "
-            "weights vanish without batch norm; set MODEL.WEIGHTS, or NORM BN and "
-            "MODEL.BACKBONE.FREEZE_AT 0"
         )
     levels, channels = cfg.MODEL.FPN.IN_FEATURES, cfg.MODEL.FPN.OUT_CHANNELS
     return FPN(
