@@ -284,6 +284,24 @@ def test_invalid_options_and_missing_file_are_refused(tmp_path):
             load_config(str(path), opts)
 
 
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("MIN_SIZE_TEST", "-5", "-5: give pixels, or 0 to keep the size"),
+        ("MIN_SIZE_TRAIN", "(64, -1)", r"\(64, -1\): give pixels"),
+        ("MAX_SIZE_TRAIN", "0", "0: give the largest length"),
+        ("MAX_SIZE_TEST", "-1", "-1: give the largest length"),
+    ],
+)
+def test_sizes_that_no_image_can_have_are_refused(key, value, message, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("VERSION: 2\n")
+    with pytest.raises(AIDError, match=f"INPUT.{key} is {message}"):
+        load_config(str(path), [f"INPUT.{key}", value])
+    unresized = ["INPUT.MIN_SIZE_TEST", "0", "INPUT.MAX_SIZE_TEST", "0"]
+    assert load_config(str(path), unresized).INPUT.MAX_SIZE_TEST == 0
+
+
 @pytest.mark.parametrize("version", ["", "VERSION: 1\n", "VERSION: 2\n"])
 def test_whole_number_is_taken_for_a_float(version, tmp_path):
     path = tmp_path / "whole.yaml"

@@ -170,3 +170,20 @@ def test_unusable_output_folder_is_refused(folder, reason, teacher, monkeypatch)
     with pytest.raises(AIDError, match="^train.output_dir .*" + reason) as error:
         script.main(args)
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("seed", [None, -1, "missing"])
+def test_seed_is_drawn_if_there_is_none(
+    seed, repository, tmp_path, no_handlers, monkeypatch, capsys
+):
+    monkeypatch.chdir(repository)
+    cfg = LazyConfig.load(LAZY)
+    cfg.train.update(output_dir=str(tmp_path), seed=seed)
+    if seed == "missing":
+        del cfg.train["seed"]
+    monkeypatch.setattr(LazyConfig, "load", lambda path: cfg)
+    monkeypatch.setattr(script, "do_train", lambda cfg, resume: cfg.train.seed)
+    args = default_argument_parser().parse_args(["--config-file", LAZY])
+    drawn = script.main(args)
+    assert drawn >= 0 and f"train.seed is {drawn}\n" in capsys.readouterr().out
+    assert f"seed: {drawn}\n" in (tmp_path / "config.yaml").read_text()

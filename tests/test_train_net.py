@@ -173,6 +173,10 @@ def test_log_describes_the_teacher_before_training(runs):
     for fact in ("Environment info", "Running with full config", "Model:\n", "Serializing"):
         assert fact in whole and fact not in before
     assert "loss_distill_pkd" in rest and "eta: " in rest
+    shown = [x for x in rest.splitlines() if x.startswith("[")]
+    assert "The first iteration took" in shown[0] and len(shown) <= 12
+    assert "copypaste" not in rest and "Average Recall" not in rest
+    assert "copypaste" in whole and "Average Recall" in whole
 
 
 @pytest.mark.core
@@ -190,6 +194,13 @@ def test_checkpoint_is_evaluated_without_a_teacher(runs, train, workplace):
     actual = json.loads((workplace[0] / "eval/inference/coco_instances_results.json").read_text())
     with open(os.path.join(folders[STUDENT], "inference/coco_instances_results.json")) as f:
         assert json.load(f) == actual and actual
+    figures = json.loads((workplace[0] / "eval/inference/metrics.json").read_text())
+    with open(os.path.join(folders[STUDENT], "metrics.json")) as f:
+        trained = json.loads(f.read().splitlines()[-1])
+    keys = [x for x in figures if "/" in x and not math.isnan(figures[x])]
+    assert {"bbox/AP", "kitti/AP_R40-Car-easy"} <= set(keys)
+    assert {x: figures[x] for x in keys} == {x: trained[x] for x in keys}
+    assert "Results: eval/inference/metrics.json" in done.stdout
 
 
 @pytest.mark.slow

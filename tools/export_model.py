@@ -86,8 +86,8 @@ def build_parser() -> ArgumentParser:
         type=float,
         default=1.0,
         metavar="AP",
-        help="largest loss of AP, in percent points, with which the file of --int8 is kept "
-        "(default: %(default)s)",
+        help="largest loss of AP with which the file of --int8 is kept, in points of an AP of 0 to "
+        "100 (default: %(default)s); a file whose AP is 0 is never kept",
     )
     add_register(parser)
     add_overrides_option(parser)

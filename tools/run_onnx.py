@@ -44,4 +44,9 @@ def detect(model: str, path: str) -> list[dict]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(detect(*sys.argv[1:3]), indent=1) if len(sys.argv) == 3 else __doc__)
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    try:
+        print(json.dumps(detect(*sys.argv[1:]), indent=1))
+    except Exception as error:  # those of ONNX Runtime have no common type
+        sys.exit(f"error: {' '.join(str(error).split())}")

@@ -157,3 +157,17 @@ def test_home_folder_is_expanded(load_script, monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit):
         load_script("datasets/prepare_kitti.py").main([])
     assert f"{tmp_path}/data/kitti/training/image_2 does not exist" in capsys.readouterr().err
+
+
+def test_check_keeps_the_split_files(prepare, tmp_path):
+    assert "train.txt cannot be read" in prepare("--check")[1]
+    prepare()
+    before = {x.name: x.read_bytes() for x in (tmp_path / "ImageSets").iterdir()}
+    code, output = prepare("--check")
+    assert code == 0 and "checked" in output and "written" not in output
+    assert {x.name: x.read_bytes() for x in (tmp_path / "ImageSets").iterdir()} == before
+    assert "leave out options of a new split" in prepare("--check", "--seed", "1")[1]
+    (tmp_path / "training/label_2/000003.txt").write_text("Cat")
+    assert "000003.txt, line 1: 1 fields" in prepare("--check")[1]
+    (tmp_path / "ImageSets/trainval.txt").write_text("000001\n")
+    assert "trainval.txt does not list exactly the images of train" in prepare("--check")[1]

@@ -57,6 +57,14 @@ def test_dry_run_tries_every_stage_and_leaves_no_files(arguments, toy_dataset, t
     assert rows["OUTPUT_DIR"] == f"{tmp_path / 'out'} is as it was"
 
 
+def test_screen_of_a_dry_run_has_the_given_overrides_only(arguments, no_handlers, capsys):
+    dry_run(arguments("SOLVER.MAX_ITER", "3", "OUTPUT_DIR", "elsewhere"))
+    screen, _ = capsys.readouterr().out.split("Dry run on")
+    assert "run.yaml with SOLVER.MAX_ITER 3 OUTPUT_DIR elsewhere\n" in screen
+    assert "Starting training" in screen and len(screen.splitlines()) < 15
+    assert "Average Precision" not in screen and "| AP " not in screen
+
+
 @pytest.mark.parametrize("done", [2, 4])
 def test_dry_run_with_resume_reports_the_start(done, arguments, run_config, tmp_path, capsys):
     trainer = AIDTrainer(run_config("out", opts=["SOLVER.MAX_ITER", done]))

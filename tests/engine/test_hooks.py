@@ -2,13 +2,14 @@
 
 import gc
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 from matplotlib.figure import Figure
 
 from aid.engine import AIDTrainer
-from aid.engine.hooks import CompareTeacher
+from aid.engine.hooks import CompareTeacher, TimeFirstStep
 from aid.modeling.teacher import Teacher
 
 LOGGER = "aid.engine.hooks"
@@ -150,3 +151,21 @@ def test_figures_are_released(run_config):
         assert figures() == before
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("start", [0, 7])
+def test_first_iteration_of_a_run_is_reported_once(start, monkeypatch, caplog):
+    clock = iter([10.0, 12.5])
+    monkeypatch.setattr("aid.engine.hooks.time.perf_counter", lambda: next(clock))
+    hook = TimeFirstStep()
+    with caplog.at_level(logging.INFO, LOGGER):
+        for i in range(start, start + 3):
+            hook.trainer = SimpleNamespace(iter=i, start_iter=start, max_iter=start + 21)
+            hook.before_step()
+            hook.after_step()
+    expected = "The first iteration took 2.5 s, start-up included: 0:00:50 left at this speed"
+    assert caplog.messages == [expected]
+
+
+def test_first_hook_times_the_first_iteration(run_config):
+    assert isinstance(AIDTrainer(run_config("run"))._hooks[0], TimeFirstStep)

@@ -21,6 +21,19 @@ def test_configured_seed_is_kept(configure):
     assert cfg.SEED == 3 and cfg.MODEL.DEVICE == "cpu" and cfg.is_frozen()
 
 
+def test_drawn_seed_is_on_the_screen(configure, no_handlers, capsys):
+    seed = configure(opts=["SEED", -1]).SEED
+    assert f"; SEED {seed}\n" in capsys.readouterr().out
+
+
+def test_trainer_without_a_seed_is_refused(configure):
+    cfg = configure().clone()
+    cfg.defrost()
+    cfg.SEED = -1
+    with pytest.raises(AIDError, match="SEED is -1: set one of 0 or more"):
+        AIDTrainer(cfg)
+
+
 def test_drawn_seed_is_restored_at_resume(configure):
     seed = configure(opts=["SEED", -1]).SEED
     assert seed >= 0
@@ -263,7 +276,7 @@ def test_screen_has_a_summary_and_the_log_everything(configure, no_handlers, tmp
         "Device cpu; processes: 1; loader workers of each process: 4; CPU cores here: ",
         "DATASETS.TRAIN: toy_",
         " (7 images)",
-        "40000 iterations of 16 images",
+        "40000 iterations of 16 images; SEED 3",
         "GeneralizedRCNN: 0.1 M parameters, from random weights",
         "--resume: no checkpoint yet, a fresh start",
     ):

@@ -1,6 +1,8 @@
 """KITTI's evaluation: equal results from a detector's output and from files."""
 
+import io
 import json
+import logging
 import os
 
 import numpy as np
@@ -71,6 +73,14 @@ def test_evaluator_and_result_files_agree(dataset, tmp_path, load_script, capsys
         for metric, values in metrics.items():
             for difficulty, value in values.items():
                 assert results["kitti"][f"{metric}-{kind}-{difficulty}"] == value
+
+
+def test_summary_of_coco_is_in_the_log_only(dataset, tmp_path, monkeypatch, capsys):
+    log = io.StringIO()
+    monkeypatch.setattr(logging.getLogger("aid"), "handlers", [logging.StreamHandler(log)])
+    name, _ = dataset
+    feed(build_evaluator(name, str(tmp_path / "out")), DatasetCatalog.get(name), range(50))
+    assert capsys.readouterr().out == "" and "Average Recall" in log.getvalue()
 
 
 def feed_shard(name, records, output):

@@ -55,6 +55,14 @@ def test_known_ap_of_perfect_detections(num_objects, r40, r11):
     assert "there even a perfect detector stays below 100" in table  # of the other classes
 
 
+def test_table_fits_a_terminal_and_has_no_ap_without_objects():
+    lines = format_table(kitti_average_precision([([label()], [detection()])])).splitlines()
+    assert max(map(len, lines)) <= 100
+    cells = {tuple(x.strip() for x in line.split("|")[1:-1]) for line in lines}
+    assert ("Car", "moderate", "0.00", "9.09", "1") in cells
+    assert ("Cyclist", "hard", "-", "-", "0") in cells
+
+
 def test_known_ap_of_half_wrong_detections():
     images = [([label()], [detection(score=0.5), detection(x=200, score=0.6)]) for _ in range(80)]
     ap = moderate(images)

@@ -65,7 +65,9 @@ def test_failure_of_the_quantizer_is_one_line(monkeypatch):
         quantized("a.onnx", [])
 
 
-def test_ap_of_a_file_equals_that_of_its_detector(tiny_model, tiny_config, toy_dataset, tmp_path):
+def test_ap_of_a_file_equals_that_of_its_detector(
+    tiny_model, tiny_config, toy_dataset, tmp_path, capsys
+):
     opts = [*SENSITIVE, "DATASETS.TEST", (toy_dataset,), "DATALOADER.NUM_WORKERS", 0]
     opts += ["INPUT.MIN_SIZE_TEST", 96]
     detector = tiny_model("faster_rcnn", opts, seed=2)
@@ -73,12 +75,13 @@ def test_ap_of_a_file_equals_that_of_its_detector(tiny_model, tiny_config, toy_d
     evaluator = build_evaluator(toy_dataset, str(tmp_path))
     expected = inference_on_dataset(detector, build_test_loader(cfg, toy_dataset), evaluator)
     with torch.no_grad():
-        actual = average_precision(deployed(detector), cfg, toy_dataset)
+        actual = average_precision(deployed(detector), cfg, toy_dataset, "the file")
+    assert "AP of the file: 100%" in capsys.readouterr().err
     assert actual == {"bbox": expected["bbox"]["AP"]} and actual["bbox"] > 0
     assert len(DatasetCatalog.get(toy_dataset)) == 7
 
 
-@pytest.mark.parametrize("before, after", [(20.0, 19.0), (20.0, 25.0), (0.5, 0.0)])
+@pytest.mark.parametrize("before, after", [(20.0, 19.0), (20.0, 25.0), (0.5, 0.1)])
 def test_small_losses_are_accepted(before, after):
     check_drop({"bbox": before}, {"bbox": after}, 1.0, "val")
 
@@ -86,7 +89,12 @@ def test_small_losses_are_accepted(before, after):
 @pytest.mark.parametrize(
     "before, after, message",
     [
-        ({"bbox": 20.0}, {"bbox": 18.9}, "its bbox AP on val is 18.90, the detector's 20.00, more"),
+        ({"bbox": 20.0}, {"bbox": 18.9}, "its bbox AP on val is 18.9, the detector's 20: --max-ap"),
+        (
+            {"bbox": 0.5},
+            {"bbox": 0.0},
+            "AP on val is 0, the detector's 0.5: .* but never 0",
+        ),
         ({"bbox": 20.0, "segm": 9.0}, {"bbox": 20.0, "segm": 7.5}, "its segm AP"),
         ({"bbox": 20.0}, {"bbox": float("nan")}, "AP on val is nan"),
         ({"bbox": 0.0}, {"bbox": 0.0}, "bbox AP on val is 0, so that INT8 cannot be checked"),

@@ -1,9 +1,12 @@
 """Calls of tools/export_model.py: files, tables and errors."""
 
 import json
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import BoxMode
+from PIL import Image
 
 from aid import Predictor
 from aid.checkpoint import StudentCheckpointer
@@ -163,7 +167,7 @@ def test_int8_file_with_a_low_ap_is_not_kept(student, labeled, call, tmp_path, m
     monkeypatch.setattr(tool, "quantized", lambda path, images: Path(path).read_bytes())
     monkeypatch.setattr(tool, "average_precision", lambda *args: next(aps))
     status, errors = call(*student, *INT8, "--calibrate", str(tmp_path), "--evaluate", labeled)
-    assert status == 2 and "its bbox AP on labeled_" in errors[0] and "28.50" in errors[0]
+    assert status == 2 and "its bbox AP on labeled_" in errors[0] and "28.5" in errors[0]
     assert not (tmp_path / "out/model_int8.onnx").exists()
 
 
@@ -176,12 +180,16 @@ def test_int8_file_with_a_low_ap_is_not_kept(student, labeled, call, tmp_path, m
         (["--evaluate", "val"], "options of --int8"),
         (["--int8", "--calibrate", ".", "--max-ap-drop", "nan"], "--max-ap-drop is nan"),
         (["--int8", "--calibrate", "EMPTY"], "empty holds neither an image nor a video"),
+        (["--int8", "--calibrate", "gone.png"], "--calibrate gone.png does not exist"),
+        (["--int8", "--calibrate", "TEXT"], "text.png cannot be used: it is no image that Pillow"),
     ],
 )
 def test_invalid_options_of_int8_are_refused(options, message, call, tmp_path):
     (tmp_path / "empty").mkdir()
-    options = [str(tmp_path / "empty") if x == "EMPTY" else x for x in options]
-    status, errors = call("--config-file", "gone.yaml", *options)
+    (tmp_path / "text.png").write_text("no image")
+    places = {"EMPTY": str(tmp_path / "empty"), "TEXT": str(tmp_path / "text.png")}
+    options = [places.get(x, x) for x in options]
+    status, errors = call("--config-file", str(tmp_path), *options)
     assert status == 2 and message in errors[0]
     assert not (tmp_path / "out").exists()
 
@@ -210,3 +218,33 @@ def test_example_resizes_as_detectron2(shorter, longest, load_script):
         if shorter:
             expected = ResizeShortestEdge.get_output_shape(height, width, shorter, longest)
         assert resized(width, height, shorter, longest) == expected[::-1]
+
+
+def test_example_reports_mistakes_in_one_line(repository, tmp_path, monkeypatch, capsys):
+    def run(*args: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["run_onnx.py", *args])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(f"{repository}/tools/run_onnx.py", run_name="__main__")
+        assert capsys.readouterr().out == ""
+        return ended.value.code
+
+    model, image = str(tmp_path / "model.onnx"), str(tmp_path / "a.png")
+    assert "python tools/run_onnx.py output/export/model.onnx IMAGE" in run(model)
+    assert re.fullmatch(r"error: .*No such file.*contract.json'", run(model, image))
+    (tmp_path / "contract.json").write_text('{"input": {"shorter_side": 8, "longest_side": 9}}')
+    assert re.fullmatch("error: .*NO_SUCHFILE.*model.onnx.*", run(model, image))
+    (tmp_path / "model.onnx").write_text("no model")
+    assert re.fullmatch("error: .*INVALID_PROTOBUF.*", run(model, image))
+
+
+def test_example_returns_an_empty_list_without_objects(load_script, tmp_path, monkeypatch):
+    contract = {"input": {"shorter_side": 8, "longest_side": 9, "channels": "RGB", "name": "image"}}
+    (tmp_path / "contract.json").write_text(json.dumps(contract))
+    Image.new("RGB", (16, 8)).save(tmp_path / "a.png")
+    empty = [np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)]
+    monkeypatch.setattr(
+        "onnxruntime.InferenceSession",
+        lambda *args, **options: SimpleNamespace(run=lambda names, inputs: empty),
+    )
+    example = load_script("tools/run_onnx.py")
+    assert example.detect(str(tmp_path / "model.onnx"), str(tmp_path / "a.png")) == []

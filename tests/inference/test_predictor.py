@@ -1,8 +1,10 @@
 """Predictor: detections from an output folder alone, its classes, and errors."""
 
 import json
+import logging
 import os
 import shutil
+import warnings
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.engine import DefaultPredictor
 from detectron2.utils.visualizer import Visualizer
+from torch.fx._symbolic_trace import is_fx_tracing_warning
 
 from aid import Predictor, add_aid_config
 from aid.config import load_config
@@ -33,6 +36,27 @@ def test_output_folder_is_all_that_is_needed(run_folder, tmp_path):
     drawn = Visualizer(cv2.imread(path)[:, :, ::-1], predictor.metadata)
     labels = drawn.draw_instance_predictions(instances[:1]).ax.texts
     assert labels[0].get_text().split()[0] in NAMES
+
+
+def test_detection_shows_no_warning_of_torch(run_folder, tmp_path, capfd):
+    """Users of a Predictor cannot act on them; filters and loggers stay as they are."""
+    predictor, name = Predictor(run_folder()), "torch.fx._symbolic_trace"
+    torch.set_warn_always(True)
+    is_fx_tracing_warning.cache_clear()
+    level = logging.getLogger(name).level
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("default")
+            predictor(tmp_path / "0.png")
+            assert seen == [] and warnings.filters[0] == ("default", None, Warning, None, 0)
+    finally:
+        torch.set_warn_always(False)
+    assert capfd.readouterr().err == "" and logging.getLogger(name).level == level
+
+
+def test_size_that_no_image_can_have_is_refused(run_folder):
+    with pytest.raises(AIDError, match="INPUT.MIN_SIZE_TEST is -5: give pixels, or 0 to keep"):
+        Predictor(run_folder(), opts=["INPUT.MIN_SIZE_TEST", -5])
 
 
 @pytest.mark.parametrize("channels", ["RGB", "BGR"])

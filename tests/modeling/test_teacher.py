@@ -117,6 +117,19 @@ def test_mismatched_weights_are_refused(student_config, tmp_path):
     build_teacher(change(cfg, TEACHER__WEIGHTS=weights))
 
 
+def test_config_beside_mismatched_weights_is_named(student_config, tmp_path):
+    """Of a teacher that was trained with overrides on the command line."""
+    cfg = student_config("faster_rcnn")
+    wider = student_config("faster_rcnn", opts=["MODEL.FPN.OUT_CHANNELS", 16])
+    (tmp_path / "run").mkdir()
+    weights = str(tmp_path / "run/model_final.pth")
+    torch.save({"model": build_model(wider).state_dict()}, weights)
+    (tmp_path / "run/config.yaml").write_text("")
+    expected = f"use {tmp_path}/run/config.yaml, of the run that wrote the file, as TEACHER."
+    with pytest.raises(AIDError, match=f"does not fit .*: {expected}CONFIG_FILE$"):
+        build_teacher(change(cfg, TEACHER__WEIGHTS=weights))
+
+
 def test_non_finite_weights_are_refused(student_config, tmp_path):
     cfg = student_config("faster_rcnn")
     state = torch.load(cfg.TEACHER.WEIGHTS)["model"]

@@ -97,6 +97,102 @@ def test_help_needs_no_package(script, repository):
     assert done.stdout.startswith(f"usage: {os.path.basename(script)} ")
 
 
+@pytest.fixture
+def refused(load_script, monkeypatch, capsys):
+    """A function (script, arguments) -> its error line, without importing aid."""
+
+    def call(script: str, *args: str) -> str:
+        module = load_script(script)
+        with pytest.raises(SystemExit) as ended:
+            (module.start if hasattr(module, "start") else module.main)(list(args))
+        line = capsys.readouterr().err
+        assert ended.value.code == 2 and line.count("\n") == 1
+        return line
+
+    monkeypatch.setattr("aid_tools.command._import_aid", lambda: pytest.fail("imports aid"))
+    return call
+
+
+@pytest.mark.parametrize(
+    "script, args, message",
+    [
+        ("train_net.py", ["--config-file", "gone.yaml"], "--config-file gone.yaml does not exist"),
+        (
+            "train_net.py",
+            ["--config-file", "CONFIG.yml"],
+            "does not exist (did you mean CONFIG.yaml?",
+        ),
+        ("train_net.py", ["--config-file", "a\x1b"], r"--config-file a\x1b does not exist"),
+        (
+            "train_net.py",
+            ["--register", "CONFIG.yaml", "--register", "gone.py", "--config-file", "CONFIG.yaml"],
+            "--register gone.py does not exist",
+        ),
+        (
+            "train_net.py",
+            ["--config-file", "CONFIG.yaml", "SEED", "1", "INPUT.MIN_SIZE_TRAIN", "(1,", "2)"],
+            "options: SEED 1 INPUT.MIN_SIZE_TRAIN '(1,' '2)' is an odd number of words, where KEY",
+        ),
+        (
+            "train_net.py",
+            ["--config-file", "CONFIG.yaml", "SEED", "1", "--resume"],
+            "--resume stands behind KEY VALUE: put options before",
+        ),
+        (
+            "tools/lazyconfig_train_net.py",
+            ["--config-file", "CONFIG.py", "train.max_iter=3", "--resume"],
+            "CONFIG.py does not exist (did you mean CONFIG.yaml?",
+        ),
+        (
+            "tools/predict.py",
+            ["a.png", "--output", "x", "--config-file", "CONFIG.yaml", "--weights", "gone.pth"],
+            "--weights gone.pth does not exist",
+        ),
+        (
+            "tools/export_model.py",
+            ["--output", "x", "--config-file", "COCO-Detection/faster_rcnn_R_50_FPN_3y.yaml"],
+            "(did you mean COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml?)",
+        ),
+    ],
+)
+def test_missing_files_and_odd_overrides_are_found_before_torch_is_imported(
+    script, args, message, refused, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "CONFIG.yaml").write_text("")
+    assert message in refused(script, *args)
+
+
+def test_names_in_the_model_zoo_and_overrides_of_a_lazyconfig_pass(refused, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text("")
+    for script, args in (
+        ("tools/lazyconfig_train_net.py", ["--config-file", str(config), "train.max_iter=3"]),
+        (
+            "tools/export_model.py",
+            ["--config-file", "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml", "--output", "x"],
+        ),
+        (
+            "tools/predict.py",
+            ["a", "--config-file", str(tmp_path), "--output", "x", "--weights", "http://a/b.pth"],
+        ),
+    ):
+        with pytest.raises(pytest.fail.Exception, match="imports aid"):
+            refused(script, *args)
+
+
+def test_missing_config_is_found_without_torch(repository):
+    program = (
+        "import runpy, sys\nsys.argv = ['train_net.py', '--config-file', 'gone.yaml']\n"
+        "try:\n    runpy.run_path('train_net.py', run_name='__main__')\n"
+        "finally:\n    assert not {'torch', 'detectron2', 'aid'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: --config-file gone.yaml does not exist: check the path\n"
+
+
 @pytest.mark.parametrize(
     "script, args",
     [

@@ -65,12 +65,12 @@ def test_pages_and_contact_sheet_are_written(call):
             "TEACHER.DETECTIONS found.json has no features to draw: choose",
         ),
         (["--images", "9.png"], "--images: the dataset has no image '9.png'"),
-        (["--weights", "nowhere.pth"], "--weights nowhere.pth cannot be read"),
+        (["--weights", "nowhere.pth"], "--weights nowhere.pth does not exist"),
         (["--contact-sheet", "-1"], "--contact-sheet -1: give a number from 0"),
         (["--register", "nowhere.py"], "--register nowhere.py does not exist"),
         (["DATASETS.TEST", "[]", "DATASETS.TRAIN", "[]"], "DATASETS.TEST is empty"),
         (["TEACHER.WEIGHTS", "nowhere.pth"], "TEACHER.WEIGHTS nowhere.pth does not exist"),
-        (["--config-file", "nowhere.yaml"], "config file nowhere.yaml does not exist"),
+        (["--config-file", "nowhere.yaml"], "--config-file nowhere.yaml does not exist"),
     ],
 )
 def test_invalid_options_are_one_line_errors(

@@ -7,6 +7,9 @@ invalid arguments take no seconds.
 from __future__ import annotations  # an older Python shall get as far as the message below
 
 import functools
+import os
+import runpy
+import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -40,7 +43,10 @@ def command(build_parser: Callable[[], ArgumentParser]) -> Callable:
         @functools.wraps(main)
         def start(argv: list[str] | None = None) -> object:
             args = build_parser().parse_args(argv)
-            _check_installation()
+            _check_packages()
+            _check_files(args)
+            _check_overrides(args)
+            _import_aid()
             from aid.utils.errors import main_with_clear_errors
 
             return main_with_clear_errors(main)(args)
@@ -50,14 +56,65 @@ def command(build_parser: Callable[[], ArgumentParser]) -> Callable:
     return decorate
 
 
-def _check_installation() -> None:
-    """Import aid; exit with one line if that is not possible."""
+def _check_packages() -> None:
+    """Exit with one line if Python is too old or a package is missing."""
     if sys.version_info < (3, 11):  # noqa: UP036  (a script can be started with any Python)
         sys.exit(f"error: Python 3.11 or later is needed, {sys.executable} is older: {HOW}")
     missing = next((name for name in REQUIRED if find_spec(name) is None), None)
     if missing:
         message = f"{missing} is not installed for {sys.executable}: {HOW}"
         sys.exit(f"error: {message}")
+
+
+def _check_files(args: Namespace) -> None:
+    """Exit with one line if a file of ``register``, ``config_file`` or ``weights`` is missing."""
+    given = vars(args)
+    register = given.get("register") or []
+    files = [("--register", x) for x in ([register] if isinstance(register, str) else register)]
+    files += [("--config-file", given.get("config_file")), ("--weights", given.get("weights"))]
+    for option, path in files:
+        # Some scripts take names of configs in Detectron2's model zoo.
+        places = ("", *_model_zoo()) if option == "--config-file" else ("",)
+        is_local = path and "://" not in path
+        if is_local and not any(os.path.exists(os.path.join(x, path)) for x in places):
+            hint = _from_aid("suggestions", "did_you_mean_file")(path, *places)
+            _fail(f"{option} {path} does not exist{hint}: check the path")
+
+
+def _model_zoo() -> list[str]:
+    """Folder of the configs of Detectron2's model zoo, if Detectron2 is installed."""
+    spec = find_spec("detectron2")
+    return [os.path.join(os.path.dirname(spec.origin), "model_zoo", "configs")] if spec else []
+
+
+def _check_overrides(args: Namespace) -> None:
+    """Exit with one line if ``opts`` has an option of the script or is no list of pairs."""
+    opts = vars(args).get("opts") or []
+    for word in opts:
+        if word.startswith("--"):
+            _fail(f"{word} stands behind KEY VALUE: put options before the keys of the config")
+    if len(opts) % 2 and not args.config_file.endswith(".py"):  # a LazyConfig has KEY=VALUE
+        _fail(
+            f"command line options: {shlex.join(opts)} is an odd number of words, where KEY VALUE "
+            "pairs belong: quote values with spaces or brackets, such as INPUT.MIN_SIZE_TRAIN "
+            "'(160, 192)'"
+        )
+
+
+def _from_aid(module: str, name: str) -> Callable:
+    """Function of a module in aid.utils, without aid itself, which imports torch."""
+    folder = os.path.dirname(find_spec("aid").origin)
+    return runpy.run_path(os.path.join(folder, "utils", f"{module}.py"))[name]
+
+
+def _fail(message: str) -> None:
+    """Exit with the code of wrong arguments."""
+    print(f"error: {_from_aid('text', 'one_line')(message)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _import_aid() -> None:
+    """Import aid; exit with one line if that is not possible."""
     try:
         import aid  # noqa: F401  (registers models, losses and datasets)
     except ImportError as error:

@@ -1,5 +1,7 @@
 """Strict loading of weights, for inference."""
 
+import os
+
 from torch import nn
 
 from ..utils.errors import AIDError
@@ -17,14 +19,17 @@ class StrictCheckpointer(SafeCheckpointer):
     classifier, but not inference.
     """
 
-    def __init__(self, model: nn.Module, key: str):
+    def __init__(self, model: nn.Module, key: str, config_key: str = ""):
         """
         Args:
             model: the detector.
             key: config key of the path, for error messages.
+            config_key: key or option that names the detector's YAML config, for error messages;
+                empty if there is none.
         """
         super().__init__(model)
         self._key = key
+        self._config_key = config_key
 
     def load(self, path: str) -> dict:
         """Load a file into the model.
@@ -40,8 +45,13 @@ class StrictCheckpointer(SafeCheckpointer):
     def _log_incompatible_keys(self, incompatible) -> None:
         message = mismatches(incompatible)
         if message:
+            # Overrides on the command line are in the config that the run has written only.
+            config = os.path.join(os.path.dirname(self._path), "config.yaml")
+            hint = ""
+            if self._config_key and os.path.isfile(config):
+                hint = f": use {config}, of the run that wrote the file, as {self._config_key}"
             raise AIDError(
-                f"{self._key} {self._path} does not fit the detector of the config: {message}"
+                f"{self._key} {self._path} does not fit the detector of the config: {message}{hint}"
             )
 
 

@@ -12,7 +12,7 @@ from ..utils.errors import AIDError
 from ..utils.suggestions import did_you_mean_file
 from .access import flat_keys, get_value, set_value
 from .keys import default_config
-from .limits import read_limited
+from .limits import check_sizes, read_limited
 from .mistakes import describe
 
 __all__ = ["PYTHON", "TORCHSCRIPT", "check_exists", "check_program", "is_program", "load_config"]
@@ -97,7 +97,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
 
     Raises:
         AIDError: the file is missing, malformed or too large, a key is unknown, or a value has a
-            wrong type.
+            wrong type, or an image size is negative.
     """
     check_exists(config_file)
     cfg = default_config()
@@ -109,6 +109,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
             paths = cfg.TEACHER[key]
             _named_by_user.update([paths] if isinstance(paths, str) else map(str, paths))
     _check_none(cfg)
+    check_sizes(cfg)
     cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
     return cfg
 

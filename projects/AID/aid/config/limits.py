@@ -1,16 +1,37 @@
-"""Limits on the size of YAML files, of which a small one can stand for values without end."""
+"""Limits on image sizes and on the size of YAML files, which can stand for values without end."""
 
 from typing import TextIO
 
 import yaml
+from detectron2.config import CfgNode
 
 from ..utils.errors import AIDError
 
-__all__ = ["read_limited"]
+__all__ = ["check_sizes", "read_limited"]
 
 # Largest size of a file, and of its content with all aliases written out. The dump of a whole
 # config has 15,000 characters.
 MAX_CHARACTERS = 2**18
+
+
+def check_sizes(cfg: CfgNode) -> None:
+    """Check the sizes of INPUT to which images are resized, in pixels.
+
+    Raises:
+        AIDError: a size is negative, or the limit of the longer side is 0.
+    """
+    for split in ("TRAIN", "TEST"):
+        key, limit = f"MIN_SIZE_{split}", f"MAX_SIZE_{split}"
+        sizes = cfg.INPUT[key]
+        given = sizes if isinstance(sizes, list | tuple) else [sizes]
+        numbers = [x for x in given if isinstance(x, int | float)]
+        if any(x < 0 for x in numbers):
+            raise AIDError(f"INPUT.{key} is {sizes}: give pixels, or 0 to keep the size of images")
+        if any(numbers) and cfg.INPUT[limit] <= 0:
+            raise AIDError(
+                f"INPUT.{limit} is {cfg.INPUT[limit]}: give the largest length of the longer side "
+                "in pixels"
+            )
 
 
 def read_limited(path: str, file: TextIO) -> str:

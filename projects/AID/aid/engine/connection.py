@@ -55,8 +55,9 @@ def clear_connection_errors() -> Iterator[None]:
             raise not_joined(str(error)) from error
         raise AIDError(
             f"process {comm.get_rank()} of {comm.get_world_size()} lost the others "
-            f"({_reason(str(error))}): one of them ended, or hangs; its own output says why, and "
-            "--resume goes on from the last checkpoint"
+            f"({_reason(str(error))}): one of them ended, or hangs; its own output and its log "
+            "in OUTPUT_DIR (log.txt, log.txt.rank1 and so on) say why, and --resume goes on from "
+            "the last checkpoint"
         ) from error
 
 

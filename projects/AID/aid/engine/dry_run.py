@@ -59,9 +59,8 @@ def dry_run(args: Namespace) -> None:
         raise AIDError(f"OUTPUT_DIR {output} cannot be written: {parent} is no writable folder")
     with tempfile.TemporaryDirectory(prefix="aid_dry_run_") as folder:
         resumed = _stand_in(folder, output) if args.resume else ""
-        opts = [*args.opts, "OUTPUT_DIR", folder]
         try:
-            trial = _Trial(setup(Namespace(**{**vars(args), "opts": opts})))
+            trial = _Trial(setup(args, folder))
             trial.resume_or_load(args.resume)
             measured = trial.try_out()
         except AIDError as error:

@@ -1,6 +1,7 @@
 """Evaluation of a checkpoint, without training."""
 
 import logging
+import os
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
@@ -9,6 +10,7 @@ from detectron2.utils import comm
 from ..checkpoint import StrictCheckpointer, check_stored_classes
 from ..data.classes import known_classes
 from ..modeling.build import build_detector
+from .output_folder import write_results
 from .setup import weights_to_evaluate
 from .trainer import AIDTrainer
 
@@ -17,6 +19,8 @@ __all__ = ["evaluate"]
 
 def evaluate(cfg: CfgNode, resume: bool) -> dict:
     """Evaluate a checkpoint on DATASETS.TEST, without building teachers.
+
+    Writes the results to OUTPUT_DIR/inference/metrics.json.
 
     Args:
         cfg, resume: see :func:`~aid.engine.setup.weights_to_evaluate`.
@@ -28,11 +32,13 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
     model = build_detector(cfg)
     weights = weights_to_evaluate(cfg, resume)
     logging.getLogger(__name__).info("Evaluating %s", weights)
-    stored = StrictCheckpointer(model, "MODEL.WEIGHTS").load(weights).get("classes")
+    checkpointer = StrictCheckpointer(model, "MODEL.WEIGHTS", "--config-file")
+    stored = checkpointer.load(weights).get("classes")
     names = known_classes(cfg.DATASETS.TEST)
     remedy = "give the dataset the names and the order of the detector's classes"
     check_stored_classes(stored, names, f"MODEL.WEIGHTS {weights}", "DATASETS.TEST has", remedy)
     results = AIDTrainer.test(cfg, model)
     if comm.is_main_process():
+        write_results(os.path.join(cfg.OUTPUT_DIR, "inference"), results)
         verify_results(cfg, results)
     return results

@@ -2,7 +2,9 @@
 
 import gc
 import logging
+import time
 from contextlib import nullcontext
+from datetime import timedelta
 
 import torch
 from detectron2.engine import HookBase
@@ -25,6 +27,7 @@ __all__ = [
     "PreciseStatistics",
     "SaveNormalizers",
     "SeedStep",
+    "TimeFirstStep",
     "UpdateBalance",
 ]
 
@@ -227,3 +230,21 @@ class SeedStep(HookBase):
 
     def before_step(self) -> None:
         seed_all(self._seed, comm.get_rank(), self.trainer.iter)
+
+
+class TimeFirstStep(HookBase):
+    """Hook that logs the time of the first iteration, long before Detectron2's first line."""
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.trainer.start_iter:
+            self._start = time.perf_counter()
+
+    def after_step(self) -> None:
+        if self.trainer.iter == self.trainer.start_iter:
+            seconds = time.perf_counter() - self._start
+            left = self.trainer.max_iter - self.trainer.iter - 1
+            logging.getLogger(__name__).info(
+                "The first iteration took %.3g s, start-up included: %s left at this speed",
+                seconds,
+                timedelta(seconds=round(left * seconds)),
+            )

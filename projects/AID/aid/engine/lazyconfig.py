@@ -7,6 +7,7 @@ from detectron2.data import DatasetMapper
 from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import StrictCheckpointer, StudentCheckpointer
 from ..config import check_exists
@@ -15,7 +16,7 @@ from ..modeling.inheritance import inherit
 from ..utils.errors import AIDError, ignore_known_deprecations
 from ..utils.files import check_folder_name, clear_write_errors
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
-from .hooks import SeedStep, UpdateBalance
+from .hooks import SeedStep, TimeFirstStep, UpdateBalance
 from .optimizer import pause_adapters
 from .trainer import without_known_tracebacks
 
@@ -61,6 +62,7 @@ def do_train(cfg, resume):
     if getattr(student, "balance", None) is not None:
         trainer_hooks.insert(1, UpdateBalance(student.balance))
     if comm.is_main_process():
+        trainer_hooks.insert(0, TimeFirstStep())
         trainer_hooks.insert(-1, hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
         writers = default_writers(folder, cfg.train.max_iter)
         trainer_hooks.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
@@ -73,6 +75,12 @@ def do_train(cfg, resume):
         trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
 
 
+def _seed(cfg):
+    """Value of train.seed; if that is missing, None or negative, a seed drawn for all processes."""
+    drawn, given = comm.shared_random_seed(), cfg.train.get("seed")
+    return drawn if given is None or given < 0 else given
+
+
 def main(args):
     ignore_known_deprecations()  # in each process
     if not args.config_file.endswith(".py"):
@@ -81,8 +89,11 @@ def main(args):
     cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
     folder = cfg.train.output_dir
     check_folder_name("train.output_dir", folder)
+    cfg.train.seed = _seed(cfg)
     with clear_write_errors(folder):
         default_setup(cfg, args)
+        setup_logger(folder, distributed_rank=comm.get_rank(), name="aid")
+    logging.getLogger(__name__).info("train.seed is %d", cfg.train.seed)
     if not args.eval_only:
         return do_train(cfg, args.resume)
     # The student only, without building teachers.

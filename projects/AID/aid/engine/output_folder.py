@@ -22,7 +22,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import flat_keys, load_config
 from ..utils.errors import AIDError
 from ..utils.files import check_folder_name, clear_write_errors, remove_parts, whole_file
-from ..utils.logs import QuietStart, log_to_file
+from ..utils.logs import Screen, log_to_file
 
 __all__ = [
     "check_output_folder",
@@ -128,8 +128,9 @@ def early_messages() -> Iterator[list[logging.LogRecord]]:
 def start_records(cfg: CfgNode, args: Namespace, early: Iterable[logging.LogRecord] = ()) -> None:
     """Set up logging and seed the process, in place of Detectron2's ``default_setup``.
 
-    The environment and the config are in log.txt only, and so are Detectron2's messages until
-    training or evaluation starts. config.yaml of a training is written later, by :func:`start_run`.
+    The environment and the config are in log.txt only, and so are most messages of Detectron2, see
+    :class:`~aid.utils.logs.Screen`. config.yaml of a training is written later, by
+    :func:`start_run`.
 
     Args:
         cfg: of the run; its OUTPUT_DIR exists.
@@ -142,12 +143,12 @@ def start_records(cfg: CfgNode, args: Namespace, early: Iterable[logging.LogReco
     folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
     with clear_write_errors(folder):
         before = [x for name in LOGGERS for x in logging.getLogger(name).handlers]
-        quiet = QuietStart()
+        screen = Screen(results=not getattr(args, "dry_run", False))
         for name in LOGGERS:
             setup_logger(folder, distributed_rank=rank, name=name)
             for handler in logging.getLogger(name).handlers:
                 if handler not in before and handler.stream is sys.stdout:
-                    handler.addFilter(quiet)
+                    handler.addFilter(screen)
         for message in early:
             for handler in logging.getLogger(message.name.split(".")[0]).handlers:
                 if handler not in before:  # which have processed the message already
@@ -196,10 +197,15 @@ def write_results(folder: str, results: dict) -> None:
     Args:
         folder: existing folder of the file.
         results: of :meth:`DefaultTrainer.test`.
+
+    Raises:
+        AIDError: the file cannot be written.
     """
-    with whole_file(os.path.join(folder, "metrics.json")) as f:
+    path = os.path.join(folder, "metrics.json")
+    with clear_write_errors(folder), whole_file(path) as f:
         content = {**flatten_results_dict(results), "iteration": 0}
         f.write(json.dumps(content, sort_keys=True).encode() + b"\n")
+    logging.getLogger(__name__).info("Results: %s", path)
 
 
 def _has_checkpoint(folder: str) -> bool:

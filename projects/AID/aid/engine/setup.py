@@ -27,7 +27,7 @@ from .output_folder import check_output_folder, early_messages, start_records
 __all__ = ["check_config_file", "check_dataset", "setup", "weights_to_evaluate"]
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
+def setup(args: argparse.Namespace, output: str | None = None) -> CfgNode:
     """Build and check the config, and set up this process for the run.
 
     Starts logging, seeds the process, and sets cuDNN's benchmark mode and, for training on the CPU,
@@ -35,6 +35,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Args:
         args: of the command line of train_net.py.
+        output: folder in place of OUTPUT_DIR.
 
     Returns:
         The frozen config, with SEED >= 0. :func:`~aid.engine.start_run` writes a SEED that was
@@ -46,7 +47,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
             the output folder cannot be written or has a run of another model.
     """
     with early_messages() as early:
-        cfg, sizes = _checked_config(args)
+        cfg, sizes = _checked_config(args, output)
         # An evaluation must not overwrite the config.yaml of the training, which --resume reads.
         records = cfg.clone()
         if args.eval_only:
@@ -81,7 +82,8 @@ def _log_summary(cfg: CfgNode, args: argparse.Namespace, sizes: dict[str, int]) 
         if names or key != "UNLABELED":
             log("DATASETS.%s: %s", key, ", ".join(names) or "none")
     if not args.eval_only:
-        log("%d iterations of %d images", cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH)
+        solver = cfg.SOLVER
+        log("%d iterations of %d images; SEED %d", solver.MAX_ITER, solver.IMS_PER_BATCH, cfg.SEED)
 
 
 def _dataset_keys(args: argparse.Namespace) -> tuple[str, ...]:
@@ -89,7 +91,7 @@ def _dataset_keys(args: argparse.Namespace) -> tuple[str, ...]:
     return ("TEST",) if args.eval_only else ("TRAIN", "UNLABELED", "TEST")
 
 
-def _checked_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, int]]:
+def _checked_config(args: argparse.Namespace, output: str | None) -> tuple[CfgNode, dict[str, int]]:
     """Run the files of ``--register``, and build and check the config; see :func:`setup`.
 
     Returns:
@@ -99,6 +101,7 @@ def _checked_config(args: argparse.Namespace) -> tuple[CfgNode, dict[str, int]]:
         register_from_file(path)
     check_config_file(args.config_file)
     cfg = load_config(args.config_file, args.opts)
+    cfg.OUTPUT_DIR = output or cfg.OUTPUT_DIR
     if args.num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():

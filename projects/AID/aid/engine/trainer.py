@@ -43,6 +43,7 @@ from .hooks import (
     PreciseStatistics,
     SaveNormalizers,
     SeedStep,
+    TimeFirstStep,
     UpdateBalance,
 )
 from .optimizer import build_optimizer, pause_adapters
@@ -73,7 +74,7 @@ class AIDTrainer(DefaultTrainer):
             cfg: a config with SEED >= 0, as :func:`~aid.engine.setup` returns it.
 
         Raises:
-            AIDError: model, loader or optimizer cannot be built.
+            AIDError: SEED is negative, or model, loader or optimizer cannot be built.
         """
         # Replaces DefaultTrainer.__init__, in which the device of DDP, the checkpointer and the
         # class of the inner trainer are fixed. Same order of construction.
@@ -88,6 +89,8 @@ class AIDTrainer(DefaultTrainer):
 
     def _build(self, cfg: CfgNode) -> None:
         _check_unlabeled(cfg, micro_batch_size(cfg))  # fail before the model is built
+        if cfg.SEED < 0:
+            raise AIDError(f"SEED is {cfg.SEED}: set one of 0 or more; aid.engine.setup draws one")
         if cfg.SOLVER.CHECKPOINT_PERIOD < 1:
             raise AIDError(
                 f"SOLVER.CHECKPOINT_PERIOD is {cfg.SOLVER.CHECKPOINT_PERIOD}: it must be 1 or more"
@@ -130,7 +133,9 @@ class AIDTrainer(DefaultTrainer):
             elif isinstance(hook, EvalHook) and self.average is not None:
                 hook = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._test_average)
             hooks.append(hook)
-        if not comm.is_main_process():
+        if comm.is_main_process():
+            hooks.insert(0, TimeFirstStep())
+        else:
             hooks.append(DropPictures())
         if self.cfg.VIS_PERIOD > 0:
             hooks.append(CollectFigures(self.cfg.VIS_PERIOD))
@@ -390,6 +395,7 @@ class AIDTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        logging.getLogger(__name__).info("Evaluating on %s", dataset_name)
         return build_evaluator(dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference"))
 
 

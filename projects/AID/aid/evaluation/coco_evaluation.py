@@ -1,6 +1,7 @@
 """COCO's metric for boxes and masks, for any dataset in Detectron2's catalog."""
 
 import io
+import logging
 from contextlib import redirect_stdout
 
 from detectron2.data import MetadataCatalog
@@ -11,6 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from ..data.masks import usable_mask
 from ..utils.d2 import coco_annotations, coco_images, set_coco_tasks
 from ..utils.errors import AIDError
+from ..utils.logs import log_to_file
 
 __all__ = ["build_coco_evaluator"]
 
@@ -18,8 +20,16 @@ __all__ = ["build_coco_evaluator"]
 class _COCOEvaluator(COCOEvaluator):
     """Detectron2's evaluator, for which a detector that finds nothing has an AP of 0.
 
-    Detectron2 reports NaN then, as for a dataset without objects.
+    Detectron2 reports NaN then, as for a dataset without objects. What COCO's code prints goes to
+    log.txt.
     """
+
+    def evaluate(self, img_ids: list[int] | None = None) -> dict | None:
+        with redirect_stdout(io.StringIO()) as printed:
+            results = super().evaluate(img_ids)
+        if printed.getvalue():
+            log_to_file(logging.INFO, "COCO's evaluation:\n%s", printed.getvalue())
+        return results
 
     def _derive_coco_results(
         self, coco_eval: COCOeval | None, iou_type: str, class_names: list[str] | None = None

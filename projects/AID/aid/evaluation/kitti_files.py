@@ -1,6 +1,7 @@
 """KITTI's official metric on text files, and its formatting."""
 
 import os
+import textwrap
 
 from detectron2.structures import Instances
 from tabulate import tabulate
@@ -13,6 +14,8 @@ from .kitti_metric import DIFFICULTIES, NUM_POSITIONS, AveragePrecision, kitti_a
 __all__ = ["as_dict", "evaluate_folders", "format_table", "kitti_objects", "note_on_few_objects"]
 
 Results = dict[str, dict[str, AveragePrecision]]
+# Characters of a line of the table on a terminal.
+WIDTH = 100
 
 
 def evaluate_folders(labels: str, results: str) -> Results:
@@ -81,22 +84,22 @@ def as_dict(precision: Results) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def format_table(precision: Results) -> str:
-    """Format as a Markdown table, with a note if an AP cannot reach 100."""
+    """Format as a Markdown table, with a note if an AP cannot reach 100.
+
+    Without a ground-truth object there is no AP, which is shown as "-".
+    """
     rows, num_valid = [], {}
     for name, by_difficulty in precision.items():
-        aps = [by_difficulty[difficulty] for difficulty in DIFFICULTIES]
-        rows.append(
-            [name, *(x.r40 for x in aps), *(x.r11 for x in aps), *(x.num_valid for x in aps)]
-        )
-        num_valid |= {f"{name} {d}": by_difficulty[d].num_valid for d in DIFFICULTIES}
-    header = [
-        "class",
-        *(f"AP_R40 {d}" for d in DIFFICULTIES),
-        *(f"AP_R11 {d}" for d in DIFFICULTIES),
-        *(f"objects {d}" for d in DIFFICULTIES),
-    ]
-    table = tabulate(rows, headers=header, tablefmt="pipe", floatfmt=".2f")
-    return "\n".join(filter(None, [table, note_on_few_objects(num_valid)]))
+        for difficulty in DIFFICULTIES:
+            x = by_difficulty[difficulty]
+            aps = [f"{ap:.2f}" if x.num_valid else "-" for ap in (x.r40, x.r11)]
+            rows.append([name, difficulty, *aps, x.num_valid])
+            num_valid[f"{name} {difficulty}"] = x.num_valid
+    header = ["class", "difficulty", "AP_R40", "AP_R11", "objects"]
+    right = ["left", "left", "right", "right", "right"]
+    table = tabulate(rows, header, tablefmt="pipe", colalign=right, disable_numparse=True)
+    note = textwrap.fill(note_on_few_objects(num_valid), WIDTH)
+    return "\n".join(filter(None, [table, note]))
 
 
 def note_on_few_objects(num_valid: dict[str, int]) -> str:

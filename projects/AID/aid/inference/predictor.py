@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from ..data.images import ImageFault, check_size, longest_side, read_image
 from ..modeling.build import build_detector
 from ..modeling.meta_arch import plain_architecture
 from ..modeling.teacher import load_teacher_config
-from ..utils.errors import AIDError
+from ..utils.errors import AIDError, without_known_warnings
 from .classes import check_classes, classes_of, numbered_classes
 
 __all__ = ["Predictor", "as_input", "load_config_of", "load_detector"]
@@ -67,6 +68,7 @@ class Predictor:
             thing_dataset_id_to_contiguous_id={x: k for k, x in enumerate(self.class_ids)},
         )
         self._longest = longest_side(self.cfg, is_train=False)
+        self._is_first = True
 
     def __call__(self, image: np.ndarray | str | os.PathLike) -> Instances:
         """Detect objects in an image.
@@ -92,7 +94,11 @@ class Predictor:
         """
         if not len(images):
             return []
-        outputs = self.model([as_input(self._pixels(image), self.cfg) for image in images])
+        inputs = [as_input(self._pixels(image), self.cfg) for image in images]
+        # torch gives these warnings once; hiding any makes Python repeat those of other code.
+        with without_known_warnings() if self._is_first else nullcontext():
+            outputs = self.model(inputs)
+        self._is_first = False
         return [output["instances"].to("cpu") for output in outputs]
 
     def _pixels(self, image: object) -> np.ndarray:
@@ -210,7 +216,7 @@ def load_detector(cfg: CfgNode) -> tuple[nn.Module, list[dict]]:
     """
     detector = build_detector(cfg)
     weights = cfg.MODEL.WEIGHTS
-    stored = StrictCheckpointer(detector, "weights").load(weights).get("classes")
+    stored = StrictCheckpointer(detector, "weights", "the config file").load(weights).get("classes")
     if stored is not None:
         return detector.eval(), check_classes(stored, cfg, weights)
     datasets = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)

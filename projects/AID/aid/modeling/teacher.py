@@ -292,7 +292,7 @@ def load_teacher(
         )
     detector = build().to(device)
     try:
-        content = StrictCheckpointer(detector, weights_key).load(weights)
+        content = StrictCheckpointer(detector, weights_key, config_key).load(weights)
     except AIDError:
         if student is None or not _fits(weights, student):
             raise

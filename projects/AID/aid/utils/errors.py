@@ -5,7 +5,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from .text import one_line
 
@@ -17,7 +18,12 @@ __all__ = [
     "ignore_known_deprecations",
     "main_with_clear_errors",
     "no_file",
+    "without_known_warnings",
 ]
+
+# Loggers of torch for deprecations in Detectron2. The second reports, whenever Detectron2 describes
+# the environment, that there is no GPU.
+NOISY = ("torch.fx._symbolic_trace", "torch.utils.cpp_extension")
 
 
 class AIDError(Exception):
@@ -95,9 +101,22 @@ def ignore_known_deprecations() -> None:
     Sets warning filters and the levels of torch loggers; for entry points only.
     """
     filter_known_warnings()
-    # The second reports, whenever Detectron2 describes the environment, that there is no GPU.
-    for name in ("torch.fx._symbolic_trace", "torch.utils.cpp_extension"):
+    for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def without_known_warnings() -> Iterator[None]:
+    """Hide the warnings of :func:`ignore_known_deprecations` inside the context only."""
+    loggers = list(map(logging.getLogger, NOISY))
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        ignore_known_deprecations()
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def filter_known_warnings() -> None:

@@ -3,7 +3,17 @@
 import logging
 import sys
 
-__all__ = ["QuietStart", "log_to_file"]
+__all__ = ["Screen", "log_to_file"]
+
+# Beginnings of the messages of Detectron2 and fvcore that appear on the screen, by logger.
+SHOWN = {
+    "detectron2.engine.train_loop": ("",),
+    "detectron2.engine.hooks": ("Running precise-BN", "Overall training", "Total training"),
+    "detectron2.utils.events": ("",),
+    "detectron2.evaluation.evaluator": ("Inference done", "Total inference time"),
+    "detectron2.evaluation.coco_evaluation": ("Evaluation results", "Per-category"),
+    "fvcore.common.checkpoint": ("Saving checkpoint",),
+}
 
 
 def log_to_file(level: int, message: str, *args: object, error: Exception | None = None) -> None:
@@ -22,19 +32,25 @@ def log_to_file(level: int, message: str, *args: object, error: Exception | None
             handler.handle(record)
 
 
-class QuietStart(logging.Filter):
-    """Filter of a screen that drops Detectron2's messages before training or evaluation starts.
+class Screen(logging.Filter):
+    """Filter of a screen that drops most messages of Detectron2; log.txt has all of them.
 
-    These are the printed model and the steps of building it and the data loaders. Warnings, and the
-    messages of this project, pass.
+    Warnings, the messages of this project and those of :data:`SHOWN` pass.
     """
 
-    def __init__(self):
+    def __init__(self, results: bool = True):
+        """
+        Args:
+            results: whether results of evaluations appear.
+        """
         super().__init__()
-        self._has_started = False
+        self._results = results
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.name.startswith(("detectron2.engine.train_loop", "detectron2.evaluation")):
-            self._has_started = True
-        is_own = record.name.split(".")[0] not in ("detectron2", "fvcore")
-        return self._has_started or is_own or record.levelno > logging.INFO
+        if record.levelno > logging.INFO:
+            return True
+        package, _, module = record.name.partition(".")
+        if module.startswith("evaluation") and not self._results:
+            return False
+        shown = SHOWN.get(record.name, ())
+        return package == "aid" or record.getMessage().startswith(shown)

@@ -40,7 +40,7 @@ class _Exported(nn.Module):
 
 
 def average_precision(
-    run: Callable[[Tensor], tuple[Tensor, ...]], cfg: CfgNode, dataset: str
+    run: Callable[[Tensor], tuple[Tensor, ...]], cfg: CfgNode, dataset: str, title: str
 ) -> dict[str, float]:
     """Evaluate an exported file.
 
@@ -48,6 +48,7 @@ def average_precision(
         run: function of the file, see :func:`~aid_tools.export.formats.load_exported`.
         cfg: the detector's config.
         dataset: name of a registered dataset with labels.
+        title: of the file, for the progress bar.
 
     Returns:
         COCO's AP in percent by task: "bbox", and "segm" of a detector with masks.
@@ -55,7 +56,7 @@ def average_precision(
     loader = build_test_loader(cfg, dataset)
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         evaluator = build_evaluator(dataset, folder)
-        progress = tqdm(loader, desc="Evaluation", unit="image")
+        progress = tqdm(loader, desc=f"AP of {title}", unit="image")
         results = inference_on_dataset(_Exported(run), progress, evaluator)
     return {task: values["AP"] for task, values in results.items() if "AP" in values}
 
@@ -67,11 +68,11 @@ def check_drop(
 
     Args:
         before, after: of :func:`average_precision`.
-        max_drop: the largest drop that is accepted.
+        max_drop: the largest drop that is accepted, in percent points.
         dataset: on which they were measured, for the message.
 
     Raises:
-        AIDError: an AP fell by more, or there was none before.
+        AIDError: an AP fell by more or to 0, or there was none before.
     """
     for task, ap in before.items():
         if not ap > 0:
@@ -79,9 +80,9 @@ def check_drop(
                 f"the detector's {task} AP on {dataset} is {ap:.3g}, so that INT8 cannot be "
                 "checked: choose another dataset with --evaluate"
             )
-        if not ap - after[task] <= max_drop:
+        if not (after[task] > 0 and ap - after[task] <= max_drop):
             raise AIDError(
-                f"INT8 is not used: its {task} AP on {dataset} is {after[task]:.2f}, the "
-                f"detector's {ap:.2f}, more than --max-ap-drop {max_drop:g} above: calibrate with "
-                "more images like those of the test set, or accept a larger drop"
+                f"INT8 is not used: its {task} AP on {dataset} is {after[task]:.3g}, the "
+                f"detector's {ap:.3g}: --max-ap-drop accepts {max_drop:g} less, but never 0: "
+                "calibrate with more images like those of the test set, or accept a larger drop"
             )

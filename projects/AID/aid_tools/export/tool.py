@@ -15,7 +15,7 @@ from torch import nn
 
 from aid import Predictor
 from aid.data.classes import class_list
-from aid.data.images import longest_side
+from aid.data.images import ImageFault, check_header, longest_side
 from aid.engine.setup import check_dataset
 from aid.inference import as_input
 from aid.modeling.teacher import build_teacher
@@ -23,7 +23,7 @@ from aid.modeling.teacher_keys import DETECTOR, teacher_kinds
 from aid.utils.errors import AIDError, check_not_negative
 from aid.utils.files import whole_file, write_json, write_text
 
-from ..prediction import find_sources, read_frames
+from ..prediction import Source, find_sources, read_frames
 from .accuracy import average_precision, check_drop
 from .comparison import TOLERANCE, compare_detections
 from .contract import contract
@@ -41,14 +41,21 @@ def check_int8(args: Namespace) -> None:
     """Check the options of the quantization.
 
     Raises:
-        AIDError: an option is missing or invalid, or there are no images.
+        AIDError: an option is missing or invalid, there are no images, or one cannot be read.
     """
     if "onnx" not in args.format:
         raise AIDError("--int8 quantizes the ONNX file: add onnx to --format")
     if not args.calibrate:
         raise AIDError("--int8 needs images like those of the training: add --calibrate FOLDER")
     check_not_negative("--max-ap-drop", args.max_ap_drop)
-    find_sources(args.calibrate)  # fails now if there are no images
+    for source in _some(find_sources(args.calibrate), MAX_CALIBRATION):
+        if not os.path.isfile(source.path):
+            raise AIDError(f"--calibrate {source.path} does not exist")
+        if not source.is_video:
+            try:
+                check_header(source.path)
+            except ImageFault as error:
+                raise AIDError(f"--calibrate {source.path} cannot be used: {error}") from error
 
 
 def _dataset(args: Namespace, cfg: CfgNode) -> str | None:
@@ -136,8 +143,9 @@ def _quantize(
     content = quantized(path, (as_input(x, cfg)["image"].float() for x in pictures))
     dataset = _dataset(args, cfg)
     run = load_exported(content, "onnx", args.threads)
-    before = average_precision(load_exported(path, "onnx", args.threads), cfg, dataset)
-    after = average_precision(run, cfg, dataset)
+    exported = load_exported(path, "onnx", args.threads)
+    before = average_precision(exported, cfg, dataset, row.name)
+    after = average_precision(run, cfg, dataset, "ONNX, INT8")
     check_drop(before, after, args.max_ap_drop, dataset)
     with whole_file(os.path.join(args.output, INT8)) as f:
         f.write(content)
@@ -159,10 +167,14 @@ def _pictures(args: Namespace, cfg: CfgNode) -> Iterator[np.ndarray]:
 
 def _frames(inputs: list[str], cfg: CfgNode, number: int) -> Iterator[np.ndarray]:
     """Read at most ``number`` images, (H, W, 3), BGR, evenly spaced over the files."""
-    sources = find_sources(inputs)
-    step = -(-len(sources) // number)
-    frames = read_frames(sources[::step], _fail, longest_side(cfg, is_train=False))
+    sources = _some(find_sources(inputs), number)
+    frames = read_frames(sources, _fail, longest_side(cfg, is_train=False))
     return (frame.image for frame in islice(frames, number))
+
+
+def _some(sources: list[Source], number: int) -> list[Source]:
+    """Take at most ``number`` of the files, evenly spaced."""
+    return sources[:: -(-len(sources) // number)]
 
 
 def _fail(message: str) -> None:

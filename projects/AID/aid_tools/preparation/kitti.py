@@ -19,11 +19,13 @@ __all__ = [
     "list_images",
     "print_table",
     "read_drives",
+    "read_existing",
     "read_split",
     "write_splits",
 ]
 
 KITTI_IMAGES = 7481
+SPLITS = ("train", "val", "trainval")
 
 
 def list_images(root: str) -> list[str]:
@@ -166,8 +168,21 @@ def read_split(train_list: str, val_list: str, names: list[str]) -> tuple[list[s
 
 def find_existing(root: str) -> list[str]:
     """List the split files that exist."""
-    paths = [os.path.join(root, "ImageSets", f"{x}.txt") for x in ("train", "val", "trainval")]
+    paths = [os.path.join(root, "ImageSets", f"{x}.txt") for x in SPLITS]
     return [path for path in paths if os.path.exists(path)]
+
+
+def read_existing(root: str, names: list[str]) -> tuple[list[str], list[str]]:
+    """Read the split files below ``root``.
+
+    Raises:
+        AIDError: see :func:`read_split`; or trainval.txt has other names than the two others.
+    """
+    train, val, both = (os.path.join(root, "ImageSets", f"{x}.txt") for x in SPLITS)
+    splits = read_split(train, val, names)
+    if sorted(read_names(both)) != sorted(splits[0] + splits[1]):
+        raise AIDError(f"{both} does not list exactly the images of train.txt and val.txt")
+    return splits
 
 
 def write_splits(root: str, splits: dict[str, list[str]]) -> None:
@@ -186,15 +201,16 @@ def write_splits(root: str, splits: dict[str, list[str]]) -> None:
         raise AIDError(f"{folder} cannot be written: {error.strerror}") from error
 
 
-def print_table(splits: dict[str, list[str]], objects: dict[str, Counter]) -> None:
+def print_table(splits: dict[str, list[str]], objects: dict[str, Counter], title: str) -> None:
     """Print the numbers of images and of objects of each class of the splits.
 
     Args:
         splits: {name: image names}.
         objects: of :func:`check_files`.
+        title: of the column of the split files.
     """
     rows = []
     for split, members in splits.items():
         count = sum((objects[name] for name in members), Counter())
         rows.append([f"ImageSets/{split}.txt", len(members), *(count[kind] for kind in CLASSES)])
-    print(tabulate(rows, headers=["written", "images", *CLASSES]))
+    print(tabulate(rows, headers=[title, "images", *CLASSES]))

@@ -79,7 +79,7 @@ def load_trained(student: DistillationMixin, path: str) -> bool:
     """
     distillation, student.distillation = student.distillation, None
     try:
-        StrictCheckpointer(student, "--weights").load(path)
+        StrictCheckpointer(student, "--weights", "--config-file").load(path)
     finally:
         student.distillation = distillation
     with clear_load_errors("--weights", path):
