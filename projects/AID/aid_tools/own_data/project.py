@@ -4,7 +4,7 @@ import math
 import os
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -65,8 +65,9 @@ DETECTORS = {
     "gfl": Detector("Base-GFL.yaml", "Base-GFL.yaml", "GFL", 0.01),
     "fcos": Detector("Base-FCOS.yaml", "Base-FCOS.yaml", "FCOS", 0.01),
 }
-# Iterations below which a warning advises more epochs.
-FEW_ITERATIONS = 1000
+# Epochs of the students by default, and iterations that they last at least, for small datasets.
+EPOCHS = 12
+MIN_ITERATIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Project:
         images: folder of the images.
         detector: one of DETECTORS.
         coco_teacher: whether the teacher is a COCO detector of Detectron2's model zoo.
-        epochs: of the students; a teacher is trained twice as long.
+        epochs: of the students; a teacher is trained twice as long. None for EPOCHS, or as many as
+            make MIN_ITERATIONS.
         gpus: number of GPUs; 0 for the CPU.
         batch: images per iteration of all GPUs; None for the smallest multiple of their number
             from 8 on.
@@ -91,7 +93,7 @@ class Project:
     images: str
     detector: str = "faster_rcnn"
     coco_teacher: bool = False
-    epochs: int = 12
+    epochs: int | None = None
     gpus: int = 1
     batch: int | None = None
 
@@ -121,6 +123,9 @@ def write_project(project: Project, repository: Path) -> tuple[list[str], list[s
     _check(project)
     train, classes = _read_data(project)
     epoch = max(1, round(len(train) / project.batch_size))
+    enough = -(-MIN_ITERATIONS // epoch)
+    if project.epochs is None:
+        project = replace(project, epochs=max(EPOCHS, enough))
     iterations = project.epochs * epoch
     files = {
         "register.py": _registration(project),
@@ -140,8 +145,7 @@ def write_project(project: Project, repository: Path) -> tuple[list[str], list[s
     except OSError as error:
         raise AIDError(f"{project.folder} cannot be written: {error.strerror}") from error
     warnings = []
-    if iterations < FEW_ITERATIONS:
-        enough = -(-FEW_ITERATIONS // epoch)
+    if iterations < MIN_ITERATIONS:
         warnings.append(
             f"{project.epochs} epochs of {len(train)} images are {iterations} iterations, which is "
             f"short for a detector: consider --epochs {enough} or more"
@@ -158,7 +162,8 @@ def _check(project: Project) -> None:
     for split in ("train", "val"):
         if f"{project.name}_{split}" in DatasetCatalog.list():
             raise AIDError(f"{project.name}_{split} is a dataset already: choose another name")
-    if min(project.epochs, project.batch_size) < 1 or project.gpus < 0:
+    epochs = EPOCHS if project.epochs is None else project.epochs
+    if min(epochs, project.batch_size) < 1 or project.gpus < 0:
         raise AIDError("--epochs and --batch must be 1 or more, --gpus 0 or more")
     if project.batch_size % max(project.gpus, 1):
         raise AIDError(
