@@ -142,9 +142,12 @@ def _build_model(name: str) -> nn.Module:
             f"torchvision://{name}"
         )
     try:
-        return torchvision.models.get_model(name, weights=None)
+        model = torchvision.models.get_model(name, weights=None)
     except ImportError as error:  # models that need SciPy
         raise AIDError(f"MODEL.TORCHVISION.NAME: {name} cannot be built: {error}") from error
+    if hasattr(model, "transform_input"):
+        model.transform_input = True  # as with weights: converts images for GoogLeNet's
+    return model
 
 
 def _blocks(model: nn.Module) -> Iterator[tuple[str, int, int]]:
