@@ -85,6 +85,14 @@ def test_unused_blocks_are_removed():
     assert list(part(torch.randn(1, 3, 64, 64))) == ["res2", "res3"]
 
 
+def test_nothing_is_frozen_at_stage_0():
+    backbone = TorchvisionBackbone(
+        "vgg11_bn", FEATURES, norm="BN", freeze_at=0
+    )  # begins at stride 1
+    assert all(p.requires_grad for p in backbone.parameters())
+    assert not any(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules())
+
+
 def test_frozen_stages():
     backbone = TorchvisionBackbone("mobilenet_v3_large", FEATURES, norm="BN", freeze_at=2)
     trained = {x.split(".")[2] for x, p in backbone.named_parameters() if p.requires_grad}

@@ -69,7 +69,7 @@ class TorchvisionBackbone(Backbone):
         elif norm == "FrozenBN":
             model = FrozenBatchNorm2d.convert_frozen_batchnorm(model)
         for path, stride, _ in blocks:
-            if stride <= 2**freeze_at:
+            if freeze_at > 0 and stride <= 2**freeze_at:  # a VGG begins at stride 1
                 block = model.get_submodule(path).requires_grad_(False)
                 model.set_submodule(path, FrozenBatchNorm2d.convert_frozen_batchnorm(block))
         self.body = create_feature_extractor(
