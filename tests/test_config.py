@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import re
 import shlex
 
 import pytest
@@ -25,6 +26,12 @@ FILES = sorted(os.path.relpath(f, ROOT) for f in glob.glob(f"{ROOT}/**/*.yaml", 
 DETECTORS = [f for f in FILES if not f.startswith("backbones") and "Base" not in f]
 FRAGMENTS = [f for f in FILES if f not in DETECTORS]
 STUDENTS = [f for f in DETECTORS if "_from_" in f]
+# Backbone in a file's name: the model of torchvision.
+LIGHT = {
+    "MobileNetV3L": "mobilenet_v3_large",
+    "EfficientNetB0": "efficientnet_b0",
+    "RegNetY400MF": "regnet_y_400mf",
+}
 # Folder of a student's config: folder of its baseline.
 BASELINES = {
     "AID": "KITTI",
@@ -47,6 +54,14 @@ def test_documented_configs_exist():
     for meta_arch in ("faster_rcnn", "mask_rcnn", "retinanet", "gfl"):
         expected += [f"COCO-Traffic/{meta_arch}_{r}_FPN" for r in ("R18", "R50", "R101")]
         expected += [f"AID/COCO-Traffic/{meta_arch}_{r}_from_R101" for r in ("R18", "R50")]
+    light = [f"faster_rcnn_{x}" for x in ("EfficientNetB0", "RegNetY400MF")]
+    light += [f"{x}_MobileNetV3L" for x in ("faster_rcnn", "retinanet", "gfl", "fcos")]
+    expected += [f"KITTI/{student}_FPN" for student in light]
+    expected += [f"AID/{student}_from_R101" for student in light]
+    for meta_arch in ("faster_rcnn", "retinanet", "gfl"):
+        expected += [f"COCO-Traffic/{meta_arch}_MobileNetV3L_FPN"]
+        expected += [f"AID/COCO-Traffic/{meta_arch}_MobileNetV3L_from_R101"]
+    expected += [f"Quickstart/faster_rcnn_MobileNetV3L_{x}" for x in ("FPN", "from_R34")]
     for meta_arch in ("faster_rcnn", "retinanet"):
         for folder in ("AID", "AID/COCO-Traffic"):
             expected += [f"{folder}/{meta_arch}_{r}_from_coco_R101" for r in ("R18", "R50")]
@@ -83,13 +98,14 @@ def load(file: str) -> CfgNode:
 def build_without_weights(cfg: CfgNode) -> nn.Module:
     built = cfg.clone()
     built.MODEL.DEVICE = "meta"  # modules without weights
-    with torch.device("meta"):
+    # RegNets compute their widths with tensors.
+    with torch.device("cpu" if "regnet" in built.MODEL.TORCHVISION.NAME else "meta"):
         return build_model(built)
 
 
 def check_detector(file: str, cfg: CfgNode) -> nn.Module:
     model = build_without_weights(cfg)
-    assert cfg.MODEL.RESNETS.DEPTH == int(file.split("_R")[1].split("_")[0])
+    check_backbone(file, cfg)
     assert num_classes(model) == (13 if "COCO-Traffic" in file else 3)
     assert isinstance(model, DistillationMixin) == ("_from_" in file)
     assert cfg.MODEL.MASK_ON == ("mask_rcnn" in file)
@@ -97,6 +113,20 @@ def check_detector(file: str, cfg: CfgNode) -> nn.Module:
     folder, name = os.path.split(file)
     assert cfg.OUTPUT_DIR == f"output/{folder}/{name[:-5]}".replace("Quickstart", "quickstart")
     return model
+
+
+def check_backbone(file: str, cfg: CfgNode) -> None:
+    """Check that the backbone is the one in the file's name."""
+    name = re.search(r"_([A-Z]\w*?)_", os.path.basename(file))[1]
+    if name not in LIGHT:
+        assert cfg.MODEL.RESNETS.DEPTH == int(name.removeprefix("R"))
+        return
+    assert cfg.MODEL.BACKBONE.NAME == "build_torchvision_fpn_backbone"
+    assert cfg.MODEL.TORCHVISION.NAME == LIGHT[name]
+    is_quickstart = file.startswith("Quickstart")
+    assert cfg.MODEL.WEIGHTS == ("" if is_quickstart else f"torchvision://{LIGHT[name]}")
+    assert cfg.MODEL.TORCHVISION.NORM == ("BN" if is_quickstart else "FrozenBN")
+    assert cfg.INPUT.FORMAT == "RGB" and max(cfg.MODEL.PIXEL_STD) < 60
 
 
 def check_schedule(file: str, solver: CfgNode) -> None:

@@ -6,6 +6,7 @@
         --device cuda --amp --batch 8 --size 544x1826 --repeat 50 --json output/benchmark.json
     python tools/benchmark.py --config-file configs/Quickstart/faster_rcnn_R18_from_R34.yaml \\
         --size 96x320 --sweep --figure output/sweep.png AID.BACKGROUND one
+    python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml --flops
 
 Images, boxes and weights are random, so no data and no checkpoints are needed. See
 docs/performance.md for the meaning of the numbers.
@@ -64,10 +65,16 @@ def build_parser() -> ArgumentParser:
         help="time limit, which reduces the number of rounds to at least 3 (default: no limit)",
     )
     add("--no-memory", action="store_true", help="do not measure memory")
-    add(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--sweep",
         action="store_true",
         help="vary image size, batch size and number of instances instead",
+    )
+    instead.add_argument(
+        "--flops",
+        action="store_true",
+        help="count parameters and multiply-adds of student and teacher instead",
     )
     add_json(parser)
     add("--figure", metavar="FILE", help="draw the results of --sweep to this file")
@@ -80,9 +87,9 @@ def main(args: Namespace) -> None:
     # Imported late, see aid_tools/command.py.
     from aid.utils.errors import AIDError
     from aid.utils.files import check_writable, clear_file_errors, write_json
-    from aid_tools.benchmark import Settings, measure, measure_sweep, parse_size
+    from aid_tools.benchmark import Settings, count_costs, measure, measure_sweep, parse_size
     from aid_tools.benchmark.figure import check_format, draw_sweeps
-    from aid_tools.benchmark.page import results_page, sweep_page
+    from aid_tools.benchmark.page import costs_page, results_page, sweep_page
     from aid_tools.report.figures import save
 
     if args.figure:
@@ -100,7 +107,10 @@ def main(args: Namespace) -> None:
         **{name: getattr(args, name) for name in names},
     )
     rounds = {"repeat": args.repeat, "seconds": args.seconds}
-    if args.sweep:
+    if args.flops:
+        content = count_costs(settings)
+        print(costs_page(content, settings))
+    elif args.sweep:
         sweeps = measure_sweep(settings, **rounds)
         print(sweep_page(sweeps, settings))
         content = {"sweeps": [sweep.as_dict() for sweep in sweeps]}

@@ -4,12 +4,14 @@
     python tools/export_model.py --config-file output/student --output output/export
     python tools/export_model.py --config-file output/student --output output/export \\
         --format onnx --int8 --calibrate TRAINING_IMAGES
+    python tools/export_model.py --config-file output/student --output output/export \\
+        --baselines output/plain --evaluate kitti_val
 
 Each file is run on images of the config's test set or of --images, and rejected if its detections
 differ from the detector's. The files take images of any size, on the CPU. --int8 adds a quantized
 ONNX file, which is rejected if its AP is too low. The folder also gets contract.json, which
-describes inputs, outputs and classes for programs that run the files, and the measured latencies
-and sizes as export.md and export.json. See docs/deploy.md.
+describes inputs, outputs and classes for programs that run the files, and a table of parameters,
+GFLOPs, sizes and latencies as export.md and export.json, with AP by --evaluate. See docs/deploy.md.
 """
 
 import sys
@@ -54,6 +56,13 @@ def build_parser() -> ArgumentParser:
         metavar="N",
         help="maximum number of images for the comparison (default: %(default)s)",
     )
+    add(
+        "--baselines",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="output folders of detectors to add to the table, such as the plain student's",
+    )
     add("--no-teacher", action="store_true", help="do not measure the teachers of a student")
     add(
         "--repeat",
@@ -79,7 +88,8 @@ def build_parser() -> ArgumentParser:
     add(
         "--evaluate",
         metavar="DATASET",
-        help="registered dataset for the AP of --int8 (default: first of DATASETS.TEST)",
+        help="measure the AP of all rows on this registered dataset (default: that of --int8 and "
+        "its ONNX file, on the first of DATASETS.TEST)",
     )
     add(
         "--max-ap-drop",
@@ -110,17 +120,19 @@ def main(args: Namespace) -> None:
         raise AIDError("--num-images, --repeat and --threads must be at least 1")
     if args.int8:
         check_int8(args)
-    elif args.calibrate or args.evaluate:
-        raise AIDError("--calibrate and --evaluate are options of --int8: add it")
+    elif args.calibrate:
+        raise AIDError("--calibrate is an option of --int8: add it")
     check_packages(args.format)
     if args.register:
         register_from_file(args.register)
     torch.set_num_threads(args.threads)
     predictor = Predictor(args.config_file, args.weights, "cpu", args.opts)
-    if args.int8:
-        check_labels(args, predictor)
+    baselines = [Predictor(folder, device="cpu") for folder in args.baselines]
+    if args.int8 or args.evaluate:
+        for x in (predictor, *baselines):
+            check_labels(args, x)
     with output_folder(args.output):
-        export_and_compare(args, predictor)
+        export_and_compare(args, predictor, baselines)
 
 
 if __name__ == "__main__":

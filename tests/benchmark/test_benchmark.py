@@ -94,6 +94,23 @@ DISTILLATION_LOSS_REGISTRY.register(MeasuredLoss)
 """
 
 
+def test_parameters_and_flops_are_counted(config_file, tiny_model, benchmark, tmp_path):
+    results = []
+    for number in (20, 40):
+        path = config_file("faster_rcnn", ["MODEL.RPN.POST_NMS_TOPK_TEST", number])
+        target = str(tmp_path / "costs.json")
+        page = benchmark("--config-file", path, "--flops", "--json", target)
+        with open(target) as f:
+            results.append(json.load(f))
+    student, teacher = results[0]["student"], results[0]["teacher"]
+    parameters = sum(x.numel() for x in tiny_model("faster_rcnn").parameters())
+    assert student == teacher and student["parameters"] == parameters / 1e6
+    # 20 more RoIs of 7 x 7 cells and 8 channels in layers of 16, 16 and 4 + 12 units.
+    more = 1e9 * (results[1]["student"]["gflops"] - student["gflops"])
+    assert more == pytest.approx(20 * 16 * (7 * 7 * 8 + 16 + 16))
+    assert "M parameters" in page and "GFLOPs, 64x96 pixels" in page
+
+
 def test_custom_loss_is_benchmarked(config_file, benchmark, tmp_path):
     own, numbers = tmp_path / "own.py", tmp_path / "numbers.json"
     own.write_text(OWN_LOSS)

@@ -1,5 +1,6 @@
 """torchvision's weights under Detectron2's names."""
 
+import re
 import urllib.error
 
 import pytest
@@ -10,8 +11,12 @@ from detectron2.modeling import build_backbone
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from aid.checkpoint import check_torchvision_weights
 from aid.config import load_config
+from aid.engine import AIDTrainer
 from aid.utils.errors import AIDError
+
+TORCHVISION = "build_torchvision_fpn_backbone"
 
 
 @pytest.fixture
@@ -93,6 +98,66 @@ def test_other_models_keep_their_parameter_names(cache, repository):
     for name in loaded.keys() & net.state_dict().keys():
         torch.testing.assert_close(loaded[name], net.state_dict()[name])
     assert "features.12.0.weight" in loaded
+
+
+def test_old_names_of_densenet_are_converted(cache):
+    names = ["features.denseblock1.denselayer2.norm1.weight", "features.norm5.bias"]
+    old = [names[0].replace("norm1", "norm.1"), names[1]]
+    cache["state_dict"] = {name: torch.zeros(1) for name in old}
+    assert (
+        list(torch.load(PathManager.get_local_path("torchvision://densenet121"))["model"]) == names
+    )
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        ([], None),
+        (["MODEL.WEIGHTS", ""], None),
+        (["MODEL.WEIGHTS", "my.pth", "INPUT.FORMAT", "BGR"], None),
+        (["INPUT.FORMAT", "BGR"], "than this config has: set INPUT.FORMAT RGB$"),
+        (
+            ["MODEL.PIXEL_STD", [1.0] * 3],
+            r"set MODEL.PIXEL_STD \[58.395, 57.12, 57.375\]$",
+        ),
+        (["MODEL.PIXEL_MEAN", [1.0], "MODEL.PIXEL_STD", [1.0]], "set MODEL.PIXEL_MEAN .*_STD"),
+        (
+            ["MODEL.WEIGHTS", "torchvision://efficientnet_v2_l"]
+            + ["MODEL.BACKBONE.NAME", TORCHVISION, "MODEL.TORCHVISION.NAME", "efficientnet_v2_l"],
+            r"set MODEL.PIXEL_MEAN \[127.5, 127.5, 127.5\], MODEL.PIXEL_STD \[127.5, 1",
+        ),
+        (
+            ["MODEL.WEIGHTS", "torchvision://resnet50", "MODEL.RESNETS.DEPTH", 50]
+            + ["MODEL.RESNETS.STRIDE_IN_1X1", True],
+            "set MODEL.RESNETS.STRIDE_IN_1X1 False$",
+        ),
+    ],
+)
+def test_other_preprocessing_than_that_of_the_weights_is_warned_about(
+    opts, message, repository, caplog
+):
+    check_torchvision_weights(
+        load_config(f"{repository}/configs/KITTI/faster_rcnn_R18_FPN.yaml", opts)
+    )
+    (warned,) = caplog.messages[-1:] if message else ("",)
+    assert re.search(message or "^$", warned)
+    assert message or not any("were trained" in x for x in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (["MODEL.RESNETS.DEPTH", 34], "is resnet34 by .*: set MODEL.WEIGHTS to .*resnet34$"),
+        (
+            ["MODEL.BACKBONE.NAME", TORCHVISION],
+            "is mobilenet_v3_large by .*: set MODEL.WEIGHTS to torchvision://mobilenet_v3_large$",
+        ),
+    ],
+)
+def test_weights_of_another_network_are_refused(opts, message, repository):
+    path = f"{repository}/configs/KITTI/faster_rcnn_R18_FPN.yaml"
+    with pytest.raises(AIDError, match=f"MODEL.WEIGHTS torchvision://resnet18 .*{message}"):
+        AIDTrainer.build_model(load_config(path, opts))
 
 
 def test_unknown_name_is_refused(cache):

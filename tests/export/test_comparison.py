@@ -124,6 +124,11 @@ def test_table_of_times_and_differences():
     ]
     lines = table(rows).splitlines()
     cells = [[x.strip() for x in line.split("|")[1:-1]] for line in lines[2:]]
-    assert cells[0] == ["student", "23.6", "47.4", "11.84", ""]
-    assert cells[1] == ["onnx", "17.2", "47.7", "11.84", "boxes 6e-05 px, scores 0"]
+    assert cells[0] == ["student", "11.84", "47.4", "23.6", ""]
+    assert cells[1] == ["onnx", "11.84", "47.7", "17.2", "boxes 6e-05 px, scores 0"]
+    rows[0] = Row("a|b", 47.44, 11.844, None, 23.62, {"bbox": 20.0, "segm": 9.876}, 5.678)
+    lines = table(rows).splitlines()
+    assert lines[0].split("|")[2].strip() == "AP" and "GFLOPs" in lines[0]
+    assert lines[2].count("|") == 8 and "bbox 20.00, segm 9.88" in lines[2] and "5.68" in lines[2]
+    assert [x.strip() for x in lines[3].split("|")[2:5]] == ["", "11.84", ""]
     assert math.isnan(Row("x", 1, 1).milliseconds)

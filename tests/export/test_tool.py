@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -143,7 +144,7 @@ def test_int8_file_is_kept_and_runs_without_the_project(
     assert call(*student, *INT8, *options) == (0, [])
     rows = json.loads((tmp_path / "out/export.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["detector", "ONNX", "ONNX, INT8"]
-    assert rows[0]["ap"] is None and rows[1]["ap"]["bbox"] > 50 and "bbox" in rows[2]["ap"]
+    assert all(row["ap"]["bbox"] > 50 for row in rows[:2]) and "bbox" in rows[2]["ap"]
     assert round(rows[2]["megabytes"] * 1e6) == (tmp_path / "out/model_int8.onnx").stat().st_size
     image = str(tmp_path / "2.png")
     expected = Predictor(student[1], student[3])(image)
@@ -162,6 +163,36 @@ def test_int8_file_is_kept_and_runs_without_the_project(
             assert np.allclose(scores, expected.scores, atol=1e-4)
 
 
+def test_baselines_and_teacher_are_in_the_table(student, labeled, call, repository, tmp_path):
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    shutil.copy(tmp_path / "student.pth", folder / "model_final.pth")
+    shutil.copy(tmp_path / "student.yaml", folder / "config.yaml")
+    options = ["--format", "onnx", "--baselines", str(folder), "--evaluate", labeled]
+    assert call(*student, *options) == (0, [])
+    rows = json.loads((tmp_path / "out/export.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["teacher", "plain", "student", "ONNX"]
+    teacher, plain, own, file = ({**row, "milliseconds": 0} for row in rows)
+    assert {**plain, "name": "student"} == own and own["ap"]["bbox"] > 50
+    assert own["gflops"] == file["gflops"] != teacher["gflops"] > 0
+    assert teacher["ap"]["bbox"] < own["ap"]["bbox"] == pytest.approx(file["ap"]["bbox"], abs=1)
+    assert f"AP on {labeled}" in (tmp_path / "out/export.md").read_text()
+
+
+def test_baselines_of_other_classes_are_refused(student, labeled, call, tmp_path):
+    options = [*student, "--no-teacher", "--format", "trace", "--baselines"]
+    assert call(*options, str(tmp_path / "gone"))[1][0].startswith("error: ")
+    other = tmp_path / "other"
+    other.mkdir()
+    content = torch.load(tmp_path / "student.pth")
+    content["classes"] = [{"id": k, "name": x} for k, x in enumerate("abc")]
+    torch.save(content, other / "model_final.pth")
+    shutil.copy(tmp_path / "student.yaml", other / "config.yaml")
+    status, errors = call(*options, str(other), "--evaluate", labeled)
+    assert status == 2 and "those of the detector a, b, c" in errors[0]
+    assert not (tmp_path / "out").exists()
+
+
 def test_int8_file_with_a_low_ap_is_not_kept(student, labeled, call, tmp_path, monkeypatch):
     aps = iter([{"bbox": 30.0}, {"bbox": 28.5}])
     monkeypatch.setattr(tool, "quantized", lambda path, images: Path(path).read_bytes())
@@ -176,8 +207,7 @@ def test_int8_file_with_a_low_ap_is_not_kept(student, labeled, call, tmp_path, m
     [
         (["--int8", "--format", "trace", "--calibrate", "."], "add onnx to --format"),
         (["--int8"], "add --calibrate FOLDER"),
-        (["--calibrate", "."], "options of --int8"),
-        (["--evaluate", "val"], "options of --int8"),
+        (["--calibrate", "."], "--calibrate is an option of --int8"),
         (["--int8", "--calibrate", ".", "--max-ap-drop", "nan"], "--max-ap-drop is nan"),
         (["--int8", "--calibrate", "EMPTY"], "empty holds neither an image nor a video"),
         (["--int8", "--calibrate", "gone.png"], "--calibrate gone.png does not exist"),

@@ -120,11 +120,6 @@ def test_detector_keeps_its_name_parameters_and_detections(kind, tiny_model, mak
     assert torch.equal(after["instances"].pred_boxes.tensor, before["instances"].pred_boxes.tensor)
 
 
-def anchor(center, side):
-    (x, y), half = center, side / 2
-    return (x - half, y - half, x + half, y + half)
-
-
 def share(box, region):
     """Share of the area of a box that is inside of a region."""
     width = max(0.0, min(box[2], region[2]) - max(box[0], region[0]))
@@ -132,10 +127,8 @@ def share(box, region):
     return width * height / ((box[2] - box[0]) * (box[3] - box[1]))
 
 
-def is_in(kind, center, stride, region):
-    if kind == "fcos":
-        return region[0] < center[0] < region[2] and region[1] < center[1] < region[3]
-    return share(anchor(center, 2 * stride), region) > 0.5  # GFL's ANCHOR_SCALE is 2
+def contains(region, center):
+    return region[0] < center[0] < region[2] and region[1] < center[1] < region[3]
 
 
 @pytest.mark.parametrize("kind", ["gfl", "fcos"])
@@ -160,7 +153,7 @@ def test_points_and_cells_in_a_region_have_no_loss_and_no_gradient(kind, respect
         for row in range(rows):
             for column in range(columns):
                 center = ((column + 0.5) * stride, (row + 0.5) * stride)
-                ignored = is_in(kind, center, stride, LEFT[0])
+                ignored = contains(LEFT[0], center)
                 assert has_gradient[0, row, column] == (not ignored)
                 seen.add(ignored)
     assert seen == {True, False}
@@ -313,6 +306,16 @@ def test_regions_are_no_background_of_a_teacher(kind, tiny_model, make_batch):
                 else:
                     same = torch.equal(actual.background[name][k], component[k])
                     assert same == (not boxes)
+
+
+@pytest.mark.parametrize("kind", ["gfl", "fcos"])
+def test_region_smaller_than_the_anchors_is_no_background(kind, tiny_model, make_batch):
+    model, batch = tiny_model(kind), make_batch((2,))
+    small = [[20.0, 20.0, 32.0, 30.0]]  # with a point of stride 8
+    plain, actual = (
+        losses_of(model, x).background["cls"] for x in (batch, with_regions(batch, small))
+    )
+    assert plain[0, 0] != actual[0, 0]
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])

@@ -67,11 +67,30 @@ def test_strides_are_4_to_32(name):
     assert all(p.grad is not None for p in backbone.parameters())
 
 
+def test_googlenet_converts_images_as_its_weights_require():
+    net = randomize(torchvision.models.googlenet(weights=None, init_weights=False)).eval()
+    net.transform_input = True  # as with weights
+    backbone = TorchvisionBackbone("googlenet", FEATURES[:1]).eval()
+    backbone.body.load_state_dict(net.state_dict(), strict=False)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = net.conv3(net.conv2(net.maxpool1(net.conv1(net._transform_input(images)))))
+        torch.testing.assert_close(backbone(images)["res2"], expected)
+
+
 def test_unused_blocks_are_removed():
     whole = TorchvisionBackbone("mobilenet_v3_large", FEATURES)
     part = TorchvisionBackbone("mobilenet_v3_large", ["res2", "res3"])
     assert len(part.state_dict()) < len(whole.state_dict())
     assert list(part(torch.randn(1, 3, 64, 64))) == ["res2", "res3"]
+
+
+def test_nothing_is_frozen_at_stage_0():
+    backbone = TorchvisionBackbone(
+        "vgg11_bn", FEATURES, norm="BN", freeze_at=0
+    )  # begins at stride 1
+    assert all(p.requires_grad for p in backbone.parameters())
+    assert not any(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules())
 
 
 def test_frozen_stages():

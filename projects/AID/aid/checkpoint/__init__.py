@@ -13,6 +13,7 @@ from .reading import (
 from .stored_classes import check_stored_classes
 from .strict_checkpointer import StrictCheckpointer
 from .student_checkpointer import StudentCheckpointer
+from .torchvision_weights import check_torchvision_weights
 
 __all__ = [
     "check_stored_classes",
@@ -22,6 +23,7 @@ __all__ = [
     "StudentCheckpointer",
     "check_kinds",
     "check_pickle",
+    "check_torchvision_weights",
     "clear_load_errors",
     "last_checkpoint",
     "load_file",

@@ -3,16 +3,19 @@
 Detectron2's ``PathManager`` handles these paths, e.g. in MODEL.WEIGHTS. ResNets get the parameter
 names of Detectron2's; other models keep those of torchvision, as
 :class:`~aid.modeling.detectors.TorchvisionBackbone` does. All require RGB images standardized by
-ImageNet's mean and standard deviation, and the ResNets have the stride in the 3x3 convolution:
-INPUT.FORMAT "RGB", MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1 False, as in
-``configs/backbones``.
+the mean and standard deviation of their training, and the ResNets have the stride in the 3x3
+convolution: INPUT.FORMAT "RGB", MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1
+False, as in ``configs/backbones``.
 """
 
+import logging
 import os
 import re
 
+import numpy as np
 import torch
 import torchvision
+from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler, get_cache_dir
 from torch import Tensor
@@ -20,11 +23,13 @@ from torchvision.models import WeightsEnum, get_model_weights, list_models
 
 from ..utils.errors import AIDError
 
-__all__ = ["TorchvisionHandler", "to_detectron2"]
+__all__ = ["TorchvisionHandler", "check_torchvision_weights", "to_detectron2"]
 
 PREFIX = "torchvision://"
 IMAGENET = "IMAGENET1K_V1"  # the initialization in most detection papers
 RESNET = re.compile(r"resnet\d+")
+# Old names in torchvision's DenseNet files, which its own loading replaces, too.
+DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=\d)")
 
 
 def to_detectron2(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -71,6 +76,7 @@ class TorchvisionHandler(PathHandler):
             state_dict = _download(path, weights)
             if RESNET.fullmatch(name):
                 state_dict = to_detectron2(state_dict)
+            state_dict = {DENSE_LAYER.sub(r"\1", key): x for key, x in state_dict.items()}
             os.makedirs(os.path.dirname(local), exist_ok=True)
             part = f"{local}.{os.getpid()}.tmp"  # processes may download concurrently
             torch.save({"model": state_dict, "matching_heuristics": True}, part)
@@ -85,6 +91,52 @@ class TorchvisionHandler(PathHandler):
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs):
         return open(self._get_local_path(path), mode, buffering=buffering)
+
+
+def check_torchvision_weights(cfg: CfgNode) -> None:
+    """Check that ``torchvision://`` weights in MODEL.WEIGHTS fit the backbone and the images.
+
+    Weights of another network of the same family would be loaded in part, and images of another
+    format would lower AP. A warning lists keys of the preprocessing that differ.
+
+    Args:
+        cfg: config of a detector.
+
+    Raises:
+        AIDError: the weights are those of another network than the backbone.
+    """
+    path, name = cfg.MODEL.WEIGHTS, _name_of_backbone(cfg)
+    weights = _weights(path.removeprefix(PREFIX)) if path.startswith(PREFIX) else None
+    if weights is None:
+        return
+    if name and path != PREFIX + name:
+        raise AIDError(
+            f"MODEL.WEIGHTS {path} belong to another network than the backbone, which is {name} by "
+            f"MODEL.RESNETS.DEPTH or TORCHVISION.NAME: set MODEL.WEIGHTS to {PREFIX}{name}"
+        )
+    differing = [] if cfg.INPUT.FORMAT == "RGB" else ["INPUT.FORMAT RGB"]
+    images = weights.transforms()
+    for key, values in (("PIXEL_MEAN", images.mean), ("PIXEL_STD", images.std)):
+        pixels = [round(255 * x, 3) for x in values]
+        actual = cfg.MODEL[key]
+        if len(actual) != len(pixels) or not np.allclose(actual, pixels, atol=1):
+            differing.append(f"MODEL.{key} {pixels}")
+    if RESNET.fullmatch(name or "") and cfg.MODEL.RESNETS.STRIDE_IN_1X1:
+        differing.append("MODEL.RESNETS.STRIDE_IN_1X1 False")
+    if differing:
+        logging.getLogger(__name__).warning(
+            "MODEL.WEIGHTS %s were trained with other settings than this config has: set %s",
+            path,
+            ", ".join(differing),
+        )
+
+
+def _name_of_backbone(cfg: CfgNode) -> str | None:
+    """Name of the backbone's weights in torchvision; None for a backbone of another kind."""
+    if "resnet" in cfg.MODEL.BACKBONE.NAME:
+        return f"resnet{cfg.MODEL.RESNETS.DEPTH}"
+    is_torchvision = cfg.MODEL.BACKBONE.NAME == "build_torchvision_fpn_backbone"
+    return cfg.MODEL.TORCHVISION.NAME if is_torchvision else None
 
 
 def _weights(name: str) -> WeightsEnum | None:

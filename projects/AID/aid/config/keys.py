@@ -269,9 +269,9 @@ def _add_input(cfg: CN) -> None:
     """Add the key of regions that training ignores."""
     # Train without negatives in regions that the metric ignores: annotations with iscrowd 1, among
     # them KITTI's DontCare regions and neighbor classes such as Van. Anchors and proposals are no
-    # negatives if more than half of their area is in such a region, points of FCOS if they are in
-    # it; this applies to the student's own losses and the teacher's loss D. False: such regions are
-    # background, as in Detectron2.
+    # negatives if more than half of their area is in such a region, points of FCOS and cells of GFL
+    # if their center is in it; this applies to the student's own losses and the teacher's loss D.
+    # False: such regions are background, as in Detectron2.
     cfg.INPUT.IGNORE_REGIONS = False
 
 

@@ -18,7 +18,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoint import StudentCheckpointer
+from ..checkpoint import StudentCheckpointer, check_torchvision_weights
 from ..config import clear_value_errors
 from ..data.build import build_test_loader, build_train_loader, micro_batch_size
 from ..data.unlabeled import num_unlabeled
@@ -343,6 +343,7 @@ class AIDTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
+        check_torchvision_weights(cfg)
         model = super().build_model(cfg)
         logging.getLogger(__name__).info(
             "%s: %.1f M parameters, from %s",

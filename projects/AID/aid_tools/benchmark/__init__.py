@@ -1,5 +1,6 @@
 """Benchmark of a distillation step against its lower bound in plain Detectron2."""
 
+from .costs import count_costs
 from .inputs import random_batch
 from .measure import measure, measure_sweep
 from .results import Results
@@ -10,6 +11,7 @@ __all__ = [
     "Results",
     "Settings",
     "Sweep",
+    "count_costs",
     "measure",
     "measure_sweep",
     "parse_size",

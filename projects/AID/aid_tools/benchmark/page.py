@@ -20,7 +20,7 @@ from .results import Results
 from .settings import Settings
 from .sweep import Sweep
 
-__all__ = ["results_page", "sweep_page"]
+__all__ = ["costs_page", "results_page", "sweep_page"]
 
 TITLES = {
     STUDENT: "plain student's step",
@@ -46,6 +46,13 @@ RATIOS = {
     "memory_overhead": "AID's memory above student's + teacher's",
     "memory_overhead_to_weights": "AID's memory above student's + teacher's weights",
 }
+
+
+def costs_page(costs: dict[str, dict[str, float]], settings: Settings) -> str:
+    """Format parameters and multiply-adds, see :func:`~aid_tools.benchmark.costs.count_costs`."""
+    rows = [[name, x["parameters"], x["gflops"]] for name, x in costs.items()]
+    headers = ["", "M parameters", f"GFLOPs, {settings.height}x{settings.width} pixels"]
+    return tabulate(rows, headers, tablefmt="pipe", floatfmt=".2f")
 
 
 def results_page(results: Results, settings: Settings) -> str:

@@ -13,6 +13,8 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
+from aid.utils.text import markdown_cell
+
 from .comparison import Difference
 
 __all__ = ["Row", "latencies", "num_parameters", "size_of_weights", "table"]
@@ -33,6 +35,7 @@ class Row:
         difference: difference to the original detector; None for an original detector.
         milliseconds: median latency for one image; NaN before the measurement.
         ap: average precision by task; None if it was not measured.
+        gflops: multiply-adds for one image, in units of 1e9; None if they were not counted.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Row:
     difference: Difference | None = None
     milliseconds: float = math.nan
     ap: dict[str, float] | None = None
+    gflops: float | None = None
 
 
 @torch.no_grad()
@@ -75,25 +79,29 @@ def size_of_weights(detector: nn.Module) -> float:
 
 
 def table(rows: list[Row]) -> str:
-    """Format the rows as a Markdown table, with AP if any was measured."""
-    cells = [
-        [
-            row.name,
-            f"{row.milliseconds:.1f}",
-            f"{row.megabytes:.1f}",
-            f"{row.parameters:.2f}",
-            _format(row.difference),
-        ]
-        for row in rows
-    ]
-    headers = ["", "ms an image", "MB", "M parameters", "largest difference"]
-    right = ["left", "right", "right", "right", "left"]
-    if any(row.ap for row in rows):
-        headers.append("AP")
-        right.append("left")
-        for cell, row in zip(cells, rows, strict=True):
-            cell.append(", ".join(f"{task} {ap:.2f}" for task, ap in (row.ap or {}).items()))
-    return tabulate(cells, headers, tablefmt="pipe", colalign=right, disable_numparse=True)
+    """Format the rows as a Markdown table, with GFLOPs and AP if any were measured."""
+    columns = {
+        "": [markdown_cell(row.name) for row in rows],
+        "AP": [_format_ap(row.ap) for row in rows],
+        "M parameters": [f"{row.parameters:.2f}" for row in rows],
+        "GFLOPs": ["" if row.gflops is None else f"{row.gflops:.2f}" for row in rows],
+        "MB": [f"{row.megabytes:.1f}" for row in rows],
+        "ms an image": [f"{row.milliseconds:.1f}" for row in rows],
+        "largest difference": [_format(row.difference) for row in rows],
+    }
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    texts = ("", "AP", "largest difference")
+    return tabulate(
+        columns,
+        headers="keys",
+        tablefmt="pipe",
+        colalign=["left" if name in texts else "right" for name in columns],
+        disable_numparse=True,
+    )
+
+
+def _format_ap(ap: dict[str, float] | None) -> str:
+    return ", ".join(f"{task} {value:.2f}" for task, value in (ap or {}).items())
 
 
 def _format(difference: Difference | None) -> str:

@@ -2,8 +2,8 @@
 
 import os
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -24,9 +24,11 @@ from aid.utils.errors import AIDError, check_not_negative
 from aid.utils.files import whole_file, write_json, write_text
 
 from ..prediction import Source, find_sources, read_frames
+from ..report.cost import count_gflops
 from .accuracy import average_precision, check_drop
 from .comparison import TOLERANCE, compare_detections
 from .contract import contract
+from .deployed import deployed
 from .formats import FILES, INT8, TITLES, export, load_exported
 from .measure import Row, latencies, num_parameters, size_of_weights, table
 from .quantization import quantized
@@ -35,6 +37,29 @@ __all__ = ["check_int8", "check_labels", "export_and_compare"]
 
 # Largest number of images whose activations set the scales of INT8, as --help says.
 MAX_CALIBRATION = 200
+
+
+@dataclass
+class _Form:
+    """One form of a detector, a row of the table.
+
+    Attributes:
+        row: its row.
+        run: function from an image to detections, see :func:`load_exported`.
+        timed: function whose time is measured.
+        cfg: config with the preprocessing of the images.
+    """
+
+    row: Row
+    run: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+    timed: Callable[[], object]
+    cfg: CfgNode
+
+    def evaluate(self, dataset: str) -> None:
+        """Add the AP on a dataset to the row, if it is not there yet."""
+        if self.row.ap is None:
+            ap = average_precision(self.run, self.cfg, dataset, self.row.name)
+            self.row = replace(self.row, ap=ap)
 
 
 def check_int8(args: Namespace) -> None:
@@ -63,7 +88,7 @@ def _dataset(args: Namespace, cfg: CfgNode) -> str | None:
 
 
 def check_labels(args: Namespace, predictor: Predictor) -> None:
-    """Check before the export that the AP of the quantized file can be measured.
+    """Check before the export that AP can be measured.
 
     Raises:
         AIDError: no dataset is named, or it has other classes than the detector.
@@ -75,17 +100,20 @@ def check_labels(args: Namespace, predictor: Predictor) -> None:
     names = class_list(dataset)
     if names is not None and names != predictor.class_names:
         raise AIDError(
-            f"--int8: the classes of {dataset} are {', '.join(names)}, those of the detector "
+            f"AP: the classes of {dataset} are {', '.join(names)}, those of the detector "
             f"{', '.join(predictor.class_names)}: add --evaluate with a dataset of its classes"
         )
 
 
-def export_and_compare(args: Namespace, predictor: Predictor) -> None:
-    """Write the files, and the table of their latency and size, to the output folder.
+def export_and_compare(
+    args: Namespace, predictor: Predictor, baselines: Sequence[Predictor] = ()
+) -> None:
+    """Write the files, and the table of their AP, cost and size, to the output folder.
 
     Args:
         args: of tools/export_model.py.
         predictor: the detector.
+        baselines: detectors of the folders in ``args.baselines``, for the table.
 
     Raises:
         AIDError: a file cannot be exported, its detections differ from the detector's, or the AP of
@@ -94,20 +122,28 @@ def export_and_compare(args: Namespace, predictor: Predictor) -> None:
     cfg, detector = predictor.cfg, predictor.model
     pictures = list(_pictures(args, cfg))
     images = [as_input(picture, cfg)["image"].float() for picture in pictures]
-    teachers = [] if args.no_teacher else _teachers(cfg, pictures[0])
-    forms = [*teachers, _eager("student" if teachers else "detector", detector, images[0])]
-    files = {kind: _export(kind, detector, images, args) for kind in dict.fromkeys(args.format)}
+    forms = [] if args.no_teacher else _teachers(cfg, pictures[0])
+    own = _eager("student" if forms else "detector", detector, cfg, pictures[0])
+    for folder, baseline in zip(args.baselines, baselines, strict=True):
+        name = os.path.basename(os.path.normpath(folder))
+        forms.append(_eager(name, baseline.model, baseline.cfg, pictures[0]))
+    files = {
+        kind: _export(kind, own, detector, images, args) for kind in dict.fromkeys(args.format)
+    }
     write_json(os.path.join(args.output, "contract.json"), contract(predictor))
     if args.int8:
-        files |= _quantize(files["onnx"], cfg, images[0], args)
-    forms += files.values()
-    times = latencies([run for _, run in forms], args.repeat)
-    rows = [replace(row, milliseconds=ms) for (row, _), ms in zip(forms, times, strict=True)]
+        files["int8"] = _quantize(files["onnx"], images[0], args)
+    forms += [own, *files.values()]
+    if args.evaluate:
+        for form in forms:
+            form.evaluate(args.evaluate)
+    times = latencies([form.timed for form in forms], args.repeat)
+    rows = [replace(form.row, milliseconds=ms) for form, ms in zip(forms, times, strict=True)]
     setting = (
         f"{'x'.join(map(str, images[0].shape[1:]))} pixels, one image at a time, CPU, threads: "
         f"{args.threads}, median of {args.repeat} runs, torch {torch.__version__}"
     )
-    if args.int8:
+    if args.int8 or args.evaluate:
         setting += f"; AP on {_dataset(args, cfg)}"
     page = f"{setting}\n\n{table(rows)}\n"
     print(page)
@@ -117,9 +153,9 @@ def export_and_compare(args: Namespace, predictor: Predictor) -> None:
 
 
 def _export(
-    kind: str, detector: nn.Module, images: list[torch.Tensor], args: Namespace
-) -> tuple[Row, Callable]:
-    """Write a file and compare it; returns its row of the table, and a function to time."""
+    kind: str, own: _Form, detector: nn.Module, images: list[torch.Tensor], args: Namespace
+) -> _Form:
+    """Write a file of the detector, whose form is ``own``, and compare it."""
     path = os.path.join(args.output, FILES[kind])
     export(detector, kind, images[0], path)
     run = load_exported(path, kind, args.threads)
@@ -129,28 +165,25 @@ def _export(
         os.remove(path)  # leave no file behind that failed the comparison
         raise
     size = os.path.getsize(path) / 1e6
-    row = Row(TITLES[kind], size, num_parameters(detector), difference)
-    return row, partial(run, images[0])
+    row = replace(own.row, name=TITLES[kind], megabytes=size, difference=difference)
+    return _Form(row, run, partial(run, images[0]), own.cfg)
 
 
-def _quantize(
-    form: tuple[Row, Callable], cfg: CfgNode, image: torch.Tensor, args: Namespace
-) -> dict[str, tuple[Row, Callable]]:
-    """Quantize the ONNX file; returns its row and that of the result, with their AP."""
-    row, timed = form
+def _quantize(form: _Form, image: torch.Tensor, args: Namespace) -> _Form:
+    """Quantize the ONNX file, and compare the AP of both."""
     path = os.path.join(args.output, FILES["onnx"])
-    pictures = _frames(args.calibrate, cfg, MAX_CALIBRATION)
-    content = quantized(path, (as_input(x, cfg)["image"].float() for x in pictures))
-    dataset = _dataset(args, cfg)
+    pictures = _frames(args.calibrate, form.cfg, MAX_CALIBRATION)
+    content = quantized(path, (as_input(x, form.cfg)["image"].float() for x in pictures))
     run = load_exported(content, "onnx", args.threads)
-    exported = load_exported(path, "onnx", args.threads)
-    before = average_precision(exported, cfg, dataset, row.name)
-    after = average_precision(run, cfg, dataset, "ONNX, INT8")
-    check_drop(before, after, args.max_ap_drop, dataset)
+    row = replace(form.row, name="ONNX, INT8", megabytes=len(content) / 1e6, difference=None)
+    int8 = _Form(row, run, partial(run, image), form.cfg)
+    dataset = _dataset(args, form.cfg)
+    for x in (form, int8):
+        x.evaluate(dataset)
+    check_drop(form.row.ap, int8.row.ap, args.max_ap_drop, dataset)
     with whole_file(os.path.join(args.output, INT8)) as f:
         f.write(content)
-    int8 = Row("ONNX, INT8", len(content) / 1e6, row.parameters, ap=after)
-    return {"onnx": (replace(row, ap=before), timed), "int8": (int8, partial(run, image))}
+    return int8
 
 
 def _pictures(args: Namespace, cfg: CfgNode) -> Iterator[np.ndarray]:
@@ -181,19 +214,29 @@ def _fail(message: str) -> None:
     raise AIDError(f"{message}: the export needs readable images")
 
 
-def _teachers(cfg: CfgNode, picture: np.ndarray) -> list[tuple[Row, Callable]]:
+def _teachers(cfg: CfgNode, picture: np.ndarray) -> list[_Form]:
     """Build the teachers that the config names, if it is the config of a student."""
     teachers = []
     for number, kind in enumerate(teacher_kinds(cfg) if cfg.TEACHER.CONFIG_FILE else ()):
         if kind != DETECTOR:
             continue
         teacher = build_teacher(cfg, number)
-        sample = as_input(picture, teacher.cfg)
         name = f"teacher {number + 1}" if number else "teacher"
-        teachers.append(_eager(name, teacher.detector, sample["image"].float()))
+        teachers.append(_eager(name, teacher.detector, teacher.cfg, picture))
     return teachers
 
 
-def _eager(name: str, detector: nn.Module, image: torch.Tensor) -> tuple[Row, Callable]:
-    row = Row(name, size_of_weights(detector), num_parameters(detector))
-    return row, partial(detector, [{"image": image}])
+def _eager(name: str, detector: nn.Module, cfg: CfgNode, picture: np.ndarray) -> _Form:
+    """Form of a detector that is not exported."""
+    sample = {"image": as_input(picture, cfg)["image"].float()}
+    row = Row(
+        name,
+        size_of_weights(detector),
+        num_parameters(detector),
+        gflops=count_gflops(detector, sample),
+    )
+
+    def run(image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return deployed(detector)(image)  # on use, since not every teacher can be wrapped
+
+    return _Form(row, run, partial(detector, [sample]), cfg)

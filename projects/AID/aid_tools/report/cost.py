@@ -8,7 +8,7 @@ import torch
 from detectron2.utils.analysis import FlopCountAnalysis
 from torch import nn
 
-__all__ = ["Cost", "measure_cost"]
+__all__ = ["Cost", "count_gflops", "measure_cost"]
 
 WARM_UP = 3
 
@@ -28,6 +28,18 @@ class Cost:
     seconds: float
 
 
+def count_gflops(model: nn.Module, sample: dict) -> float:
+    """Multiply-adds of a detector for one image, in units of 1e9, as counted by fvcore.
+
+    Args:
+        model: detector in eval mode.
+        sample: its input.
+    """
+    flops = FlopCountAnalysis(model, [sample])
+    flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    return flops.total() / 1e9
+
+
 def measure_cost(model: nn.Module, samples: list[dict]) -> Cost:
     """Measure the cost of a detector.
 
@@ -36,9 +48,7 @@ def measure_cost(model: nn.Module, samples: list[dict]) -> Cost:
         samples: inputs for the timing; FLOPs are counted on the first one.
     """
     parameters = sum(p.numel() for p in model.parameters())
-    flops = FlopCountAnalysis(model, samples[:1])
-    flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    total = flops.total()
+    gflops = count_gflops(model, samples[0])
     seconds = []
     with torch.no_grad():
         for sample in [*samples[:WARM_UP], *samples]:
@@ -47,4 +57,4 @@ def measure_cost(model: nn.Module, samples: list[dict]) -> Cost:
             if model.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
-    return Cost(parameters / 1e6, total / 1e9, median(seconds[WARM_UP:]))
+    return Cost(parameters / 1e6, gflops, median(seconds[WARM_UP:]))

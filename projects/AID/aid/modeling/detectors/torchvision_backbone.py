@@ -69,7 +69,7 @@ class TorchvisionBackbone(Backbone):
         elif norm == "FrozenBN":
             model = FrozenBatchNorm2d.convert_frozen_batchnorm(model)
         for path, stride, _ in blocks:
-            if stride <= 2**freeze_at:
+            if freeze_at > 0 and stride <= 2**freeze_at:  # a VGG begins at stride 1
                 block = model.get_submodule(path).requires_grad_(False)
                 model.set_submodule(path, FrozenBatchNorm2d.convert_frozen_batchnorm(block))
         self.body = create_feature_extractor(
@@ -142,9 +142,12 @@ def _build_model(name: str) -> nn.Module:
             f"torchvision://{name}"
         )
     try:
-        return torchvision.models.get_model(name, weights=None)
+        model = torchvision.models.get_model(name, weights=None)
     except ImportError as error:  # models that need SciPy
         raise AIDError(f"MODEL.TORCHVISION.NAME: {name} cannot be built: {error}") from error
+    if hasattr(model, "transform_input"):
+        model.transform_input = True  # as with weights: converts images for GoogLeNet's
+    return model
 
 
 def _blocks(model: nn.Module) -> Iterator[tuple[str, int, int]]:

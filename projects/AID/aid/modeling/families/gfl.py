@@ -12,6 +12,7 @@ from ..detectors.gfl import GFL, assign_cells, quality_focal_losses
 from .anchors import Match, losses_per_instance
 from .base import PerInstanceLosses, Targets, loss_levels, merge_classes, per_instance_losses
 from .dense import anchor_match, check_dense, merge_dense, register_dense
+from .ignore_regions import points_in_regions
 from .predictions import PredictionRequest, check_comparable, predicts_distributions
 
 __all__ = ["match_cells"]
@@ -62,7 +63,10 @@ def gfl_losses(
         }
 
     match = anchor_match(detector, anchors)
-    result = losses_per_instance(losses, match, anchors, truth, loss_levels(detector))
+    levels = loss_levels(detector)
+    result = losses_per_instance(
+        losses, match, anchors, truth, levels, in_regions=points_in_regions
+    )
     result.predictions = predictions
     return result
 
