@@ -208,6 +208,10 @@ class DistillationMixin(_Detector):
                 batched_inputs = [x for x in batched_inputs if not is_unlabeled(x)]
             else:
                 batched_inputs, view = self._with_pseudo_labels(batched_inputs)
+        # Copied here: after the forward pass a copy to the device would wait for it. Teachers use
+        # the same images.
+        batched_inputs = [{**x, "image": x["image"].to(self.device)} for x in batched_inputs]
+        instances = [x["instances"].to(self.device) for x in batched_inputs]
         dense_head = getattr(self, "head", None)
         requests = [x.request.cross_convs for x in self.distillers if x.request]
         with (
@@ -220,7 +224,7 @@ class DistillationMixin(_Detector):
             log_distillation_weight(0.0)
             return {**losses, **self._paused()}
         terms = self._distillation_losses(
-            batched_inputs, backbone.input, backbone.output, head.output, branches, view
+            batched_inputs, instances, backbone.input, backbone.output, head.output, branches, view
         )
         weight = self.distillation_weight * factor
         return {**losses, **self._weighted(terms, weight, backbone.output)}
@@ -271,13 +275,13 @@ class DistillationMixin(_Detector):
     def _distillation_losses(
         self,
         batched_inputs: list[dict],
+        instances: list[Instances],
         images: Tensor,
         features: dict[str, Tensor],
         predictions: object,
         branches: dict[int, Branches],
         view: TeacherView | None,
     ) -> dict[str, Tensor]:
-        instances = [x["instances"].to(self.device) for x in batched_inputs]
         terms = {}
         outputs = self.evaluate_teachers(batched_inputs, instances, images, features, view)
         for distiller, output in zip(self.distillers, outputs, strict=True):

@@ -9,6 +9,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from ...utils.errors import AIDError, check_not_negative
+from ..families.base import among
 from .base import WEIGHTING_REGISTRY, Weighting
 from .structures import ComponentWeights, TeacherStats, Weights
 
@@ -175,7 +176,7 @@ class ClassWeighting(Weighting):
     def teacher_error(self, stats: TeacherStats) -> tuple[Tensor, Tensor]:
         loss, background = super().teacher_error(stats)
         assert stats.classes is not None
-        wrong = torch.isin(stats.classes, stats.classes.new_tensor(self.distrusted))
+        wrong = among(stats.classes, self.distrusted)
         # A loss that is not finite is kept, for weight 0 whatever the class.
         return torch.where(loss.isfinite(), wrong.to(loss.dtype), loss), 0.0 * background
 
