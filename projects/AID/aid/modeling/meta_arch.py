@@ -202,15 +202,15 @@ class DistillationMixin(_Detector):
                 f"{type(self).__name__} has no teacher: call build_distillation(cfg) before "
                 "training, or train with aid.engine.AIDTrainer"
             )
+        # Images, for the teachers as well, and instances are copied to the device here: after the
+        # student's forward pass a copy would wait for it.
+        batched_inputs = [{**x, "image": x["image"].to(self.device)} for x in batched_inputs]
         factor, view = self.distillation_factor, None
         if any(map(is_unlabeled, batched_inputs)):
             if factor == 0:
                 batched_inputs = [x for x in batched_inputs if not is_unlabeled(x)]
             else:
                 batched_inputs, view = self._with_pseudo_labels(batched_inputs)
-        # Copied here: after the forward pass a copy to the device would wait for it. Teachers use
-        # the same images.
-        batched_inputs = [{**x, "image": x["image"].to(self.device)} for x in batched_inputs]
         instances = [x["instances"].to(self.device) for x in batched_inputs]
         dense_head = getattr(self, "head", None)
         requests = [x.request.cross_convs for x in self.distillers if x.request]

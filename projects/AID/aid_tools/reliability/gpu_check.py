@@ -64,10 +64,7 @@ SIZES = {
     "cpu": Size(
         ("--train", "8", "--val", "2"),
         2,
-        (
-            "configs/Quickstart/faster_rcnn_R18_from_R34.yaml",
-            *("--batch", "1", "--size", "64x96", "--no-memory"),
-        ),
+        ("configs/Quickstart/faster_rcnn_R18_from_R34.yaml", "--batch", "1", "--size", "64x96"),
     ),
 }
 
@@ -153,11 +150,11 @@ def _steps(folder: str, device: str) -> Iterator[Step]:
     yield Step("detection", ("tools/predict.py", *predictions, images))
     export = (*output, os.path.join(folder, "export"), "--repeat", "3", "--no-teacher")
     yield Step("export", ("tools/export_model.py", *export, "--num-images", "2"))
-    figures = ("--device", device, "--seconds", "20", "--json", os.path.join(folder, FIGURES))
-    benchmark = ("tools/benchmark.py", "--config-file", *size.benchmark, *figures)
-    amp = (*benchmark, "--amp", "--no-memory")
-    yield Step("benchmark in mixed precision", amp, gpu_only=True)
+    options = ("--device", device, "--seconds", "20", "--no-memory")
+    options += ("--json", os.path.join(folder, FIGURES))
+    benchmark = ("tools/benchmark.py", "--config-file", *size.benchmark, *options)
     yield Step("benchmark", benchmark)
+    yield Step("benchmark in mixed precision", (*benchmark, "--amp"), gpu_only=True)
 
 
 def _run(step: Step, root: str, folder: str, device: str, limit: float) -> Step:
