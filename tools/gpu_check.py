@@ -2,9 +2,9 @@
 """Check on a GPU what cannot be tested without one, and measure the benchmark there.
 
     python tools/gpu_check.py
-    python tools/gpu_check.py --device cpu --seconds 3600   # rehearsal with less work
+    python tools/gpu_check.py --device cpu --seconds 3600
 
-The steps: the tests marked gpu, a teacher's training on rendered scenes, distillation with and
+On the CPU it is a rehearsal with less work. The steps: the tests marked gpu, a teacher's training on rendered scenes, distillation with and
 without mixed precision, resumed and under torchrun, detection, export, and the benchmark. Nothing
 but the repository and its packages is needed, pytest included. Prints a line for each step and
 writes gpu_check.json to the output folder, with the last lines of failed steps and the figures of

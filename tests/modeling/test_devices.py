@@ -1,6 +1,7 @@
 """Losses, weights and teachers on a GPU, simulated by fake tensors."""
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from aid.modeling.families import (
     per_instance_losses,
 )
 from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context
+from aid.modeling.teacher import Teacher
 from aid.modeling.weighting import WEIGHTING_REGISTRY, TeacherMixing, TeacherStats, build_weighting
 
 LEVELS = {"p3": ((8, 12), 8), "p4": ((4, 6), 16)}
@@ -144,3 +146,11 @@ def test_dense_teacher_losses_need_no_synchronization(kind, tiny_config, fake, m
         actual = per_instance_losses(teacher, images, features, targets)
     tensors = [*actual.components.values(), *actual.background.values(), actual.level_share]
     assert all(x.device.type == GPU for x in tensors)
+
+
+def test_missing_classes_are_found_without_synchronization(fake):
+    teacher = SimpleNamespace(class_map=SimpleNamespace(unknown=[0, 2]))
+    targets = [Instances((1, 1), gt_classes=torch.randint(3, (n,), device=GPU)) for n in COUNTS]
+    with NoBlockingCopies():
+        actual = Teacher.has_class(teacher, targets)
+    assert actual.device.type == GPU and actual.shape == (5,)

@@ -31,7 +31,7 @@ from .families import (
     num_classes_key,
     per_instance_losses,
 )
-from .families.base import among, detect
+from .families.base import detect
 from .feature_teacher import load_feature_teacher
 from .lazy_teacher import read_lazy_config
 from .placement import check_device, dtype_named, to_device
@@ -133,7 +133,8 @@ class Teacher(TeacherBase):
         if not unknown:
             return None
         classes = torch.cat([x.gt_classes for x in targets])
-        return ~among(classes, unknown)
+        # No torch.isin, for which the ids would be copied to the device.
+        return torch.stack([classes != k for k in unknown]).all(dim=0)
 
     @torch.no_grad()
     def detections(self, view: TeacherView) -> list[Instances]:

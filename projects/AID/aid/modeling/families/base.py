@@ -7,10 +7,8 @@ Shape letters:
     S: samples (anchors or RoIs)      K: classes
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import reduce, singledispatch
-from operator import or_
+from functools import singledispatch
 
 import torch
 from detectron2.config import CfgNode
@@ -29,7 +27,6 @@ __all__ = [
     "DetectionQuality",
     "PerInstanceLosses",
     "Targets",
-    "among",
     "best_detections",
     "box_losses",
     "detect",
@@ -286,13 +283,8 @@ class Targets:
 
 
 def _unit_box(like: Tensor) -> Tensor:
-    """The box (1, 4) of 0, 0, 1, 1, made on the device of ``like`` and not copied to it."""
+    """The box 0, 0, 1, 1 as (1, 4), made on the device of ``like``: a copy would wait for it."""
     return nn.functional.pad(like.new_ones(1, 2), (2, 0))
-
-
-def among(classes: Tensor, ids: Iterable[int]) -> Tensor:
-    """Whether each class is one of ``ids``, bool; unlike for ``torch.isin`` no copy of these."""
-    return reduce(or_, (classes == k for k in ids), torch.zeros_like(classes, dtype=torch.bool))
 
 
 def mean_by(group: Tensor, losses: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:

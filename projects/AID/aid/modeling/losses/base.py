@@ -68,7 +68,8 @@ class DistillationLoss(nn.Module):
     """Base class of the distillation losses; a subclass defines :meth:`terms`.
 
     Attributes:
-        reads_features: whether the loss reads features. If no loss does, they may be left out.
+        reads_features: whether the loss reads features. If no loss of a teacher does, they are
+            left out.
     """
 
     reads_features = True
