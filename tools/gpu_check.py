@@ -4,11 +4,12 @@
     python tools/gpu_check.py
     python tools/gpu_check.py --device cpu --seconds 3600
 
-On the CPU it is a rehearsal with less work. The steps: the tests marked gpu, a teacher's training on rendered scenes, distillation with and
-without mixed precision, resumed and under torchrun, detection, export, and the benchmark. Nothing
-but the repository and its packages is needed, pytest included. Prints a line for each step and
-writes gpu_check.json to the output folder, with the last lines of failed steps and the figures of
-the benchmark. Exits with status 1 if a step failed or was not reached in time.
+On the CPU it is a rehearsal with less work. The steps: the tests marked gpu, a teacher's training
+on rendered scenes, distillation with and without mixed precision, resumed and under torchrun,
+detection, export, and the benchmark. Nothing but the repository and its packages is needed, pytest
+included. Prints a line for each step and writes gpu_check.json to the output folder, with the last
+lines of failed steps and the figures of the benchmark. Exits with status 1 if a step failed or was
+not reached in time.
 """
 
 import os
