@@ -20,7 +20,7 @@ TRAIN_OPTIONS ?=
 KILLS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reuse visualize deploy model-zoo benchmark load-test crash-campaign \
+.PHONY: help install demo reuse visualize deploy model-zoo benchmark load-test crash-campaign gpu-check \
 	test test-core test-slow lint docs clean distclean always
 .DELETE_ON_ERROR:
 
@@ -89,6 +89,9 @@ load-test: $(RUNS)/$(TEACHER)/.finished $(SCENES)/training/scenes.json  ## check
 
 crash-campaign: install  ## kill training runs KILLS times, resume them, compare the results
 	$(BIN)/python tools/crash_campaign.py --kills $(KILLS)
+
+gpu-check: install  ## check on a GPU what cannot be tested without one, in 6 minutes
+	$(BIN)/python tools/gpu_check.py
 
 test: install  ## run the tests, 9 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto

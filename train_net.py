@@ -23,15 +23,17 @@ from aid_tools.train_arguments import argument_parser
 def main(args: Namespace) -> object:
     """Train or evaluate, in each process of the run."""
     # Imported late, see aid_tools/command.py.
+    from aid.data import datasets_loaded_once
     from aid.engine import AIDTrainer, dry_run, evaluate, setup, start_run
 
     if args.dry_run:
         return dry_run(args)
-    cfg = setup(args)
-    if args.eval_only:
-        return evaluate(cfg, args.resume)
-    trainer = AIDTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
+    with datasets_loaded_once():
+        cfg = setup(args)
+        if args.eval_only:
+            return evaluate(cfg, args.resume)
+        trainer = AIDTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
     if trainer.start_iter < trainer.max_iter:  # else config.yaml stays that of the finished run
         start_run(cfg, args.resume)
     return trainer.train()

@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
 from aid.config import load_config
-from aid.data.build import build_test_loader, build_train_loader
+from aid.data.build import build_test_loader, build_train_loader, start_at
 from aid.data.seeding import seed_all, seeded
 from aid.engine import AIDTrainer
 from aid.utils.errors import AIDError, main_with_clear_errors
@@ -45,6 +45,15 @@ def test_stream_resumed_at_any_iteration_continues_unchanged(loader_config, grou
     whole = take(cfg, 12)
     for start in range(12):
         assert are_equal(take(cfg, 12 - start, start), whole[start:])
+
+
+def test_loader_that_starts_later_has_the_same_stream(loader_config):
+    cfg = loader_config(["SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUMULATION_STEPS", 2])
+    loader = build_train_loader(cfg)
+    start_at(loader, cfg, 3)
+    batches = iter(loader)
+    assert are_equal([next(batches) for _ in range(4)], take(cfg, 10)[6:])
+    start_at([], cfg, 3)  # another loader
 
 
 def test_stream_does_not_depend_on_the_number_of_workers(loader_config):

@@ -1,11 +1,16 @@
 """Losses, weights and teachers on a GPU, simulated by fake tensors."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from aid.config import load_config
 from aid.modeling.families import (
@@ -16,6 +21,7 @@ from aid.modeling.families import (
     per_instance_losses,
 )
 from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY, Context
+from aid.modeling.teacher import Teacher
 from aid.modeling.weighting import WEIGHTING_REGISTRY, TeacherMixing, TeacherStats, build_weighting
 
 LEVELS = {"p3": ((8, 12), 8), "p4": ((4, 6), 16)}
@@ -33,6 +39,26 @@ def fake():
     """Mode in which operations refuse mixed devices and any read of a tensor's values."""
     with FakeTensorMode():
         yield
+
+
+class NoBlockingCopies(TorchDispatchMode):
+    """Mode in which copies from the CPU to the GPU fail if they wait for the GPU."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            devices = {x.device.type for x in tree_leaves((args, result)) if torch.is_tensor(x)}
+            assert devices == {result.device.type} or kwargs.get("non_blocking"), "blocking copy"
+        return result
+
+
+@pytest.mark.parametrize(
+    "copy", [lambda x: x.new_tensor(3.0), lambda x: torch.full((2,), 1.0).to(x), torch.Tensor.cpu]
+)
+def test_blocking_copies_are_detected(copy, fake):
+    with NoBlockingCopies(), pytest.raises(AssertionError, match="blocking copy"):
+        copy(rand(3))
 
 
 def rand(*shape):
@@ -62,7 +88,8 @@ def test_losses_stay_on_the_device_without_synchronization(name, cfg, fake):
     )
     instances = [Instances((64, 96), gt_boxes=Boxes(rand(n, 4))) for n in COUNTS]
     context = Context(instances, {k: stride for k, (_, stride) in LEVELS.items()}, predictions())
-    actual = loss(student, teacher, weights, context)
+    with NoBlockingCopies():
+        actual = loss(student, teacher, weights, context)
     assert actual and all(value.device.type == GPU for value in actual.values())
 
 
@@ -84,20 +111,23 @@ def test_weights_stay_on_the_device_without_synchronization(
     with torch.device(GPU):
         rules = [build_weighting(cfg) for _ in range(2)]
     mixing, weights = TeacherMixing(rules), []
-    for rule in rules:
-        stats = None
-        if rule.requires_stats:
-            classes = torch.randint(3, (5,), device=GPU)
-            stats = TeacherStats(losses, classes, losses, DetectionQuality(rand(5), rand(5)))
-        weights.append(rule(stats, boxes, LEVELS))
-        weights[-1].components = rule.component_weights(stats, boxes)
-    for actual in mixing(weights):
+    # Rules under study that compare student and teacher select levels by lists of indices.
+    with nullcontext() if rules[0].requires_student else NoBlockingCopies():
+        for rule in rules:
+            stats = None
+            if rule.requires_stats:
+                classes = torch.randint(3, (5,), device=GPU)
+                stats = TeacherStats(losses, classes, losses, DetectionQuality(rand(5), rand(5)))
+            weights.append(rule(stats, boxes, LEVELS))
+            weights[-1].components = rule.component_weights(stats, boxes)
+        mixed = mixing(weights)
+    for actual in mixed:
         tensors = [*actual.maps.values(), *vars(actual.components).values()]
         assert all(x.device.type == GPU for x in tensors)
 
 
 @pytest.mark.parametrize("kind", ["gfl", "fcos"])
-def test_dense_teacher_losses_need_no_synchronization(kind, tiny_config, fake):
+def test_dense_teacher_losses_need_no_synchronization(kind, tiny_config, fake, monkeypatch):
     """Other families use Detectron2's matcher, which synchronizes."""
     cfg = load_config(tiny_config(kind, ["MODEL.DEVICE", GPU]))
     with torch.device(GPU):
@@ -109,6 +139,18 @@ def test_dense_teacher_losses_need_no_synchronization(kind, tiny_config, fake):
     for n in COUNTS:
         classes = torch.randint(3, (n,), device=GPU)
         targets.append(Instances((256, 384), gt_boxes=Boxes(rand(n, 4)), gt_classes=classes))
-    actual = per_instance_losses(teacher, images, features, targets)
+    # Detectron2 makes its grid of anchors on the CPU, the student's as well.
+    anchors = teacher.anchor_generator([features[k] for k in teacher.head_in_features])
+    monkeypatch.setattr(teacher.anchor_generator, "forward", lambda maps: anchors)
+    with NoBlockingCopies():
+        actual = per_instance_losses(teacher, images, features, targets)
     tensors = [*actual.components.values(), *actual.background.values(), actual.level_share]
     assert all(x.device.type == GPU for x in tensors)
+
+
+def test_missing_classes_are_found_without_synchronization(fake):
+    teacher = SimpleNamespace(class_map=SimpleNamespace(unknown=[0, 2]))
+    targets = [Instances((1, 1), gt_classes=torch.randint(3, (n,), device=GPU)) for n in COUNTS]
+    with NoBlockingCopies():
+        actual = Teacher.has_class(teacher, targets)
+    assert actual.device.type == GPU and actual.shape == (5,)

@@ -21,6 +21,7 @@ TOOLS = (
     "crash_campaign",
     "evaluate_kitti",
     "export_model",
+    "gpu_check",
     "lazyconfig_train_net",
     "load_test",
     "model_zoo",

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from aid.config import load_config
+from aid.data.build import build_train_loader
 from aid.utils.errors import AIDError
 from aid_tools.benchmark.loader import measure_loader
 
@@ -35,6 +36,27 @@ def test_rate_is_that_of_the_counted_batches(config, monkeypatch):
     clock = iter([10.0, 14.0])
     monkeypatch.setattr("aid_tools.benchmark.loader.time.perf_counter", lambda: next(clock))
     assert measure_loader(load_config(config), [0], 6) == {0: 3.0}  # 12 images in 4 s
+
+
+def test_micro_batches_are_counted_by_their_images(config, monkeypatch):
+    """The clock advances by one second with each image that is loaded."""
+    images = []
+
+    class Loader:
+        prefetch_factor = None
+
+        def __init__(self, cfg):
+            self.batches = build_train_loader(cfg)
+
+        def __iter__(self):
+            for batch in self.batches:
+                images.extend(batch)
+                yield batch
+
+    monkeypatch.setattr("aid_tools.benchmark.loader.build_train_loader", Loader)
+    monkeypatch.setattr("aid_tools.benchmark.loader.time.perf_counter", lambda: len(images))
+    cfg = load_config(config, ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUMULATION_STEPS", 2])
+    assert measure_loader(cfg, [0], 3) == {0: 1.0}
 
 
 @pytest.mark.parametrize(

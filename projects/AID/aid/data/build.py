@@ -32,7 +32,13 @@ from .images import check_crops, check_header, clear_image_errors
 from .seeding import seeded
 from .unlabeled import num_unlabeled, unlabeled_records
 
-__all__ = ["CheckedMapper", "build_test_loader", "build_train_loader", "micro_batch_size"]
+__all__ = [
+    "CheckedMapper",
+    "build_test_loader",
+    "build_train_loader",
+    "micro_batch_size",
+    "start_at",
+]
 
 # Suffixes of seeds that separate samples from iterations, which SeedStep seeds (engine/hooks.py).
 SAMPLES = 1
@@ -93,6 +99,19 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
         collate_fn=trivial_batch_collator,
         generator=torch.Generator(),  # the workers' seed does not advance the global generator
     )
+
+
+def start_at(loader: DataLoader, cfg: CfgNode, iteration: int) -> None:
+    """Let a training loader that was not read from start at a later iteration.
+
+    Args:
+        loader: of :func:`build_train_loader`; others are left as they are.
+        cfg: config of the loader.
+        iteration: see ``start_iter`` of :func:`build_train_loader`.
+    """
+    batches = getattr(loader, "batch_sampler", None)
+    if isinstance(batches, _Batches):
+        batches.consumed = iteration * cfg.SOLVER.ACCUMULATION_STEPS
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
@@ -194,10 +213,10 @@ class _Batches(Sampler):
         self._num_labeled = num_labeled
         self._unlabeled = unlabeled
         self._num_unlabeled = num_unlabeled
-        self._consumed = consumed
+        self.consumed = consumed
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return islice(self._all(), self._consumed, None)
+        return islice(self._all(), self.consumed, None)
 
     def _all(self) -> Iterator[list[tuple[int, int]]]:
         buckets = {True: [], False: []}

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Subset
 
 from ..checkpoint import clear_load_errors, last_checkpoint, load_file
 from ..config import load_config
+from ..data.catalog import datasets_loaded_once
 from ..utils.errors import AIDError
 from ..utils.files import check_folder_name
 from .estimate import Evaluation, Found, existing_parent, summarize
@@ -60,8 +61,9 @@ def dry_run(args: Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="aid_dry_run_") as folder:
         resumed = _stand_in(folder, output) if args.resume else ""
         try:
-            trial = _Trial(setup(args, folder))
-            trial.resume_or_load(args.resume)
+            with datasets_loaded_once():
+                trial = _Trial(setup(args, folder))
+                trial.resume_or_load(args.resume)
             measured = trial.try_out()
         except AIDError as error:
             raise AIDError(str(error).replace(folder, output)) from error

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint import StudentCheckpointer, check_torchvision_weights
 from ..config import clear_value_errors
-from ..data.build import build_test_loader, build_train_loader, micro_batch_size
+from ..data.build import build_test_loader, build_train_loader, micro_batch_size, start_at
 from ..data.unlabeled import num_unlabeled
 from ..evaluation import build_evaluator
 from ..inference import classes_of
@@ -177,7 +177,7 @@ class AIDTrainer(DefaultTrainer):
         if is_fresh and self.cfg.TEACHER.INHERIT and isinstance(student, DistillationMixin):
             inherit(student, student.teacher.detector)
         if self.start_iter > 0:
-            self.data_loader = build_train_loader(self.cfg, self.start_iter)
+            start_at(self.data_loader, self.cfg, self.start_iter)
         if resume:
             logging.getLogger(__name__).info(
                 "--resume: %s", "no checkpoint yet, a fresh start" if is_fresh else f"from {path}"

@@ -20,6 +20,7 @@ from .families import (
     paired_predictions,
 )
 from .losses import Context, build_distillation_losses
+from .losses.base import in_float32
 from .placement import to_device
 from .teacher import build_teacher
 from .teacher_base import TeacherBase, TeacherView, resampled
@@ -240,7 +241,11 @@ class Distiller:
             AIDError: no loss returned a term.
         """
         terms = {}
-        student, teacher = {k: features[k] for k in self.strides}, self.aligned(view, features)
+        student, teacher = {}, {}
+        if any(getattr(loss, "reads_features", True) for loss in self.losses.values()):
+            # In half precision every loss would convert them again.
+            student = in_float32({k: features[k] for k in self.strides})
+            teacher = in_float32(self.aligned(view, features))
         for loss in self.losses.values():
             terms.update(loss(student, teacher, weights.maps, context))
         if not terms:

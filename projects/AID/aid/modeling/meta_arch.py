@@ -202,12 +202,16 @@ class DistillationMixin(_Detector):
                 f"{type(self).__name__} has no teacher: call build_distillation(cfg) before "
                 "training, or train with aid.engine.AIDTrainer"
             )
+        # Images, for the teachers as well, and instances are copied to the device here: after the
+        # student's forward pass a copy would wait for it.
+        batched_inputs = [{**x, "image": x["image"].to(self.device)} for x in batched_inputs]
         factor, view = self.distillation_factor, None
         if any(map(is_unlabeled, batched_inputs)):
             if factor == 0:
                 batched_inputs = [x for x in batched_inputs if not is_unlabeled(x)]
             else:
                 batched_inputs, view = self._with_pseudo_labels(batched_inputs)
+        instances = [x["instances"].to(self.device) for x in batched_inputs]
         dense_head = getattr(self, "head", None)
         requests = [x.request.cross_convs for x in self.distillers if x.request]
         with (
@@ -220,7 +224,7 @@ class DistillationMixin(_Detector):
             log_distillation_weight(0.0)
             return {**losses, **self._paused()}
         terms = self._distillation_losses(
-            batched_inputs, backbone.input, backbone.output, head.output, branches, view
+            batched_inputs, instances, backbone.input, backbone.output, head.output, branches, view
         )
         weight = self.distillation_weight * factor
         return {**losses, **self._weighted(terms, weight, backbone.output)}
@@ -271,13 +275,13 @@ class DistillationMixin(_Detector):
     def _distillation_losses(
         self,
         batched_inputs: list[dict],
+        instances: list[Instances],
         images: Tensor,
         features: dict[str, Tensor],
         predictions: object,
         branches: dict[int, Branches],
         view: TeacherView | None,
     ) -> dict[str, Tensor]:
-        instances = [x["instances"].to(self.device) for x in batched_inputs]
         terms = {}
         outputs = self.evaluate_teachers(batched_inputs, instances, images, features, view)
         for distiller, output in zip(self.distillers, outputs, strict=True):

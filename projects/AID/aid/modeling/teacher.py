@@ -133,7 +133,8 @@ class Teacher(TeacherBase):
         if not unknown:
             return None
         classes = torch.cat([x.gt_classes for x in targets])
-        return ~torch.isin(classes, classes.new_tensor(unknown))
+        # No torch.isin, for which the ids would be copied to the device.
+        return torch.stack([classes != k for k in unknown]).all(dim=0)
 
     @torch.no_grad()
     def detections(self, view: TeacherView) -> list[Instances]:

@@ -41,8 +41,9 @@ def measure_loader(cfg: CfgNode, workers: list[int], num_batches: int) -> dict[i
         batches = iter(loader)
         for _ in islice(batches, warm_up):
             pass
+        total = num_batches * cfg.SOLVER.ACCUMULATION_STEPS  # the loader yields micro-batches
         start = time.perf_counter()
-        for _ in tqdm(islice(batches, num_batches), f"{number} workers", num_batches, False):
+        for _ in tqdm(islice(batches, total), f"{number} workers", total, False):
             pass
         seconds = time.perf_counter() - start
         rates[number] = num_batches * cfg.SOLVER.IMS_PER_BATCH / seconds

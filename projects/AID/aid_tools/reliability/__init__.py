@@ -1,5 +1,6 @@
-"""Crash campaign: kills training runs and checks their checkpoints and resumed results."""
+"""Crash campaign, and check of a GPU: runs of the scripts as processes, and what they must show."""
 
 from .campaign import run_campaign
+from .gpu_check import check_gpu
 
-__all__ = ["run_campaign"]
+__all__ = ["check_gpu", "run_campaign"]

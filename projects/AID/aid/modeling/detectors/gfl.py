@@ -207,7 +207,7 @@ class GFL(DenseDetector):
         cls = torch.where(labels >= 0, cls, 0.0)
         score = logits.detach()[positive].sigmoid().amax(dim=1)
 
-        totals = torch.stack([score.new_tensor(len(positive)), score.sum()])
+        totals = torch.stack([score.new_full((), len(positive)), score.sum()])
         num_positives, total_score = _mean_over_processes(totals).clamp(min=1)
         return {
             "loss_cls": cls.sum() / num_positives,

@@ -179,7 +179,8 @@ def match_anchors(
     """
     matched, negatives, best = [], [], []
     all_anchors = Boxes.cat(anchors)
-    level = torch.cat([torch.full((len(a),), i) for i, a in enumerate(anchors)])
+    device = all_anchors.device
+    level = torch.cat([torch.full((len(a),), i, device=device) for i, a in enumerate(anchors)])
     for image in range(len(truth.first) - 1):
         of_image = truth.of_image(image)
         index, label, best_of_image = match(Boxes(truth.boxes[of_image]))
@@ -189,7 +190,7 @@ def match_anchors(
     return AnchorMatches(
         matched_gt=torch.stack(matched),
         negative=torch.stack(negatives),
-        level=level.to(anchors[0].device),
+        level=level,
         best=torch.cat(best),
         num_levels=len(anchors),
     )

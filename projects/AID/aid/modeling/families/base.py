@@ -266,7 +266,7 @@ class Targets:
         for x in targets:
             first.append(first[-1] + len(x))
         return cls(
-            torch.cat([*boxes, boxes[0].new_tensor([[0.0, 0.0, 1.0, 1.0]])]),
+            torch.cat([*boxes, _unit_box(boxes[0])]),
             torch.cat([*classes, classes[0].new_zeros(1)]),
             first,
             [ignore_boxes(x) for x in targets],
@@ -280,6 +280,11 @@ class Targets:
     def of_image(self, image: int) -> slice:
         """Indices of the instances of an image."""
         return slice(self.first[image], self.first[image + 1])
+
+
+def _unit_box(like: Tensor) -> Tensor:
+    """The box 0, 0, 1, 1 as (1, 4), made on the device of ``like``: a copy would wait for it."""
+    return nn.functional.pad(like.new_ones(1, 2), (2, 0))
 
 
 def mean_by(group: Tensor, losses: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
@@ -311,7 +316,7 @@ def box_losses(head: nn.Module, boxes: Tensor, deltas: Tensor, targets: Tensor) 
     """
     transform, beta = head.box2box_transform, head.smooth_l1_beta
     has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    boxes = torch.where(has_area[:, None], boxes, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]))
+    boxes = torch.where(has_area[:, None], boxes, _unit_box(boxes))
     if head.box_reg_loss_type == "smooth_l1":
         encoded = transform.get_deltas(boxes, targets)
         losses = smooth_l1_loss(deltas, encoded, beta=beta, reduction="none").sum(dim=1)

@@ -166,8 +166,7 @@ def _roi_losses(
         cls = _classification_losses(predictor, scores, matched_gt, truth)
         class_deltas = deltas_of_class(predictor, deltas, truth.classes[matched_gt])
         box = box_losses(predictor, boxes, class_deltas, truth.boxes[matched_gt])
-        image = torch.cat([torch.full((len(b),), i) for i, b in enumerate(rois)])
-        image = image.to(matched_gt.device)
+        image = torch.cat([matched_gt.new_full((len(b),), i) for i, b in enumerate(rois)])
         pooler = heads.box_pooler
         level = offset + assign_boxes_to_levels(
             rois,

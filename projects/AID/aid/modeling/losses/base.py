@@ -32,6 +32,7 @@ __all__ = [
     "build_distillation_losses",
     "channels_of",
     "check_temperature",
+    "in_float32",
     "make_adapter",
     "make_adapters",
     "norm_per_image",
@@ -64,7 +65,14 @@ class Context:
 
 
 class DistillationLoss(nn.Module):
-    """Base class of the distillation losses; a subclass defines :meth:`terms`."""
+    """Base class of the distillation losses; a subclass defines :meth:`terms`.
+
+    Attributes:
+        reads_features: whether the loss reads features. If no loss of a teacher does, they are
+            left out.
+    """
+
+    reads_features = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -108,10 +116,8 @@ class DistillationLoss(nn.Module):
             assert context.predictions is not None
             some = context.predictions.image
         with torch.autocast(some.device.type, enabled=False):
-            student, teacher = (
-                {k: x if x.dtype == torch.float64 else x.float() for k, x in y.items()}
-                for y in (student, teacher)
-            )
+            if self.reads_features:
+                student, teacher = in_float32(student), in_float32(teacher)
             return self.terms(student, teacher, weights, context)
 
     def terms(
@@ -272,6 +278,7 @@ class PredictionLoss(DistillationLoss):
         term_weights: {"cls" or "box": (name of the term, its weight)}.
     """
 
+    reads_features = False
     request: PredictionRequest
 
     def __init__(self, term_weights: dict[str, tuple[str, float]]):
@@ -353,6 +360,11 @@ def check_temperature(key: str, value: float) -> None:
     """
     if not 0 < value < float("inf"):
         raise AIDError(f"{key} is {value}: it must be above 0, and finite")
+
+
+def in_float32(features: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Feature maps in float32, by level; those in float32 or float64 are returned as they are."""
+    return {k: x if x.dtype == torch.float64 else x.float() for k, x in features.items()}
 
 
 def average_norm(norms: Tensor, num_elements: int, scale: str) -> Tensor:

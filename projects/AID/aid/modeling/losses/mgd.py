@@ -98,7 +98,7 @@ class MGDLoss(SingleTermLoss):
             self._seed = torch.initial_seed()
             self._random.manual_seed(self._seed)
         kept = torch.rand(like.shape, generator=self._random) >= self.masked_share
-        return kept.to(like)
+        return kept.to(like, non_blocking=True)
 
 
 def _generation(channels: int) -> nn.Sequential:

@@ -106,7 +106,7 @@ def normalized(x: Tensor, by: Tensor | None = None) -> Tensor:
         by: tensor whose mean is the divisor; ``x`` by default.
     """
     by = x if by is None else by
-    total = torch.stack([by.sum(), by.new_tensor(float(by.numel()))])
+    total = torch.stack([by.sum(), by.new_full((), by.numel())])
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(total)
     # With the lower bound, weights that are all 0 remain 0.
