@@ -32,6 +32,7 @@ from .families import (
     per_instance_losses,
 )
 from .families.base import detect
+from .feature_cache import FeatureCache
 from .feature_teacher import load_feature_teacher
 from .lazy_teacher import read_lazy_config
 from .placement import check_device, dtype_named, to_device
@@ -214,6 +215,9 @@ def build_teacher(cfg: CfgNode, number: int = 0) -> TeacherBase:
             if entries:
                 map_classes(teacher, entries, _student_classes(cfg), key)
     teacher.stays, teacher.precision = bool(own_device), dtype
+    if cfg.TEACHER.CACHE:
+        folder, size = cfg.TEACHER.CACHE, cfg.TEACHER.CACHE_GIB
+        teacher.cache = FeatureCache(folder, size, teacher.detector)
     return teacher
 
 

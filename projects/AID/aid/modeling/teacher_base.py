@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .class_map import ClassMap
 from .families import DetectionQuality, PerInstanceLosses
+from .feature_cache import FeatureCache
 from .placement import autocast
 
 __all__ = ["TeacherBase", "TeacherView", "normalized_batch", "resampled", "round_up"]
@@ -63,6 +64,7 @@ class TeacherBase:
         stays: whether the network keeps its device in training instead of moving to the student's.
         precision: precision of the forward passes, by autocast, or None for the student's. The
             weights are in float32, for evaluation, export and TEACHER.INHERIT.
+        cache: of the feature maps, or None.
     """
 
     has_heads: bool
@@ -71,6 +73,7 @@ class TeacherBase:
     class_map: ClassMap | None = None
     stays = False
     precision: torch.dtype | None = None
+    cache: FeatureCache | None = None
 
     def __init__(self, detector: nn.Module, cfg: CfgNode, name: str, weights: str):
         self.detector = detector.eval()
@@ -167,9 +170,12 @@ class TeacherBase:
         return sum(p.numel() for p in self.detector.parameters())
 
     def _run(self, network: Callable[[Tensor], dict[str, Tensor]], x: Tensor) -> dict[str, Tensor]:
-        """Output computed in :attr:`precision`, if set, and then converted to float32."""
+        """Features of ``x``, computed in :attr:`precision`, if set, and then converted to float32.
+
+        They are read from the :attr:`cache`, if there is one and it has all images.
+        """
         with self.autocast():
-            features = network(x)
+            features = self.cache(network, x) if self.cache else network(x)
         if self.precision is None:
             return features
         return {level: x.float() for level, x in features.items()}

@@ -25,6 +25,8 @@ READERS = {
     "TEACHER.FORMAT": ((FEATURE_NETWORK,), "any"),
     "TEACHER.DEVICE": (NETWORKS, "any"),
     "TEACHER.PRECISION": (NETWORKS, "any"),
+    "TEACHER.CACHE": (NETWORKS, "any"),
+    "TEACHER.CACHE_GIB": (NETWORKS, "any"),
     "TEACHER.EVAL_FIRST": ((DETECTOR,), "all"),
     "TEACHER.COMPARE_BATCHES": ((DETECTOR,), "any"),
     "UNLABELED.SHARE": ((DETECTOR,), "first"),

@@ -91,6 +91,9 @@ def _start(job: Job) -> subprocess.Popen:
             options += ["AID.CONSTANT", str(json.load(f)["map_mean"])]
     command = [sys.executable, "train_net.py", "--config-file", job.config, "--num-gpus", "0"]
     command += [x for path in job.register for x in ("--register", path)]
+    if "TEACHER.WEIGHTS" in options:  # many students share a teacher, and images have few views
+        weights = options[options.index("TEACHER.WEIGHTS") + 1]
+        options += ["TEACHER.CACHE", os.path.join(os.path.dirname(weights), "features")]
     command += ["--resume", *options, "VIS_PERIOD", "0", "OUTPUT_DIR", job.folder]
     environment = {**os.environ, "DETECTRON2_DATASETS": job.scenes.folder}
     # Parallel runs of one thread each are faster than one run of several threads.

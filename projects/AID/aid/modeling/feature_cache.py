@@ -1,0 +1,114 @@
+"""Cache of a teacher's feature maps on disk, for training on few views of few images."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+
+from ..utils.errors import AIDError
+from ..utils.files import check_folder_name, check_writable, whole_file
+
+__all__ = ["FeatureCache"]
+
+
+class FeatureCache:
+    """Feature maps of a frozen network, one file for each image.
+
+    A file is named by all that the features depend on: the image after augmentation, preprocessing
+    and padding, the network with its weights, precision, the kind of device and the version of
+    torch. Files are thus never stale, and several runs may share a folder. A batch is read if all
+    of its images are there, and is computed otherwise.
+    """
+
+    def __init__(self, folder: str, max_gib: float, network: nn.Module):
+        """
+        Args:
+            folder: folder of the files, see TEACHER.CACHE.
+            max_gib: size of the folder at which nothing more is stored.
+            network: network whose features are stored.
+
+        Raises:
+            AIDError: the folder cannot be written, or the size is negative.
+        """
+        check_folder_name("TEACHER.CACHE", folder)
+        if not max_gib >= 0:
+            raise AIDError(f"TEACHER.CACHE_GIB is {max_gib}: it must be 0 or more")
+        self._folder = folder
+        check_writable(os.path.join(folder, "features"))
+        self._left = max_gib * 2**30 - sum(x.stat().st_size for x in os.scandir(folder))
+        self._is_full = False  # and a warning says so
+        self._network = _digest(repr(network), torch.__version__)
+        for name, x in network.state_dict().items():
+            self._network = _digest(self._network, name, x)
+
+    def __call__(
+        self, compute: Callable[[Tensor], dict[str, Tensor]], x: Tensor
+    ) -> dict[str, Tensor]:
+        """Read or compute the features of a batch.
+
+        Args:
+            compute: function of ``x`` that returns the features.
+            x: (N, C, H, W), N images after preprocessing and padding.
+
+        Returns:
+            {level: (N, C, H, W)}.
+        """
+        kind = x.device.type
+        half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+        digests = [_digest(self._network, kind, half, image) for image in x]
+        paths = [os.path.join(self._folder, f"{digest}.pth") for digest in digests]
+        stored = [_read(path) for path in paths]
+        found = [y for y in stored if y is not None]
+        if len(found) == len(x):
+            levels = found[0]
+            return {k: torch.stack([y[k] for y in found]).to(x.device) for k in levels}
+        features = compute(x)
+        for n, (path, known) in enumerate(zip(paths, stored, strict=True)):
+            if known is None:
+                self._write(path, {level: y[n].cpu().clone() for level, y in features.items()})
+        return features
+
+    def _write(self, path: str, features: dict[str, Tensor]) -> None:
+        if self._left < sum(x.nbytes for x in features.values()):
+            if self._is_full:
+                return
+            logging.getLogger(__name__).warning(
+                "TEACHER.CACHE %s is full: further features are computed at each use; raise "
+                "TEACHER.CACHE_GIB, or remove files that are not needed",
+                self._folder,
+            )
+            self._is_full = True
+            return
+        own = f"{path}.{os.getpid()}"  # runs may store the same image at the same time
+        # A full disk, for which torch raises a RuntimeError, costs time only.
+        with suppress(OSError, RuntimeError):
+            with whole_file(own, sync=False) as f:
+                torch.save(features, f)
+            os.replace(own, path)
+            self._left -= os.path.getsize(path)
+
+
+def _read(path: str) -> dict[str, Tensor] | None:
+    """Content of a file; None if there is none, or if it is damaged."""
+    try:
+        content: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises errors of many types for damaged files
+        return None
+    return content
+
+
+def _digest(*parts: object) -> str:
+    """Hash of tensors by their content, and of other objects by their representation."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, Tensor):
+            data = part.detach().cpu().contiguous()
+            digest.update(f"{data.dtype} {tuple(data.shape)} ".encode())
+            digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(f"{part} ".encode())
+    return digest.hexdigest()

@@ -1,0 +1,126 @@
+"""Cache of a teacher's features: what is read, computed and stored."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from aid.modeling.feature_cache import FeatureCache
+from aid.utils.errors import AIDError
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3, stride=2)
+        self.num_images = 0
+
+    def forward(self, x):
+        self.num_images += len(x)
+        y = self.conv(x)
+        return {"p3": y, "p4": y[..., ::2, ::2]}
+
+
+@pytest.fixture
+def network():
+    return Network()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return str(tmp_path / "cache")
+
+
+def images(*seeds):
+    return torch.stack(
+        [torch.rand(3, 8, 12, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    )
+
+
+@torch.no_grad()
+def test_known_images_are_read_bit_for_bit(network, folder):
+    first = FeatureCache(folder, 1.0, network)(network, images(0, 1))
+    again = FeatureCache(folder, 1.0, network)(network, images(1, 0))
+    assert network.num_images == 2
+    for level in ("p3", "p4"):
+        assert torch.equal(again[level], first[level].flip(0))
+
+
+@torch.no_grad()
+def test_anything_else_is_computed(network, folder):
+    cache = FeatureCache(folder, 1.0, network)
+    cache(network, images(0))
+    x = images(0)
+    x[0, 0, 0, 0] += 1e-6
+    cache(network, x)  # other pixels
+    cache(network, nn.functional.pad(images(0), (0, 2)))  # another padding
+    assert network.num_images == 3
+    network.conv.bias += 1e-6
+    actual = FeatureCache(folder, 1.0, network)(network, images(0))  # other weights
+    assert network.num_images == 4
+    assert torch.equal(actual["p3"], network.conv(images(0)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # another precision
+        half = FeatureCache(folder, 1.0, network)(network, images(0))
+    assert network.num_images == 5 and half["p3"].dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_batch_with_a_new_image_is_computed_as_a_whole(network, folder):
+    cache = FeatureCache(folder, 1.0, network)
+    cache(network, images(0))
+    actual = cache(network, images(0, 1))
+    assert network.num_images == 3
+    assert torch.equal(actual["p3"], network.conv(images(0, 1)))
+    cache(network, images(1))
+    assert network.num_images == 3
+
+
+@torch.no_grad()
+def test_full_cache_computes(network, folder, caplog):
+    size = sum(x[0].nbytes for x in network(images(0)).values())
+    for _ in range(2):  # the files of an earlier run count as well
+        cache = FeatureCache(folder, (size + 100) / 2**30, network)
+        for seed in (0, 1, 2):
+            actual = cache(network, images(seed))["p3"]
+            assert torch.equal(actual, network.conv(images(seed)))
+    assert len(os.listdir(folder)) == 1
+    assert caplog.text.count("TEACHER.CACHE_GIB") == 2
+
+
+@torch.no_grad()
+def test_damaged_file_is_computed_anew(network, folder):
+    cache = FeatureCache(folder, 1.0, network)
+    cache(network, images(0))
+    (name,) = os.listdir(folder)
+    with open(os.path.join(folder, name), "r+b") as f:
+        f.truncate(100)
+    cache(network, images(0))
+    cache(network, images(0))
+    assert network.num_images == 2
+
+
+def test_unusable_folder_is_refused(network, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AIDError, match="file"):
+        FeatureCache(str(tmp_path / "file" / "cache"), 1.0, network)
+    with pytest.raises(AIDError, match="TEACHER.CACHE_GIB is -1.0"):
+        FeatureCache(str(tmp_path), -1.0, network)
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "gfl"])
+def test_student_has_the_same_losses_and_gradients(
+    kind, student_model, make_batch, storage, folder
+):
+    batch, found = make_batch((2, 1)), []
+    for opts in ([], ["TEACHER.CACHE", folder], ["TEACHER.CACHE", folder]):
+        model, _ = student_model(kind, opts=opts)
+        torch.manual_seed(0)
+        losses = model(batch)
+        sum(losses.values()).backward()
+        gradients = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+        found.append({**losses, **gradients})
+    assert len(os.listdir(folder)) == 2
+    for name, x in found[0].items():
+        assert torch.equal(found[1][name], x) and torch.equal(found[2][name], x), name
