@@ -110,9 +110,7 @@ def test_schedule_is_in_epochs_of_images_with_objects(new_project, tmp_path, cap
         assert cfg.SOLVER.IMS_PER_BATCH == batch and cfg.SOLVER.MAX_ITER == 1
 
 
-def test_small_datasets_are_trained_for_enough_iterations(
-    new_project, load_script, tmp_path, capsys
-):
+def test_small_datasets_are_trained_long_enough(new_project, load_script, tmp_path, capsys):
     main = load_script("tools/new_project.py").main
     main(["fleet", "--data", "converted"])
     assert "warning" not in capsys.readouterr().err
