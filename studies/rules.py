@@ -1,19 +1,120 @@
 """Weighting rules under study: ``train_net.py --register studies/rules.py ... AID.WEIGHTING NAME``.
 
-Rules that prove useful move to aid/modeling/weighting. D is the teacher's loss on an instance.
+A rule that gains AP over a constant weight moves to aid/modeling/weighting. D is the teacher's loss
+on an instance.
 
 Shape letters: G ground-truth instances of the batch.
 """
 
 import torch
 from detectron2.config import configurable
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
 from torch import Tensor
 
 from aid.modeling.families import DetectionQuality
-from aid.modeling.weighting import WEIGHTING_REGISTRY, ExponentialWeighting, TeacherStats
+from aid.modeling.weighting import (
+    WEIGHTING_REGISTRY,
+    ExponentialWeighting,
+    TeacherStats,
+    Weighting,
+)
+from aid.utils.errors import AIDError
 
 # Lower bound of the quality, for instances that the teacher does not detect.
 MIN_QUALITY = 0.01
+# Momentum per iteration of the running mean of D in RelativeWeighting.
+MOMENTUM = 0.99
+# Classes that ClassWeighting excludes from imitation.
+DISTRUSTED_CLASSES = ("Cyclist",)
+
+
+@WEIGHTING_REGISTRY.register()
+class RelativeWeighting(ExponentialWeighting):
+    """w = exp(-alpha * D / mean D), with a running mean over the instances of all processes.
+
+    An instance of mean loss has weight exp(-alpha), independent of the detector family, its loss
+    weights and the state of training. Components of D are divided by the mean of D too, so that the
+    weights of all components multiply to that of the instance.
+    """
+
+    @configurable
+    def __init__(self, *, momentum: float = MOMENTUM, steps: int = 1, **kwargs):
+        """
+        Args:
+            momentum: momentum of the running mean, per iteration; its first values are means over
+                the batches so far.
+            steps: micro-batches per iteration; the mean is updated once per micro-batch.
+        """
+        super().__init__(**kwargs)
+        self.momentum = momentum ** (1 / steps)
+        self.register_buffer("sum_and_count", torch.zeros(2))
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {"steps": cfg.SOLVER.ACCUMULATION_STEPS, **super().from_config(cfg)}
+
+    def observe(self, stats: TeacherStats) -> None:
+        if not self.training:
+            return
+        loss, _ = super().teacher_error(stats)
+        finite = loss.isfinite()
+        new = torch.stack([torch.where(finite, loss, 0.0).sum(), finite.sum()])
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(new)
+        self.sum_and_count.mul_(self.momentum).add_(new)
+
+    def teacher_error(self, stats: TeacherStats) -> tuple[Tensor, Tensor]:
+        loss, background = super().teacher_error(stats)
+        total, count = self.sum_and_count
+        mean = torch.where(count > 0, total / count.clamp(min=1e-12), 1.0).clamp(min=1e-12)
+        return loss / mean, background / mean
+
+
+@WEIGHTING_REGISTRY.register()
+class ClassWeighting(Weighting):
+    """w = 0 on instances of DISTRUSTED_CLASSES, 1 on all others.
+
+    The oracle of a study whose teacher is wrong about these classes: an upper bound for rules that
+    have to estimate the weights.
+    """
+
+    requires_loss = False
+
+    @configurable
+    def __init__(self, *, distrusted: list[int], **kwargs):
+        """
+        Args:
+            distrusted: category ids with weight 0.
+        """
+        super().__init__(**kwargs)
+        self.distrusted = distrusted
+
+    @classmethod
+    def from_config(cls, cfg):
+        dataset = cfg.DATASETS.TRAIN[0]
+        known = MetadataCatalog.get(dataset).get("thing_classes", [])
+        if not set(DISTRUSTED_CLASSES) <= set(known):
+            raise AIDError(
+                f"DISTRUSTED_CLASSES in studies/rules.py is {DISTRUSTED_CLASSES}: name classes of "
+                f"{dataset}, which has {', '.join(known)}"
+            )
+        return {
+            "distrusted": [known.index(x) for x in DISTRUSTED_CLASSES],
+            **super().from_config(cfg),
+        }
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, not on classes {self.distrusted}"
+
+    def teacher_error(self, stats: TeacherStats) -> tuple[Tensor, Tensor]:
+        loss, background = super().teacher_error(stats)
+        wrong = torch.isin(stats.classes, stats.classes.new_tensor(self.distrusted))
+        # A loss that is not finite is kept, for weight 0 whatever the class.
+        return torch.where(loss.isfinite(), wrong.to(loss.dtype), loss), 0.0 * background
+
+    def weight(self, loss: Tensor) -> Tensor:
+        return 1 - loss
 
 
 @WEIGHTING_REGISTRY.register()

@@ -43,7 +43,7 @@ DISTILLATION:
   LOSSES: [{loss}]
   BALANCE: 0.0
   RESPONSE: {{MIN_SCORE: 0.005}}
-AID: {{WEIGHTING: {rule}, DISTRUSTED_CLASSES: ["Cyclist"]}}
+AID: {{WEIGHTING: {rule}}}
 """
 
 

@@ -301,7 +301,7 @@ def test_whole_number_is_taken_for_a_float(version, tmp_path):
         ("DATASETS.TRAIN", "a,b", "'a,b', but must be a list", """'("a", "b")'"""),
         ("DATASETS.TEST", "", "'', but must be a list", "'()'"),
         ("DISTILLATION.LOSSES", "PKDLoss", "'PKDLoss', but must be a list", """'["PKDLoss"]'"""),
-        ("AID.DISTRUSTED_CLASSES", "[a, b]", "'[a, b]', but must be a list", """'["a", "b"]'"""),
+        ("DISTILLATION.LEVELS", "[a, b]", "'[a, b]', but must be a list", """'["a", "b"]'"""),
         ("INPUT.MIN_SIZE_TRAIN", "800", "800, but must be a list", "'(800,)'"),
         ("TEACHER.INHERIT", "true", "'true', but must be True or False", "True"),
         ("TEACHER.INHERIT", "0", "0, but must be True or False", "False"),
@@ -434,6 +434,6 @@ def test_paths_of_more_teachers_are_resolved_like_the_first(tmp_path):
 
 
 def test_removed_keys_are_accepted_in_files_and_studies(tmp_path):
-    for key in ("DISTILLATION.RELATIVE_TEMPERATURE", "DISTILLATION.RESPONSE.WEIGHT"):
+    for key in ("DISTILLATION.RELATIVE_TEMPERATURE", "AID.MOMENTUM"):
         load_config(os.path.join(ROOT, "Quickstart/faster_rcnn_R18_from_R34.yaml"), [key, 1.0])
         check_key(key, "study.yaml")

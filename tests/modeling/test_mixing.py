@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from aid.modeling.weighting import (
+    WEIGHTING_REGISTRY,
     ComponentWeights,
     ConstantWeighting,
     ExponentialWeighting,
-    RelativeWeighting,
     TeacherMixing,
     Weights,
 )
@@ -49,7 +49,7 @@ def test_shares_are_the_softmax_of_minus_alpha_times_loss():
     "other, message",
     [
         (ConstantWeighting(constant=1.0), "ConstantWeighting by instance, normalize False"),
-        (RelativeWeighting(alpha=0.5, momentum=0.9), "RelativeWeighting by instance"),
+        (WEIGHTING_REGISTRY.get("RelativeWeighting")(alpha=0.5), "RelativeWeighting by instance"),
         (exponential(granularity="none"), "ExponentialWeighting by none"),
         (exponential(normalize=True), "instance, normalize True: give .* the same rule"),
     ],

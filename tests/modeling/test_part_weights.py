@@ -7,10 +7,8 @@ import torch
 
 from aid.modeling.families import PerInstanceLosses
 from aid.modeling.weighting import (
-    ClassWeighting,
     ConstantWeighting,
     ExponentialWeighting,
-    RelativeWeighting,
     TeacherStats,
 )
 
@@ -140,22 +138,6 @@ def test_batch_without_instances_has_background_weights_only(granularity, normal
 def test_constant_weighting_is_equal_for_all_components():
     actual = ConstantWeighting(constant=0.25).component_weights(None, BOXES)
     assert actual.cls.tolist() == actual.box.tolist() == actual.background.tolist() == [0.25] * 3
-
-
-def test_distrusted_class_has_weight_zero_in_both_components():
-    actual = ClassWeighting(distrusted=[1, 2]).component_weights(stats(), BOXES)
-    assert actual.cls.tolist() == actual.box.tolist() == [0, 1, 1]
-
-
-def test_relative_component_weights_multiply_to_the_instance_weight():
-    only = {"rpn_cls": 0.0, "rpn_box": 0.0}
-    rule = RelativeWeighting(alpha=0.7, momentum=0.9, coefficients=only)
-    whole = rule(stats(), BOXES, SIZES)
-    memory = rule.sum_and_count.clone()
-    close(memory, torch.tensor([sum(CLS) + sum(BOX), 3.0]))
-    actual = rule.component_weights(stats(), BOXES)
-    close(actual.cls * actual.box, whole.instance)
-    assert torch.equal(rule.sum_and_count, memory)
 
 
 @pytest.mark.parametrize("granularity", ["instance", "level", "image"])

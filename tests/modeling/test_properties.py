@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from aid.modeling.families import DetectionQuality, PerInstanceLosses, per_instance_losses
 from aid.modeling.weighting import (
     WEIGHTING_REGISTRY,
-    ClassWeighting,
     ConstantWeighting,
     ExponentialWeighting,
-    RelativeWeighting,
     TeacherStats,
 )
 
@@ -30,11 +28,19 @@ GRANULARITIES = st.sampled_from(["instance", "level", "image"])
 BACKGROUNDS = st.sampled_from(["mean", "loss", "one"])
 ALPHAS = st.floats(0, 3)
 # From studies/rules.py.
-STUDENT_AWARE, STUDENT_RATIO, QUALITY, PRODUCT, SCORE = (
+RELATIVE, CLASS, STUDENT_AWARE, STUDENT_RATIO, QUALITY, PRODUCT, SCORE = (
     WEIGHTING_REGISTRY.get(f"{name}Weighting")
-    for name in ("StudentAware", "StudentRatio", "Quality", "ScoreTimesIoU", "Score")
+    for name in (
+        "Relative",
+        "Class",
+        "StudentAware",
+        "StudentRatio",
+        "Quality",
+        "ScoreTimesIoU",
+        "Score",
+    )
 )
-PLAIN_WITH_ALPHA_0 = [ExponentialWeighting, RelativeWeighting, STUDENT_AWARE, QUALITY, PRODUCT]
+PLAIN_WITH_ALPHA_0 = [ExponentialWeighting, RELATIVE, STUDENT_AWARE, QUALITY, PRODUCT]
 ADAPTIVE = [*PLAIN_WITH_ALPHA_0, STUDENT_RATIO]
 
 
@@ -103,16 +109,12 @@ def batches(draw):
     return RandomBatch(counts, shapes, dtype, draw(st.integers(0, 2**31)))
 
 
-def make(rule, **options):
-    return rule(**options, **({"momentum": 0.9} if rule is RelativeWeighting else {}))
-
-
 @pytest.mark.parametrize("rule", [*PLAIN_WITH_ALPHA_0, SCORE])
 @given(batches(), GRANULARITIES, BACKGROUNDS, st.booleans())
 @QUICK
 def test_alpha_0_is_exactly_plain_distillation(rule, batch, granularity, background, normalize):
     options = {"granularity": granularity, "background": background, "normalize": normalize}
-    actual = batch.maps(make(rule, alpha=0.0, **options))
+    actual = batch.maps(rule(alpha=0.0, **options))
     assert all((x == 1).all() for x in actual.maps.values())
 
 
@@ -153,13 +155,13 @@ def test_weights_are_permutation_equivariant(
 ):
     options = {"granularity": granularity, "background": background, "normalize": normalize}
     other, order = batch.permuted(torch.Generator().manual_seed(0))
-    actual, reordered = (x.maps(make(rule, alpha=alpha, **options)) for x in (batch, other))
+    actual, reordered = (x.maps(rule(alpha=alpha, **options)) for x in (batch, other))
     torch.testing.assert_close(reordered.instance, actual.instance[order])
     for name, expected in actual.maps.items():
         torch.testing.assert_close(reordered.maps[name], expected)
 
 
-@pytest.mark.parametrize("rule", [*ADAPTIVE, ClassWeighting, ConstantWeighting])
+@pytest.mark.parametrize("rule", [*ADAPTIVE, CLASS, ConstantWeighting])
 @given(batches(), GRANULARITIES, BACKGROUNDS, ALPHAS, st.sampled_from([math.nan, math.inf, None]))
 @QUICK
 def test_weights_are_in_0_1_despite_non_finite_losses(
@@ -170,10 +172,10 @@ def test_weights_are_in_0_1_despite_non_finite_losses(
         batch.rest["cls"][:, ::2] = bad
         batch.student["box"][1::3] = bad
     options = {
-        ClassWeighting: {"distrusted": [1]},
+        CLASS: {"distrusted": [1]},
         ConstantWeighting: {"constant": min(alpha, 1.0)},
     }.get(rule, {"alpha": alpha})
-    actual = batch.maps(make(rule, granularity=granularity, background=background, **options))
+    actual = batch.maps(rule(granularity=granularity, background=background, **options))
     for name, (size, _) in batch.levels.items():
         weights = actual.maps[name]
         assert weights.shape == (len(batch.counts), 1, *size)
@@ -187,8 +189,8 @@ def test_weights_are_in_0_1_despite_non_finite_losses(
 @QUICK
 def test_normalized_maps_have_mean_1(rule, batch, granularity, background, alpha):
     options = {"alpha": alpha, "granularity": granularity, "background": background}
-    plain = batch.maps(make(rule, **options)).maps
-    actual = batch.maps(make(rule, **options, normalize=True)).maps
+    plain = batch.maps(rule(**options)).maps
+    actual = batch.maps(rule(**options, normalize=True)).maps
     for name, weights in actual.items():
         if plain[name].mean() < 1e-6:  # weights near 0 are not scaled up
             assert weights.mean() <= 1

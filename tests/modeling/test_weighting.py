@@ -8,10 +8,8 @@ import torch
 from aid.config import load_config
 from aid.modeling.families import PerInstanceLosses
 from aid.modeling.weighting import (
-    ClassWeighting,
     ConstantWeighting,
     ExponentialWeighting,
-    RelativeWeighting,
     TeacherStats,
     build_weighting,
 )
@@ -129,69 +127,6 @@ def test_constant_weighting_is_constant_everywhere():
     assert all((x == 0.25).all() for x in actual.maps.values())
 
 
-def test_distrusted_class_has_weight_zero():
-    stats = TeacherStats(losses([1.0, 9.0, math.inf], [[0.5, 1.0]] * 2), torch.tensor([2, 0, 0]))
-    actual = ClassWeighting(distrusted=[1, 2])(stats, BOXES, LEVELS)
-    assert actual.instance.tolist() == [0, 1, 0]
-    assert actual.maps["p2"][:, 0, 3, 0].tolist() == [0.5, 1]  # the background weight
-    assert actual.loss.tolist() == [1, 9, math.inf]
-
-
-@pytest.mark.parametrize("names", [[], ["Car", "Lorry"]])
-def test_unknown_distrusted_classes_are_refused(names, repository):
-    file = f"{repository}/configs/Quickstart/faster_rcnn_R18_from_R34.yaml"
-    cfg = load_config(file)
-    cfg.AID.WEIGHTING, cfg.AID.DISTRUSTED_CLASSES = "ClassWeighting", names
-    with pytest.raises(AIDError, match="name classes of .*, which has Car, Pedestrian, Cyclist"):
-        build_weighting(cfg)
-    cfg.AID.DISTRUSTED_CLASSES = ["Cyclist", "Car"]
-    assert build_weighting(cfg).distrusted == [2, 0]
-
-
-def test_relative_weights_are_scale_invariant():
-    rest = [[0.5, 1.0], [0.25, 0.75]]
-    for scale in (1.0, 100.0):
-        rule = RelativeWeighting(alpha=0.7, momentum=0.9)
-        actual = rule(TeacherStats(losses([1 * scale, 2 * scale, 3 * scale], rest)), BOXES, LEVELS)
-        torch.testing.assert_close(actual.instance, torch.tensor([-0.35, -0.7, -1.05]).exp())
-    torch.testing.assert_close(rule.sum_and_count, torch.tensor([600.0, 3.0]))
-
-
-def test_running_mean_of_relative_weights_is_saved():
-    rule = RelativeWeighting(alpha=1.0, momentum=0.5)
-    rest = [[0.0, 0.0]] * 2
-    rule(TeacherStats(losses([2.0, 2.0, math.inf], rest)), BOXES, LEVELS)  # 2 of loss 2
-    actual = rule(TeacherStats(losses([4.0, 8.0, 6.0], rest)), BOXES, LEVELS)  # and 3 of mean 6
-    mean = (0.5 * 4 + 18) / (0.5 * 2 + 3)
-    torch.testing.assert_close(actual.instance, (-torch.tensor([4.0, 8.0, 6.0]) / mean).exp())
-    other = RelativeWeighting(alpha=1.0, momentum=0.5).eval()
-    other.load_state_dict(rule.state_dict())
-    again = other(TeacherStats(losses([mean] * 3, rest)), BOXES, LEVELS)
-    torch.testing.assert_close(again.instance, torch.full((3,), math.exp(-1)))
-    assert torch.equal(other.sum_and_count, rule.sum_and_count)  # constant in eval mode
-
-
-def test_running_mean_decays_per_iteration_not_per_micro_batch():
-    rule = RelativeWeighting(alpha=1.0, momentum=0.25, steps=2)
-    rest = [[0.0, 0.0]] * 2
-    for loss in (8.0, 0.0, 0.0):  # after two micro-batches, its share is a quarter
-        rule(TeacherStats(losses([loss] * 3, rest)), BOXES, LEVELS)
-    torch.testing.assert_close(rule.sum_and_count, torch.tensor([6.0, 0.75 + 1.5 + 3]))
-
-
-def test_relative_weights_before_the_first_instance():
-    empty = PerInstanceLosses(
-        ("p2", "p3"),
-        {"cls": torch.zeros(0)},
-        {"cls": torch.tensor([[0.5, 1.0]])},
-        torch.zeros(0, 2),
-    )
-    actual = RelativeWeighting(alpha=1.0, momentum=0.9)(
-        TeacherStats(empty), [torch.zeros(0, 4)], LEVELS
-    )
-    torch.testing.assert_close(actual.maps["p2"], torch.tensor(-0.5).exp().expand(1, 1, 4, 6))
-
-
 @pytest.mark.parametrize(
     "key, value, message",
     [
@@ -205,7 +140,6 @@ def test_relative_weights_before_the_first_instance():
         ),
         ("AID.ALPHA", -0.1, "AID.ALPHA is -0.1"),
         (("AID.WEIGHTING", "ConstantWeighting", "AID.CONSTANT"), -1.0, "AID.CONSTANT is -1"),
-        (("AID.WEIGHTING", "RelativeWeighting", "AID.MOMENTUM"), 1.0, "AID.MOMENTUM is 1"),
         ("AID.ALPHA", math.nan, "AID.ALPHA is nan"),
         ("AID.ALPHA", math.inf, "AID.ALPHA is inf"),
     ],

@@ -5,9 +5,13 @@ import math
 import pytest
 import torch
 
+from aid.config import load_config
 from aid.modeling.families import DetectionQuality, PerInstanceLosses
-from aid.modeling.weighting import WEIGHTING_REGISTRY, TeacherStats
+from aid.modeling.weighting import WEIGHTING_REGISTRY, TeacherStats, build_weighting
+from aid.utils.errors import AIDError
 
+RelativeWeighting = WEIGHTING_REGISTRY.get("RelativeWeighting")
+ClassWeighting = WEIGHTING_REGISTRY.get("ClassWeighting")
 RULES = [
     WEIGHTING_REGISTRY.get(f"{name}Weighting")
     for name in ("StudentAware", "StudentRatio", "Quality", "ScoreTimesIoU", "Score")
@@ -32,6 +36,73 @@ def losses(rest=REST, **components):
 
 def detected(best=BEST, cls=(1.0, 2.0, 3.0)):
     return TeacherStats(losses(cls=list(cls), box=[0.5, 0.5, 0.5]), quality=best)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_relative_weights_are_scale_invariant(scale):
+    rule = RelativeWeighting(alpha=0.7)
+    stats = TeacherStats(losses(cls=[1 * scale, 2 * scale, 3 * scale]))
+    actual = rule(stats, BOXES, LEVELS)
+    torch.testing.assert_close(actual.instance, torch.tensor([-0.35, -0.7, -1.05]).exp())
+
+
+def test_running_mean_of_relative_weights_is_saved():
+    rule = RelativeWeighting(alpha=1.0, momentum=0.5)
+    rule(TeacherStats(losses(cls=[2.0, 2.0, math.inf])), BOXES, LEVELS)  # 2 of loss 2
+    actual = rule(TeacherStats(losses(cls=[4.0, 8.0, 6.0])), BOXES, LEVELS)  # and 3 of mean 6
+    mean = (0.5 * 4 + 18) / (0.5 * 2 + 3)
+    torch.testing.assert_close(actual.instance, (-torch.tensor([4.0, 8.0, 6.0]) / mean).exp())
+    other = RelativeWeighting(alpha=1.0, momentum=0.5).eval()
+    other.load_state_dict(rule.state_dict())
+    again = other(TeacherStats(losses(cls=[mean] * 3)), BOXES, LEVELS)
+    torch.testing.assert_close(again.instance, torch.full((3,), math.exp(-1)))
+    assert torch.equal(other.sum_and_count, rule.sum_and_count)  # constant in eval mode
+
+
+def test_running_mean_decays_per_iteration_not_per_micro_batch():
+    rule = RelativeWeighting(alpha=1.0, momentum=0.25, steps=2)
+    for loss in (8.0, 0.0, 0.0):  # after two micro-batches, its share is a quarter
+        rule(TeacherStats(losses(cls=[loss] * 3)), BOXES, LEVELS)
+    torch.testing.assert_close(rule.sum_and_count, torch.tensor([6.0, 0.75 + 1.5 + 3]))
+
+
+def test_relative_weights_before_the_first_instance():
+    rest = {"cls": torch.tensor([[0.5, 1.0]])}
+    empty = PerInstanceLosses(("p2", "p3"), {"cls": torch.zeros(0)}, rest, torch.zeros(0, 2))
+    actual = RelativeWeighting(alpha=1.0)(TeacherStats(empty), [torch.zeros(0, 4)], LEVELS)
+    torch.testing.assert_close(actual.maps["p2"], torch.tensor(-0.5).exp().expand(1, 1, 4, 6))
+
+
+def test_relative_component_weights_multiply_to_the_instance_weight():
+    stats = TeacherStats(losses(cls=[1.0, 2.0, 3.0], box=[0.5, 0.25, 4.0]))
+    rule = RelativeWeighting(alpha=0.7)
+    whole = rule(stats, BOXES, LEVELS)
+    memory = rule.sum_and_count.clone()
+    torch.testing.assert_close(memory, torch.tensor([10.75, 3.0]))
+    actual = rule.component_weights(stats, BOXES)
+    torch.testing.assert_close(actual.cls * actual.box, whole.instance)
+    assert torch.equal(rule.sum_and_count, memory)
+
+
+def test_distrusted_class_has_weight_zero():
+    given = losses(cls=[1.0, 9.0, math.inf], box=[1.0, 1.0, 1.0])
+    stats = TeacherStats(given, torch.tensor([2, 0, 0]))
+    rule = ClassWeighting(distrusted=[1, 2])
+    actual = rule(stats, BOXES, LEVELS)
+    assert actual.instance.tolist() == [0, 1, 0]
+    assert actual.maps["p2"][:, 0, 3, 0].tolist() == [0.5, 1]  # the background weight
+    assert actual.loss.tolist() == [2, 10, math.inf]
+    components = rule.component_weights(stats, BOXES)
+    assert components.cls.tolist() == [0, 1, 0] and components.box.tolist() == [0, 1, 1]
+
+
+def test_distrusted_classes_are_those_of_the_dataset(repository):
+    opts = ["AID.WEIGHTING", "ClassWeighting"]
+    cfg = load_config(f"{repository}/configs/Quickstart/faster_rcnn_R18_from_R34.yaml", opts)
+    assert build_weighting(cfg).distrusted == [2]
+    cfg.DATASETS.TRAIN = ("coco_2017_train",)
+    with pytest.raises(AIDError, match="name classes of coco_2017_train, which has person, "):
+        build_weighting(cfg)
 
 
 def test_weight_decreases_where_the_student_is_better():

@@ -127,7 +127,7 @@ def test_study_page_lists_every_run(tmp_path):
     row = next(x for x in text.splitlines() if x.startswith("| gap      | net        | aid  "))
     # The best is 4; no run has a strength near a third or a tenth of it, or above it.
     assert [x.strip() for x in row.split("|")[3:10]] == ["aid", "4", "", "", "16.0", "", ""]
-    for name in ("choose_gap_net_50.png", "rules.png", "differences.png"):
+    for name in ("choose_gap_net_50.png", "differences.png"):
         assert (tmp_path / name).stat().st_size > 5000
     actual = json.loads((tmp_path / "study.json").read_text())
     assert len(actual["comparisons"]) > 10 and actual["weights"] == [weights]

@@ -219,8 +219,8 @@ def _add_weighting(cfg: CN) -> None:
     # Weighting rule, which maps the teacher's per-instance loss D to the imitation weight w: a name
     # in WEIGHTING_REGISTRY. `--register studies/rules.py` adds experimental rules.
     cfg.AID.WEIGHTING = "ExponentialWeighting"
-    # Decay of the weight in ExponentialWeighting, w = exp(-ALPHA * D), and RelativeWeighting,
-    # w = exp(-ALPHA * D / mean D). 0.0 is plain distillation. Default: the AID paper.
+    # Decay of the weight in ExponentialWeighting, w = exp(-ALPHA * D). 0.0 is plain distillation.
+    # Default: the AID paper.
     cfg.AID.ALPHA = 0.1
     # Region that one weight covers. Options: "instance" (a ground-truth box), "level" (an FPN level
     # of an image; scale-wise in the AID paper), "image", "none" (plain distillation without D).
@@ -231,10 +231,9 @@ def _add_weighting(cfg: CN) -> None:
     cfg.AID.BACKGROUND = "mean"
     # Weight in ConstantWeighting.
     cfg.AID.CONSTANT = 1.0
-    # Names of the classes that ClassWeighting excludes from imitation.
-    cfg.AID.DISTRUSTED_CLASSES = []
-    # Momentum per iteration of the running mean of D in RelativeWeighting.
-    cfg.AID.MOMENTUM = 0.99
+    # Of rules that are in studies/rules.py now and have constants instead.
+    cfg.register_deprecated_key("AID.DISTRUSTED_CLASSES")
+    cfg.register_deprecated_key("AID.MOMENTUM")
     # Divide the weight map of each level by its mean over the batch: weights then redistribute
     # imitation without changing its overall strength.
     cfg.AID.NORMALIZE = False

@@ -265,7 +265,7 @@ def _check_features_suffice(
     if weighting.requires_stats and weighting.requires_loss:
         raise AIDError(
             f"{start}{type(weighting).__name__} needs the teacher's loss D; set AID.GRANULARITY to "
-            "none, or AID.WEIGHTING to ConstantWeighting or ClassWeighting"
+            "none, or AID.WEIGHTING to ConstantWeighting"
         )
 
 

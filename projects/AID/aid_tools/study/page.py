@@ -16,7 +16,6 @@ from ..paired_difference import PairedDifference
 from ..report.markdown import markdown_table
 from .cells import BASELINES, EQUAL_TIME, GridCells, Group, against, cells_of, compare_rules
 from .figures import draw_differences, draw_strengths
-from .rules_figure import draw_rules
 from .strengths import FACTORS, REPORT, Tuned, tune
 
 __all__ = ["write_study"]
@@ -60,7 +59,6 @@ def write_study(
         parts += _gradients(gradients)
         for group, cells in sorted(groups.items()):
             parts += _group(group, cells, folder)
-        _save(draw_rules(), folder, "rules.png")
         write_text(os.path.join(folder, "tables.md"), "\n\n".join(parts) + "\n")
     except OSError as error:
         raise AIDError(f"{folder} cannot be written: {error.strerror}") from error

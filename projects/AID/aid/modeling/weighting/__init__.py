@@ -5,18 +5,16 @@ Rules under study are in studies/rules.py of the repository.
 
 from .base import WEIGHTING_REGISTRY, Weighting, build_weighting
 from .mixing import TeacherMixing
-from .rules import ClassWeighting, ConstantWeighting, ExponentialWeighting, RelativeWeighting
+from .rules import ConstantWeighting, ExponentialWeighting
 from .structures import ComponentWeights, TeacherStats, Weights
 
 __all__ = [
     "WEIGHTING_REGISTRY",
-    "ClassWeighting",
-    "ConstantWeighting",
-    "TeacherStats",
-    "ExponentialWeighting",
     "ComponentWeights",
-    "RelativeWeighting",
+    "ConstantWeighting",
+    "ExponentialWeighting",
     "TeacherMixing",
+    "TeacherStats",
     "Weighting",
     "Weights",
     "build_weighting",

@@ -4,15 +4,13 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
-from detectron2.utils import comm
 from torch import Tensor
 
-from ...utils.errors import AIDError, check_not_negative
+from ...utils.errors import check_not_negative
 from .base import WEIGHTING_REGISTRY, Weighting
 from .structures import ComponentWeights, TeacherStats, Weights
 
-__all__ = ["ClassWeighting", "ConstantWeighting", "ExponentialWeighting", "RelativeWeighting"]
+__all__ = ["ConstantWeighting", "ExponentialWeighting"]
 
 
 @WEIGHTING_REGISTRY.register()
@@ -42,57 +40,6 @@ class ExponentialWeighting(Weighting):
 
     def weight(self, loss: Tensor) -> Tensor:
         return torch.exp(-self.alpha * loss)
-
-
-@WEIGHTING_REGISTRY.register()
-class RelativeWeighting(ExponentialWeighting):
-    """w = exp(-alpha * D / mean D), with a running mean over the instances of all processes.
-
-    An instance of mean loss has weight exp(-alpha), independent of the detector family, its loss
-    weights and the state of training. Components of D are divided by the mean of D too, so that the
-    weights of all components multiply to that of the instance.
-    """
-
-    @configurable
-    def __init__(self, *, momentum: float, steps: int = 1, **kwargs: Any) -> None:
-        """
-        Args:
-            momentum: momentum of the running mean, per iteration; its first values are means over
-                the batches so far.
-            steps: micro-batches per iteration; the mean is updated once per micro-batch.
-
-        Raises:
-            AIDError: a momentum outside of [0, 1).
-        """
-        super().__init__(**kwargs)
-        if not 0 <= momentum < 1:
-            raise AIDError(f"AID.MOMENTUM is {momentum}: it must be in [0, 1)")
-        self.momentum = momentum ** (1 / steps)
-        self.register_buffer("sum_and_count", torch.zeros(2))
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        return {
-            "momentum": cfg.AID.MOMENTUM,
-            "steps": cfg.SOLVER.ACCUMULATION_STEPS,
-            **super().from_config(cfg),
-        }
-
-    def observe(self, stats: TeacherStats) -> None:
-        if not self.training:
-            return
-        loss, _ = super().teacher_error(stats)
-        finite = loss.isfinite()
-        new = torch.stack([torch.where(finite, loss, 0.0).sum(), finite.sum()])
-        if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(new)
-        self.sum_and_count.mul_(self.momentum).add_(new)
-
-    def teacher_error(self, stats: TeacherStats) -> tuple[Tensor, Tensor]:
-        loss, background = super().teacher_error(stats)
-        total, count = self.sum_and_count
-        mean = torch.where(count > 0, total / count.clamp(min=1e-12), 1.0).clamp(min=1e-12)
-        return loss / mean, background / mean
 
 
 @WEIGHTING_REGISTRY.register()
@@ -136,48 +83,3 @@ class ConstantWeighting(Weighting):
     ) -> ComponentWeights:
         ones = super().component_weights(None, boxes)
         return ComponentWeights(*(self.constant * x for x in (ones.cls, ones.box, ones.background)))
-
-
-@WEIGHTING_REGISTRY.register()
-class ClassWeighting(Weighting):
-    """w = 0 on instances of given classes, 1 on all others.
-
-    In studies it is the oracle: an upper bound for rules that have to estimate the weights.
-    """
-
-    requires_loss = False
-
-    @configurable
-    def __init__(self, *, distrusted: list[int], **kwargs: Any) -> None:
-        """
-        Args:
-            distrusted: category ids with weight 0.
-        """
-        super().__init__(**kwargs)
-        self.distrusted = distrusted
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        dataset = cfg.DATASETS.TRAIN[0]
-        known = MetadataCatalog.get(dataset).get("thing_classes", [])
-        names = cfg.AID.DISTRUSTED_CLASSES
-        unknown = [name for name in names if name not in known]
-        if unknown or not names:
-            raise AIDError(
-                f"AID.DISTRUSTED_CLASSES is {list(names)}: name classes of {dataset}, which has "
-                f"{', '.join(known)}"
-            )
-        return {"distrusted": [known.index(x) for x in names], **super().from_config(cfg)}
-
-    def __str__(self) -> str:
-        return f"{super().__str__()}, not on classes {self.distrusted}"
-
-    def teacher_error(self, stats: TeacherStats) -> tuple[Tensor, Tensor]:
-        loss, background = super().teacher_error(stats)
-        assert stats.classes is not None
-        wrong = torch.isin(stats.classes, stats.classes.new_tensor(self.distrusted))
-        # A loss that is not finite is kept, for weight 0 whatever the class.
-        return torch.where(loss.isfinite(), wrong.to(loss.dtype), loss), 0.0 * background
-
-    def weight(self, loss: Tensor) -> Tensor:
-        return 1 - loss
