@@ -27,7 +27,7 @@ setup(
         "torchvision>=0.21",
         "fvcore>=0.1.5,<0.1.6",
         "iopath>=0.1.7",
-        "matplotlib",
+        "matplotlib>=3.10",
         "numpy",
         "opencv-python-headless",
         "Pillow>=9.1",
@@ -39,7 +39,7 @@ setup(
     ],
     extras_require={
         "dev": ["hypothesis>=6", "mypy>=2", "pytest>=9", "pytest-xdist>=3.6", "ruff>=0.12"],
-        "docs": ["furo", "myst-parser>=4", "sphinx>=8"],
+        "docs": ["furo", "myst-parser>=4", "sphinx>=8", "sphinx-mathjax-offline"],
         "export": ["onnx>=1.17", "onnxruntime>=1.20"],
     },
 )

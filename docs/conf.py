@@ -21,6 +21,8 @@ extensions = [
     "api_pages",
     "config_reference",
     "repository_links",
+    # Formulas without a network: copies MathJax into the pages.
+    "sphinx-mathjax-offline",
 ]
 exclude_patterns = ["_ext"]
 html_theme = "furo"
@@ -28,6 +30,7 @@ html_title = project
 html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["math.css"]
+html_search_scorer = str(DOCS / "_ext/search_scorer.js")
 # Quotes in values of keys stay as they are typed.
 smartquotes = False
 
@@ -44,3 +47,8 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+
+
+def setup(app):
+    # In place of its default, whose fonts browsers may refuse to load for pages on disk.
+    app.config.mathjax_path = "mathjax/tex-svg.js"

@@ -366,7 +366,7 @@ def test_unfinished_run_is_refused(runs, tmp_path):
     with pytest.raises(AIDError, match="config.yaml: dataset 'fleet_val' is not registered: add"):
         load_run(str(tmp_path))
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(AIDError, match="contains no evaluation: run train_net.py .* --resume"):
+    with pytest.raises(AIDError, match="no evaluation: run `python train_net.py .* --resume`"):
         load_run(str(tmp_path))
     (tmp_path / "metrics.json").write_text("{\n")
     with pytest.raises(AIDError, match="is not one JSON object per line"):

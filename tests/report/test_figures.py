@@ -15,6 +15,7 @@ from aid_tools.report.figures import (
     draw_sheet,
     save,
 )
+from aid_tools.report.instances import ImageStats
 from aid_tools.report.precision_recall import Curve
 from aid_tools.report.runs import Run
 
@@ -87,6 +88,38 @@ def test_names_are_drawn_literally(tiny_config, tmp_path):
     ]
     for figure in figures:  # raises for an invalid formula
         save(figure, str(tmp_path / "figure.png"))
+
+
+def test_labels_of_detections_are_legible_at_the_width_of_the_page():
+    image = np.zeros((96, 320, 3), np.uint8)
+    found = Instances((96, 320))
+    found.scores, found.pred_classes = torch.tensor([0.9, 0.8, 0.1]), torch.tensor([2, 81, 3])
+    found.pred_boxes = Boxes(torch.tensor([[10.0, 10, 60, 60], [90, 20, 200, 80], [0, 0, 9, 9]]))
+    box, loss, weight = torch.tensor([[10.0, 10, 60, 60]]), torch.tensor([2.0]), torch.tensor([0.8])
+    stats = ImageStats(image, box, [{}], loss, weight, {})
+    names = [f"class {i}" for i in range(90)]
+    figure = draw_sheet([image], [[found]] * 3, [stats], ["a\n(b)"] * 3, names, 0.5)
+    assert figure.get_size_inches()[0] * figure.dpi <= 1233  # a window of 1280 with a scroll bar
+    *pictures, bar = figure.axes
+    labels = [[x.get_text() for x in axes.texts] for axes in pictures]
+    assert labels == [["0.90", "0.80"]] * 3 + [["w 0.80 D 2.0"]]
+    assert all(x.get_fontsize() * figure.dpi / 72 >= 12 for axes in pictures for x in axes.texts)
+    assert bar.get_xlabel() == "weight w" and bar.get_xlim() == (0, 1)
+    (legend,) = figure.legends
+    assert [x.get_text() for x in legend.get_texts()] == ["class 2", "class 81"]
+    classes = {f"class {i}": ([1.0], [0.5]) for i in range(3)} | {"tiny": ([1.0], [0.5])}
+    boxes = draw_groups(classes).axes[0].patches
+    assert boxes[2].get_facecolor()[:3] == legend.get_lines()[0].get_color()
+    assert boxes[3].get_facecolor()[:3] == (0.8, 0.8, 0.8)
+
+
+def test_names_of_groups_do_not_overlap():
+    names = ["Car", "a class with a long name", "wrong class", "jittered box", "mostly hidden"]
+    figure = draw_groups({name: ([1.0, 2.0], [0.5, 0.5]) for name in names})
+    figure.canvas.draw()
+    boxes = [x.get_window_extent() for x in figure.axes[0].get_yticklabels()]
+    assert len(boxes) == 5
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_figure_is_written_atomically(file_limit, tmp_path):

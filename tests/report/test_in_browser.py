@@ -2,6 +2,9 @@
 
 import pytest
 
+from aid_tools.report.html import to_html
+from aid_tools.report.parts import Table, TableCell, number
+
 pytestmark = pytest.mark.browser
 # Texts of a column of the first table, from top to bottom.
 COLUMN = "[...document.querySelector('tbody').rows].map((row) => row.cells[{}].textContent)"
@@ -81,6 +84,19 @@ def test_only_tables_and_images_scroll_horizontally_on_a_phone(opened):
     assert opened.evaluate("document.documentElement.scrollWidth") == 400
     assert opened.evaluate("getComputedStyle(document.querySelector('.wide')).overflowX") == "auto"
     assert opened.evaluate("document.images[0].width") > 400  # not scaled down
+
+
+def test_ap_is_visible_on_a_phone_without_scrolling(browser, tmp_path):
+    header = ["run", "AP", "against plain", "AP50", "role", "iterations", "minutes"]
+    name = TableCell("faster_rcnn_R18_FPN_equal_time_with_a_long_name")
+    rows = [[name, number(20.1), number(8.8, "{:+.1f}"), *[TableCell("AID by instance")] * 4]]
+    path = tmp_path / "report.html"
+    path.write_text(to_html("title", [Table("results", header, rows)], ""), encoding="utf-8")
+    browser.resize(390, 800, mobile=True)
+    browser.open(f"file://{path}")
+    cells = "[...document.querySelectorAll('td')]"
+    ends = browser.evaluate(f"{cells}.map((x) => x.getBoundingClientRect().right)")
+    assert max(ends[:2]) < 390 < max(ends)
 
 
 def test_image_toggles_between_fitted_and_full_size(opened):

@@ -7,7 +7,7 @@ import pytest
 
 from aid.config import load_config
 from aid_tools.report.cost import Cost
-from aid_tools.report.outcome import outcome
+from aid_tools.report.outcome import outcome, plain_student
 from aid_tools.report.runs import Run
 
 NAN = math.nan
@@ -134,10 +134,49 @@ def test_best_student_is_chosen_by_unrounded_ap(make, plain):
 
 
 def test_ambiguous_runs_are_named(make, teacher, student, plain):
-    other_seed = make("R18_seed_9", 18.0, opts=["SEED", 9])
+    other_rate = make("R18_rate", 18.0, opts=["SOLVER.BASE_LR", 0.5])
     wide_teacher, small = make("R50", 31.0, R50), make("R18_from_R50", 20.0, teacher="R50")
-    (actual,) = summary(teacher, plain, other_seed, student, wide_teacher, small)
+    (actual,) = summary(teacher, plain, other_rate, student, wide_teacher, small)
     assert "the plain student (`R18`) 16.3, the teacher (`R34`) 29.9: " in actual
+
+
+@pytest.fixture
+def three_seeds(make):
+    """Plain and distilled students with three seeds; differences of 8, 9 and 7 AP."""
+    aps = {1: (16.0, 24.0), 2: (17.0, 26.0), 3: (15.0, 22.0)}
+    runs = []
+    for seed, (plain, distilled) in aps.items():
+        runs.append(make(f"R18_{seed}", plain, opts=["SEED", seed]))
+        runs.append(make(f"s_{seed}", distilled, teacher="R34", step=0.3, opts=["SEED", seed]))
+    return runs
+
+
+def test_seeds_are_one_student_with_an_interval(make, teacher, three_seeds):
+    (actual,) = summary(teacher, *three_seeds)
+    # Mean 8, standard deviation 1: 4.303 / sqrt(3) = 2.48.
+    assert actual.startswith(
+        "The student distilled from the teacher (`s_*`) has 24.0 AP (mean of 3 seeds), the plain "
+        "student 16.0, the teacher 29.9: distillation gains 8.0 AP (95 % interval 5.5 to 10.5) at "
+        "equal iterations, 58 % of the gap to the teacher; "
+    )
+    runs, costs = (list(column) for column in zip(*three_seeds, strict=True))
+    assert [run.name for run in plain_student(runs, costs).runs] == ["R18_1", "R18_2", "R18_3"]
+
+
+def test_only_common_seeds_are_compared(make, three_seeds):
+    plain_1, student_1, _, student_2, *_ = three_seeds
+    actual = summary(plain_1, student_1, student_2)[0]
+    assert "(`s_*`) has 24.0 AP, the plain student 16.0: distillation gains 8.0 AP at" in actual
+
+
+def test_seeds_are_compared_at_equal_training_time(make, three_seeds):
+    longer = [make(f"long_{seed}", 20.0, steps=300, opts=["SEED", seed]) for seed in (1, 2)]
+    actual = summary(*three_seeds, *longer)[1]
+    assert actual == (
+        "At equal training time (1.0 and 1.0 min) the plain student `long_*`, with 300 iterations "
+        "instead of 200, has 20.0 AP (mean of 2 seeds): distillation gains 5.0 AP (95 % interval "
+        "-7.7 to 17.7)."
+    )
 
 
 def test_loss_of_ap_by_distillation_is_reported(make, teacher, plain):

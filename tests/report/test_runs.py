@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 
 from aid.config import load_config
 from aid.utils.errors import AIDError
-from aid_tools.report.pairs import choose, differences
+from aid_tools.report.pairs import choose, differences, settings_of
 from aid_tools.report.runs import Run, load_run, load_runs, roles
 
 
@@ -78,6 +78,25 @@ def test_plain_student_with_the_fewest_differences_is_chosen(run):
     assert runs[actual.peer].name == "other_seed"
     assert differences(runs[1], runs[0]) == ["SOLVER.BASE_LR"]
     assert differences(runs[2], runs[0]) == []
+
+
+def test_runs_that_differ_in_their_seed_are_one_setting(run):
+    runs = [
+        run("a/s1/teacher"),
+        run("a/s1/aid", teacher="a/s1/teacher"),
+        run("rate", ["SOLVER.BASE_LR", 0.5, "SEED", 2]),
+        run("a/s2/aid", ["SEED", 2, "OUTPUT_DIR", "elsewhere"], teacher="a/s1/teacher"),
+        run("a/s1/plain"),
+        run("plain_2", ["SEED", 2]),
+        run("other_3", ["SEED", 3], teacher="other"),
+        run("other_4", ["SEED", 3], teacher="other"),
+    ]
+    actual = settings_of(runs)
+    assert [[runs.index(x) for x in setting.runs] for setting in actual] == [
+        [0], [1, 3], [2], [4, 5], [6], [7]
+    ]  # fmt: skip
+    assert [x.name for x in actual[:4]] == ["teacher", "aid", "rate", "plain*"]
+    assert actual[3].by_seed(lambda run: run.name) == {3: "plain", 2: "plain_2"}
 
 
 def test_other_plain_student_is_the_nearest_in_training_time(run):

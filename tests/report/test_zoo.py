@@ -57,7 +57,7 @@ def run(repository, tmp_path):
 def cells_of(zoo: Zoo, name: str) -> list[str]:
     """Cells of a row, without its config."""
     page = (zoo.root / "MODEL_ZOO.md").read_text()
-    (row,) = (x for x in page.splitlines() if x.startswith(f"| [{name}]("))
+    (row,) = (x for x in page.splitlines() if x.startswith(f"| [Quickstart/{name}]("))
     return [x.strip() for x in row.split("|")[2:-1]]
 
 
@@ -68,7 +68,8 @@ def test_row_shows_ap_of_teacher_plain_and_distilled_student(zoo, run):
     zoo.fill()
     link = f"[json](docs/results/zoo/Quickstart/{STUDENT}.json)"
     assert cells_of(zoo, STUDENT) == ["33.0", "15.1", "15.8", "0.25", "-", "1", link]
-    assert cells_of(zoo, f"{STUDENT}_none") == ["-", "-", "not run", *["-"] * 4]
+    command = f"`python train_net.py --config-file configs/Quickstart/{STUDENT}_none.yaml"
+    assert cells_of(zoo, f"{STUDENT}_none") == [f"{command} --num-gpus 0`"]
     with open(path) as f:
         record = json.load(f, parse_constant=pytest.fail)
     assert record["config"] == f"configs/Quickstart/{STUDENT}.yaml" and record["changed"] == {}
@@ -76,6 +77,11 @@ def test_row_shows_ap_of_teacher_plain_and_distilled_student(zoo, run):
     page = (zoo.root / "MODEL_ZOO.md").read_text()
     assert page.startswith("# Zoo\n\nBefore.\n") and page.endswith("-->\n\nAfter.\n")
     assert "old rows" not in page
+    run_rows, folded = page.split("<details>")
+    assert f"{STUDENT}]" in run_rows and f"{STUDENT}_none]" not in run_rows
+    count = folded.count("| [Quickstart/")
+    assert f"<summary>{count} configs that were not run" in folded and count > 5
+    assert f"{STUDENT}]" not in folded
 
 
 def test_adding_a_run_is_idempotent_and_replaces_other_runs(zoo, run):
@@ -157,7 +163,7 @@ def test_hostile_config_values_are_escaped(zoo, run):
         zoo.fill()
         pages.append((zoo.root / "MODEL_ZOO.md").read_text())
     assert pages[0] == pages[1] and pages[0].count("<!-- end of zoo -->") == 1
-    (row,) = (x for x in pages[0].splitlines() if x.startswith(f"| [{STUDENT}]("))
+    (row,) = (x for x in pages[0].splitlines() if x.startswith(f"| [Quickstart/{STUDENT}]("))
     assert row.count("|") == 9 and "NORM a&#124;b&#92;n&lt;!-- end" in row
 
 
@@ -169,7 +175,7 @@ def test_folders_other_than_student_runs_are_refused(zoo, run, tmp_path):
     ):
         zoo.add(run(PLAIN, 15.0))
     (tmp_path / "MODEL_ZOO.md").write_text("# Zoo\n")
-    with pytest.raises(AIDError, match="has no table between"):
+    with pytest.raises(AIDError, match="has no tables between"):
         zoo.add(run(STUDENT, 15.0))
 
 
@@ -198,14 +204,16 @@ def test_model_zoo_page_matches_its_records(repository, zoo):
 @pytest.mark.parametrize("section", ["Quickstart", "AID", "AID/Paper", "AID/COCO-Traffic"])
 def test_commands_of_the_page_fill_all_rows(section, repository):
     with open(os.path.join(repository, "MODEL_ZOO.md")) as f:
-        *_, before, table = re.split(rf"<!-- zoo: configs/{section} -->", f.read())
-    commands = before.split("```sh")[-1].split("```")[0]
+        _, tables, after = re.split("<!-- zoo: [^>]+ -->|<!-- end of zoo -->", f.read())
+    rows = re.findall(rf"\]\((configs/{section}/\w+\.yaml)\)", tables)
+    (commands,) = (
+        x for x in re.findall("```sh\n(.*?)```", after, re.DOTALL) if f" configs/{section}/$" in x
+    )
     script = f'set -f\npython() {{ echo "$@"; }}\n{commands}'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=repository)
     *trained, last = done.stdout.splitlines()
     configs = {x.split()[2] for x in trained if x.startswith("train_net.py")}
     assert all(os.path.isfile(os.path.join(repository, x)) for x in configs)
-    rows = set(re.findall(r"^\| \[\w+\]\((\S+)\)", table.split("<!-- end")[0], re.MULTILINE))
-    assert rows == {x for x in configs if "_from_" in x} and len(rows) > 5
+    assert set(rows) == {x for x in configs if "_from_" in x} and len(rows) > 5
     output = load_config(os.path.join(repository, min(rows))).OUTPUT_DIR
     assert last == f"tools/model_zoo.py {os.path.dirname(output)}/*_from_*"

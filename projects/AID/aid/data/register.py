@@ -6,6 +6,7 @@ import runpy
 import sys
 import traceback
 
+from ..utils.commands import REGISTERED
 from ..utils.errors import AIDError
 
 __all__ = ["register_from_file"]
@@ -30,6 +31,8 @@ def register_from_file(path: str) -> None:
         line = _line_in(real, error)
         where = f"--register {path}{f', line {line}' if line else ''}"
         raise AIDError(f"{where}: {_reason(error)}") from error
+    if path not in REGISTERED:
+        REGISTERED.append(path)
 
 
 # Cached: registering a name twice is an error.

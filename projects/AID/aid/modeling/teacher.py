@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..checkpoint import StrictCheckpointer, check_stored_classes
 from ..config import check_program, get_value, is_program, load_config
 from ..data.classes import known_classes
+from ..utils.commands import train_command
 from ..utils.d2 import padding
 from ..utils.errors import AIDError
 from ..utils.suggestions import did_you_mean_file
@@ -290,10 +291,10 @@ def load_teacher(
     teacher_cfg.MODEL.DEVICE = device
     if "://" not in weights and not os.path.isfile(weights):
         script = "tools/lazyconfig_train_net.py" if config_file.endswith(".py") else "train_net.py"
+        command = train_command(config_file, student.MODEL.DEVICE if student else "", script)
         raise AIDError(
-            f"{weights_key} {weights} does not exist: train the teacher first with `python "
-            f"{script} --config-file {config_file}`, which writes "
-            f"{teacher_cfg.OUTPUT_DIR}/model_final.pth, or name another file"
+            f"{weights_key} {weights} does not exist: train the teacher first with `{command}`, "
+            f"which writes {teacher_cfg.OUTPUT_DIR}/model_final.pth, or name another file"
         )
     detector = build().to(device)
     try:

@@ -3,14 +3,17 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import mean
 
 import torch
 
 from aid.evaluation.kitti_files import note_on_few_objects
 from aid.evaluation.kitti_metric import DIFFICULTIES
 
+from ..paired_difference import PairedDifference, paired_difference
 from .figures import MAX_CLASSES
 from .instances import DOUBTS
+from .pairs import Setting, settings_of
 from .parts import Heading, Part, ReportFigure, Table, TableCell, Text, code, number
 from .precision_recall import Curve
 from .runs import Run
@@ -33,6 +36,7 @@ class Findings:
         curves: R entries of :func:`~aid_tools.report.precision_recall.read_curves`; may be empty.
         summary: {instance group: medians}.
         adaptive: the run whose teacher's losses and weights are reported.
+        plain: the plain student that the others are compared with, if there is one.
     """
 
     runs: list[Run]
@@ -42,6 +46,7 @@ class Findings:
     curves: list[dict[str, dict[str, Curve]]]
     summary: dict[str, dict[str, float]]
     adaptive: Run | None
+    plain: Setting | None = None
 
 
 def official_metric(runs: list[Run]) -> str:
@@ -58,11 +63,11 @@ def describe(findings: Findings) -> list[Part]:
     if official_metric(findings.runs) == "kitti":
         parts += _kitti(findings.runs)
     parts += _curves(findings)
-    caption = "One row per image, one column per run; the legend names the class colors."
+    caption = "Each image with the detections of every run; the legend names the class colors."
     if findings.summary:
         caption += (
-            " The last column shows the labels with their weight w and the teacher's loss D; "
-            "brighter boxes have larger weights."
+            " The last picture of an image shows the labels with their weight w, as the color of "
+            "the box, and the teacher's loss D."
         )
     alt = "detections of every run on validation images"
     parts += [Heading("Detections"), ReportFigure("detections.png", alt, caption)]
@@ -72,30 +77,88 @@ def describe(findings: Findings) -> list[Part]:
 
 
 def _results(findings: Findings) -> list[Part]:
-    rows = findings.rows
-    measures = ["AP", "AP50"]
+    rows, plain = findings.rows, findings.plain
+    settings = settings_of(findings.runs)
+    measures = ["AP50"]
     if any("mask AP" in row for row in rows):
-        measures.insert(1, "mask AP")
+        measures.insert(0, "mask AP")
     table = [
         [
-            TableCell(row["run"]), TableCell(row["role"]), number(row["iterations"], "{}"),
-            number(row["training_seconds"] / 60), *_measured(row, measures),
+            TableCell(row["run"]), number(row["AP"]), *_against(run, plain),
+            *_measured(row, measures), TableCell(row["role"]), number(row["iterations"], "{}"),
+            number(row["training_seconds"] / 60),
         ]
-        for row in rows
+        for run, row in zip(findings.runs, rows, strict=True)
     ]  # fmt: skip
-    seeds = ", ".join(sorted({str(row["seed"]) for row in rows}))
+    against = ""
+    if plain is not None:
+        measures.insert(0, "against plain")
+        against = f"against plain: difference in AP to the plain student {code(plain.name)}. "
     return [
         *map(Text, findings.outcome),
-        Table("AP of every run", ["run", "role", "iterations", "minutes", *measures], table),
+        *_over_seeds(settings, plain),
+        Table("AP of every run", ["run", "AP", *measures, "role", "iterations", "minutes"], table),
         Text(
-            f"AP and AP50: COCO's metric on {findings.runs[0].test_set}, in percent. minutes: "
-            "training time, without evaluations and without the training of a teacher."
+            f"AP and AP50: COCO's metric on {findings.runs[0].test_set}, in percent. {against}"
+            "minutes: training time, without evaluations and without the training of a teacher."
         ),
-        Text(
-            f"Each row is one run with one seed ({seeds}). With short runs, a difference of a few "
-            "AP may be noise: repeat the runs with other seeds."
-        ),
+        Text(_note_on_seeds(settings)),
     ]
+
+
+def _ap(run: Run) -> float:
+    return run.results["AP"]
+
+
+def _against(run: Run, plain: Setting | None) -> list[TableCell]:
+    """Difference in AP to the plain student of the same seed, or to its only run."""
+    if plain is None:
+        return []
+    others = plain.by_seed(_ap)
+    other = next(iter(others.values())) if len(others) == 1 else others.get(run.cfg.SEED, math.nan)
+    # Of the displayed numbers, as in the summary.
+    difference = round(_ap(run), 1) - round(other, 1)
+    if run in plain.runs or math.isnan(difference):
+        return [TableCell("-")]
+    return [number(difference, "{:+.1f}")]
+
+
+def _over_seeds(settings: list[Setting], plain: Setting | None) -> list[Part]:
+    """Table of the means over seeds, if there are several."""
+    if all(len(setting.runs) == 1 for setting in settings):
+        return []
+    rows = []
+    for setting in settings:
+        aps = setting.by_seed(_ap)
+        rows.append([TableCell(setting.name), number(mean(aps.values()))])
+        if plain is not None:
+            difference = paired_difference(aps, plain.by_seed(_ap))
+            is_other = difference is not None and setting != plain
+            rows[-1].append(_with_interval(difference) if is_other else TableCell("-"))
+        rows[-1].append(TableCell(", ".join(map(str, aps))))
+    header = ["run", "AP", *(["against plain (95 % interval)"] if plain else []), "seeds"]
+    return [Table("Mean AP over the seeds", header, rows)]
+
+
+def _with_interval(difference: PairedDifference) -> TableCell:
+    text = f"{difference.mean:+.1f}"
+    if difference.seeds > 1:
+        low, high = difference.interval
+        text += f" ({low:.1f} to {high:.1f})"
+    return TableCell(text, difference.mean)
+
+
+def _note_on_seeds(settings: list[Setting]) -> str:
+    if any(len(setting.runs) > 1 for setting in settings):
+        return (
+            "Runs that differ in their seed only are one row of the first table. Intervals: by "
+            "Student's t-distribution, of the differences between runs of the same seed."
+        )
+    seeds = ", ".join(sorted({str(setting.first.cfg.SEED) for setting in settings}))
+    return (
+        f"Each row is one run with one seed ({seeds}). With short runs, a difference of a few AP "
+        "may be noise: repeat the runs with other seeds, and give the report all of them."
+    )
 
 
 def _by_class(findings: Findings) -> list[Part]:

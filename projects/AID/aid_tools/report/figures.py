@@ -6,13 +6,17 @@ from collections.abc import Callable
 import matplotlib.pyplot as plt
 import numpy as np
 from detectron2.structures import Instances
+from detectron2.utils.colormap import colormap
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from aid.utils.files import whole_file
 from aid.utils.text import figure_text
 
-from ..visualization import draw_boxes, draw_weights, enlarge
-from .instances import ImageStats
+from ..visualization import COLORMAP
+from ..visualization.canvas import Canvas
+from ..visualization.labels import Label, draw_labels
+from .instances import DOUBTS, ImageStats
 from .precision_recall import Curve
 from .runs import Run
 
@@ -31,10 +35,13 @@ plt.switch_backend("Agg")  # no display is needed
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 # Maximum number of classes with precision-recall curves.
 MAX_CLASSES = 16
-CLASS_COLORS = ((255, 214, 10), (255, 90, 95), (64, 224, 255), (170, 120, 255), (120, 230, 90))
+CLASS_COLORS = colormap(rgb=True, maximum=1)
 
-# Limit of height over width of a row of images.
-MAX_RATIO = 4
+# In inches of 100 pixels: the width of the report's page, and the space between pictures.
+SHEET_WIDTH, SHEET_GAP, TITLE = 12.2, 0.15, 0.28
+LEGEND_COLUMNS, LABEL_SIZE = 6, 9
+# Limit of height over width of a picture.
+MAX_RATIO = 1
 
 
 def save(figure: Figure, path: str) -> None:
@@ -126,7 +133,9 @@ def draw_sheet(
     classes: list[str],
     threshold: float,
 ) -> Figure:
-    """Draw the detections of each run and the weights of the ground truth, one row per image.
+    """Draw the detections of each run and the weights of the ground truth, image by image.
+
+    Two pictures are side by side, so that labels are legible on a page of SHEET_WIDTH.
 
     Args:
         images: (H, W, 3), RGB, uint8, each.
@@ -136,69 +145,100 @@ def draw_sheet(
         classes: class names, by category id.
         threshold: minimum score of the detections to draw.
     """
-    columns = len(detections) + (stats is not None)
+    kept = [[x[x.scores >= threshold] for x in run] for run in detections]
+    drawn = sorted({i for run in kept for x in run for i in x.pred_classes.tolist()})
+    titles = [label.replace("\n", " ") for label in labels]
+    if stats is not None:
+        titles.append("ground truth: weight w, teacher's loss D")
+    columns = min(2, len(titles))
+    width = (SHEET_WIDTH - SHEET_GAP * (columns - 1)) / columns
     # A high image is drawn smaller than its column.
-    ratio = min(images[0].shape[0] / images[0].shape[1], MAX_RATIO)
-    size = (6.2 * columns, (6.2 * ratio + 0.08) * len(images) + 0.9)
-    figure, axes = plt.subplots(
-        len(images), columns, figsize=size, squeeze=False, layout="constrained"
-    )
-    for row, image in enumerate(images):
-        for column, run in enumerate(detections):
-            axes[row, column].imshow(_draw_detections(image, run[row], threshold))
-        if stats is not None:
-            x = stats[row]
-            axes[row, -1].imshow(draw_weights(x.image, x.boxes, x.weights, x.losses))
-    titles = [*labels, "ground truth: weight w, teacher's loss D"][:columns]
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(figure_text(title), fontsize=13)
-    for axis in axes.flat:
-        axis.set_axis_off()
+    heights = [width * min(x.shape[0] / x.shape[1], MAX_RATIO) for x in images]
+    rows, legend_rows = -(-len(titles) // columns), -(-len(drawn) // LEGEND_COLUMNS)
+    body = sum(rows * (height + TITLE) + SHEET_GAP for height in heights)
+    canvas = Canvas(SHEET_WIDTH, body + max(0.7, 0.4 + 0.22 * legend_rows))
+    top = 0.0
+    for k, (image, height) in enumerate(zip(images, heights, strict=True)):
+        for place, title in enumerate(titles):
+            x, y = place % columns * (width + SHEET_GAP), top + place // columns * (height + TITLE)
+            canvas.text(x, y + TITLE - 0.05, title, 9.5, va="bottom")
+            if place < len(kept):
+                boxes = _detection_labels(kept[place][k])
+            else:
+                image, boxes = stats[k].image, _weight_labels(stats[k])
+            shown = min(width, height * image.shape[1] / image.shape[0])
+            draw_labels(canvas.image(image, x, y + TITLE, shown, height), boxes, LABEL_SIZE)
+        top += rows * (height + TITLE) + SHEET_GAP
+    if stats is not None:
+        bar = min(3.0, width)
+        canvas.colorbar("viridis", Normalize(0, 1), SHEET_WIDTH - bar - 0.2, top, bar, "weight w")
     handles = [
-        plt.Line2D([], [], color=np.array(color) / 255, lw=4, label=figure_text(name))
-        for name, color in zip(classes, _cycle(CLASS_COLORS, len(classes)), strict=True)
+        plt.Line2D([], [], color=_class_color(i), lw=4, label=figure_text(classes[i]))
+        for i in drawn
     ]
-    figure.legend(
+    canvas.figure.legend(
         handles=handles,
-        loc="outside lower center",
-        ncols=len(classes),
+        loc="upper left",
+        bbox_to_anchor=(0, 1 - top / canvas.height),
+        ncols=min(LEGEND_COLUMNS, max(1, len(drawn))),
+        frameon=False,
         title=f"detections with a score of at least {threshold}",
+        alignment="left",
     )
-    return figure
+    return canvas.figure
 
 
-def _draw_detections(image: np.ndarray, instances: Instances, threshold: float) -> np.ndarray:
-    kept = instances[instances.scores >= threshold]
-    image, factor = enlarge(image)
-    colors = [CLASS_COLORS[i % len(CLASS_COLORS)] for i in kept.pred_classes.tolist()]
-    labels = [f"{score:.2f}" for score in kept.scores.tolist()]
-    return draw_boxes(image, kept.pred_boxes.tensor.numpy() * factor, colors, labels)
+def _detection_labels(instances: Instances) -> list[Label]:
+    boxes = instances.pred_boxes.tensor.tolist()
+    found = zip(boxes, instances.pred_classes.tolist(), instances.scores.tolist(), strict=True)
+    return [Label(tuple(box), f"{score:.2f}", _class_color(i)) for box, i, score in found]
+
+
+def _weight_labels(stats: ImageStats) -> list[Label]:
+    objects = zip(stats.boxes.tolist(), stats.weights.tolist(), stats.losses.tolist(), strict=True)
+    return [
+        Label(tuple(box), f"w {weight:.2f} D {loss:.1f}", COLORMAP(weight)[:3])
+        for box, weight, loss in objects
+    ]
 
 
 def draw_groups(groups: dict[str, tuple[list[float], list[float]]]) -> Figure:
     """Draw box plots of the teacher's loss and of the instance weight, by group.
 
     Args:
-        groups: {name: (losses, weights)}; empty groups are left out.
+        groups: {name: (losses, weights)}, the classes by category id, then groups of DOUBTS; empty
+            groups are left out.
     """
+    colors = {x: "0.8" if x in DOUBTS else _class_color(i) for i, x in enumerate(groups)}
     groups = {name: values for name, values in groups.items() if values[0]}
-    ticks = [f"{figure_text(name)}\n({len(losses)})" for name, (losses, _) in groups.items()]
-    figure, axes = plt.subplots(1, 2, figsize=(13, 4.5), layout="constrained")
+    ticks = [f"{figure_text(name)} ({len(losses)})" for name, (losses, _) in groups.items()]
+    figure, axes = plt.subplots(
+        1, 2, figsize=(SHEET_WIDTH, 1 + 0.4 * len(groups)), sharey=True, layout="constrained"
+    )
     for axis, column, title in ((axes[0], 0, "teacher's loss D"), (axes[1], 1, "weight w")):
         boxes = axis.boxplot(
             [values[column] for values in groups.values()],
-            tick_labels=ticks,
+            orientation="horizontal",
+            tick_labels=ticks if column == 0 else None,
+            manage_ticks=column == 0,
+            widths=0.6,
             showfliers=False,
             patch_artist=True,
             medianprops={"color": "black"},
         )
-        for patch, color in zip(boxes["boxes"], _cycle(COLORS, len(groups)), strict=True):
-            patch.set(facecolor=color, alpha=0.75)
-        axis.set_title(f"{title} of training instances (boxes: quartiles)")
-        axis.set_ylim(bottom=0)
-        axis.grid(axis="y", alpha=0.3)
-    axes[1].set_ylim(0, 1)
+        for patch, name in zip(boxes["boxes"], groups, strict=True):
+            patch.set(facecolor=colors[name])
+        axis.set_title(title)
+        axis.set_xlim(left=0)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].invert_yaxis()
+    axes[1].set_xlim(0, 1)
     return figure
+
+
+def _class_color(i: int) -> tuple[float, ...]:
+    """RGB from 0 to 1 of a class, in all pictures; tools/predict.py has the same."""
+    return tuple(CLASS_COLORS[i % len(CLASS_COLORS)])
 
 
 def _cycle(colors: tuple, count: int) -> list:

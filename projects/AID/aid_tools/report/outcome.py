@@ -5,15 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
+from ..paired_difference import paired_difference
 from .cost import Cost
-from .pairs import Comparison, choose, differences
+from .pairs import Comparison, Setting, choose, differences, settings_of
 from .parts import code
 from .runs import Run, roles
 
-__all__ = ["outcome"]
+__all__ = ["outcome", "plain_student"]
 
 # Minimum gap between plain student and teacher, in AP: a fraction of a smaller gap would be noise.
 MIN_GAP = 1.0
+# {seed: AP} of the runs of a setting.
+APBySeed = dict[int, float]
 # Maximum number of differing config keys that are listed by name.
 MAX_KEYS = 3
 
@@ -21,7 +24,8 @@ MAX_KEYS = 3
 def outcome(runs: Sequence[Run], costs: Sequence[Cost]) -> list[str]:
     """Compare the best distilled student with a plain student and with its teacher.
 
-    Differences are computed from the displayed numbers, which have one decimal.
+    Runs that differ in their seed only are one student, with the mean over its seeds. Differences
+    of single runs are computed from the displayed numbers, which have one decimal.
 
     Args:
         runs: R runs with the same test set.
@@ -32,17 +36,18 @@ def outcome(runs: Sequence[Run], costs: Sequence[Cost]) -> list[str]:
         plain student of another training length, on teachers whose classes are mapped, on other
         differences between the runs, and on KITTI's official metric.
     """
-    measures = _measures(runs)
+    settings, costs = _settings(runs, costs)
+    measures = _measures(settings)
     if not measures:
         return [
             f"No run has an AP: no run detected anything on {runs[0].test_set}, or it contains no "
             "objects."
         ]
-    chosen = choose(runs, [cost.parameters for cost in costs], measures[0][1])
-    (by, ap), *more = [(by, [round(x, 1) for x in exact]) for by, exact in measures]
+    (by, ap), *more = measures
+    chosen = _choose(settings, costs, ap)
     if chosen is None:
-        return [_without_distillation(runs, costs, by, ap)]
-    story = _Story(runs, costs, chosen)
+        return [_without_distillation(settings, costs, by, ap)]
+    story = _Story(settings, costs, chosen)
     sentences = [_capitalize(f"{by}{story.subject} has {story.result(ap)}{story.time}.")]
     if chosen.other is not None:
         sentences.append(story.another_length(ap))
@@ -52,32 +57,60 @@ def outcome(runs: Sequence[Run], costs: Sequence[Cost]) -> list[str]:
             "network and data."
         )
     sentences += [*story.mapped_teachers, *story.differences]
-    name = _name(story.student)
+    name = code(settings[chosen.student].name)
     return sentences + [_capitalize(f"{by}{name} has {story.result(ap)}.") for by, ap in more]
 
 
-def _measures(runs: Sequence[Run]) -> list[tuple[str, list[float]]]:
-    """Metrics of all runs, each as a prefix of a sentence and the AP of each run."""
+def plain_student(runs: Sequence[Run], costs: Sequence[Cost]) -> Setting | None:
+    """Plain student that :func:`outcome` compares with at equal iterations; None without one."""
+    settings, costs = _settings(runs, costs)
+    measures = _measures(settings)
+    chosen = _choose(settings, costs, measures[0][1]) if measures else None
+    return None if chosen is None or chosen.peer is None else settings[chosen.peer]
+
+
+def _settings(runs: Sequence[Run], costs: Sequence[Cost]) -> tuple[list[Setting], list[Cost]]:
+    """Settings of the runs, and the costs of their first runs."""
+    settings = settings_of(runs)
+    cost_of = {id(run): cost for run, cost in zip(runs, costs, strict=True)}
+    return settings, [cost_of[id(setting.first)] for setting in settings]
+
+
+def _choose(
+    settings: Sequence[Setting], costs: Sequence[Cost], ap: Sequence[APBySeed]
+) -> Comparison | None:
+    parameters, means = [x.parameters for x in costs], [mean(x.values()) for x in ap]
+    return choose([x.first for x in settings], parameters, means)
+
+
+def _measures(settings: Sequence[Setting]) -> list[tuple[str, list[APBySeed]]]:
+    """Metrics of all runs, each as a prefix of a sentence and the AP of each setting."""
+    runs = [run for setting in settings for run in setting.runs]
     measures = []
     coco = [run.metrics_at_end("bbox").get("AP") for run in runs]
     if None not in coco and not all(map(math.isnan, coco)):
-        # Runs of earlier versions have NaN where nothing was detected.
-        measures.append(("", [0.0 if math.isnan(x) else x for x in coco]))
+        measures.append(("", [setting.by_seed(_coco) for setting in settings]))
     kitti = [_moderate(run) for run in runs]
     if all(kitti) and any(any(x) for x in kitti):
         classes = f", mean of {len(kitti[0])} classes" if len(kitti[0]) > 1 else ""
         by = f"by KITTI's official metric, moderate{classes}, "
-        measures.append((by, [mean(x) for x in kitti]))
+        measures.append((by, [x.by_seed(lambda run: mean(_moderate(run))) for x in settings]))
     return measures
+
+
+def _coco(run: Run) -> float:
+    """COCO's AP; runs of earlier versions have NaN where nothing was detected."""
+    ap = run.metrics_at_end("bbox")["AP"]
+    return 0.0 if math.isnan(ap) else ap
 
 
 def _mapped_result(teacher: Run) -> str:
     """AP of a teacher on its student's classes, and those of which it detects nothing."""
-    (by, (ap,)), *_ = _measures([teacher]) or [("", (0.0,))]
+    (by, (ap,)), *_ = _measures([Setting([teacher])]) or [("", [{0: 0.0}])]
     metrics = teacher.metrics_at_end("bbox").items()
     lost = [name.removeprefix("AP-") for name, x in metrics if name.startswith("AP-") and x == 0]
     end = f", with 0 for {', '.join(lost)}" if lost else ""
-    return f"{by}{ap:.1f} AP on {teacher.test_set}{end}"
+    return f"{by}{_mean(ap)} AP on {teacher.test_set}{end}"
 
 
 def _moderate(run: Run) -> list[float]:
@@ -89,29 +122,28 @@ def _moderate(run: Run) -> list[float]:
 
 
 def _without_distillation(
-    runs: Sequence[Run], costs: Sequence[Cost], by: str, ap: list[float]
+    settings: Sequence[Setting], costs: Sequence[Cost], by: str, ap: list[APBySeed]
 ) -> str:
-    best = max(range(len(runs)), key=lambda i: ap[i])
-    time = _join_time(costs[best])
-    if len(runs) == 1:
-        return _capitalize(
-            f"{by}{_name(runs[best])}, trained without a teacher, has {ap[best]} AP{time}."
-        )
+    best = max(range(len(settings)), key=lambda i: _mean(ap[i]))
+    name, time = code(settings[best].name), _join_time(costs[best])
+    result = f"has {_mean(ap[best])} AP{_seeds(ap[best])}{time}."
+    if len(settings) == 1:
+        return _capitalize(f"{by}{name}, trained without a teacher, {result}")
     return _capitalize(
-        f"{by}the best of {len(runs)} runs ({_name(runs[best])}), none of them distilled, has "
-        f"{ap[best]} AP{time}."
+        f"{by}the best of {len(settings)} runs ({name}), none of them distilled, {result}"
     )
 
 
 @dataclass(frozen=True)
 class _Story:
-    runs: Sequence[Run]
+    settings: Sequence[Setting]
     costs: Sequence[Cost]
     chosen: Comparison
 
     @property
     def subject(self) -> str:
-        name, number = _name(self.student), sum(run.is_distilled for run in self.runs)
+        name = self.name(self.chosen.student)
+        number = sum(setting.first.is_distilled for setting in self.settings)
         if number > 1:
             return f"the best of {number} distilled students ({name})"
         if self.chosen.teachers:
@@ -120,7 +152,10 @@ class _Story:
 
     @property
     def student(self) -> Run:
-        return self.runs[self.chosen.student]
+        return self.settings[self.chosen.student].first
+
+    def name(self, i: int) -> str:
+        return code(self.settings[i].name)
 
     @property
     def teacher(self) -> int | None:
@@ -128,57 +163,51 @@ class _Story:
         alone = len(self.student.teacher_weights) == len(self.chosen.teachers) == 1
         return self.chosen.teachers[0] if alone else None
 
-    def result(self, ap: list[float]) -> str:
+    def result(self, ap: list[APBySeed]) -> str:
         """AP of student, plain student and teachers, and the gain of distillation."""
         own, peer = ap[self.chosen.student], self.chosen.peer
-        parts = [f"{own} AP"]
         if peer is not None:
-            several = self.chosen.num_peers > 1
-            name = f" ({_name(self.runs[peer])})" if several else ""
-            parts.append(f"the plain student{name} {ap[peer]}")
+            own, plain = _paired(own, ap[peer])
+        parts = [f"{_mean(own)} AP{_seeds(own)}"]
+        if peer is not None:
+            name = f" ({self.name(peer)})" if self.chosen.num_peers > 1 else ""
+            parts.append(f"the plain student{name} {_mean(plain)}")
         if self.chosen.teachers:
-            parts.append(
-                f"{self._teachers()} {' and '.join(str(ap[i]) for i in self.chosen.teachers)}"
-            )
+            aps = " and ".join(str(_mean(ap[i])) for i in self.chosen.teachers)
+            parts.append(f"{self._teachers()} {aps}")
         if peer is None:
             return ", ".join(parts)
-        gain = f"{_gain(own - ap[peer])} at equal iterations"
-        return f"{', '.join(parts)}: {gain}{self._share(own, ap)}"
+        share = ""
+        if self.teacher is not None:
+            share = _share(_mean(own), _mean(plain), _mean(ap[self.teacher]))
+        return f"{', '.join(parts)}: {_gain(own, plain)} at equal iterations{share}"
 
     def _teachers(self) -> str:
         if len(self.chosen.teachers) > 1:
             return "the teachers"
         if self.teacher is None:
             return "one of its teachers"
-        several = roles(list(self.runs)).count("teacher") > 1
-        return "the teacher" + (f" ({_name(self.runs[self.teacher])})" if several else "")
-
-    def _share(self, own: float, ap: list[float]) -> str:
-        """Closed fraction of the gap between plain student and teacher; empty without a gap."""
-        if self.teacher is None:
-            return ""
-        plain, best = ap[self.chosen.peer], ap[self.teacher]
-        if not plain < own <= best or best - plain < MIN_GAP:
-            return ""
-        return f", {100 * (own - plain) / (best - plain):.0f} % of the gap to the teacher"
+        several = roles([x.first for x in self.settings]).count("teacher") > 1
+        return "the teacher" + (f" ({self.name(self.teacher)})" if several else "")
 
     @property
     def time(self) -> str:
         teacher = None if self.teacher is None else self.costs[self.teacher]
         return _join_time(self.costs[self.chosen.student], teacher)
 
-    def another_length(self, ap: list[float]) -> str:
+    def another_length(self, ap: list[APBySeed]) -> str:
         """Sentence on the plain student of another training length."""
-        run, student = self.runs[self.chosen.other], self.student
-        plain, own = ap[self.chosen.other], ap[self.chosen.student]
+        run, student = self.settings[self.chosen.other].first, self.student
+        own, plain = _paired(ap[self.chosen.student], ap[self.chosen.other])
         seconds = run.training_seconds, student.training_seconds
-        steps, name = f"with {_lengths(run, student)}", _name(run)
+        steps, name = f"with {_lengths(run, student)}", self.name(self.chosen.other)
         if self.chosen.equal_time:
             return (
                 f"At equal training time ({_durations(*seconds)}) the plain student {name}, "
-                f"{steps}, has {plain} AP: {_gain(own - plain)}."
+                f"{steps}, has {_mean(plain)} AP{_seeds(plain)}: {_gain(own, plain)}."
             )
-        end = f"the plain student {name} has {plain} AP, {_more(plain - own)} the distilled one"
+        result = f"{_mean(plain)} AP{_seeds(plain)}, {_more(_mean(plain) - _mean(own))}"
+        end = f"the plain student {name} has {result} the distilled one"
         ratio = seconds[0] / seconds[1]
         if math.isnan(ratio):
             return _capitalize(f"{steps}, {end}; its training time was not measured.")
@@ -193,7 +222,8 @@ class _Story:
             if not class_map:
                 continue
             name = f"teacher {number + 1}" if len(maps) > 1 else "the teacher"
-            which = f"{name} of {_name(student)}, whose classes are mapped to the student's,"
+            which = f"{name} of {self.name(self.chosen.student)}"
+            which += ", whose classes are mapped to the student's,"
             teacher = student.evaluated_teacher(number)
             result = f"an unknown AP on {student.test_set}: TEACHER.EVAL_FIRST measures it"
             if teacher is not None:
@@ -206,21 +236,52 @@ class _Story:
         """Sentence for each plain student with further differences from the distilled one."""
         sentences = []
         for i in (self.chosen.peer, self.chosen.other):
-            keys = [] if i is None else [code(x) for x in differences(self.runs[i], self.student)]
+            if i is None:
+                continue
+            keys = [code(x) for x in differences(self.settings[i].first, self.student)]
             if keys:
                 more = len(keys) - MAX_KEYS
                 end = f" and {more} more key{'s' if more > 1 else ''}" if more > 0 else ""
                 sentences.append(
-                    f"{_name(self.runs[i])} differs from {_name(self.student)} in more than the "
-                    f"teacher: {', '.join(keys[:MAX_KEYS])}{end}."
+                    f"{self.name(i)} differs from {self.name(self.chosen.student)} in more than "
+                    f"the teacher: {', '.join(keys[:MAX_KEYS])}{end}."
                 )
         return sentences
 
 
-def _gain(difference: float) -> str:
+def _paired(own: APBySeed, plain: APBySeed) -> tuple[APBySeed, APBySeed]:
+    """APs of the common seeds; all, if there is none."""
+    seeds = own.keys() & plain.keys() or own.keys() | plain.keys()
+    return tuple({seed: x[seed] for seed in sorted(seeds) if seed in x} for x in (own, plain))
+
+
+def _mean(ap: APBySeed) -> float:
+    return round(mean(ap.values()), 1)
+
+
+def _seeds(ap: APBySeed) -> str:
+    return f" (mean of {len(ap)} seeds)" if len(ap) > 1 else ""
+
+
+def _gain(own: APBySeed, plain: APBySeed) -> str:
+    """Gain of distillation, with its interval where there are several common seeds."""
+    difference = _mean(own) - _mean(plain)
+    interval = ""
+    paired = paired_difference(own, plain)
+    if paired is not None and paired.seeds > 1:
+        low, high = paired.interval
+        interval = f" (95 % interval {low:.1f} to {high:.1f})"
     if round(difference, 1) == 0:
-        return "distillation changes nothing"
-    return f"distillation {'gains' if difference > 0 else 'loses'} {abs(difference):.1f} AP"
+        return f"distillation changes nothing{interval}"
+    verb = "gains" if difference > 0 else "loses"
+    return f"distillation {verb} {abs(difference):.1f} AP{interval}"
+
+
+def _share(own: float, plain: float, teacher: float) -> str:
+    """Closed fraction of the gap between plain student and teacher; empty without a gap."""
+    if not plain < own <= teacher or teacher - plain < MIN_GAP:
+        return ""
+    return f", {100 * (own - plain) / (teacher - plain):.0f} % of the gap to the teacher"
 
 
 def _more(difference: float) -> str:
@@ -256,10 +317,6 @@ def _durations(*seconds: float) -> str:
     longest = max(seconds)
     unit, size = ("s", 1) if longest < 60 else ("min", 60) if longest < 6000 else ("h", 3600)
     return f"{' and '.join(f'{x / size:.1f}' for x in seconds)} {unit}"
-
-
-def _name(run: Run) -> str:
-    return code(run.name)
 
 
 def _capitalize(text: str) -> str:

@@ -23,7 +23,7 @@ from .figures import draw_curves, draw_groups, draw_precision_recall, draw_sheet
 from .html import to_html
 from .instances import ImageStats, group_of, groups_of, image_stats, read_records
 from .markdown import to_markdown
-from .outcome import outcome
+from .outcome import outcome, plain_student
 from .precision_recall import Curve, read_curves
 from .runs import Run, roles
 from .suspicious import label_rows, write_suspicious_labels
@@ -108,8 +108,8 @@ def _write(
     sheet = draw_sheet(images, detections, stats, labels, runs[0].classes, threshold)
     save(sheet, os.path.join(output, "detections.png"))
 
-    sentences = outcome(runs, costs)
-    findings = Findings(runs, rows, sentences, missing, curves, _summarize(groups), adaptive)
+    sentences, plain = outcome(runs, costs), plain_student(runs, costs)
+    findings = Findings(runs, rows, sentences, missing, curves, _summarize(groups), adaptive, plain)
     _write_texts(findings, output)
 
 

@@ -1,7 +1,8 @@
 """Selection of the runs to compare: a distilled student, its teachers and plain students."""
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import yaml
@@ -12,13 +13,15 @@ from aid.modeling.meta_arch import DistillationMixin
 
 from .runs import Run
 
-__all__ = ["PASSING", "Comparison", "choose", "differences"]
+__all__ = ["PASSING", "Comparison", "Setting", "choose", "differences", "settings_of"]
 
 # Keys (prefixes) that may differ between repetitions of the same run.
-PASSING = (
-    *("OUTPUT_DIR", "TEACHER.", "MODEL.DEVICE", "SEED", "VIS_PERIOD", "DATALOADER.NUM_WORKERS"),
+REPEATED = (
+    *("OUTPUT_DIR", "MODEL.DEVICE", "SEED", "VIS_PERIOD", "DATALOADER.NUM_WORKERS"),
     *("SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"),
 )
+# Likewise for runs whose teachers may be in different places.
+PASSING = (*REPEATED, "TEACHER.")
 # Keys (prefixes) that differ between a distilled and a plain student, and the test sets.
 DISTILLED = ("AID.", "DISTILLATION.", "MODEL.META_ARCHITECTURE", "DATASETS.TEST")
 # Keys that define the length of a training.
@@ -26,6 +29,54 @@ LENGTH = ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH")
 SCHEDULE = ("SOLVER.STEPS", "SOLVER.WARMUP_ITERS")
 # Maximum ratio of two training times that count as equal.
 EQUAL_TIME = 1.15
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs that differ in their seed only.
+
+    Attributes:
+        runs: at least one, of different seeds.
+    """
+
+    runs: list[Run]
+
+    @property
+    def first(self) -> Run:
+        """The run that stands for all where they do not differ."""
+        return self.runs[0]
+
+    @property
+    def name(self) -> str:
+        """Name of the runs, with * in place of the part in which they differ."""
+        first, *others = sorted({run.name for run in self.runs})
+        if not others:
+            return first
+        start = os.path.commonprefix([first, *others])
+        ends = [name[len(start) :][::-1] for name in (first, *others)]
+        return f"{start}*{os.path.commonprefix(ends)[::-1]}"
+
+    def by_seed(self, values: Callable[[Run], float]) -> dict[int, float]:
+        """{seed: value of its run}."""
+        return {run.cfg.SEED: values(run) for run in self.runs}
+
+
+def settings_of(runs: Sequence[Run]) -> list[Setting]:
+    """Group runs that differ in their seed only, in the order of their first ones.
+
+    A run that teaches another one stays alone, and so do runs of one seed.
+    """
+    teachers = {path for run in runs for path in run.teacher_weights}
+    groups: dict[object, list[Run]] = {}
+    for i, run in enumerate(runs):
+        keys = flat_keys(yaml.safe_load(run.cfg.dump())).items()
+        setting = repr(sorted((k, v) for k, v in keys if not k.startswith(REPEATED)))
+        groups.setdefault(i if run.final_weights in teachers else setting, []).append(run)
+    settings = []
+    for group in groups.values():
+        is_repeated = len({run.cfg.SEED for run in group}) < len(group)
+        settings += [Setting([run]) for run in group] if is_repeated else [Setting(group)]
+    return sorted(settings, key=lambda setting: runs.index(setting.first))
 
 
 @dataclass(frozen=True)

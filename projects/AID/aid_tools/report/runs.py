@@ -19,6 +19,7 @@ from aid.config import load_config
 from aid.modeling.build import build_detector
 from aid.modeling.meta_arch import DistillationMixin
 from aid.modeling.weighting import build_weighting
+from aid.utils.commands import train_command
 from aid.utils.errors import AIDError
 
 __all__ = ["Run", "load_run", "load_runs", "read_metrics", "roles"]
@@ -224,16 +225,17 @@ def load_run(folder: str) -> Run:
                 f"{paths[0]}: dataset {name!r} is not registered: add --register FILE, as for "
                 "training"
             )
+    command = train_command(paths[0], cfg.MODEL.DEVICE)
     if not cfg.DATASETS.TEST:
         raise AIDError(
             f"{paths[0]}: DATASETS.TEST is empty, so that the run was never evaluated: run "
-            f"train_net.py with --config-file {paths[0]} --resume DATASETS.TEST \"('NAME',)\""
+            f"`{command} --resume DATASETS.TEST '(\"NAME\",)'`"
         )
     run = Run(folder, cfg, metrics)
     if not (run.metrics_at_end("bbox") or run.metrics_at_end("kitti")):
         raise AIDError(
-            f"{paths[1]} contains no evaluation: run train_net.py with --config-file "
-            f"{paths[0]} --resume, which evaluates a finished run"
+            f"{paths[1]} contains no evaluation: run `{command} --resume`, which evaluates a "
+            "finished run"
         )
     return run
 

@@ -1,6 +1,6 @@
-"""Model zoo page: tables of the results of all students with a teacher.
+"""Model zoo page: results of the students with a teacher, and commands for those that were not run.
 
-A measured row is a JSON file, see :meth:`Zoo.add`; configs without one get a row without results.
+A measured row is a JSON file, see :meth:`Zoo.add`.
 """
 
 import json
@@ -25,12 +25,24 @@ from .runs import Run, load_run
 __all__ = ["Zoo"]
 
 PAGE, CONFIGS, RECORDS = "MODEL_ZOO.md", "configs", "docs/results/zoo"
-# A generated table, between markers that name its folder of configs.
-TABLE = re.compile(r"(<!-- zoo: (\S+) -->\n).*?(<!-- end of zoo -->)", re.DOTALL)
+# The generated tables, between markers that name the folders of the configs.
+TABLES = re.compile(r"(<!-- zoo: ([^>]+) -->\n).*?(<!-- end of zoo -->)", re.DOTALL)
 HEADER = """\
 | config | teacher AP | plain AP | distilled AP | s / iteration | GPU memory | seed | metrics |
 |---|---|---|---|---|---|---|---|
 """
+NOT_RUN = """
+<details>
+<summary>{} configs that were not run, with their commands</summary>
+
+| config | command |
+|---|---|
+{}
+</details>
+"""
+# Number of GPUs in the command of a config, by its folder.
+GPUS = {"configs/Quickstart": 0}
+MOST_GPUS = 4
 
 
 @dataclass(frozen=True)
@@ -95,36 +107,48 @@ class Zoo:
         """Regenerate the tables of the page; the text around them stays unchanged."""
         page = self.root / PAGE
         before = page.read_text(encoding="utf-8")
-        after = TABLE.sub(lambda x: x[1] + HEADER + self._rows(x[2]) + x[3], before)
+        after = TABLES.sub(lambda x: x[1] + self._tables(x[2].split()) + x[3], before)
         if after != before:
             _write(page, after)
 
     def students(self) -> list[Path]:
-        """Paths of the configs of all tables.
+        """Paths of the configs of the tables.
 
         Raises:
-            AIDError: the page does not exist or has no marked table.
+            AIDError: the page does not exist or has no marked tables.
         """
         page = self.root / PAGE
         text = page.read_text(encoding="utf-8") if page.is_file() else ""
-        folders = [x[2] for x in TABLE.finditer(text)]
+        folders = [folder for x in TABLES.finditer(text) for folder in x[2].split()]
         if not folders:
             raise AIDError(
-                f"{page} has no table between <!-- zoo: FOLDER --> and <!-- end of zoo -->"
+                f"{page} has no tables between <!-- zoo: FOLDERS --> and <!-- end of zoo -->"
             )
         return [path for folder in folders for path in self._students(folder)]
 
     def _students(self, folder: str) -> list[Path]:
         return sorted((self.root / folder).glob("*_from_*.yaml"))
 
-    def _rows(self, folder: str) -> str:
-        return "".join(self._row(path) for path in self._students(folder))
+    def _tables(self, folders: list[str]) -> str:
+        paths = [path for folder in folders for path in self._students(folder)]
+        run = [path for path in paths if self._record_of(path).is_file()]
+        commands = [self._command(path) for path in paths if path not in run]
+        rows = HEADER + "".join(map(self._row, run))
+        return rows + NOT_RUN.format(len(commands), "\n".join(commands)) if commands else rows
+
+    def _command(self, path: Path) -> str:
+        config = path.relative_to(self.root).as_posix()
+        gpus = GPUS.get(os.path.dirname(config), MOST_GPUS)
+        command = f"python train_net.py --config-file {config} --num-gpus {gpus}"
+        return f"| {self._config(path)} | `{command}` |"
+
+    def _config(self, path: Path) -> str:
+        name = path.relative_to(self.root / CONFIGS).with_suffix("").as_posix()
+        return f"[{markdown_cell(name)}]({_link(path.relative_to(self.root))})"
 
     def _row(self, path: Path) -> str:
-        config = f"[{markdown_cell(path.stem)}]({_link(path.relative_to(self.root))})"
+        config = self._config(path)
         target = self._record_of(path)
-        if not target.is_file():
-            return f"| {config} | - | - | not run | - | - | - | - |\n"
         x = json.loads(target.read_text())
         changed = markdown_cell(", ".join(f"{key} {value}" for key, value in x["changed"].items()))
         cells = [

@@ -4,7 +4,7 @@ from .cells import BASELINES, EQUAL_TIME, compare_rules
 from .gradients import compare_gradients, jobs_with_gradients, measure_gradients
 from .grid import Job, Study, load_study
 from .page import write_study
-from .results import paired_difference, read_results
+from .results import read_results
 from .runner import run_study
 from .separation import jobs_to_measure, measure_weights
 from .strengths import tune
@@ -21,7 +21,6 @@ __all__ = [
     "load_study",
     "measure_gradients",
     "measure_weights",
-    "paired_difference",
     "read_results",
     "run_study",
     "tune",

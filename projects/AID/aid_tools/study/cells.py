@@ -3,7 +3,7 @@
 from collections import defaultdict
 from typing import NamedTuple
 
-from .results import PairedDifference, paired_difference
+from ..paired_difference import PairedDifference, paired_difference
 
 __all__ = [
     "BASELINES",

@@ -12,10 +12,10 @@ from aid.utils.errors import AIDError
 from aid.utils.files import whole_file, write_text
 from aid.utils.text import markdown_text
 
+from ..paired_difference import PairedDifference
 from ..report.markdown import markdown_table
 from .cells import BASELINES, EQUAL_TIME, GridCells, Group, against, cells_of, compare_rules
 from .figures import draw_differences, draw_strengths
-from .results import PairedDifference
 from .strengths import FACTORS, REPORT, Tuned, tune
 
 __all__ = ["write_study"]

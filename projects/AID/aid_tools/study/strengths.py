@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from statistics import mean
 
+from ..paired_difference import PairedDifference, paired_difference
 from .cells import GridCell, GridCells, Group, cells_of
-from .results import PairedDifference, paired_difference
 
 __all__ = ["CHOOSE", "FACTORS", "REPORT", "Tuned", "tune"]
 

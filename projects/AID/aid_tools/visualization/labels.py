@@ -37,8 +37,9 @@ def draw_labels(axes: Axes, labels: list[Label], size: float = 11) -> None:
     Args:
         axes: axes that show an image.
         labels: labels of the boxes in it.
-        size: font size in points.
+        size: font size in points, which lines are in proportion to.
     """
+    thick, thin = 4.2 * size / 11, 2.6 * size / 11
     renderer = axes.figure.canvas.get_renderer()
     to_pixels = axes.transData.inverted()
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -46,8 +47,8 @@ def draw_labels(axes: Axes, labels: list[Label], size: float = 11) -> None:
     for label in labels:
         x1, y1, x2, y2 = label.box
         corners = [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]
-        axes.plot(*corners, color=casing(label.color), linewidth=4.2, zorder=2)
-        axes.plot(*corners, color=label.color, linewidth=2.6, zorder=2)
+        axes.plot(*corners, color=casing(label.color), linewidth=thick, zorder=2)
+        axes.plot(*corners, color=label.color, linewidth=thin, zorder=2)
         text = axes.text(
             x1,
             y1,

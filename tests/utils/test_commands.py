@@ -1,0 +1,31 @@
+"""Command lines in messages."""
+
+import pytest
+
+from aid.data import register_from_file
+from aid.utils import commands
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    monkeypatch.setattr(commands, "REGISTERED", files := [])
+    monkeypatch.setattr("aid.data.register.REGISTERED", files)
+    return files
+
+
+def test_command_has_the_options_of_this_process(tmp_path):
+    assert commands.train_command("a.yaml", "cuda") == "python train_net.py --config-file a.yaml"
+    path = tmp_path / "my register.py"
+    path.write_text("")
+    for _ in range(2):
+        register_from_file(str(path))
+    assert commands.train_command("a.yaml", "cpu", "b.py") == (
+        f"python b.py --config-file a.yaml --register '{path}' --num-gpus 0"
+    )
+
+
+def test_file_that_fails_is_not_in_the_command(tmp_path, registered):
+    (tmp_path / "own.py").write_text("1 / 0")
+    with pytest.raises(Exception, match="division by zero"):
+        register_from_file(str(tmp_path / "own.py"))
+    assert registered == []
