@@ -56,7 +56,11 @@ def test_broken_teacher_is_reported_by_name(two_teachers, caplog):
         detector = trainer.model.distillers[1].teacher.detector
         detector.roi_heads.box_predictor.cls_score.bias[-1] += 20
     trainer.train()
-    (message,) = (x.getMessage() for x in caplog.records if x.name == "aid.engine.hooks")
+    (message,) = (
+        x.getMessage()
+        for x in caplog.records
+        if x.name == "aid.engine.hooks" and x.levelname == "WARNING"
+    )
     assert "in TEACHER.MORE_CONFIG_FILES[0] " in message and "second.yaml" in message
 
 
