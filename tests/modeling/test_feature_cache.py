@@ -67,14 +67,15 @@ def test_anything_else_is_computed(network, folder):
 
 
 @torch.no_grad()
-def test_batch_with_a_new_image_is_computed_as_a_whole(network, folder):
+def test_only_new_images_of_a_batch_are_computed(network, folder):
     cache = FeatureCache(folder, 1.0, network)
-    cache(network, images(0))
-    actual = cache(network, images(0, 1))
-    assert network.num_images == 3
-    assert torch.equal(actual["p3"], network.conv(images(0, 1)))
     cache(network, images(1))
+    actual = cache(network, images(0, 1, 2))
     assert network.num_images == 3
+    torch.testing.assert_close(actual["p3"], network.conv(images(0, 1, 2)))
+    again = cache(network, images(2, 1, 0))
+    assert network.num_images == 3
+    assert torch.equal(again["p4"], actual["p4"].flip(0))
 
 
 @torch.no_grad()

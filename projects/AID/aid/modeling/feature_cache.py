@@ -20,8 +20,9 @@ class FeatureCache:
 
     A file is named by all that the features depend on: the image after augmentation, preprocessing
     and padding, the network with its weights, precision, the kind of device and the version of
-    torch. Files are thus never stale, and several runs may share a folder. A batch is read if all
-    of its images are there, and is computed otherwise.
+    torch. Files are thus never stale, and several runs may share a folder. Images that are not
+    there are computed. What is read equals what was computed, bit for bit; on some devices the last
+    bits depend on the other images of the batch.
     """
 
     def __init__(self, folder: str, max_gib: float, network: nn.Module):
@@ -61,16 +62,16 @@ class FeatureCache:
         half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
         digests = [_digest(self._network, kind, half, image) for image in x]
         paths = [os.path.join(self._folder, f"{digest}.pth") for digest in digests]
-        stored = [_read(path) for path in paths]
-        found = [y for y in stored if y is not None]
-        if len(found) == len(x):
-            levels = found[0]
-            return {k: torch.stack([y[k] for y in found]).to(x.device) for k in levels}
-        features = compute(x)
-        for n, (path, known) in enumerate(zip(paths, stored, strict=True)):
-            if known is None:
-                self._write(path, {level: y[n].cpu().clone() for level, y in features.items()})
-        return features
+        images = [_read(path) for path in paths]
+        new = [n for n, features in enumerate(images) if features is None]
+        if new:
+            computed = compute(x[new])
+            for i, n in enumerate(new):
+                image = {level: y[i] for level, y in computed.items()}
+                self._write(paths[n], image)
+                images[n] = image
+        features = [y for y in images if y is not None]
+        return {k: torch.stack([y[k].to(x.device) for y in features]) for k in features[0]}
 
     def _write(self, path: str, features: dict[str, Tensor]) -> None:
         if self._left < sum(x.nbytes for x in features.values()):
@@ -87,7 +88,7 @@ class FeatureCache:
         # A full disk, for which torch raises a RuntimeError, costs time only.
         with suppress(OSError, RuntimeError):
             with whole_file(own, sync=False) as f:
-                torch.save(features, f)
+                torch.save({k: y.cpu().clone() for k, y in features.items()}, f)
             os.replace(own, path)
             self._left -= os.path.getsize(path)
 
