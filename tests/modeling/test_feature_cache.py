@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from aid.modeling import feature_cache
 from aid.modeling.feature_cache import FeatureCache
 from aid.utils.errors import AIDError
 
@@ -41,8 +42,8 @@ def images(*seeds):
 
 @torch.no_grad()
 def test_known_images_are_read_bit_for_bit(network, folder):
-    first = FeatureCache(folder, 1.0, network)(network, images(0, 1))
-    again = FeatureCache(folder, 1.0, network)(network, images(1, 0))
+    first = FeatureCache(folder, 1.0, network, "")(network, images(0, 1))
+    again = FeatureCache(folder, 1.0, network, "")(network, images(1, 0))
     assert network.num_images == 2
     for level in ("p3", "p4"):
         assert torch.equal(again[level], first[level].flip(0))
@@ -50,7 +51,7 @@ def test_known_images_are_read_bit_for_bit(network, folder):
 
 @torch.no_grad()
 def test_anything_else_is_computed(network, folder):
-    cache = FeatureCache(folder, 1.0, network)
+    cache = FeatureCache(folder, 1.0, network, "")
     cache(network, images(0))
     x = images(0)
     x[0, 0, 0, 0] += 1e-6
@@ -58,17 +59,19 @@ def test_anything_else_is_computed(network, folder):
     cache(network, nn.functional.pad(images(0), (0, 2)))  # another padding
     assert network.num_images == 3
     network.conv.bias += 1e-6
-    actual = FeatureCache(folder, 1.0, network)(network, images(0))  # other weights
+    actual = FeatureCache(folder, 1.0, network, "")(network, images(0))  # other weights
     assert network.num_images == 4
     assert torch.equal(actual["p3"], network.conv(images(0)))
+    FeatureCache(folder, 1.0, network, "FUSE_TYPE: avg")(network, images(0))  # other settings
+    network.num_images -= 1
     with torch.autocast("cpu", dtype=torch.bfloat16):  # another precision
-        half = FeatureCache(folder, 1.0, network)(network, images(0))
+        half = FeatureCache(folder, 1.0, network, "")(network, images(0))
     assert network.num_images == 5 and half["p3"].dtype == torch.bfloat16
 
 
 @torch.no_grad()
 def test_only_new_images_of_a_batch_are_computed(network, folder):
-    cache = FeatureCache(folder, 1.0, network)
+    cache = FeatureCache(folder, 1.0, network, "")
     cache(network, images(1))
     actual = cache(network, images(0, 1, 2))
     assert network.num_images == 3
@@ -82,7 +85,7 @@ def test_only_new_images_of_a_batch_are_computed(network, folder):
 def test_full_cache_computes(network, folder, caplog):
     size = sum(x[0].nbytes for x in network(images(0)).values())
     for _ in range(2):  # the files of an earlier run count as well
-        cache = FeatureCache(folder, (size + 100) / 2**30, network)
+        cache = FeatureCache(folder, (size + 100) / 2**30, network, "")
         for seed in (0, 1, 2):
             actual = cache(network, images(seed))["p3"]
             assert torch.equal(actual, network.conv(images(seed)))
@@ -91,12 +94,28 @@ def test_full_cache_computes(network, folder, caplog):
 
 
 @torch.no_grad()
-def test_damaged_file_is_computed_anew(network, folder):
-    cache = FeatureCache(folder, 1.0, network)
+def test_limit_holds_for_several_processes_together(network, folder, monkeypatch):
+    monkeypatch.setattr(feature_cache, "COUNT", 1)
+    limit = 8000
+    caches = [FeatureCache(folder, limit / 2**30, network, "") for _ in range(4)]
+    for seed in range(12):
+        caches[seed % 4](network, images(seed))
+    assert 4000 < sum(x.stat().st_size for x in os.scandir(folder)) < limit + 3000
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("content", [None, [], "text", {}, {"p3": 1}])
+def test_damaged_file_is_computed_anew(content, network, folder):
+    cache = FeatureCache(folder, 1.0, network, "")
     cache(network, images(0))
     (name,) = os.listdir(folder)
-    with open(os.path.join(folder, name), "r+b") as f:
-        f.truncate(100)
+    path = os.path.join(folder, name)
+    if content is None:
+        os.truncate(path, 100)
+    else:
+        torch.save(content, path)
+    os.symlink("gone", os.path.join(folder, "link"))
+    cache = FeatureCache(folder, 1.0, network, "")
     cache(network, images(0))
     cache(network, images(0))
     assert network.num_images == 2
@@ -104,10 +123,10 @@ def test_damaged_file_is_computed_anew(network, folder):
 
 def test_unusable_folder_is_refused(network, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(AIDError, match="file"):
-        FeatureCache(str(tmp_path / "file" / "cache"), 1.0, network)
+    with pytest.raises(AIDError, match="TEACHER.CACHE: .*file.*; name a folder"):
+        FeatureCache(str(tmp_path / "file" / "cache"), 1.0, network, "")
     with pytest.raises(AIDError, match="TEACHER.CACHE_GIB is -1.0"):
-        FeatureCache(str(tmp_path), -1.0, network)
+        FeatureCache(str(tmp_path), -1.0, network, "")
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "gfl"])

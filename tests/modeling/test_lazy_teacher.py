@@ -184,6 +184,11 @@ def test_square_maps_are_cropped_to_the_students_size(lazy_student, make_batch, 
         assert torch.equal(x, view.features[level][:, :, :height, :width])
 
 
+def test_cache_of_a_program_is_refused(lazy_student, tmp_path):
+    with pytest.raises(AIDError, match=r"TEACHER.CACHE is .*lazy.py is a program, .* to ''$"):
+        lazy_student("new_baselines", ["TEACHER.CACHE", str(tmp_path / "cache")])
+
+
 def test_images_larger_than_the_square_are_refused(lazy_student, make_batch):
     with pytest.raises(AIDError, match=r"up to 160x160, .*lazy.py takes squares of 128: lower"):
         lazy_student("vitdet", ["INPUT.MAX_SIZE_TRAIN", 130])

@@ -45,6 +45,7 @@ def test_kinds_of_several_teachers(first, kinds):
         (FEATURE_NETWORK, CLASS_MAP, r"CLASS_MAP .* a network without heads .* set it to \[\]$"),
         (FEATURE_NETWORK, ["TEACHER.INHERIT", True], "INHERIT is True, which a .* to False$"),
         (FEATURE_NETWORK, ["TEACHER.EVAL_FIRST", True], "EVAL_FIRST .* to False$"),
+        (FEATURE_NETWORK, ["TEACHER.CACHE", "features"], "CACHE is 'features', .* to ''$"),
         (FEATURE_NETWORK, ["TEACHER.COMPARE_BATCHES", 9], "COMPARE_BATCHES .* set it to 4$"),
         (FEATURE_NETWORK, ["UNLABELED.SHARE", 0.5], "UNLABELED.SHARE is 0.5, which a network"),
         (DETECTION_FILE, FIRST[DETECTOR][:2], "to '', and name further teachers in TEACHER.MO"),

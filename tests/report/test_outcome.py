@@ -166,7 +166,34 @@ def test_seeds_are_one_student_with_an_interval(make, teacher, three_seeds):
 def test_only_common_seeds_are_compared(make, three_seeds):
     plain_1, student_1, _, student_2, *_ = three_seeds
     actual = summary(plain_1, student_1, student_2)[0]
-    assert "(`s_*`) has 24.0 AP, the plain student 16.0: distillation gains 8.0 AP at" in actual
+    assert (
+        "(`s_*`) has 24.0 AP (over the seeds of both, 1), the plain student 16.0: distillation"
+        in actual
+    )
+
+
+def test_best_student_is_chosen_on_common_seeds(make):
+    """The only run of the other student has an easy seed."""
+    runs = [make(f"R18_{seed}", ap, opts=["SEED", seed]) for seed, ap in ((1, 20.0), (2, 40.0))]
+    keys = ["AID.ALPHA", 0.3, "SEED"]
+    runs.append(make("lucky_2", 41.0, teacher="R34", opts=[*keys, 2]))
+    for seed, ap in ((1, 30.0), (2, 50.0)):
+        runs.append(make(f"s_{seed}", ap, teacher="R34", opts=["SEED", seed]))
+    assert "The best of 2 distilled students (`s_*`) has 40.0 AP (mean of 2" in summary(*runs)[0]
+
+
+def test_further_run_of_a_seed_stays_alone(make, three_seeds):
+    again = make("R18_again", 15.0, opts=["SEED", 1])
+    actual = summary(*three_seeds, again)[0]
+    assert "(`s_*`) has 24.0 AP (mean of 3 seeds), the plain student (`R18_*`) 16.0" in actual
+
+
+def test_keys_of_the_place_do_not_separate_seeds(make, three_seeds):
+    runs = [
+        make(f"s_{seed}", 24.0, teacher="R34", opts=["SEED", seed, "TEACHER.CACHE", f"cache{seed}"])
+        for seed in (1, 2)
+    ]
+    assert "The distilled student (`s_*`) has 24.0 AP (mean of 2 seeds)" in summary(*runs)[0]
 
 
 def test_seeds_are_compared_at_equal_training_time(make, three_seeds):

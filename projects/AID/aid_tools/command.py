@@ -93,7 +93,8 @@ def _check_overrides(args: Namespace) -> None:
     for word in opts:
         if word.startswith("--"):
             _fail(f"{word} stands behind KEY VALUE: put options before the keys of the config")
-    if len(opts) % 2 and not args.config_file.endswith(".py"):  # a LazyConfig has KEY=VALUE
+    is_lazy = args.config_file.endswith(".py") or any("=" in x for x in opts[:1])  # KEY=VALUE
+    if len(opts) % 2 and not is_lazy:
         _fail(
             f"command line options: {shlex.join(opts)} is an odd number of words, where KEY VALUE "
             "pairs belong: quote values with spaces or brackets, such as INPUT.MIN_SIZE_TRAIN "

@@ -133,7 +133,10 @@ def check_torchvision_weights(cfg: CfgNode) -> None:
 
 def _name_of_backbone(cfg: CfgNode) -> str | None:
     """Name of the backbone's weights in torchvision; None for a backbone of another kind."""
+    resnets = cfg.MODEL.RESNETS
     if "resnet" in cfg.MODEL.BACKBONE.NAME:
+        if (resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP) != (1, 64):
+            return None
         return f"resnet{cfg.MODEL.RESNETS.DEPTH}"
     is_torchvision = cfg.MODEL.BACKBONE.NAME == "build_torchvision_fpn_backbone"
     return cfg.MODEL.TORCHVISION.NAME if is_torchvision else None

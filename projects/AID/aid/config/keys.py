@@ -73,7 +73,8 @@ def _add_teacher(cfg: CN) -> None:
     cfg.TEACHER.PRECISION = ""
     # Folder in which feature maps of the teachers are kept, to be read when an image comes again
     # with the same augmentation, also in other runs. For few images with few augmentations, such as
-    # flips alone, and for several students of one teacher. Empty: none.
+    # flips alone, and for several students of one teacher. For teachers of YAML configs. Empty:
+    # none.
     cfg.TEACHER.CACHE = ""
     # Size of the folder in GiB at which no more maps are stored.
     cfg.TEACHER.CACHE_GIB = 10.0

@@ -14,23 +14,27 @@ from ..utils.files import check_folder_name, check_writable, whole_file
 
 __all__ = ["FeatureCache"]
 
+# Number of files that a process writes before it measures the size of the folder again.
+COUNT = 32
+
 
 class FeatureCache:
     """Feature maps of a frozen network, one file for each image.
 
     A file is named by all that the features depend on: the image after augmentation, preprocessing
-    and padding, the network with its weights, precision, the kind of device and the version of
-    torch. Files are thus never stale, and several runs may share a folder. Images that are not
-    there are computed. What is read equals what was computed, bit for bit; on some devices the last
-    bits depend on the other images of the batch.
+    and padding, the network with its weights and settings, precision, the kind of device and the
+    version of torch. Files are thus never stale unless the code of the network changes, and several
+    runs may share a folder. Images that are not there are computed. What is read equals what was
+    computed, bit for bit; its last bits may depend on the size of the batch in which it was.
     """
 
-    def __init__(self, folder: str, max_gib: float, network: nn.Module):
+    def __init__(self, folder: str, max_gib: float, network: nn.Module, settings: str):
         """
         Args:
             folder: folder of the files, see TEACHER.CACHE.
             max_gib: size of the folder at which nothing more is stored.
             network: network whose features are stored.
+            settings: what the network computes, as far as its modules do not show it.
 
         Raises:
             AIDError: the folder cannot be written, or the size is negative.
@@ -39,10 +43,14 @@ class FeatureCache:
         if not max_gib >= 0:
             raise AIDError(f"TEACHER.CACHE_GIB is {max_gib}: it must be 0 or more")
         self._folder = folder
-        check_writable(os.path.join(folder, "features"))
-        self._left = max_gib * 2**30 - sum(x.stat().st_size for x in os.scandir(folder))
+        try:
+            check_writable(os.path.join(folder, "features"))
+        except AIDError as error:
+            raise AIDError(f"TEACHER.CACHE: {error}; name a folder that can be written") from error
+        self._limit = max_gib * 2**30
+        self._num_written = 0
         self._is_full = False  # and a warning says so
-        self._network = _digest(repr(network), torch.__version__)
+        self._network = _digest(repr(network), settings, torch.__version__)
         for name, x in network.state_dict().items():
             self._network = _digest(self._network, name, x)
 
@@ -74,6 +82,8 @@ class FeatureCache:
         return {k: torch.stack([y[k].to(x.device) for y in features]) for k in features[0]}
 
     def _write(self, path: str, features: dict[str, Tensor]) -> None:
+        if self._num_written % COUNT == 0:  # other processes may write there, too
+            self._left = self._limit - _size(self._folder)
         if self._left < sum(x.nbytes for x in features.values()):
             if self._is_full:
                 return
@@ -91,15 +101,26 @@ class FeatureCache:
                 torch.save({k: y.cpu().clone() for k, y in features.items()}, f)
             os.replace(own, path)
             self._left -= os.path.getsize(path)
+            self._num_written += 1
+
+
+def _size(folder: str) -> int:
+    """Size of the files in a folder, in bytes; other processes may rename them meanwhile."""
+    size = 0
+    for entry in os.scandir(folder):
+        with suppress(OSError):
+            size += entry.stat(follow_symlinks=False).st_size
+    return size
 
 
 def _read(path: str) -> dict[str, Tensor] | None:
     """Content of a file; None if there is none, or if it is damaged."""
     try:
-        content: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises errors of many types for damaged files
         return None
-    return content
+    is_valid = isinstance(content, dict) and all(isinstance(x, Tensor) for x in content.values())
+    return content if is_valid and content else None
 
 
 def _digest(*parts: object) -> str:

@@ -217,8 +217,13 @@ def build_teacher(cfg: CfgNode, number: int = 0) -> TeacherBase:
                 map_classes(teacher, entries, _student_classes(cfg), key)
     teacher.stays, teacher.precision = bool(own_device), dtype
     if cfg.TEACHER.CACHE:
+        if is_program(config_file):
+            raise AIDError(
+                f"TEACHER.CACHE is {cfg.TEACHER.CACHE}, but {config_key} {config_file} is a "
+                "program, whose changes would not be noticed: set TEACHER.CACHE to ''"
+            )
         folder, size = cfg.TEACHER.CACHE, cfg.TEACHER.CACHE_GIB
-        teacher.cache = FeatureCache(folder, size, teacher.detector)
+        teacher.cache = FeatureCache(folder, size, teacher.detector, teacher.cfg.MODEL.dump())
     return teacher
 
 

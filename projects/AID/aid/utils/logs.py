@@ -53,4 +53,4 @@ class Screen(logging.Filter):
         if module.startswith("evaluation") and not self._results:
             return False
         shown = SHOWN.get(record.name, ())
-        return package == "aid" or record.getMessage().startswith(shown)
+        return package == "aid" or str(record.msg).startswith(shown)

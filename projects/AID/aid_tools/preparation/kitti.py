@@ -179,6 +179,9 @@ def read_existing(root: str, names: list[str]) -> tuple[list[str], list[str]]:
         AIDError: see :func:`read_split`; or trainval.txt has other names than the two others.
     """
     train, val, both = (os.path.join(root, "ImageSets", f"{x}.txt") for x in SPLITS)
+    for path in (train, val, both):
+        if not os.path.isfile(path):
+            raise AIDError(f"{path} does not exist: run without --check, if need be with --force")
     splits = read_split(train, val, names)
     if sorted(read_names(both)) != sorted(splits[0] + splits[1]):
         raise AIDError(f"{both} does not list exactly the images of train.txt and val.txt")

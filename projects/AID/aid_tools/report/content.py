@@ -107,7 +107,8 @@ def _results(findings: Findings) -> list[Part]:
 
 
 def _ap(run: Run) -> float:
-    return run.results["AP"]
+    """COCO's AP; runs of earlier versions have NaN where nothing was detected."""
+    return 0.0 if math.isnan(run.results["AP"]) else run.results["AP"]
 
 
 def _against(run: Run, plain: Setting | None) -> list[TableCell]:

@@ -79,8 +79,12 @@ def _settings(runs: Sequence[Run], costs: Sequence[Cost]) -> tuple[list[Setting]
 def _choose(
     settings: Sequence[Setting], costs: Sequence[Cost], ap: Sequence[APBySeed]
 ) -> Comparison | None:
-    parameters, means = [x.parameters for x in costs], [mean(x.values()) for x in ap]
-    return choose([x.first for x in settings], parameters, means)
+    runs = [x.first for x in settings]
+    # Distilled students are compared on the seeds that all of them have.
+    seeds = [x.keys() for x, run in zip(ap, runs, strict=True) if run.is_distilled]
+    common = set.intersection(*map(set, seeds)) if seeds else set()
+    means = [mean([x[s] for s in common & x.keys()] or x.values()) for x in ap]
+    return choose(runs, [x.parameters for x in costs], means)
 
 
 def _measures(settings: Sequence[Setting]) -> list[tuple[str, list[APBySeed]]]:
@@ -166,9 +170,12 @@ class _Story:
     def result(self, ap: list[APBySeed]) -> str:
         """AP of student, plain student and teachers, and the gain of distillation."""
         own, peer = ap[self.chosen.student], self.chosen.peer
+        seeds = _seeds(own)
         if peer is not None:
             own, plain = _paired(own, ap[peer])
-        parts = [f"{_mean(own)} AP{_seeds(own)}"]
+            if own.keys() != ap[self.chosen.student].keys():
+                seeds = f" (over the seeds of both, {', '.join(map(str, own))})"
+        parts = [f"{_mean(own)} AP{seeds}"]
         if peer is not None:
             name = f" ({self.name(peer)})" if self.chosen.num_peers > 1 else ""
             parts.append(f"the plain student{name} {_mean(plain)}")

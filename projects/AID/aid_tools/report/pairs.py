@@ -18,7 +18,8 @@ __all__ = ["PASSING", "Comparison", "Setting", "choose", "differences", "setting
 # Keys (prefixes) that may differ between repetitions of the same run.
 REPEATED = (
     *("OUTPUT_DIR", "MODEL.DEVICE", "SEED", "VIS_PERIOD", "DATALOADER.NUM_WORKERS"),
-    *("SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"),
+    *("SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD", "CUDNN_BENCHMARK", "TEACHER.CACHE"),
+    *("TEACHER.DEVICE", "TEACHER.EVAL_FIRST", "TEACHER.COMPARE_BATCHES"),
 )
 # Likewise for runs whose teachers may be in different places.
 PASSING = (*REPEATED, "TEACHER.")
@@ -64,19 +65,17 @@ class Setting:
 def settings_of(runs: Sequence[Run]) -> list[Setting]:
     """Group runs that differ in their seed only, in the order of their first ones.
 
-    A run that teaches another one stays alone, and so do runs of one seed.
+    A run that teaches another one stays alone, and so does a further run of a seed.
     """
     teachers = {path for run in runs for path in run.teacher_weights}
     groups: dict[object, list[Run]] = {}
     for i, run in enumerate(runs):
         keys = flat_keys(yaml.safe_load(run.cfg.dump())).items()
         setting = repr(sorted((k, v) for k, v in keys if not k.startswith(REPEATED)))
-        groups.setdefault(i if run.final_weights in teachers else setting, []).append(run)
-    settings = []
-    for group in groups.values():
-        is_repeated = len({run.cfg.SEED for run in group}) < len(group)
-        settings += [Setting([run]) for run in group] if is_repeated else [Setting(group)]
-    return sorted(settings, key=lambda setting: runs.index(setting.first))
+        known = {other.cfg.SEED for other in groups.get(setting, ())}
+        is_alone = run.final_weights in teachers or run.cfg.SEED in known
+        groups.setdefault(i if is_alone else setting, []).append(run)
+    return [Setting(group) for group in groups.values()]
 
 
 @dataclass(frozen=True)

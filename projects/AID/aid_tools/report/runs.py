@@ -211,7 +211,7 @@ def load_run(folder: str) -> Run:
     cfg = load_config(paths[0])
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    cfg.TEACHER.DEVICE = ""
+    cfg.TEACHER.DEVICE = cfg.TEACHER.CACHE = ""
     name = cfg.MODEL.META_ARCHITECTURE
     if name not in META_ARCH_REGISTRY:
         raise AIDError(
