@@ -113,7 +113,10 @@ def test_missing_teacher_is_reported_before_training(fail):
         (["--eval-only", "--resume", "OUTPUT_DIR", "nowhere"], "--eval-only needs weights"),
         (["--eval-only", "MODEL.WEIGHTS", "gone.pth"], "MODEL.WEIGHTS gone.pth cannot be read"),
         (["DATASETS.TEST", "('coco_2017_val',)"], "coco_2017_val cannot be loaded .*annotations"),
-        (["DATASETS.TRAIN", "('kiti',)"], "'kiti' is not registered.*; .* registers kitti_train"),
+        (
+            ["DATASETS.TRAIN", "('kiti',)"],
+            "'kiti' is not registered.*: add --register FILE.* registers kitti_train",
+        ),
         (
             ["MODEL.ROI_HEADS.NUM_CLASSES", "5"],
             r"NUM_CLASSES is 5, but .* has 3 classes \(Car, Ped",

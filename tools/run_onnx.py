@@ -11,9 +11,12 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
-from PIL import Image, ImageOps
+try:
+    import numpy as np
+    import onnxruntime
+    from PIL import Image, ImageOps
+except ImportError as error:
+    sys.exit(f"error: {error}: run pip install onnxruntime numpy pillow")
 
 
 def resized(width: int, height: int, shorter: int, longest: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from aid.engine import AIDTrainer
-from aid.engine.hooks import CompareTeacher, TimeFirstStep
+from aid.engine.hooks import CompareTeacher, TimeFirstSteps
 from aid.modeling.teacher import Teacher
 
 LOGGER = "aid.engine.hooks"
@@ -160,18 +160,20 @@ def test_figures_are_released(run_config):
 
 
 @pytest.mark.parametrize("start", [0, 7])
-def test_first_iteration_of_a_run_is_reported_once(start, monkeypatch, caplog):
-    clock = iter([10.0, 12.5])
+def test_first_iterations_of_a_run_are_reported_once(start, monkeypatch, caplog):
+    clock = iter([10.0, 12.5, 20.0, 20.5, 30.0])
     monkeypatch.setattr("aid.engine.hooks.time.perf_counter", lambda: next(clock))
-    hook = TimeFirstStep()
+    hook = TimeFirstSteps()
     with caplog.at_level(logging.INFO, LOGGER):
         for i in range(start, start + 3):
-            hook.trainer = SimpleNamespace(iter=i, start_iter=start, max_iter=start + 21)
+            hook.trainer = SimpleNamespace(iter=i, start_iter=start, max_iter=start + 22)
             hook.before_step()
             hook.after_step()
-    expected = "The first iteration took 2.5 s, start-up included: 0:00:50 left at this speed"
-    assert caplog.messages == [expected]
+    assert caplog.messages == [
+        "The first iteration took 2.5 s, start-up included",
+        "The second iteration took 0.5 s: 0:00:10 left at this speed",
+    ]
 
 
 def test_first_hook_times_the_first_iteration(run_config):
-    assert isinstance(AIDTrainer(run_config("run"))._hooks[0], TimeFirstStep)
+    assert isinstance(AIDTrainer(run_config("run"))._hooks[0], TimeFirstSteps)

@@ -93,13 +93,13 @@ def _check_overrides(args: Namespace) -> None:
     for word in opts:
         if word.startswith("--"):
             _fail(f"{word} stands behind KEY VALUE: put options before the keys of the config")
-    is_lazy = args.config_file.endswith(".py") or any("=" in x for x in opts[:1])  # KEY=VALUE
-    if len(opts) % 2 and not is_lazy:
-        _fail(
-            f"command line options: {shlex.join(opts)} is an odd number of words, where KEY VALUE "
-            "pairs belong: quote values with spaces or brackets, such as INPUT.MIN_SIZE_TRAIN "
-            "'(160, 192)'"
-        )
+    if not len(opts) % 2 or "=" in opts[0] or args.config_file.endswith(".py"):
+        return  # a LazyConfig has KEY=VALUE
+    _fail(
+        f"command line options: {shlex.join(opts)} is an odd number of words, where KEY VALUE "
+        "pairs belong: quote values with spaces or brackets, such as INPUT.MIN_SIZE_TRAIN "
+        "'(160, 192)'"
+    )
 
 
 def _from_aid(module: str, name: str) -> Callable:

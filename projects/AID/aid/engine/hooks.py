@@ -27,7 +27,7 @@ __all__ = [
     "PreciseStatistics",
     "SaveNormalizers",
     "SeedStep",
-    "TimeFirstStep",
+    "TimeFirstSteps",
     "UpdateBalance",
 ]
 
@@ -232,19 +232,22 @@ class SeedStep(HookBase):
         seed_all(self._seed, comm.get_rank(), self.trainer.iter)
 
 
-class TimeFirstStep(HookBase):
-    """Hook that logs the time of the first iteration, long before Detectron2's first line."""
+class TimeFirstSteps(HookBase):
+    """Hook that logs the times of two iterations, long before Detectron2's first line."""
 
     def before_step(self) -> None:
-        if self.trainer.iter == self.trainer.start_iter:
-            self._start = time.perf_counter()
+        self._start = time.perf_counter()
 
     def after_step(self) -> None:
-        if self.trainer.iter == self.trainer.start_iter:
-            seconds = time.perf_counter() - self._start
-            left = self.trainer.max_iter - self.trainer.iter - 1
-            logging.getLogger(__name__).info(
-                "The first iteration took %.3g s, start-up included: %s left at this speed",
-                seconds,
-                timedelta(seconds=round(left * seconds)),
+        number = self.trainer.iter - self.trainer.start_iter
+        if number > 1:
+            return
+        seconds = time.perf_counter() - self._start
+        log = logging.getLogger(__name__).info
+        if number == 0:
+            log("The first iteration took %.3g s, start-up included", seconds)
+        else:
+            left = timedelta(
+                seconds=round((self.trainer.max_iter - self.trainer.iter - 1) * seconds)
             )
+            log("The second iteration took %.3g s: %s left at this speed", seconds, left)

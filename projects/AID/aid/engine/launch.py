@@ -57,7 +57,7 @@ def launch(main: Callable[[Namespace], object], args: Namespace) -> None:
             _start(main, args)
     except KeyboardInterrupt:
         is_training = not (args.eval_only or getattr(args, "dry_run", False))
-        how = ": the same command with --resume goes on from the last checkpoint in OUTPUT_DIR"
+        how = ": the same command with --resume goes on from the last checkpoint, if there is one"
         raise KeyboardInterrupt(f"interrupted{how if is_training else ''}") from None
 
 

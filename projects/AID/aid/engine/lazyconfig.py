@@ -16,7 +16,7 @@ from ..modeling.inheritance import inherit
 from ..utils.errors import AIDError, ignore_known_deprecations
 from ..utils.files import check_folder_name, clear_write_errors
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
-from .hooks import SeedStep, TimeFirstStep, UpdateBalance
+from .hooks import SeedStep, TimeFirstSteps, UpdateBalance
 from .optimizer import pause_adapters
 from .trainer import without_known_tracebacks
 
@@ -62,7 +62,7 @@ def do_train(cfg, resume):
     if getattr(student, "balance", None) is not None:
         trainer_hooks.insert(1, UpdateBalance(student.balance))
     if comm.is_main_process():
-        trainer_hooks.insert(0, TimeFirstStep())
+        trainer_hooks.insert(0, TimeFirstSteps())
         trainer_hooks.insert(-1, hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
         writers = default_writers(folder, cfg.train.max_iter)
         trainer_hooks.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))

@@ -196,8 +196,8 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
         known = ", ".join(n for n in DatasetCatalog.list() if "kitti" in n or "traffic" in n)
         raise AIDError(
             f"DATASETS.{key}: {name!r} is not registered{did_you_mean(name, DatasetCatalog.list())}"
-            f"; this project registers {known}, Detectron2 its own, and a file named by --register "
-            "yours (docs/own_data.md)"
+            ": add --register FILE for a dataset of your own (docs/own_data.md); this project "
+            f"registers {known}, Detectron2 its own"
         )
     try:
         records = DatasetCatalog.get(name)

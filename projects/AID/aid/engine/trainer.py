@@ -43,7 +43,7 @@ from .hooks import (
     PreciseStatistics,
     SaveNormalizers,
     SeedStep,
-    TimeFirstStep,
+    TimeFirstSteps,
     UpdateBalance,
 )
 from .optimizer import build_optimizer, pause_adapters
@@ -134,7 +134,7 @@ class AIDTrainer(DefaultTrainer):
                 hook = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._test_average)
             hooks.append(hook)
         if comm.is_main_process():
-            hooks.insert(0, TimeFirstStep())
+            hooks.insert(0, TimeFirstSteps())
         else:
             hooks.append(DropPictures())
         if self.cfg.VIS_PERIOD > 0:
@@ -245,11 +245,13 @@ class AIDTrainer(DefaultTrainer):
                 yield
         except FloatingPointError as error:
             reason = " ".join(str(error).split())
+            is_student = isinstance(_unwrap(self.model), DistillationMixin)
+            weight = " or DISTILLATION.WEIGHT" if is_student else ""
             amp = "turn SOLVER.AMP.ENABLED off, " if self.cfg.SOLVER.AMP.ENABLED else ""
             raise AIDError(
-                f"training diverged at iteration {self.iter}: {reason}; lower SOLVER.BASE_LR or "
-                f"DISTILLATION.WEIGHT, {amp}turn on SOLVER.CLIP_GRADIENTS.ENABLED, and check the "
-                f"last losses in {os.path.join(folder, 'metrics.json')}"
+                f"training diverged at iteration {self.iter}: {reason}; lower SOLVER.BASE_LR"
+                f"{weight}, {amp}turn on SOLVER.CLIP_GRADIENTS.ENABLED, and check the warnings at "
+                f"the start and the last losses in {os.path.join(folder, 'metrics.json')}"
             ) from error
 
     def test_teachers(self) -> list[dict]:
