@@ -160,7 +160,7 @@ def test_home_folder_is_expanded(load_script, monkeypatch, tmp_path, capsys):
 
 
 def test_check_keeps_the_split_files(prepare, tmp_path):
-    assert "train.txt cannot be read" in prepare("--check")[1]
+    assert "train.txt does not exist" in prepare("--check")[1]
     prepare()
     before = {x.name: x.read_bytes() for x in (tmp_path / "ImageSets").iterdir()}
     code, output = prepare("--check")
