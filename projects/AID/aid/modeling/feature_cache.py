@@ -82,11 +82,11 @@ class FeatureCache:
         return {k: torch.stack([y[k].to(x.device) for y in features]) for k in features[0]}
 
     def _write(self, path: str, features: dict[str, Tensor]) -> None:
+        if self._is_full:
+            return
         if self._num_written % COUNT == 0:  # other processes may write there, too
             self._left = self._limit - _size(self._folder)
         if self._left < sum(x.nbytes for x in features.values()):
-            if self._is_full:
-                return
             logging.getLogger(__name__).warning(
                 "TEACHER.CACHE %s is full: further features are computed at each use; raise "
                 "TEACHER.CACHE_GIB, or remove files that are not needed",
