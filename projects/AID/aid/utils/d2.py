@@ -8,13 +8,12 @@ from detectron2.data.build import _train_loader_from_config as train_loader_from
 from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.fcos import FCOS
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 __all__ = [
     "coco_annotations",
     "coco_images",
-    "decode_multi_level_predictions",
     "decode_value",
     "match_fcos_points",
     "padding",
@@ -41,11 +40,6 @@ def padding(backbone: nn.Module) -> tuple[int, int]:
     constraints = getattr(backbone, "padding_constraints", {})  # missing in v0.6
     divisibility = constraints.get("size_divisibility", backbone.size_divisibility)
     return constraints.get("square_size", 0), max(1, divisibility)
-
-
-def decode_multi_level_predictions(detector: DenseDetector, *args) -> Instances:
-    """Decode the top-scoring predictions of each level, before non-maximum suppression."""
-    return detector._decode_multi_level_predictions(*args)
 
 
 def decode_value(value: object) -> object:
