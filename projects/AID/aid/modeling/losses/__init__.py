@@ -1,13 +1,8 @@
 """Distillation losses, one file each. Importing the package registers them."""
 
 from .attention import AttentionGuidedLoss
-from .base import (
-    DISTILLATION_LOSS_REGISTRY,
-    Context,
-    DistillationLoss,
-    FeatureLoss,
-    build_distillation_losses,
-)
+from .base import DISTILLATION_LOSS_REGISTRY, Context, DistillationLoss, FeatureLoss
+from .build import build_distillation_losses
 from .crosskd import CrossKDLoss
 from .cwd import CWDLoss
 from .fgd import FGDLoss

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ...utils.errors import AIDError, check_not_negative
 from ...utils.renamed import refuse_renamed
-from ...utils.suggestions import did_you_mean
 from ..families import PairedPredictions, PredictionRequest
 from .functional import mean_over_images, standardized
 
@@ -29,7 +28,6 @@ __all__ = [
     "SingleTermLoss",
     "average_norm",
     "average_sum",
-    "build_distillation_losses",
     "channels_of",
     "check_temperature",
     "in_float32",
@@ -392,60 +390,3 @@ def average_sum(sums: Tensor, num_elements: int, scale: str) -> Tensor:
 def norm_per_image(x: Tensor, scale: str) -> Tensor:
     """Average 2-norm of the images of x (N, ...), see :func:`average_norm`; gradient 0 at 0."""
     return average_norm(torch.linalg.vector_norm(x.flatten(1), dim=1), x[0].numel(), scale)
-
-
-def build_distillation_losses(
-    cfg: CfgNode,
-    levels: tuple[str, ...],
-    student_shapes: dict[str, ShapeSpec],
-    teacher_shapes: dict[str, ShapeSpec],
-) -> nn.ModuleDict:
-    """Build the losses that DISTILLATION.LOSSES names.
-
-    Args:
-        cfg: the student's config.
-        levels, student_shapes, teacher_shapes: see DISTILLATION_LOSS_REGISTRY.
-
-    Returns:
-        {name: loss}
-
-    Raises:
-        AIDError: an empty list, an unknown or repeated name, a negative weight of a loss, or an
-            unknown DISTILLATION.SCALE.
-    """
-    _check_weights("DISTILLATION", cfg.DISTILLATION)
-    if not cfg.DISTILLATION.LOSSES:
-        raise AIDError(
-            "DISTILLATION.LOSSES is empty: name at least one distillation loss, e.g. PKDLoss"
-        )
-    if cfg.DISTILLATION.SCALE not in ("sum", "rms"):
-        raise AIDError(f"DISTILLATION.SCALE: {cfg.DISTILLATION.SCALE!r} is not one of sum, rms")
-    losses = nn.ModuleDict()
-    for name in cfg.DISTILLATION.LOSSES:
-        if not isinstance(name, str) or name not in DISTILLATION_LOSS_REGISTRY:
-            known = sorted(key for key, _ in DISTILLATION_LOSS_REGISTRY)
-            raise AIDError(
-                f"DISTILLATION.LOSSES: {name!r} is unknown{did_you_mean(name, known)}, choose from "
-                f"{', '.join(known)}"
-            )
-        if name in losses:
-            raise AIDError(
-                f"DISTILLATION.LOSSES names {name} twice: a loss counts once, by its weight"
-            )
-        losses[name] = DISTILLATION_LOSS_REGISTRY.get(name)(
-            cfg, levels, student_shapes, teacher_shapes
-        )
-    return losses
-
-
-def _check_weights(key: str, node: CfgNode) -> None:
-    """Check the weights below a key here, where their names are known, also of losses not in use.
-
-    Raises:
-        AIDError: a weight is negative, NaN or infinite.
-    """
-    for name, value in node.items():
-        if isinstance(value, CfgNode):
-            _check_weights(f"{key}.{name}", value)
-        elif name == "WEIGHT" or name.endswith("_WEIGHT"):
-            check_not_negative(f"{key}.{name}", value)
