@@ -9,11 +9,8 @@ from detectron2.structures import Boxes, pairwise_iou
 from fvcore.nn import giou_loss, sigmoid_focal_loss
 
 from aid.modeling.boxes import elementwise_box_giou
-from aid.modeling.detectors.gfl import (
-    IntegralTransform,
-    distribution_focal_losses,
-    quality_focal_losses,
-)
+from aid.modeling.detectors.gfl import IntegralTransform
+from aid.modeling.detectors.gfl_losses import distribution_focal_losses, quality_focal_losses
 
 pytestmark = pytest.mark.core
 

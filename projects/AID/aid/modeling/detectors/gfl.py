@@ -1,4 +1,4 @@
-"""GFL, Generalized Focal Loss (Li et al., NeurIPS 2020, arXiv 2006.04388): detector and losses.
+"""GFL, Generalized Focal Loss (Li et al., NeurIPS 2020, arXiv 2006.04388).
 
 Shape letters:
 
@@ -11,7 +11,6 @@ Shape letters:
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec, batched_nms
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
@@ -27,16 +26,9 @@ from torch import Tensor, nn
 
 from ...utils.errors import AIDError
 from ..boxes import elementwise_box_giou
+from .gfl_losses import distribution_focal_losses, quality_focal_losses
 
-__all__ = [
-    "GFL",
-    "GFLHead",
-    "IntegralTransform",
-    "assign_cells",
-    "distribution_focal_losses",
-    "quality_focal_losses",
-    "soft_quality_focal_losses",
-]
+__all__ = ["GFL", "GFLHead", "IntegralTransform", "assign_cells"]
 
 
 @META_ARCH_REGISTRY.register()
@@ -404,59 +396,3 @@ def assign_cells(boxes: Boxes, anchors: list[Boxes], topk: int) -> tuple[Tensor,
     claim[:-1].scatter_(1, candidates, torch.where(matches, overlap, -2.0))
     best = candidates.gather(1, overlap.argmax(dim=1, keepdim=True)).squeeze(1)
     return claim.argmax(dim=0), best
-
-
-# Distances are at most the last bin minus this, for a bin on either side, as in the authors' code.
-BIN_MARGIN = 0.1
-
-
-def quality_focal_losses(logits: Tensor, classes: Tensor, quality: Tensor, beta: float) -> Tensor:
-    """Quality focal loss: cross-entropy of score and quality, times ``|quality - score| ** beta``.
-
-    Args:
-        logits: (S, K).
-        classes: (S,), in [0, K), arbitrary for background.
-        quality: (S,), in [0, 1], target of the score of that class; 0 for background.
-        beta: exponent; the larger, the smaller the loss of scores that are nearly right.
-
-    Returns:
-        (S,), summed over classes.
-    """
-    target = torch.zeros_like(logits).scatter_(1, classes[:, None], quality[:, None])
-    return soft_quality_focal_losses(logits, target, beta)
-
-
-def soft_quality_focal_losses(logits: Tensor, scores: Tensor, beta: float) -> Tensor:
-    """Quality focal loss with a target for each class.
-
-    Args:
-        logits: (S, K).
-        scores: (S, K), targets in [0, 1].
-        beta: see :func:`quality_focal_losses`.
-
-    Returns:
-        (S,), summed over classes.
-    """
-    entropy = F.binary_cross_entropy_with_logits(logits, scores, reduction="none")
-    return (entropy * (scores - logits.sigmoid()).abs() ** beta).sum(dim=1)
-
-
-def distribution_focal_losses(logits: Tensor, distances: Tensor) -> Tensor:
-    """Distribution focal loss: cross-entropy with the two bins beside the true distance.
-
-    The bins are weighted such that the expectation of the target is the true distance.
-
-    Args:
-        logits: (S, 4 * B).
-        distances: (S, 4), in cells; clamped to the range of the bins.
-
-    Returns:
-        (S,), mean over the four sides.
-    """
-    log_p = logits.unflatten(1, (4, -1)).log_softmax(dim=2)
-    distances = distances.clamp(0, log_p.shape[2] - 1 - BIN_MARGIN)
-    left = distances.floor()
-    share = distances - left  # weight of the right bin
-    index = left.long()[..., None]
-    log_left, log_right = (log_p.gather(2, i).squeeze(2) for i in (index, index + 1))
-    return -((1 - share) * log_left + share * log_right).mean(dim=1)

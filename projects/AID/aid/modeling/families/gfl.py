@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ...utils.errors import AIDError
 from ..class_map import ClassMap
-from ..detectors.gfl import GFL, assign_cells, quality_focal_losses
+from ..detectors.gfl import GFL, assign_cells
+from ..detectors.gfl_losses import quality_focal_losses
 from .anchors import Match, losses_per_instance
 from .base import PerInstanceLosses, Targets, loss_levels, merge_classes, per_instance_losses
 from .dense import anchor_match, check_dense, merge_dense, register_dense

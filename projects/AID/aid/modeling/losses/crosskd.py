@@ -8,7 +8,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from ...utils.errors import AIDError
-from ..detectors.gfl import soft_quality_focal_losses
+from ..detectors.gfl_losses import soft_quality_focal_losses
 from ..families import PairedPredictions, PredictionRequest, Predictions
 from .base import DISTILLATION_LOSS_REGISTRY, PredictionLoss
 from .functional import edge_divergences, finite_only
