@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from aid.engine import launch
-from aid.engine.connection import clear_connection_errors, is_lost_connection
+from aid.engine.errors import clear_connection_errors, is_lost_connection
 from aid.utils.errors import AIDError, main_with_clear_errors
 from aid_tools.train_arguments import argument_parser
 

@@ -18,7 +18,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from ..config import load_config
 from ..utils.errors import AIDError, error_line, ignore_known_deprecations, no_file
 from ..utils.logs import log_to_file
-from .connection import clear_connection_errors, not_joined
+from .errors import clear_connection_errors, not_joined
 
 __all__ = ["launch", "num_cores"]
 

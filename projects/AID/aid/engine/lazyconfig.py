@@ -16,9 +16,9 @@ from ..modeling.inheritance import inherit
 from ..utils.errors import AIDError, ignore_known_deprecations
 from ..utils.files import check_folder_name, clear_write_errors
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
+from .errors import without_known_tracebacks
 from .hooks import SeedStep, TimeFirstSteps, UpdateBalance
 from .optimizer import pause_adapters
-from .trainer import without_known_tracebacks
 
 __all__ = ["build_loader", "do_test", "do_train", "main"]
 

@@ -19,7 +19,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint import StudentCheckpointer, check_torchvision_weights
-from ..config import clear_value_errors
 from ..data.build import build_test_loader, build_train_loader, micro_batch_size, start_at
 from ..data.unlabeled import num_unlabeled
 from ..evaluation import build_evaluator
@@ -32,9 +31,9 @@ from ..modeling.placement import dtype_named
 from ..modeling.teacher import Teacher
 from ..modeling.teacher_check import is_of_another_size
 from ..utils.errors import AIDError
-from ..utils.files import cannot_write, clear_write_errors
+from ..utils.files import clear_write_errors
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
-from .connection import is_lost_connection, is_lost_worker
+from .errors import clear_run_errors, without_known_tracebacks
 from .hooks import (
     AverageWeights,
     CollectFigures,
@@ -51,7 +50,7 @@ from .output_folder import write_results
 from .tensorboard import GroupingTensorboardWriter
 from .weight_average import WeightAverage
 
-__all__ = ["AIDTrainer", "without_known_tracebacks"]
+__all__ = ["AIDTrainer"]
 
 
 class AIDTrainer(DefaultTrainer):
@@ -83,7 +82,7 @@ class AIDTrainer(DefaultTrainer):
             setup_logger()
         self.cfg = cfg
         self._is_in_step = False
-        with _clear_value_errors(cfg):
+        with clear_run_errors(cfg):
             self.cfg = self.auto_scale_workers(cfg, comm.get_world_size())
             self._build(self.cfg)
 
@@ -207,7 +206,7 @@ class AIDTrainer(DefaultTrainer):
     def _clear_first_step(self) -> AbstractContextManager:
         if self.iter > self.start_iter:
             return nullcontext()
-        return _clear_value_errors(self.cfg)
+        return clear_run_errors(self.cfg)
 
     def train(self):
         """Evaluate the teachers if TEACHER.EVAL_FIRST, train, and evaluate the student.
@@ -393,44 +392,13 @@ class AIDTrainer(DefaultTrainer):
         if comm.get_world_size() > 1:
             for buffer in _unwrap(model).buffers():
                 torch.distributed.broadcast(buffer, 0)
-        with clear_write_errors(cfg.OUTPUT_DIR), _clear_value_errors(cfg):
+        with clear_write_errors(cfg.OUTPUT_DIR), clear_run_errors(cfg):
             return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         logging.getLogger(__name__).info("Evaluating on %s", dataset_name)
         return build_evaluator(dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference"))
-
-
-def _clear_value_errors(cfg: CfgNode) -> AbstractContextManager:
-    """:func:`clear_value_errors` for a run, except for errors of processes and disks."""
-
-    def is_other(error: Exception) -> bool:
-        lost = is_lost_connection(error) or is_lost_worker(error)
-        return lost or cannot_write(error, cfg.OUTPUT_DIR) is not None
-
-    return clear_value_errors(cfg, is_other)
-
-
-@contextmanager
-def without_known_tracebacks(folder: str) -> Iterator[None]:
-    """Suppress Detectron2's log of tracebacks for errors that are reported in one line.
-
-    Args:
-        folder: output folder of the run.
-    """
-    logger = logging.getLogger("detectron2.engine.train_loop")
-
-    def is_wanted(record: logging.LogRecord) -> bool:
-        error = record.exc_info and record.exc_info[1]
-        known = isinstance(error, AIDError | FloatingPointError) or is_lost_worker(error)
-        return not (known or is_lost_connection(error) or cannot_write(error, folder))
-
-    logger.addFilter(is_wanted)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_wanted)
 
 
 def _check_unlabeled(cfg: CfgNode, batch_size: int) -> None:

@@ -1,15 +1,25 @@
-"""Clear errors for lost connections between the processes of a run, and for lost workers."""
+"""Clear errors for lost processes and workers of a run, and for values that it cannot use."""
 
+import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch.distributed as dist
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from ..config import clear_value_errors
 from ..utils.errors import AIDError
+from ..utils.files import cannot_write
 
-__all__ = ["clear_connection_errors", "is_lost_connection", "is_lost_worker", "not_joined"]
+__all__ = [
+    "clear_connection_errors",
+    "clear_run_errors",
+    "is_lost_connection",
+    "not_joined",
+    "without_known_tracebacks",
+]
 
 # Gloo has no exception class of its own; its messages start with the path of the source file.
 GLOO = re.compile(r"/gloo/.*(peer|connect|timed out)", re.IGNORECASE)
@@ -25,7 +35,7 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and GLOO.search(str(error)) is not None
 
 
-def is_lost_worker(error: BaseException | None) -> bool:
+def _is_lost_worker(error: BaseException | None) -> bool:
     """Whether an error means that a worker process of a data loader was killed."""
     return isinstance(error, RuntimeError) and WORKER.search(str(error)) is not None
 
@@ -72,3 +82,34 @@ def not_joined(message: str) -> AIDError:
 def _reason(message: str) -> str:
     """First sentence of a message of PyTorch, without source locations."""
     return re.sub(r"\[[^\]\s]+\] ", "", message).splitlines()[0].split(". ")[0].rstrip(".")
+
+
+def clear_run_errors(cfg: CfgNode) -> AbstractContextManager:
+    """:func:`clear_value_errors` for a run, except for errors of processes and disks."""
+
+    def is_other(error: Exception) -> bool:
+        lost = is_lost_connection(error) or _is_lost_worker(error)
+        return lost or cannot_write(error, cfg.OUTPUT_DIR) is not None
+
+    return clear_value_errors(cfg, is_other)
+
+
+@contextmanager
+def without_known_tracebacks(folder: str) -> Iterator[None]:
+    """Suppress Detectron2's log of tracebacks for errors that are reported in one line.
+
+    Args:
+        folder: output folder of the run.
+    """
+    logger = logging.getLogger("detectron2.engine.train_loop")
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        error = record.exc_info and record.exc_info[1]
+        known = isinstance(error, AIDError | FloatingPointError) or _is_lost_worker(error)
+        return not (known or is_lost_connection(error) or cannot_write(error, folder))
+
+    logger.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_wanted)
