@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..utils.errors import AIDError
-from ..utils.files import clear_write_errors, whole_file
+from ..utils.files import clear_write_errors, whole_file, write_text
 from .finite import NonFiniteError, non_finite
 from .reading import SafeCheckpointer, check_kinds, clear_load_errors, load_file
 from .stored_classes import check_stored_classes
@@ -85,8 +85,7 @@ class StudentCheckpointer(SafeCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of the checkpoint to resume from to ``last_checkpoint``."""
-        with whole_file(os.path.join(self.save_dir, "last_checkpoint")) as f:
-            f.write(last_filename_basename.encode())
+        write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
         """Load a checkpoint; see fvcore's ``Checkpointer.load``.

@@ -21,7 +21,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import flat_keys, load_config
 from ..utils.errors import AIDError
-from ..utils.files import check_folder_name, clear_write_errors, remove_parts, whole_file
+from ..utils.files import check_folder_name, clear_write_errors, remove_parts, write_text
 from ..utils.logs import Screen, log_to_file
 
 __all__ = [
@@ -188,8 +188,8 @@ def start_run(cfg: CfgNode, resume: bool) -> None:
 def _write_config(cfg: CfgNode) -> None:
     if comm.is_main_process():
         path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-        with clear_write_errors(cfg.OUTPUT_DIR), whole_file(path) as f:
-            f.write(cfg.dump().encode())
+        with clear_write_errors(cfg.OUTPUT_DIR):
+            write_text(path, cfg.dump())
 
 
 def write_results(folder: str, results: dict) -> None:
@@ -203,9 +203,9 @@ def write_results(folder: str, results: dict) -> None:
         AIDError: the file cannot be written.
     """
     path = os.path.join(folder, "metrics.json")
-    with clear_write_errors(folder), whole_file(path) as f:
-        content = {**flatten_results_dict(results), "iteration": 0}
-        f.write(json.dumps(content, sort_keys=True).encode() + b"\n")
+    content = {**flatten_results_dict(results), "iteration": 0}
+    with clear_write_errors(folder):
+        write_text(path, json.dumps(content, sort_keys=True) + "\n")
     logging.getLogger(__name__).info("Results: %s", path)
 
 
