@@ -15,7 +15,14 @@ from .keys import default_config
 from .limits import check_sizes, read_limited
 from .mistakes import describe
 
-__all__ = ["PYTHON", "TORCHSCRIPT", "check_exists", "check_program", "is_program", "load_config"]
+__all__ = [
+    "PYTHON",
+    "check_exists",
+    "check_program",
+    "is_network",
+    "is_program",
+    "load_config",
+]
 
 # Keys of the section TEACHER that are paths of config files.
 TEACHER_CONFIG_KEYS = ("CONFIG_FILE", "MORE_CONFIG_FILES")
@@ -167,9 +174,14 @@ def _merge_options(cfg: CN, opts: list) -> None:
         raise AIDError(f"command line options: {describe(error, cfg, given)}") from error
 
 
+def is_network(config_file: str) -> bool:
+    """Whether a TEACHER.CONFIG_FILE names a network without heads."""
+    return config_file.endswith(TORCHSCRIPT) or config_file.startswith(PYTHON)
+
+
 def is_program(config_file: str) -> bool:
     """Whether a TEACHER.CONFIG_FILE names a program, which is run to build the teacher."""
-    return config_file.endswith((LAZY, *TORCHSCRIPT)) or config_file.startswith(PYTHON)
+    return config_file.endswith(LAZY) or is_network(config_file)
 
 
 def check_program(config_file: str, key: str) -> None:

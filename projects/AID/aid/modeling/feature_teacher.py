@@ -13,12 +13,12 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ..checkpoint import StrictCheckpointer
-from ..config import PYTHON, TORCHSCRIPT, clear_program_errors
+from ..config import PYTHON, clear_program_errors
 from ..utils.errors import AIDError
 from .families import PerInstanceLosses
 from .teacher_base import TeacherBase, TeacherView, normalized_batch, round_up
 
-__all__ = ["FeatureTeacher", "is_network", "load_feature_teacher"]
+__all__ = ["FeatureTeacher", "load_feature_teacher"]
 
 # ImageNet's mean and deviation in RGB, for pixels of 0 to 255.
 IMAGENET_MEAN = (123.675, 116.280, 103.530)
@@ -194,11 +194,6 @@ def _sources(features: Sequence[str], outputs: dict[str, object], name: str) -> 
             f"{', '.join(outputs)}: name one of these for each level, as in ['0: p4']"
         )
     return {level: source for source, level in pairs}
-
-
-def is_network(config_file: str) -> bool:
-    """Whether a TEACHER.CONFIG_FILE names a network without heads."""
-    return config_file.endswith(TORCHSCRIPT) or config_file.startswith(PYTHON)
 
 
 def load_feature_teacher(

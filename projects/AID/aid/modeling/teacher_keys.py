@@ -2,9 +2,8 @@
 
 from detectron2.config import CfgNode
 
-from ..config import changed_keys, default_config, get_value
+from ..config import changed_keys, default_config, get_value, is_network
 from ..utils.errors import AIDError
-from .feature_teacher import is_network
 
 __all__ = ["DETECTION_FILE", "DETECTOR", "FEATURE_NETWORK", "named", "teacher_kinds"]
 
