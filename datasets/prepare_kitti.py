@@ -42,7 +42,6 @@ def build_parser() -> ArgumentParser:
 @command(build_parser)
 def main(args: Namespace) -> None:
     # Imported late, see aid_tools/command.py.
-    from aid.data.split import draw_split
     from aid.utils.errors import AIDError
     from aid_tools.preparation.kitti import (
         KITTI_IMAGES,
@@ -57,6 +56,7 @@ def main(args: Namespace) -> None:
         read_split,
         write_splits,
     )
+    from aid_tools.preparation.split import draw_split
 
     if bool(args.train_list) != bool(args.val_list):
         raise AIDError("--train-list and --val-list go together")

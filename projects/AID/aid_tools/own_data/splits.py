@@ -3,9 +3,9 @@
 import os
 from collections import defaultdict
 
-from aid.data.split import draw_split
 from aid.utils.errors import AIDError
 
+from ..preparation.split import draw_split
 from .files import Images, read_text
 from .labels import SPLITS, LabeledImage
 

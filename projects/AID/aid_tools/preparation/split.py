@@ -2,7 +2,7 @@
 
 import random
 
-from ..utils.errors import AIDError
+from aid.utils.errors import AIDError
 
 __all__ = ["draw_split"]
 
