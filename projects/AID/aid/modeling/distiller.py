@@ -288,17 +288,3 @@ def _check_predictions_suffice(
                 f"the teacher of {teacher.name} gives detections only: {name} needs features; set "
                 "DISTILLATION.LOSSES to ResponseLoss"
             )
-
-
-def losses_by_class(losses: Iterable[nn.Module]) -> nn.ModuleDict:
-    """Losses by the name of their class.
-
-    Raises:
-        AIDError: two of one class.
-    """
-    losses = list(losses)
-    by_class = nn.ModuleDict({type(loss).__name__: loss for loss in losses})
-    if len(by_class) < len(losses):
-        names = ", ".join(type(loss).__name__ for loss in losses)
-        raise AIDError(f"losses of one teacher, {names}: name each class once")
-    return by_class

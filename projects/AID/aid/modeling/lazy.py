@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from .distiller import Distiller, losses_by_class
+from ..utils.errors import AIDError
+from .distiller import Distiller
 from .meta_arch import DistillationMixin
 from .schedule import Schedule
 from .teacher_base import TeacherBase
@@ -68,10 +69,23 @@ def build_distilled(
     built = []
     for number, x in enumerate(distillers):
         levels = check_match(x["teacher"], student, x["levels"], x["datasets"])
-        losses = losses_by_class(x["losses"])
+        losses = _by_class(x["losses"])
         built.append(Distiller(student, x["teacher"], losses, x["weighting"], levels, number))
     student.set_distillers(built, schedule, weight, balance)
     return student
+
+
+def _by_class(losses: list[nn.Module]) -> nn.ModuleDict:
+    """Losses by the name of their class.
+
+    Raises:
+        AIDError: two of one class.
+    """
+    by_class = nn.ModuleDict({type(loss).__name__: loss for loss in losses})
+    if len(by_class) < len(losses):
+        names = ", ".join(type(loss).__name__ for loss in losses)
+        raise AIDError(f"losses of one teacher, {names}: name each class once")
+    return by_class
 
 
 def distilled(*, lessons: list[dict[str, Any]], **kwargs: Any) -> DistillationMixin:
