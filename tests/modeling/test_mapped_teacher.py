@@ -27,7 +27,8 @@ from aid.modeling.families import (
 from aid.modeling.families.base import detect
 from aid.modeling.families.merging import LogSumExpOfGroups, MaxOfGroups
 from aid.modeling.inheritance import inherit
-from aid.modeling.teacher import Teacher, TeacherView, build_teacher, map_classes
+from aid.modeling.teacher import Teacher, build_teacher, map_classes
+from aid.modeling.teacher_base import TeacherView
 from aid.modeling.teacher_check import check_match, check_teacher, compare
 from aid.modeling.teacher_keys import teacher_kinds
 from aid.utils.errors import AIDError

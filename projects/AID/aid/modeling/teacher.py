@@ -42,7 +42,6 @@ from .teacher_keys import DETECTION_FILE, FEATURE_NETWORK, named, teacher_kinds
 
 __all__ = [
     "Teacher",
-    "TeacherView",
     "build_teacher",
     "check_square",
     "load_teacher",

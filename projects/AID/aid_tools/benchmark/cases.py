@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from aid.modeling.balance import PERIOD
 from aid.modeling.families import Predictions
-from aid.modeling.families.base import run_heads
 from aid.modeling.losses import Context
-from aid.modeling.teacher import TeacherView
+from aid.modeling.teacher_base import TeacherView
 from aid.modeling.weighting import Weighting, build_weighting
 from aid.utils.errors import AIDError
 
+from .heads import run_heads
 from .nets import Nets
 
 __all__ = [

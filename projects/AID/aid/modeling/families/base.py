@@ -37,7 +37,6 @@ __all__ = [
     "num_classes",
     "num_classes_key",
     "per_instance_losses",
-    "run_heads",
     "unmappable",
 ]
 
@@ -132,24 +131,6 @@ def detect(detector: nn.Module, images: ImageList, features: dict[str, Tensor]) 
         AIDError: this type of detector is not supported.
     """
     raise AIDError(f"no detections can be had from the features of a {type(detector).__name__}")
-
-
-@singledispatch
-def run_heads(
-    detector: nn.Module, images: ImageList, features: dict[str, Tensor], targets: list[Instances]
-) -> None:
-    """Run the heads that per-instance losses need, in Detectron2's own code, for the benchmark.
-
-    Two-stage detectors run the RPN, and the box heads on its proposals and the ground-truth boxes;
-    dense detectors run their head. Matching, losses and detections are left out.
-
-    Args:
-        detector, images, features, targets: see :func:`per_instance_losses`.
-
-    Raises:
-        AIDError: this type of detector is not supported.
-    """
-    raise AIDError(f"the benchmark does not know the heads of a {type(detector).__name__}")
 
 
 @singledispatch

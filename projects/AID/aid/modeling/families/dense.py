@@ -15,7 +15,7 @@ from ...utils.errors import AIDError
 from ..class_map import ClassMap
 from ..placement import autocast, to_device
 from .anchors import Match, match_anchors
-from .base import NUM_CLASSES_KEYS, Targets, detect, loss_levels, merge_classes, run_heads
+from .base import NUM_CLASSES_KEYS, Targets, detect, loss_levels, merge_classes
 from .cross_head import cross_predictions
 from .given import predict_given
 from .merging import MaxOfGroups
@@ -51,7 +51,6 @@ def register_dense(family: type, num_classes_key: str) -> None:
     NUM_CLASSES_KEYS[family] = num_classes_key
     loss_levels.register(family, _levels)
     detect.register(family, _detect)
-    run_heads.register(family, _run_head)
     merge_classes.register(family, merge_dense)
     paired_predictions.register(family, _paired_predictions)
     predict_given.register(family, _predict_given)
@@ -173,13 +172,6 @@ def _detect(detector: nn.Module, images: ImageList, features: dict[str, Tensor])
     for instances in detections:
         instances.pred_boxes.clip(instances.image_size)
     return detections
-
-
-@torch.no_grad()
-def _run_head(
-    detector: nn.Module, images: ImageList, features: dict[str, Tensor], targets: list[Instances]
-) -> None:
-    detector.head([features[level] for level in detector.head_in_features])
 
 
 def _paired_predictions(

@@ -32,7 +32,6 @@ from .base import (
     mean_by,
     merge_classes,
     per_instance_losses,
-    run_heads,
 )
 from .given import predict_given
 from .ignore_regions import boxes_in_regions
@@ -46,7 +45,7 @@ from .predictions import (
     paired_predictions,
 )
 
-__all__ = []
+__all__ = ["clipped", "stages_of"]
 
 NUM_CLASSES_KEYS[GeneralizedRCNN] = "MODEL.ROI_HEADS.NUM_CLASSES"
 
@@ -158,7 +157,7 @@ def _roi_losses(
     offset = levels.index(heads.box_in_features[0])
     num_regions = len(proposals) * len(levels)
     rois = [Boxes.cat([p, Boxes(truth.boxes[truth.of_image(i)])]) for i, p in enumerate(proposals)]
-    for box_head, predictor, matcher in _stages(heads):
+    for box_head, predictor, matcher in stages_of(heads):
         rois, matched_gt, negative = match_rois(matcher, rois, truth, keep_negatives)
         scores, deltas = predictor(box_head(heads.box_pooler(pooled, rois)))
         scores, deltas = scores.float(), deltas.float()
@@ -183,10 +182,10 @@ def _roi_losses(
         }
         if isinstance(heads, CascadeROIHeads):
             refined = predictor.box2box_transform.apply_deltas(deltas, boxes)
-            rois = _clipped(refined, rois, images.image_sizes)
+            rois = clipped(refined, rois, images.image_sizes)
 
 
-def _clipped(boxes: Tensor, like: list[Boxes], sizes: list[tuple[int, int]]) -> list[Boxes]:
+def clipped(boxes: Tensor, like: list[Boxes], sizes: list[tuple[int, int]]) -> list[Boxes]:
     """Boxes (S, 4) of all images, split as ``like`` and clipped to their image."""
     per_image = [Boxes(b) for b in boxes.split([len(b) for b in like])]
     for of_image, size in zip(per_image, sizes, strict=True):
@@ -194,7 +193,8 @@ def _clipped(boxes: Tensor, like: list[Boxes], sizes: list[tuple[int, int]]) -> 
     return per_image
 
 
-def _stages(heads: StandardROIHeads) -> list[tuple[nn.Module, FastRCNNOutputLayers, Matcher]]:
+def stages_of(heads: StandardROIHeads) -> list[tuple[nn.Module, FastRCNNOutputLayers, Matcher]]:
+    """Box head, predictor and matcher of each stage: one, or several in a cascade."""
     if isinstance(heads, CascadeROIHeads):
         return list(zip(heads.box_head, heads.box_predictor, heads.proposal_matchers, strict=True))
     return [(heads.box_head, heads.box_predictor, heads.proposal_matcher)]
@@ -261,7 +261,7 @@ def deltas_of_class(predictor: FastRCNNOutputLayers, deltas: Tensor, classes: Te
 @merge_classes.register
 def _(detector: GeneralizedRCNN, class_map: ClassMap) -> None:
     heads = detector.roi_heads
-    for _, predictor, _ in _stages(heads):
+    for _, predictor, _ in stages_of(heads):
         merge_box_predictor(predictor, class_map)
     merge_masks(heads, class_map)
     heads.num_classes = len(class_map.student)
@@ -271,29 +271,6 @@ def _(detector: GeneralizedRCNN, class_map: ClassMap) -> None:
 def _(detector: GeneralizedRCNN, images: ImageList, features: dict[str, Tensor]) -> list[Instances]:
     proposals, _ = detector.proposal_generator(images, features)
     return detector.roi_heads(images, features, proposals)[0]
-
-
-@run_heads.register
-@torch.no_grad()
-def _(
-    detector: GeneralizedRCNN,
-    images: ImageList,
-    features: dict[str, Tensor],
-    targets: list[Instances],
-) -> None:
-    proposals, _ = detector.proposal_generator(images, features)
-    rois = [
-        Boxes.cat([of_image.proposal_boxes, truth.gt_boxes])
-        for of_image, truth in zip(proposals, targets, strict=True)
-    ]
-    heads = detector.roi_heads
-    pooled = [features[level] for level in heads.box_in_features]
-    for box_head, predictor, _ in _stages(heads):
-        _, deltas = predictor(box_head(heads.box_pooler(pooled, rois)))
-        if isinstance(heads, CascadeROIHeads):
-            boxes = torch.cat([x.tensor for x in rois])
-            refined = predictor.box2box_transform.apply_deltas(deltas, boxes)
-            rois = _clipped(refined, rois, images.image_sizes)
 
 
 @check_comparable.register
