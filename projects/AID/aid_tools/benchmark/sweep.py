@@ -5,7 +5,7 @@ from statistics import median
 
 import torch
 
-from .cases import AID_STEPS, PLAIN_DISTILLATION, make_cases
+from .cases import AID, PLAIN_DISTILLATION, make_cases
 from .inputs import random_batch
 from .nets import Nets
 from .results import aid_floor
@@ -18,7 +18,6 @@ __all__ = ["Sweep", "measure_sweeps"]
 SCALES = (0.5, 0.75, 1.0, 1.5)
 BATCHES = (1, 2, 4)
 INSTANCES = (0, 10, 100, 500)
-AID = next(iter(AID_STEPS))
 
 
 @dataclass
