@@ -20,7 +20,6 @@ from .plain_pickle import check_pickle
 
 __all__ = ["SafeCheckpointer", "check_kinds", "clear_load_errors", "last_checkpoint", "load_file"]
 
-
 # Largest ratio of the content of a file of PyTorch to the file. PyTorch does not compress.
 MAX_GROWTH = 4
 

@@ -38,7 +38,6 @@ _named_by_user: set[str] = set()
 # Ends of keys that may be None in Detectron2.
 NONE_ALLOWED = ("NORM", "WEIGHT_DECAY_BIAS")
 
-
 # Largest number of files that one config is made of. The project's have up to six.
 MAX_FILES = 50
 

@@ -6,7 +6,10 @@ Shape letters: G boxes of an image, S pairs of boxes, (H, W) size of a level.
 import torch
 from torch import Tensor
 
-__all__ = ["rasterize_max", "elementwise_box_giou", "covered_cells"]
+__all__ = ["covered_cells", "elementwise_box_giou", "rasterize_max"]
+
+# Lower bound of divisors, in square pixels.
+EPSILON = 1e-7
 
 
 def covered_cells(boxes: Tensor, size: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
@@ -49,10 +52,6 @@ def _covered(low: Tensor, high: Tensor, num_cells: int, stride: int) -> Tensor:
     last = torch.maximum((high / stride).ceil() - 1, first).clamp(max=num_cells - 1)
     cells = torch.arange(num_cells, device=low.device)
     return (cells >= first[:, None]) & (cells <= last[:, None])
-
-
-# Lower bound of divisors, in square pixels.
-EPSILON = 1e-7
 
 
 def elementwise_box_giou(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ class FeatureCache:
     and padding, the network with its weights and settings, precision, the kind of device and the
     version of torch. Files are thus never stale unless the code of the network changes, and several
     runs may share a folder. Images that are not there are computed. What is read equals what was
-    computed, bit for bit; its last bits may depend on the size of the batch in which it was.
+    computed, bit for bit. The last bits of what is computed may depend on the size of the batch.
     """
 
     def __init__(self, folder: str, max_gib: float, network: nn.Module, settings: str):

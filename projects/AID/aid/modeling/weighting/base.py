@@ -49,13 +49,13 @@ class Weighting(nn.Module):
         requires_quality: whether :attr:`TeacherStats.quality` is needed.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        refuse_renamed(cls, RENAMED)
-
     requires_loss = True
     requires_student = False
     requires_quality = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_renamed(cls, RENAMED)
 
     @configurable
     def __init__(
