@@ -1,7 +1,7 @@
 """Inference with trained detectors on image and video files."""
 
-from .predict import predict
 from .sources import Source, count_frames, find_sources, read_frames
+from .tool import predict
 from .writers import KITTIWriter, PictureWriter
 
 __all__ = [

@@ -3,19 +3,45 @@
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import islice
 
+from detectron2.structures import Instances
 from tqdm import tqdm
 
 from aid import Predictor
 from aid.data.images import longest_side
 from aid.utils.text import one_line
 
-from .predict import predict
-from .sources import Source, count_frames, read_frames
+from .sources import Frame, Source, count_frames, read_frames
 from .writers import COCOWriter, KITTIWriter, PictureWriter
 
-__all__ = ["predict_files"]
+__all__ = ["predict", "predict_files"]
+
+
+def predict(
+    predictor: Predictor,
+    frames: Iterable[Frame],
+    batch_size: int = 1,
+    score_threshold: float = 0.0,
+) -> Iterator[tuple[Frame, Instances]]:
+    """Run a detector on frames, holding one batch in memory at a time.
+
+    Args:
+        predictor: the detector.
+        frames: frames, see :func:`~aid_tools.prediction.sources.read_frames`.
+        batch_size: number of frames per forward pass, see :meth:`Predictor.predict`.
+        score_threshold: minimum score of the returned detections.
+
+    Yields:
+        Each frame with its detections, in pixels of the image, on the CPU.
+    """
+    frames = iter(frames)
+    while batch := list(islice(frames, batch_size)):
+        results = predictor.predict([frame.image for frame in batch])
+        for frame, detections in zip(batch, results, strict=True):
+            yield frame, detections[detections.scores >= score_threshold]
 
 
 def predict_files(args: Namespace, predictor: Predictor, sources: list[Source]) -> tuple[int, int]:
