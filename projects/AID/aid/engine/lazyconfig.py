@@ -16,7 +16,7 @@ from ..modeling.inheritance import inherit
 from ..utils.errors import AIDError, ignore_known_deprecations
 from ..utils.files import check_folder_name, clear_write_errors
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
-from .hooks import SeedStep, TimeFirstSteps, UpdateBalance
+from .hooks import SeedStep, TimeFirstSteps, strength_hooks
 from .optimizer import pause_adapters
 from .trainer import without_known_tracebacks
 
@@ -56,11 +56,9 @@ def do_train(cfg, resume):
         SeedStep(cfg.train.seed),
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        *strength_hooks(student),
         hooks.EvalHook(cfg.train.eval_period, lambda: do_test(cfg, model)),
     ]
-    student = getattr(model, "module", model)
-    if getattr(student, "balance", None) is not None:
-        trainer_hooks.insert(1, UpdateBalance(student.balance))
     if comm.is_main_process():
         trainer_hooks.insert(0, TimeFirstSteps())
         trainer_hooks.insert(-1, hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))

@@ -44,7 +44,7 @@ from .hooks import (
     SaveNormalizers,
     SeedStep,
     TimeFirstSteps,
-    UpdateBalance,
+    strength_hooks,
 )
 from .optimizer import build_optimizer, pause_adapters
 from .output_folder import write_results
@@ -122,8 +122,7 @@ class AIDTrainer(DefaultTrainer):
     def build_hooks(self) -> list:
         hooks = [SeedStep(self.cfg.SEED)]
         student = _unwrap(self.model)
-        if isinstance(student, DistillationMixin) and student.balance is not None:
-            hooks.append(UpdateBalance(student.balance))
+        hooks += strength_hooks(student)
         hooks.append(SaveNormalizers(student, self.cfg.SOLVER.CHECKPOINT_PERIOD))
         if self.average is not None:
             hooks.append(AverageWeights(self.average))
