@@ -1,6 +1,5 @@
 """Writing of a report: measurements, figures and texts."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from aid.data.images import clear_image_errors, read_image
 from aid.utils.errors import AIDError
-from aid.utils.files import output_folder, write_text
+from aid.utils.files import json_text, output_folder, write_text
 
 from ..visualization.sample import load_sample
 from .content import NUM_TIMED, Findings, describe, official_metric
@@ -134,22 +133,14 @@ def _summarize(groups: dict[str, tuple[list[float], list[float]]]) -> dict[str, 
 
 def _write_texts(findings: Findings, output: str) -> None:
     """Write report.json, report.md and report.html next to their figures."""
-    runs = [_without_nan(row) for row in findings.rows]
-    content = {"outcome": findings.outcome, "runs": runs, "instances": findings.summary}
-    write_text(os.path.join(output, "report.json"), json.dumps(content, indent=1))
+    content = {"outcome": findings.outcome, "runs": findings.rows, "instances": findings.summary}
+    write_text(os.path.join(output, "report.json"), json_text(content, indent=1))
     several = f"{len(findings.runs)} runs compared" if len(findings.runs) > 1 else "1 run"
     title = f"{findings.runs[0].test_set}: {several}"
     parts = describe(findings)
     texts = {"report.md": to_markdown(title, parts), "report.html": to_html(title, parts, output)}
     for name, text in texts.items():
         write_text(os.path.join(output, name), text)
-
-
-def _without_nan(row: dict) -> dict:
-    """Replace NaN, COCO's value for a class without objects, by None: JSON has no NaN."""
-    return {
-        k: _without_nan(v) if isinstance(v, dict) else None if v != v else v for k, v in row.items()
-    }
 
 
 def _read_all_curves(runs: list[Run], missing: list[str]) -> list[dict[str, dict[str, Curve]]]:
