@@ -19,6 +19,7 @@ from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .hooks import SeedStep, TimeFirstSteps, strength_hooks
 from .optimizer import pause_adapters
 from .trainer import without_known_tracebacks
+from .writers import PunctualWriter, own_writers
 
 __all__ = ["build_loader", "do_test", "do_train", "main"]
 
@@ -52,18 +53,21 @@ def do_train(cfg, resume):
     trainer = step(model, loader, optimizer)
     folder = cfg.train.output_dir
     checkpointer = StudentCheckpointer(model, folder, trainer=trainer)
+    student = getattr(model, "module", model)
     trainer_hooks = [
         SeedStep(cfg.train.seed),
+        *strength_hooks(student),
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-        *strength_hooks(student),
         hooks.EvalHook(cfg.train.eval_period, lambda: do_test(cfg, model)),
     ]
     if comm.is_main_process():
         trainer_hooks.insert(0, TimeFirstSteps())
         trainer_hooks.insert(-1, hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
-        writers = default_writers(folder, cfg.train.max_iter)
-        trainer_hooks.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
+        max_iter = cfg.train.max_iter
+        writers = own_writers(default_writers(folder, max_iter), max_iter)
+        hook = hooks.PeriodicWriter(writers, period=cfg.train.log_period)
+        trainer_hooks.append(PunctualWriter(hook))
     trainer.register_hooks(trainer_hooks)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     resumed = resume and checkpointer.has_checkpoint()
