@@ -312,11 +312,11 @@ def test_report_contains_the_measurements(report):
     objects = loaded[0].metrics[-1]["kitti/objects-Car-easy"]
     assert f"Car-easy: {objects:.0f}" in official and STUDENT in official
     images = {x.split(")")[0] for x in text.split("](")[1:]}
-    names = ("curves", "precision_recall", "detections", "instances")
+    names = ("curves", "precision_recall", "detections", "instances", "suspicious_labels")
     assert images == {f"{name}.png" for name in names}
     assert all((folder / name).stat().st_size > 10_000 for name in images)
     html = (folder / "report.html").read_text()
-    assert html.count('src="data:image/png;base64,') == 4 and "KITTI&#x27;s official" in html
+    assert html.count('src="data:image/png;base64,') == 5 and "KITTI&#x27;s official" in html
     for page in (text, html):
         missing = page.split("Missing from this report")[-1]
         assert "Left out: output/foo is no run." in missing

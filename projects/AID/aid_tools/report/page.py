@@ -25,7 +25,7 @@ from .markdown import to_markdown
 from .outcome import outcome, plain_student
 from .precision_recall import Curve, read_curves
 from .runs import Run, roles
-from .suspicious import label_rows, write_suspicious_labels
+from .suspicious import SuspectPictures, label_rows, write_suspicious_labels
 
 __all__ = ["write_report"]
 
@@ -40,7 +40,8 @@ def write_report(
 ) -> None:
     """Write report.html, report.md with its figures, and report.json with their numbers.
 
-    If a run weighs instances, suspicious_labels.csv lists the labels with the largest D.
+    If a run weighs instances, suspicious_labels.csv lists the labels with the largest D, and the
+    report shows the first of them.
 
     The report lists the sections that it lacks because a file of a run or of its teacher is
     missing.
@@ -97,12 +98,14 @@ def _write(
     if adaptive is not None:
         try:
             stats = list(_stats_of(adaptive, shown))
-            groups, labels_of_train = _stats_of_train(adaptive, num_train)
+            groups, labels_of_train, pictures = _stats_of_train(adaptive, num_train)
         except AIDError as error:
             missing.append(f"Teacher's loss on the labels, for {adaptive.name}: {error}.")
     if groups:
         save(draw_groups(groups), os.path.join(output, "instances.png"))
         write_suspicious_labels(labels_of_train, os.path.join(output, "suspicious_labels.csv"))
+        if pictures.suspects:
+            pictures.draw().save(os.path.join(output, "suspicious_labels.png"))
     images = [_read_rgb(record["file_name"]) for record in shown]
     sheet = draw_sheet(images, detections, stats, labels, runs[0].classes, threshold)
     save(sheet, os.path.join(output, "detections.png"))
@@ -184,26 +187,28 @@ def _stats_of(run: Run, records: list[dict]) -> Iterator[ImageStats]:
 
 def _stats_of_train(
     run: Run, num_train: int
-) -> tuple[dict[str, tuple[list[float], list[float]]], list[tuple]]:
+) -> tuple[dict[str, tuple[list[float], list[float]]], list[tuple], SuspectPictures]:
     """Statistics of the instances in evenly spaced training images.
 
     Returns:
-        {group: (losses, weights)}, and the rows of :func:`label_rows`.
+        {group: (losses, weights)}, the rows of :func:`label_rows`, and pictures of a few.
     """
     name = run.cfg.DATASETS.TRAIN[0]
     records, known = DatasetCatalog.get(name), read_records(name)
     chosen = records[:: max(1, len(records) // num_train)][:num_train]
     groups, rows = {group: ([], []) for group in groups_of(run.classes)}, []
+    pictures = SuspectPictures()
     stats = _stats_of(run, chosen)
     bar = tqdm(stats, total=len(chosen), desc="Teacher's losses", unit="image")
     for record, x in zip(chosen, bar, strict=True):
         image = os.path.splitext(os.path.basename(record["file_name"]))[0]
         entries = known[image]["objects"] if known else None
         rows += label_rows(record, x, run.classes)
+        pictures.add(record, x, run.classes)
         for i, annotation in enumerate(x.annotations):
             entry = entries[annotation["label_index"]] if entries else None
             x1, y1, x2, y2 = x.boxes[i].tolist()
             group = group_of(annotation, ((x2 - x1) * (y2 - y1)) ** 0.5, entry, run.classes)
             groups[group][0].append(x.losses[i].item())
             groups[group][1].append(x.weights[i].item())
-    return groups, rows
+    return groups, rows, pictures
