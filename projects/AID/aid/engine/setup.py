@@ -18,6 +18,7 @@ from ..data.masks import check_masks
 from ..data.register import register_from_file
 from ..evaluation import check_evaluator
 from ..modeling.families import num_classes_key
+from ..utils.commands import script_path
 from ..utils.errors import AIDError
 from ..utils.malloc import keep_freed_memory
 from ..utils.suggestions import did_you_mean
@@ -173,7 +174,8 @@ def check_config_file(path: str) -> None:
     if not path:
         raise AIDError("--config-file is missing: choose one under configs/")
     if path.endswith(".py"):
-        raise AIDError(f"{path} is a LazyConfig: train with tools/lazyconfig_train_net.py")
+        script = script_path("tools/lazyconfig_train_net.py")
+        raise AIDError(f"{path} is a LazyConfig: train with {script}")
 
 
 def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
