@@ -303,3 +303,10 @@ def test_missing_weights_are_reported_before_the_folder_is_made(configure, tmp_p
         with pytest.raises(AIDError, match=message):
             configure("--eval-only", "--resume", opts=["MODEL.WEIGHTS", *(opts or [""])])
     assert not (tmp_path / "out").exists()
+
+
+def test_ignored_key_is_on_the_screen_and_in_the_log(configure, no_handlers, tmp_path, capsys):
+    configure("--num-gpus", "0", opts=["AID.MOMENTUM", 0.5])
+    warning = "Deprecated config key (ignoring): AID.MOMENTUM"
+    assert capsys.readouterr().out.count(warning) == 1
+    assert (tmp_path / "out" / "log.txt").read_text().count(warning) == 1

@@ -31,8 +31,8 @@ __all__ = [
     "write_results",
 ]
 
-# Loggers with their own handlers.
-LOGGERS = ("fvcore", "detectron2", "aid")
+# Loggers with their own handlers. That of YACS warns of keys that are ignored.
+LOGGERS = ("fvcore", "detectron2", "yacs", "aid")
 
 # Keys that must not change when a run is resumed: they determine the weights and the optimizer in
 # its checkpoints. Names with a dot at the end stand for sections, without keys that end in _TEST.
