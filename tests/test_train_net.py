@@ -111,7 +111,7 @@ def test_missing_teacher_is_reported_before_training(fail):
         (["--num-gpus", "64"], "--num-gpus 64: torch finds"),
         (["--eval-only"], "--eval-only needs weights"),
         (["--eval-only", "--resume", "OUTPUT_DIR", "nowhere"], "--eval-only needs weights"),
-        (["--eval-only", "MODEL.WEIGHTS", "gone.pth"], "MODEL.WEIGHTS gone.pth cannot be read"),
+        (["--eval-only", "MODEL.WEIGHTS", "gone.pth"], "MODEL.WEIGHTS gone.pth does not exist"),
         (["DATASETS.TEST", "('coco_2017_val',)"], "coco_2017_val cannot be loaded .*annotations"),
         (
             ["DATASETS.TRAIN", "('kiti',)"],

@@ -136,6 +136,8 @@ def _checked_config(args: argparse.Namespace, output: str | None) -> tuple[CfgNo
         weights_to_evaluate(cfg, args.resume)
     sizes = {}
     for key in _dataset_keys(args):
+    elif not (args.resume and last_checkpoint(cfg.OUTPUT_DIR)):
+        _check_weights(cfg.MODEL.WEIGHTS)
         for name in cfg.DATASETS[key]:
             sizes[name] = check_dataset(cfg, key, name)
     check_class_lists((f"DATASETS.{k}", x) for k in ("TRAIN", "TEST") for x in cfg.DATASETS[k])
@@ -153,13 +155,19 @@ def weights_to_evaluate(cfg: CfgNode, resume: bool) -> str:
         resume: whether to choose the last checkpoint of OUTPUT_DIR, if there is one.
 
     Raises:
-        AIDError: neither exists.
+        AIDError: neither exists, or the file cannot be read.
     """
     name = last_checkpoint(cfg.OUTPUT_DIR) if resume else ""
     path = os.path.join(cfg.OUTPUT_DIR, name) if name else cfg.MODEL.WEIGHTS
     if not path:
         raise AIDError("--eval-only needs weights: add MODEL.WEIGHTS PATH, or --resume")
-    if "://" not in path:
+    _check_weights(path)
+    return path
+
+
+def _check_weights(path: str) -> None:
+    """Check that weights on this machine can be opened; "" are random ones."""
+    if path and "://" not in path:
         with clear_load_errors("MODEL.WEIGHTS", path), open(path, "rb"):
             pass
     return path
