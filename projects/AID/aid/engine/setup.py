@@ -22,6 +22,7 @@ from ..utils.commands import script_path
 from ..utils.errors import AIDError
 from ..utils.malloc import keep_freed_memory
 from ..utils.suggestions import did_you_mean
+from ..utils.text import counted
 from .launch import num_cores
 from .output_folder import check_output_folder, early_messages, start_records
 
@@ -79,12 +80,13 @@ def _log_summary(cfg: CfgNode, args: argparse.Namespace, sizes: dict[str, int]) 
         num_cores(),
     )
     for key in _dataset_keys(args):
-        names = [f"{name} ({sizes[name]} images)" for name in cfg.DATASETS[key]]
+        names = [f"{name} ({counted(sizes[name], 'image')})" for name in cfg.DATASETS[key]]
         if names or key != "UNLABELED":
             log("DATASETS.%s: %s", key, ", ".join(names) or "none")
     if not args.eval_only:
         solver = cfg.SOLVER
-        log("%d iterations of %d images; SEED %d", solver.MAX_ITER, solver.IMS_PER_BATCH, cfg.SEED)
+        iterations = counted(solver.MAX_ITER, "iteration")
+        log("%s of %s; SEED %d", iterations, counted(solver.IMS_PER_BATCH, "image"), cfg.SEED)
 
 
 def _dataset_keys(args: argparse.Namespace) -> tuple[str, ...]:
@@ -134,10 +136,10 @@ def _checked_config(args: argparse.Namespace, output: str | None) -> tuple[CfgNo
         raise AIDError("--eval-only: DATASETS.TEST is empty: name the dataset to evaluate on")
     if args.eval_only:
         weights_to_evaluate(cfg, args.resume)
-    sizes = {}
-    for key in _dataset_keys(args):
     elif not (args.resume and last_checkpoint(cfg.OUTPUT_DIR)):
         _check_weights(cfg.MODEL.WEIGHTS)
+    sizes = {}
+    for key in _dataset_keys(args):
         for name in cfg.DATASETS[key]:
             sizes[name] = check_dataset(cfg, key, name)
     check_class_lists((f"DATASETS.{k}", x) for k in ("TRAIN", "TEST") for x in cfg.DATASETS[k])
@@ -170,7 +172,6 @@ def _check_weights(path: str) -> None:
     if path and "://" not in path:
         with clear_load_errors("MODEL.WEIGHTS", path), open(path, "rb"):
             pass
-    return path
 
 
 def check_config_file(path: str) -> None:
