@@ -113,7 +113,7 @@ KINDS = {
 @pytest.fixture(autouse=True)
 def log_handlers():
     """Removes the log handlers that a test adds, whose streams end with it."""
-    loggers = [logging.getLogger(name) for name in ("aid", "detectron2", "fvcore")]
+    loggers = list(map(logging.getLogger, LOGGERS))
     before = [list(logger.handlers) for logger in loggers]
     yield
     for logger, handlers in zip(loggers, before, strict=True):

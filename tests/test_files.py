@@ -2,12 +2,14 @@
 
 import errno
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aid.utils.errors import AIDError, main_with_clear_errors
@@ -119,6 +121,15 @@ def test_json_file_is_replaced_atomically(tmp_path, file_limit):
     assert os.listdir(tmp_path) == ["a.json"]
     with pytest.raises(AIDError, match=f"^{tmp_path}/gone/a.json cannot be written: No such file"):
         write_json(f"{tmp_path}/gone/a.json", {})
+
+
+def test_json_has_null_for_numbers_that_it_lacks(tmp_path):
+    path = str(tmp_path / "a.json")
+    write_json(path, {"AP": math.nan, "parts": [(np.float64("nan"), 1.5), {"D": -math.inf}]})
+    assert json.loads(Path(path).read_text(), parse_constant=pytest.fail) == {
+        "AP": None,
+        "parts": [[None, 1.5], {"D": None}],
+    }
 
 
 def test_pipe_is_written_to_and_not_replaced(tmp_path):

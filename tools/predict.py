@@ -70,7 +70,7 @@ def main(args: Namespace) -> None:
     from aid.data import register_from_file
     from aid.utils.errors import AIDError
     from aid.utils.files import check_empty, output_folder
-    from aid.utils.text import visible
+    from aid.utils.text import counted, visible
     from aid_tools.prediction import find_sources
     from aid_tools.prediction.tool import predict_files
 
@@ -84,7 +84,7 @@ def main(args: Namespace) -> None:
         check_empty(args.output)
         num_frames, num_skipped = predict_files(args, predictor, sources)
     skipped = f", {num_skipped} skipped" if num_skipped else ""
-    print(f"{num_frames} images{skipped}: {visible(args.output)}")
+    print(f"{counted(num_frames, 'image')}{skipped}: {visible(args.output)}")
     if num_skipped:
         sys.exit(1)
 

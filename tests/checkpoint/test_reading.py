@@ -215,6 +215,26 @@ def test_error_names_a_file_of_another_format(name, content, tmp_path):
     assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
 
 
+def test_missing_file_does_not_exist(tmp_path):
+    (tmp_path / "model_final.pth").write_bytes(b"")
+    message = (
+        "KEY .*/model_finale.pth does not exist .did you mean .*/model_final.pth.*: restore it"
+    )
+    with pytest.raises(AIDError, match=message):
+        StrictCheckpointer(nn.Linear(2, 3), "KEY").load(str(tmp_path / "model_finale.pth"))
+
+
+def test_weights_of_another_net_name_two_keys_and_the_key_to_set(tmp_path):
+    torch.save({"model": {"x": torch.ones(1)}}, path := str(tmp_path / "a.pth"))
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    with pytest.raises(AIDError) as error:
+        StrictCheckpointer(model, "TEACHER.WEIGHTS", "TEACHER.CONFIG_FILE").load(path)
+    assert str(error.value).endswith(
+        ": 4 missing in the file: 0.weight, 0.bias, ...; 1 unknown to the model: x: name the "
+        "config of the net in the file as TEACHER.CONFIG_FILE, or other weights"
+    )
+
+
 @pytest.mark.parametrize("folder", ["run?1", "Exp:3", "a#b", "a;b?c=d"])
 @pytest.mark.parametrize("checkpointer", [SafeCheckpointer, StudentCheckpointer])
 def test_local_file_names_may_contain_url_characters(folder, checkpointer, tmp_path, monkeypatch):

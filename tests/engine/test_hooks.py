@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from aid.engine import AIDTrainer
-from aid.engine.hooks import CompareTeacher, TimeFirstSteps
+from aid.engine.hooks import CheckStrength, CompareTeacher, TimeFirstSteps
 from aid.modeling.teacher import Teacher
 
 LOGGER = "aid.engine.hooks"
@@ -30,6 +30,57 @@ def train(cfg, change=None, resume=False):
         change(trainer.model)
     trainer.train()
     return trainer.model.state_dict()
+
+
+BY_WEIGHTS = ["DISTILLATION.BALANCE", 0.0, "TEACHER.COMPARE_BATCHES", 0, "DATASETS.TEST", ()]
+
+
+@pytest.mark.parametrize(
+    "student, loss", [("faster_rcnn", "NonLocalLoss"), ("retinanet", "ResponseLoss")]
+)
+def test_measuring_the_strength_does_not_change_the_training(
+    student, loss, run_config, monkeypatch
+):
+    monkeypatch.setattr("aid.engine.hooks.PERIOD", 3)
+    opts = [*BY_WEIGHTS, "DISTILLATION.LOSSES", [loss], "SOLVER.ACCUMULATION_STEPS", 2]
+    actual = train(run_config("with", student, opts=opts))
+    monkeypatch.setattr(CheckStrength, "before_train", lambda hook: None)
+    expected = train(run_config("without", student, opts=opts))
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[k], v) for k, v in expected.items())
+
+
+def test_unusual_strength_is_reported_with_the_weight_that_mends_it(
+    run_config, monkeypatch, caplog
+):
+    monkeypatch.setattr("aid.engine.hooks.PERIOD", 3)
+    opts = [*BY_WEIGHTS, "SOLVER.BASE_LR", 0.0, "DISTILLATION.SCHEDULE.START_ITER", 1]
+    opts += ["DISTILLATION.SCHEDULE.DECAY", "linear", "DISTILLATION.WEIGHT"]
+    weights = []
+    for name, weight, word in (("strong", 1e6, "too much"), ("weak", 1e-6, "too little")):
+        caplog.clear()
+        train(run_config(name, opts=[*opts, weight]))
+        (message,) = warnings(caplog)
+        assert word in message and "DISTILLATION.BALANCE to 10.0 and" in message
+        weights.append(float(message.split("WEIGHT alone to ")[1].split(",")[0]))
+    assert weights[0] == pytest.approx(weights[1], rel=0.1)  # both of two digits
+    caplog.clear()
+    for name, weight in (("a hundredth", weights[0] / 90), ("a hundred times", weights[0] * 90)):
+        train(run_config(name, opts=[*opts, weight]))
+    train(run_config("strong", opts=[*opts, 1e6]), resume=True)
+    assert not warnings(caplog)
+
+
+@pytest.mark.parametrize("opts", [["DISTILLATION.WEIGHT", 0.0], ["DISTILLATION.BALANCE", 3.0]])
+def test_strength_is_not_measured_where_nothing_follows(opts, run_config):
+    hooks = AIDTrainer(run_config("run", opts=[*BY_WEIGHTS, *opts]))._hooks
+    assert not any(isinstance(hook, CheckStrength) for hook in hooks)
+
+
+def test_strength_without_gradients_is_ignored(run_config, monkeypatch, caplog):
+    monkeypatch.setattr("aid.engine.hooks.PERIOD", 2)
+    train(run_config("run", opts=BY_WEIGHTS), lambda model: model.backbone.requires_grad_(False))
+    assert not warnings(caplog)
 
 
 def predict_background(detector):

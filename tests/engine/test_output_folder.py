@@ -118,7 +118,7 @@ def test_run_without_config_is_compared_by_its_weights(configure, earlier, out):
 def test_missing_checkpoint_is_a_one_line_error(configure, earlier, out):
     (out / "model_0000007.pth").unlink()
     cfg = configure("--num-gpus", "0", "--resume")
-    with pytest.raises(AIDError, match="--resume: .*model_0000007.pth cannot be read"):
+    with pytest.raises(AIDError, match="--resume: .*model_0000007.pth does not exist: restore"):
         AIDTrainer(cfg).resume_or_load(resume=True)
 
 

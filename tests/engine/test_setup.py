@@ -297,9 +297,19 @@ def test_summary_of_an_evaluation_has_no_training_set(configure, no_handlers, ca
 def test_missing_weights_are_reported_before_the_folder_is_made(configure, tmp_path):
     for opts, message in (
         ([], "--eval-only needs weights: add MODEL.WEIGHTS PATH, or --resume"),
-        (["gone.pth"], r"MODEL.WEIGHTS gone.pth cannot be read \(.*No such file"),
+        (["gone.pth"], "MODEL.WEIGHTS gone.pth does not exist: restore it, or name another"),
         ([str(tmp_path)], f"MODEL.WEIGHTS {tmp_path} cannot be read .*Is a directory"),
     ):
         with pytest.raises(AIDError, match=message):
             configure("--eval-only", "--resume", opts=["MODEL.WEIGHTS", *(opts or [""])])
+        if opts:
+            with pytest.raises(AIDError, match=message):
+                configure("--num-gpus", "0", "--resume", opts=["MODEL.WEIGHTS", *opts])
     assert not (tmp_path / "out").exists()
+
+
+def test_ignored_key_is_on_the_screen_and_in_the_log(configure, no_handlers, tmp_path, capsys):
+    configure("--num-gpus", "0", opts=["AID.MOMENTUM", 0.5])
+    warning = "Deprecated config key (ignoring): AID.MOMENTUM"
+    assert capsys.readouterr().out.count(warning) == 1
+    assert (tmp_path / "out" / "log.txt").read_text().count(warning) == 1

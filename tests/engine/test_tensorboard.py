@@ -1,6 +1,7 @@
 """Groups of scalars in TensorBoard; metrics.json keeps Detectron2's names."""
 
 import json
+import math
 import os
 
 import pytest
@@ -52,7 +53,7 @@ def test_event_file_equals_metrics_json_in_groups(run_config):
     assert groups == {"student", "distillation", "aid", "time", "training", "evaluation"}
     written = {(name, x.step): x.value for name in names for x in events.Scalars(name)}
     expected = {
-        (grouped(name), line["iteration"]): value
+        (grouped(name), line["iteration"]): math.nan if value is None else value
         for line in lines
         for name, value in line.items()
         if name != "iteration"

@@ -108,6 +108,8 @@ def test_schedule_is_in_epochs_of_images_with_objects(new_project, tmp_path, cap
         new_project(f"fleet{gpus}", "--gpus", str(gpus), "--epochs", "1")
         cfg = load(tmp_path, "student", f"fleet{gpus}")
         assert cfg.SOLVER.IMS_PER_BATCH == batch and cfg.SOLVER.MAX_ITER == 1
+    text = (tmp_path / "fleet1" / "data.yaml").read_text()
+    assert "# 1 epoch of 2 images with objects; an epoch is 1 iteration.\n" in text
 
 
 def test_small_datasets_are_trained_long_enough(new_project, load_script, tmp_path, capsys):
@@ -116,8 +118,10 @@ def test_small_datasets_are_trained_long_enough(new_project, load_script, tmp_pa
     assert "warning" not in capsys.readouterr().err
     assert load(tmp_path, "student").SOLVER.MAX_ITER == 1000  # 12 epochs would be 12 iterations
     main(["fleet2", "--data", "converted", "--epochs", "12"])
-    warning = "warning: 12 epochs of 2 images are 12 iterations, which is short for a detector: "
-    assert warning + "consider --epochs 1000 or more" in capsys.readouterr().err
+    warning = (
+        "warning: the schedule has 12 iterations, 12 epochs of 2 images, which is short for a "
+    )
+    assert warning + "detector: consider --epochs 1000 or more" in capsys.readouterr().err
 
 
 def test_coco_teacher_has_a_map_of_equal_names(new_project, tmp_path):

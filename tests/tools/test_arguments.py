@@ -10,7 +10,7 @@ import pytest
 from aid.data.builtin import datasets_root
 from aid.data.coco_traffic import SPLITS
 from aid_tools.arguments import dataset_folder
-from aid_tools.command import command
+from aid_tools.command import _how, command
 from aid_tools.export import FILES
 from aid_tools.own_data import DETECTORS, FORMATS
 
@@ -207,6 +207,12 @@ def test_missing_package_is_a_one_line_error(script, args, repository):
     assert done.returncode == 1 and done.stdout == ""
     how = "run `make install`, then `. .venv/bin/activate`"
     assert done.stderr == f"error: torch is not installed for {sys.executable}: {how}\n"
+
+
+def test_installation_is_in_the_repository(repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = f"run `make install` in {repository}, then `. {repository}/.venv/bin/activate`"
+    assert _how() == expected
 
 
 def test_choices_and_defaults_are_those_of_the_modules(load_script, monkeypatch):

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from aid.utils.errors import AIDError, main_with_clear_errors
-from aid.utils.text import figure_text, markdown_cell, markdown_text, one_line, visible
+from aid.utils.text import counted, figure_text, markdown_cell, markdown_text, one_line, visible
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,8 @@ def test_markdown_shows_a_name_literally():
     assert markdown_text("D < 1 & `a<b`, <b> in `c") == "D &lt; 1 &amp; `a<b`, &lt;b> in `c"
     assert markdown_text("`a` `b<") == "`a` `b&lt;"
     assert markdown_text("two\nlines\x1b") == r"two lines\x1b"
+
+
+def test_nouns_of_numbers():
+    words = [counted(n, "epoch") for n in (0, 1, 2)]
+    assert words == ["0 epochs", "1 epoch", "2 epochs"]

@@ -76,7 +76,7 @@ def test_checkpoints_of_other_losses_or_detectors_are_refused(student_config, sa
         load_trained(student, path)
     with pytest.raises(AIDError, match="--weights .* does not fit the detector"):
         load_trained(build_student(student_config("retinanet")), path)
-    with pytest.raises(AIDError, match="--weights nowhere.pth cannot be read"):
+    with pytest.raises(AIDError, match="--weights nowhere.pth does not exist"):
         load_trained(student, "nowhere.pth")
     path = saved()
     content = torch.load(path)

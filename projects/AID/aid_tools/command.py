@@ -14,10 +14,11 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 
 __all__ = ["command"]
 
-HOW = "run `make install`, then `. .venv/bin/activate`"
+REPOSITORY = Path(__file__).resolve().parents[3]
 # Modules of the packages that setup.py requires; aid itself checks Detectron2.
 REQUIRED = (
     *("torch", "torchvision", "cv2", "fvcore", "iopath", "matplotlib", "numpy", "PIL"),
@@ -59,11 +60,18 @@ def command(build_parser: Callable[[], ArgumentParser]) -> Callable:
 def _check_packages() -> None:
     """Exit with one line if Python is too old or a package is missing."""
     if sys.version_info < (3, 11):  # noqa: UP036  (a script can be started with any Python)
-        sys.exit(f"error: Python 3.11 or later is needed, {sys.executable} is older: {HOW}")
+        sys.exit(f"error: Python 3.11 or later is needed, {sys.executable} is older: {_how()}")
     missing = next((name for name in REQUIRED if find_spec(name) is None), None)
     if missing:
-        message = f"{missing} is not installed for {sys.executable}: {HOW}"
+        message = f"{missing} is not installed for {sys.executable}: {_how()}"
         sys.exit(f"error: {message}")
+
+
+def _how() -> str:
+    """How to install what is missing, in commands that are valid in the current folder."""
+    if Path.cwd() == REPOSITORY:
+        return "run `make install`, then `. .venv/bin/activate`"
+    return f"run `make install` in {REPOSITORY}, then `. {REPOSITORY}/.venv/bin/activate`"
 
 
 def _check_files(args: Namespace) -> None:

@@ -15,6 +15,7 @@ from fvcore.common.checkpoint import Checkpointer
 from iopath.common.file_io import get_cache_dir
 
 from ..utils.errors import AIDError
+from ..utils.suggestions import did_you_mean_file
 from .finite import NonFiniteError, non_finite
 from .plain_pickle import check_pickle
 
@@ -198,7 +199,11 @@ def clear_load_errors(key: str, path: str) -> Iterator[None]:
                 f"{os.path.join(get_cache_dir(), 'detectron2', name)}, or set {key} to a file you "
                 "have"
             ) from error
+        if "://" not in path and not os.path.exists(path):
+            raise AIDError(
+                f"{key} {path} does not exist{did_you_mean_file(path)}: restore it, or name "
+                "another file"
+            ) from error
         raise AIDError(
-            f"{key} {path} cannot be read ({reason}): the file may be missing, cut off, or of "
-            "another kind"
+            f"{key} {path} cannot be read ({reason}): the file may be cut off, or of another kind"
         ) from error

@@ -9,6 +9,9 @@ from .reading import SafeCheckpointer, clear_load_errors
 
 __all__ = ["StrictCheckpointer", "mismatches"]
 
+# Number of names of each kind of mismatch in a message.
+NAMED = 2
+
 FROM_CONFIG = ("pixel_mean", "pixel_std")
 
 
@@ -46,10 +49,12 @@ class StrictCheckpointer(SafeCheckpointer):
         message = mismatches(incompatible)
         if message:
             # Overrides on the command line are in the config that the run has written only.
-            config = os.path.join(os.path.dirname(self._path), "config.yaml")
+            config, key = os.path.join(os.path.dirname(self._path), "config.yaml"), self._config_key
             hint = ""
-            if self._config_key and os.path.isfile(config):
-                hint = f": use {config}, of the run that wrote the file, as {self._config_key}"
+            if key and os.path.isfile(config):
+                hint = f": use {config}, of the run that wrote the file, as {key}"
+            elif key:
+                hint = f": name the config of the net in the file as {key}, or other weights"
             raise AIDError(
                 f"{self._key} {self._path} does not fit the detector of the config: {message}{hint}"
             )
@@ -74,7 +79,7 @@ def mismatches(incompatible) -> str:
         ],
     }
     return "; ".join(
-        f"{len(keys)} {problem}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+        f"{len(keys)} {problem}: {', '.join(keys[:NAMED])}{', ...' if len(keys) > NAMED else ''}"
         for problem, keys in problems.items()
         if keys
     )

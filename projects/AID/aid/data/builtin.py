@@ -2,6 +2,7 @@
 
 import os
 
+from ..utils.commands import script_path
 from .coco_traffic import SPLITS, register_coco_traffic
 from .kitti import register_kitti, register_kitti_test
 
@@ -10,7 +11,8 @@ __all__ = ["datasets_root", "register_all"]
 _HOW_TO_GET = {
     "kitti": "unpack the left color images and the training labels of KITTI's 2D object benchmark "
     "there, or set DETECTRON2_DATASETS to the folder that holds kitti/; see datasets/README.md",
-    "synthetic_kitti": "render the scenes with `python datasets/make_synthetic_kitti.py`",
+    "synthetic_kitti": "render the scenes with "
+    f"`python {script_path('datasets/make_synthetic_kitti.py')}`",
 }
 
 

@@ -12,6 +12,7 @@ import os
 
 from detectron2.data import MetadataCatalog
 
+from ..utils.commands import script_path
 from .coco import register_coco
 
 __all__ = ["CLASSES", "SPLITS", "annotation_file", "register_coco_traffic"]
@@ -48,12 +49,13 @@ def register_coco_traffic(name: str, root: str, split: str) -> None:
         root: COCO's folder, which contains ``train2017`` and ``annotations``.
         split: "train" or "val".
     """
+    script = script_path("datasets/prepare_coco_traffic.py")
     register_coco(
         name,
         annotation_file(root, split),
         os.path.join(root, f"{split}2017"),
         f"unpack COCO's {split}2017.zip and annotations in {root}, then run `python "
-        f"datasets/prepare_coco_traffic.py --root {root} --split {split}`; see datasets/README.md",
+        f"{script} --root {root} --split {split}`; see datasets/README.md",
         CLASSES,
     )
     # Known without the file, so that the detections of a trained detector have these ids anywhere.

@@ -13,6 +13,7 @@ import os
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from ..utils.commands import script_path
 from ..utils.errors import AIDError
 from .images import ImageFault, check_header
 from .kitti_labels import CLASSES, IGNORED_AS, parse_label_file
@@ -26,6 +27,8 @@ __all__ = [
     "register_kitti",
     "register_kitti_test",
 ]
+
+PREPARE = "datasets/prepare_kitti.py"
 
 
 def load_kitti(
@@ -61,9 +64,9 @@ def load_kitti(
 def _read_split(root: str, split: str) -> list[str]:
     path = os.path.join(root, "ImageSets", f"{split}.txt")
     if not os.path.isfile(path):
+        script = script_path(PREPARE)
         raise AIDError(
-            f"KITTI data: split file {path} does not exist: run `python datasets/prepare_kitti.py "
-            f"--root {root}`"
+            f"KITTI data: split file {path} does not exist: run `python {script} --root {root}`"
         )
     return read_names(path)
 
@@ -107,7 +110,7 @@ def read_size(file_name: str) -> tuple[int, int]:
     except FileNotFoundError:
         raise AIDError(
             f"image {file_name} does not exist, but is listed: complete the images, or draw the "
-            "split anew with datasets/prepare_kitti.py"
+            f"split anew with {script_path(PREPARE)}"
         ) from None
     except ImageFault as error:
         raise AIDError(f"image {file_name} cannot be read: {error}") from error

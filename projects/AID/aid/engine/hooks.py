@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..data.seeding import seed_all
-from ..modeling.balance import Balance
+from ..modeling.balance import PERIOD, Balance, GradientRatio
 from ..modeling.meta_arch import DistillationMixin
 from ..modeling.pseudo_labels import is_unlabeled
 from ..modeling.teacher_check import are_comparable, compare
@@ -21,6 +21,7 @@ from .weight_average import WeightAverage
 
 __all__ = [
     "AverageWeights",
+    "CheckStrength",
     "CollectFigures",
     "CompareTeacher",
     "DropPictures",
@@ -28,7 +29,7 @@ __all__ = [
     "SaveNormalizers",
     "SeedStep",
     "TimeFirstSteps",
-    "UpdateBalance",
+    "strength_hooks",
 ]
 
 
@@ -90,6 +91,69 @@ class CompareTeacher(HookBase):
             )
 
 
+# Ratios of the gradient of imitation to the task's without a warning: from a hundredth to a hundred
+# times RECIPE, the default of DISTILLATION.BALANCE. On rendered scenes the losses taught best, each
+# at its best weight, at 1.7 (AID's own) to 715 (FGD).
+RECIPE = 10.0
+USUAL = (RECIPE / 100, RECIPE * 100)
+
+
+class CheckStrength(HookBase):
+    """Hook that warns if imitation is far stronger or weaker than the detector's own losses.
+
+    It is for DISTILLATION.BALANCE 0.0, with which nothing else compares the two. The gradients at
+    the imitated maps are measured in the first iterations of a run that imitate, without the factor
+    of DISTILLATION.SCHEDULE, and with no effect on training.
+    """
+
+    def __init__(self, student: nn.Module):
+        """
+        Args:
+            student: with its teachers, and without a balance.
+        """
+        self._student = student
+        self._measured = []
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter == 0:
+            self._student.gradient_ratio = GradientRatio().to(self._student.device)
+
+    def after_step(self) -> None:
+        ratio = self._student.gradient_ratio
+        measured = None if ratio is None else ratio.take()
+        if measured is None:
+            return
+        self._measured.append(measured)
+        if len(self._measured) == PERIOD:
+            self._student.gradient_ratio = None
+            self._check(torch.stack(self._measured))
+
+    def _check(self, logarithms: torch.Tensor) -> None:
+        """Warn if the median of the ratios is unusual.
+
+        Args:
+            logarithms: of :meth:`GradientRatio.take`; those that are not finite do not count.
+        """
+        known = logarithms[logarithms.isfinite()]
+        weight = self._student.distillation_weight
+        if not len(known):
+            return
+        strength = weight / known.median().exp().item()
+        if not USUAL[0] <= strength <= USUAL[1]:
+            logging.getLogger(__name__).warning(
+                "The gradient of imitation is %.2g times that of the detector's own losses at the "
+                "imitated maps, in the first iterations that imitate, which is too %s: set "
+                "DISTILLATION.BALANCE to %s and DISTILLATION.WEIGHT to 1.0 to hold it at %g times, "
+                "or DISTILLATION.WEIGHT alone to %.2g, now %g, to start there",
+                strength,
+                "little" if strength < RECIPE else "much",
+                RECIPE,
+                RECIPE,
+                weight * RECIPE / strength,
+                weight,
+            )
+
+
 class UpdateBalance(HookBase):
     """Hook that updates the balance with the gradients of a step, before checkpoints are saved."""
 
@@ -98,6 +162,15 @@ class UpdateBalance(HookBase):
 
     def after_step(self) -> None:
         self._balance.update()
+
+
+def strength_hooks(student: nn.Module) -> list[HookBase]:
+    """Hooks that set or check the strength of imitation; none for a detector without teachers."""
+    if not isinstance(student, DistillationMixin) or student.distillation is None:
+        return []
+    if student.balance is not None:
+        return [UpdateBalance(student.balance)]
+    return [CheckStrength(student)] if student.distillation_weight > 0 else []
 
 
 class AverageWeights(HookBase):

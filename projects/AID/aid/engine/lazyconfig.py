@@ -17,8 +17,9 @@ from ..utils.errors import AIDError, ignore_known_deprecations
 from ..utils.files import check_folder_name, clear_write_errors
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .errors import without_known_tracebacks
-from .hooks import SeedStep, TimeFirstSteps, UpdateBalance
+from .hooks import SeedStep, TimeFirstSteps, strength_hooks
 from .optimizer import pause_adapters
+from .writers import PunctualWriter, own_writers
 
 __all__ = ["build_loader", "do_test", "do_train", "main"]
 
@@ -52,20 +53,21 @@ def do_train(cfg, resume):
     trainer = step(model, loader, optimizer)
     folder = cfg.train.output_dir
     checkpointer = StudentCheckpointer(model, folder, trainer=trainer)
+    student = getattr(model, "module", model)
     trainer_hooks = [
         SeedStep(cfg.train.seed),
+        *strength_hooks(student),
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
         hooks.EvalHook(cfg.train.eval_period, lambda: do_test(cfg, model)),
     ]
-    student = getattr(model, "module", model)
-    if getattr(student, "balance", None) is not None:
-        trainer_hooks.insert(1, UpdateBalance(student.balance))
     if comm.is_main_process():
         trainer_hooks.insert(0, TimeFirstSteps())
         trainer_hooks.insert(-1, hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
-        writers = default_writers(folder, cfg.train.max_iter)
-        trainer_hooks.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
+        max_iter = cfg.train.max_iter
+        writers = own_writers(default_writers(folder, max_iter), max_iter)
+        hook = hooks.PeriodicWriter(writers, period=cfg.train.log_period)
+        trainer_hooks.append(PunctualWriter(hook))
     trainer.register_hooks(trainer_hooks)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     resumed = resume and checkpointer.has_checkpoint()

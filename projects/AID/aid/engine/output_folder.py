@@ -1,6 +1,5 @@
 """Output folder of a run: checks before anything is written, logs and results."""
 
-import json
 import logging
 import os
 import sys
@@ -21,7 +20,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import flat_keys, load_config
 from ..utils.errors import AIDError
-from ..utils.files import check_folder_name, clear_write_errors, remove_parts, write_text
+from ..utils.files import check_folder_name, clear_write_errors, json_text, remove_parts, write_text
 from ..utils.logs import Screen, log_to_file
 
 __all__ = [
@@ -32,8 +31,8 @@ __all__ = [
     "write_results",
 ]
 
-# Loggers with their own handlers.
-LOGGERS = ("fvcore", "detectron2", "aid")
+# Loggers with their own handlers. That of YACS warns of keys that are ignored.
+LOGGERS = ("fvcore", "detectron2", "yacs", "aid")
 
 # Keys that must not change when a run is resumed: they determine the weights and the optimizer in
 # its checkpoints. Names with a dot at the end stand for sections, without keys that end in _TEST.
@@ -195,6 +194,8 @@ def _write_config(cfg: CfgNode) -> None:
 def write_results(folder: str, results: dict) -> None:
     """Write the results of an evaluation outside of the training loop to metrics.json.
 
+    NaN, COCO's AP of a class without objects, becomes null.
+
     Args:
         folder: existing folder of the file.
         results: of :meth:`DefaultTrainer.test`.
@@ -205,7 +206,8 @@ def write_results(folder: str, results: dict) -> None:
     path = os.path.join(folder, "metrics.json")
     content = {**flatten_results_dict(results), "iteration": 0}
     with clear_write_errors(folder):
-        write_text(path, json.dumps(content, sort_keys=True) + "\n")
+        write_text(path, json_text(content, sort_keys=True) + "
+")
     logging.getLogger(__name__).info("Results: %s", path)
 
 

@@ -18,9 +18,11 @@ from ..data.masks import check_masks
 from ..data.register import register_from_file
 from ..evaluation import check_evaluator
 from ..modeling.families import num_classes_key
+from ..utils.commands import script_path
 from ..utils.errors import AIDError
 from ..utils.malloc import keep_freed_memory
 from ..utils.suggestions import did_you_mean
+from ..utils.text import counted
 from .launch import num_cores
 from .output_folder import check_output_folder, early_messages, start_records
 
@@ -78,12 +80,13 @@ def _log_summary(cfg: CfgNode, args: argparse.Namespace, sizes: dict[str, int]) 
         num_cores(),
     )
     for key in _dataset_keys(args):
-        names = [f"{name} ({sizes[name]} images)" for name in cfg.DATASETS[key]]
+        names = [f"{name} ({counted(sizes[name], 'image')})" for name in cfg.DATASETS[key]]
         if names or key != "UNLABELED":
             log("DATASETS.%s: %s", key, ", ".join(names) or "none")
     if not args.eval_only:
         solver = cfg.SOLVER
-        log("%d iterations of %d images; SEED %d", solver.MAX_ITER, solver.IMS_PER_BATCH, cfg.SEED)
+        iterations = counted(solver.MAX_ITER, "iteration")
+        log("%s of %s; SEED %d", iterations, counted(solver.IMS_PER_BATCH, "image"), cfg.SEED)
 
 
 def _dataset_keys(args: argparse.Namespace) -> tuple[str, ...]:
@@ -133,6 +136,8 @@ def _checked_config(args: argparse.Namespace, output: str | None) -> tuple[CfgNo
         raise AIDError("--eval-only: DATASETS.TEST is empty: name the dataset to evaluate on")
     if args.eval_only:
         weights_to_evaluate(cfg, args.resume)
+    elif not (args.resume and last_checkpoint(cfg.OUTPUT_DIR)):
+        _check_weights(cfg.MODEL.WEIGHTS)
     sizes = {}
     for key in _dataset_keys(args):
         for name in cfg.DATASETS[key]:
@@ -152,16 +157,21 @@ def weights_to_evaluate(cfg: CfgNode, resume: bool) -> str:
         resume: whether to choose the last checkpoint of OUTPUT_DIR, if there is one.
 
     Raises:
-        AIDError: neither exists.
+        AIDError: neither exists, or the file cannot be read.
     """
     name = last_checkpoint(cfg.OUTPUT_DIR) if resume else ""
     path = os.path.join(cfg.OUTPUT_DIR, name) if name else cfg.MODEL.WEIGHTS
     if not path:
         raise AIDError("--eval-only needs weights: add MODEL.WEIGHTS PATH, or --resume")
-    if "://" not in path:
+    _check_weights(path)
+    return path
+
+
+def _check_weights(path: str) -> None:
+    """Check that weights on this machine can be opened; "" are random ones."""
+    if path and "://" not in path:
         with clear_load_errors("MODEL.WEIGHTS", path), open(path, "rb"):
             pass
-    return path
 
 
 def check_config_file(path: str) -> None:
@@ -173,7 +183,8 @@ def check_config_file(path: str) -> None:
     if not path:
         raise AIDError("--config-file is missing: choose one under configs/")
     if path.endswith(".py"):
-        raise AIDError(f"{path} is a LazyConfig: train with tools/lazyconfig_train_net.py")
+        script = script_path("tools/lazyconfig_train_net.py")
+        raise AIDError(f"{path} is a LazyConfig: train with {script}")
 
 
 def check_dataset(cfg: CfgNode, key: str, name: str) -> int:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, create_ddp_model
-from detectron2.engine.hooks import EvalHook, PreciseBN
+from detectron2.engine.hooks import EvalHook, PeriodicWriter, PreciseBN
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
@@ -43,12 +43,13 @@ from .hooks import (
     SaveNormalizers,
     SeedStep,
     TimeFirstSteps,
-    UpdateBalance,
+    strength_hooks,
 )
 from .optimizer import build_optimizer, pause_adapters
 from .output_folder import write_results
 from .tensorboard import GroupingTensorboardWriter
 from .weight_average import WeightAverage
+from .writers import PunctualWriter, own_writers
 
 __all__ = ["AIDTrainer"]
 
@@ -121,8 +122,7 @@ class AIDTrainer(DefaultTrainer):
     def build_hooks(self) -> list:
         hooks = [SeedStep(self.cfg.SEED)]
         student = _unwrap(self.model)
-        if isinstance(student, DistillationMixin) and student.balance is not None:
-            hooks.append(UpdateBalance(student.balance))
+        hooks += strength_hooks(student)
         hooks.append(SaveNormalizers(student, self.cfg.SOLVER.CHECKPOINT_PERIOD))
         if self.average is not None:
             hooks.append(AverageWeights(self.average))
@@ -131,6 +131,8 @@ class AIDTrainer(DefaultTrainer):
                 hook = PreciseStatistics(hook, self.average)
             elif isinstance(hook, EvalHook) and self.average is not None:
                 hook = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._test_average)
+            elif isinstance(hook, PeriodicWriter):
+                hook = PunctualWriter(hook)
             hooks.append(hook)
         if comm.is_main_process():
             hooks.insert(0, TimeFirstSteps())
@@ -148,8 +150,9 @@ class AIDTrainer(DefaultTrainer):
         return self._last_eval_results
 
     def build_writers(self) -> list:
-        writers = [x for x in super().build_writers() if not isinstance(x, TensorboardXWriter)]
-        return [*writers, GroupingTensorboardWriter(self.cfg.OUTPUT_DIR)]
+        writers = own_writers(super().build_writers(), self.max_iter)
+        grouping = GroupingTensorboardWriter(self.cfg.OUTPUT_DIR)
+        return [grouping if isinstance(x, TensorboardXWriter) else x for x in writers]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load weights or resume, see :class:`DefaultTrainer`, and continue the stream of data.

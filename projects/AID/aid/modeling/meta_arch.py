@@ -15,7 +15,7 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
 from ..utils.errors import AIDError, check_not_negative
-from .balance import Balance
+from .balance import Balance, GradientRatio
 from .detectors import FCOS, GFL
 from .diagnostics import log_distillation_weight, log_pseudo_labels, log_weights
 from .distiller import Distiller, TeacherOutput
@@ -64,6 +64,7 @@ class DistillationMixin(_Detector):
         distillers: one for each teacher.
         pseudo_labels: rule for images without labels.
         is_plain: whether it runs :meth:`as_plain_detector`.
+        gradient_ratio: measures each forward pass if there is no balance; None to measure none.
     """
 
     plain_architecture: str
@@ -79,6 +80,7 @@ class DistillationMixin(_Detector):
         self.distillers: list[Distiller] = []
         self.pseudo_labels = PseudoLabels()
         self.is_plain = False
+        self.gradient_ratio: GradientRatio | None = None
 
     @contextmanager
     def as_plain_detector(self) -> Iterator[None]:
@@ -250,20 +252,19 @@ class DistillationMixin(_Detector):
         self, terms: dict[str, Tensor], weight: float, features: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Distillation losses, multiplied by their strength at this iteration."""
-        balance = self.balance
-        if balance is None:
-            log_distillation_weight(weight)
-            return {name: weight * term for name, term in terms.items()}
-        iteration = get_event_storage().iter
-        balance.update(iteration)
-        strength = weight * balance.factor
+        ratio, iteration = self.gradient_ratio, get_event_storage().iter
+        strength: float | Tensor = weight
+        if (balance := self.balance) is not None:
+            balance.update(iteration)
+            ratio = balance if balance.is_due(iteration) else None
+            strength = weight * balance.factor
         log_distillation_weight(strength)
         weighted = {name: strength * term for name, term in terms.items()}
-        if balance.is_due(iteration):
+        if ratio is not None:
             levels = dict.fromkeys(level for x in self.distillers for level in x.strides)
             maps = [features[level] for level in levels]
-            one = next(iter(weighted.values()))
-            balance.measure(reduce(add, terms.values()), one, strength, maps, iteration)
+            one = max(weighted.values(), key=lambda x: x.requires_grad)  # the first with gradient
+            ratio.measure(reduce(add, terms.values()), one, strength, maps, iteration)
         return weighted
 
     def _paused(self) -> dict[str, Tensor]:

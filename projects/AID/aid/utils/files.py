@@ -2,11 +2,12 @@
 
 import errno
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .errors import AIDError
 
@@ -18,6 +19,7 @@ __all__ = [
     "check_writable",
     "clear_file_errors",
     "clear_write_errors",
+    "json_text",
     "output_folder",
     "remove_parts",
     "whole_file",
@@ -67,12 +69,33 @@ def write_text(path: str, text: str) -> None:
         f.write(text.encode())
 
 
+def json_text(content: object, **options: Any) -> str:
+    """Text in JSON, which has no NaN and no infinity: these become null.
+
+    Args:
+        content: dicts, lists, strings and numbers.
+        options: of :func:`json.dumps`.
+    """
+    return json.dumps(_finite(content), allow_nan=False, **options)
+
+
+def _finite(content: object) -> object:
+    match content:
+        case dict():
+            return {key: _finite(value) for key, value in content.items()}
+        case list() | tuple():
+            return [_finite(value) for value in content]
+        case float() if not math.isfinite(content):
+            return None
+    return content
+
+
 def write_json(path: str, content: object, option: str = "") -> None:
     """Write a JSON file atomically by :func:`whole_file`, or to a device such as /dev/stdout.
 
     Args:
         path: path of the file.
-        content: dicts, lists, strings and numbers.
+        content: see :func:`json_text`.
         option: see :func:`clear_file_errors`.
 
     Raises:
@@ -80,7 +103,7 @@ def write_json(path: str, content: object, option: str = "") -> None:
     """
     is_device = os.path.exists(path) and not os.path.isfile(path)
     with clear_file_errors(path, option), open(path, "wb") if is_device else whole_file(path) as f:
-        f.write(json.dumps(content, indent=1).encode())
+        f.write(json_text(content, indent=1).encode())
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import unicodedata
 
-__all__ = ["figure_text", "markdown_cell", "markdown_text", "one_line", "visible"]
+__all__ = ["counted", "figure_text", "markdown_cell", "markdown_text", "one_line", "visible"]
 
 # Unicode categories: control characters, formats such as the direction of writing, surrogates (of
 # bytes that are not UTF-8), and separators of lines and paragraphs.
@@ -12,6 +12,11 @@ JOINERS = "\u200c\u200d"
 # Characters with a meaning in Markdown, as entities, which have none. "_" has none inside of words.
 TEXT = {"&": "&amp;", "<": "&lt;"}
 CELL = {**TEXT, "|": "&#124;", "`": "&#96;", "*": "&#42;", "\\": "&#92;"}
+
+
+def counted(number: int, noun: str) -> str:
+    """Number with its noun, which gets an s unless it is one: "1 image", "2 images"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def visible(text: str) -> str:

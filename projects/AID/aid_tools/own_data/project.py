@@ -14,6 +14,7 @@ from aid.data import load_coco
 from aid.data.classes import check_class_lists, class_list
 from aid.utils.errors import AIDError
 from aid.utils.files import check_folder_name, write_text
+from aid.utils.text import counted
 
 from .input_size import InputSize
 
@@ -147,8 +148,9 @@ def write_project(project: Project, repository: Path) -> tuple[list[str], list[s
     warnings = []
     if iterations < MIN_ITERATIONS:
         warnings.append(
-            f"{project.epochs} epochs of {len(train)} images are {iterations} iterations, which is "
-            f"short for a detector: consider --epochs {enough} or more"
+            f"the schedule has {counted(iterations, 'iteration')}, "
+            f"{counted(project.epochs, 'epoch')} of {counted(len(train), 'image')}, which is short "
+            f"for a detector: consider --epochs {enough} or more"
         )
     return _commands(project, repository), warnings
 
@@ -224,6 +226,7 @@ def _data(project: Project, train: list[dict], classes: list[str], epoch: int) -
     detector, batch = DETECTORS[project.detector], project.batch_size
     size = InputSize([(x["width"], x["height"]) for x in train])
     iterations = project.epochs * epoch
+    checkpoint, evaluation = max(epoch, iterations // 12), max(1, project.epochs // 4) * epoch
     return f"""\
 # Data and schedule of all detectors of this project.
 DATASETS:
@@ -243,13 +246,17 @@ MODEL:
 SOLVER:
   IMS_PER_BATCH: {batch}  # of all GPUs together
   BASE_LR: {detector.rate * batch / 16:g}  # {detector.rate:g} for 16 images, in proportion
-  # {project.epochs} epochs of {len(train)} images with objects; an epoch is {epoch} iterations.
+  # {counted(project.epochs, "epoch")} of {counted(len(train), "image")} with objects; an epoch is \
+{counted(epoch, "iteration")}.
   # The learning rate falls after 2/3 and 11/12 of them.
 {_schedule(iterations)}
   WARMUP_ITERS: {min(500, iterations // 10)}
-  CHECKPOINT_PERIOD: {max(epoch, iterations // 12)}
+  # Iterations between checkpoints: a twelfth of the schedule, but at least an epoch. A run that is
+  # stopped loses the iterations since the last one.
+  CHECKPOINT_PERIOD: {checkpoint}
 TEST:
-  EVAL_PERIOD: {max(1, project.epochs // 4) * epoch}
+  # Iterations between evaluations: a quarter of the schedule in whole epochs, but at least one.
+  EVAL_PERIOD: {evaluation}
 """
 
 

@@ -277,6 +277,12 @@ def _instances(findings: Findings) -> list[Part]:
             "Boxes span the quartiles, with a line at the median; the number of instances is in "
             "parentheses.",
         ),
+        ReportFigure(
+            "suspicious_labels.png",
+            "crops of the training labels with the largest loss of the teacher",
+            "The first labels of `suspicious_labels.csv`. `tools/visualize.py` with "
+            "`--contact-sheet` shows more, and those with the smallest loss.",
+        ),
     ]
 
 

@@ -1,6 +1,5 @@
 """Writing of a report: measurements, figures and texts."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from aid.data.images import clear_image_errors, read_image
 from aid.utils.errors import AIDError
-from aid.utils.files import output_folder, write_text
+from aid.utils.files import json_text, output_folder, write_text
 
 from ..visualization.sample import load_sample
 from .content import NUM_TIMED, Findings, describe, official_metric
@@ -26,7 +25,7 @@ from .markdown import to_markdown
 from .outcome import outcome, plain_student
 from .precision_recall import Curve, read_curves
 from .runs import Run, roles
-from .suspicious import label_rows, write_suspicious_labels
+from .suspicious import SuspectPictures, label_rows, write_suspicious_labels
 
 __all__ = ["write_report"]
 
@@ -41,7 +40,8 @@ def write_report(
 ) -> None:
     """Write report.html, report.md with its figures, and report.json with their numbers.
 
-    If a run weighs instances, suspicious_labels.csv lists the labels with the largest D.
+    If a run weighs instances, suspicious_labels.csv lists the labels with the largest D, and the
+    report shows the first of them.
 
     The report lists the sections that it lacks because a file of a run or of its teacher is
     missing.
@@ -98,12 +98,14 @@ def _write(
     if adaptive is not None:
         try:
             stats = list(_stats_of(adaptive, shown))
-            groups, labels_of_train = _stats_of_train(adaptive, num_train)
+            groups, labels_of_train, pictures = _stats_of_train(adaptive, num_train)
         except AIDError as error:
             missing.append(f"Teacher's loss on the labels, for {adaptive.name}: {error}.")
     if groups:
         save(draw_groups(groups), os.path.join(output, "instances.png"))
         write_suspicious_labels(labels_of_train, os.path.join(output, "suspicious_labels.csv"))
+        if pictures.suspects:
+            pictures.draw().save(os.path.join(output, "suspicious_labels.png"))
     images = [_read_rgb(record["file_name"]) for record in shown]
     sheet = draw_sheet(images, detections, stats, labels, runs[0].classes, threshold)
     save(sheet, os.path.join(output, "detections.png"))
@@ -134,22 +136,14 @@ def _summarize(groups: dict[str, tuple[list[float], list[float]]]) -> dict[str, 
 
 def _write_texts(findings: Findings, output: str) -> None:
     """Write report.json, report.md and report.html next to their figures."""
-    runs = [_without_nan(row) for row in findings.rows]
-    content = {"outcome": findings.outcome, "runs": runs, "instances": findings.summary}
-    write_text(os.path.join(output, "report.json"), json.dumps(content, indent=1))
+    content = {"outcome": findings.outcome, "runs": findings.rows, "instances": findings.summary}
+    write_text(os.path.join(output, "report.json"), json_text(content, indent=1))
     several = f"{len(findings.runs)} runs compared" if len(findings.runs) > 1 else "1 run"
     title = f"{findings.runs[0].test_set}: {several}"
     parts = describe(findings)
     texts = {"report.md": to_markdown(title, parts), "report.html": to_html(title, parts, output)}
     for name, text in texts.items():
         write_text(os.path.join(output, name), text)
-
-
-def _without_nan(row: dict) -> dict:
-    """Replace NaN, COCO's value for a class without objects, by None: JSON has no NaN."""
-    return {
-        k: _without_nan(v) if isinstance(v, dict) else None if v != v else v for k, v in row.items()
-    }
 
 
 def _read_all_curves(runs: list[Run], missing: list[str]) -> list[dict[str, dict[str, Curve]]]:
@@ -193,26 +187,28 @@ def _stats_of(run: Run, records: list[dict]) -> Iterator[ImageStats]:
 
 def _stats_of_train(
     run: Run, num_train: int
-) -> tuple[dict[str, tuple[list[float], list[float]]], list[tuple]]:
+) -> tuple[dict[str, tuple[list[float], list[float]]], list[tuple], SuspectPictures]:
     """Statistics of the instances in evenly spaced training images.
 
     Returns:
-        {group: (losses, weights)}, and the rows of :func:`label_rows`.
+        {group: (losses, weights)}, the rows of :func:`label_rows`, and pictures of a few.
     """
     name = run.cfg.DATASETS.TRAIN[0]
     records, known = DatasetCatalog.get(name), read_records(name)
     chosen = records[:: max(1, len(records) // num_train)][:num_train]
     groups, rows = {group: ([], []) for group in groups_of(run.classes)}, []
+    pictures = SuspectPictures()
     stats = _stats_of(run, chosen)
     bar = tqdm(stats, total=len(chosen), desc="Teacher's losses", unit="image")
     for record, x in zip(chosen, bar, strict=True):
         image = os.path.splitext(os.path.basename(record["file_name"]))[0]
         entries = known[image]["objects"] if known else None
         rows += label_rows(record, x, run.classes)
+        pictures.add(record, x, run.classes)
         for i, annotation in enumerate(x.annotations):
             entry = entries[annotation["label_index"]] if entries else None
             x1, y1, x2, y2 = x.boxes[i].tolist()
             group = group_of(annotation, ((x2 - x1) * (y2 - y1)) ** 0.5, entry, run.classes)
             groups[group][0].append(x.losses[i].item())
             groups[group][1].append(x.weights[i].item())
-    return groups, rows
+    return groups, rows, pictures

@@ -13,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from aid.evaluation import evaluate_folders
 from aid.evaluation.kitti_metric import NUM_POSITIONS
+from aid.utils.commands import train_command
 from aid.utils.errors import AIDError
 
 from .runs import Run
@@ -59,10 +60,11 @@ def read_curves(run: Run, metric: str) -> dict[str, dict[str, Curve]]:
         reported = run.metrics_at_end(metric).get(key)
         # Runs of earlier versions have NaN where nothing was detected.
         if reported is not None and abs(ap - reported) > TOLERANCE:
+            config = os.path.join(run.folder, "config.yaml")
             raise AIDError(
                 f"{_inference(run)} does not belong to the last evaluation on {run.test_set} "
                 f"({key} is {ap:.2f} there, {reported:.2f} in metrics.json): evaluate again with "
-                f"train_net.py --config-file {os.path.join(run.folder, 'config.yaml')} --resume"
+                f"`{train_command(config, run.cfg.MODEL.DEVICE)} --resume`"
             )
     return curves
 

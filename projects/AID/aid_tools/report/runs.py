@@ -297,11 +297,12 @@ def _by_iteration(lines: Iterable[dict], max_iter: int) -> list[dict]:
     """
     merged: dict[int, dict] = {}
     for number, line in enumerate(lines, start=1):
-        numbers = isinstance(line, dict) and all(isinstance(x, int | float) for x in line.values())
-        if not numbers or not isinstance(line.get("iteration"), int):
+        known = isinstance(line, dict) and isinstance(line.get("iteration"), int)
+        if not known or not all(isinstance(x, int | float | None) for x in line.values()):
             raise ValueError(f"line {number} has no iteration, or values that are no numbers")
         if line["iteration"] <= max_iter:
-            merged.setdefault(line["iteration"], {}).update(line)
+            values = {k: math.nan if v is None else v for k, v in line.items()}
+            merged.setdefault(line["iteration"], {}).update(values)
     return [merged[iteration] for iteration in sorted(merged)]
 
 

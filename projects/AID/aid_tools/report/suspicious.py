@@ -1,22 +1,26 @@
-"""List of the labels with the largest teacher loss, for correction."""
+"""List and pictures of the labels with the largest teacher loss, for correction."""
 
 import csv
 import io
 import math
 from collections.abc import Iterable
 
+import numpy as np
 from detectron2.structures import BoxMode
 from torch import Tensor
 
 from aid.utils.files import write_text
 from aid.utils.text import visible
 
+from ..visualization.canvas import Canvas
+from ..visualization.contact_sheet import Entry, draw_contact_sheet
 from .instances import ImageStats
 
-__all__ = ["label_rows", "write_suspicious_labels"]
+__all__ = ["SuspectPictures", "label_rows", "write_suspicious_labels"]
 
-# Number of labels in the file.
+# Number of labels in the file, and of those with a picture, in rows that fit the report.
 MOST = 100
+PICTURED, COLUMNS = 10, 5
 HEADER = ("image", "x1", "y1", "x2", "y2", "class", "D", "largest component", "weight")
 
 
@@ -31,18 +35,24 @@ def label_rows(record: dict, stats: ImageStats, classes: list[str]) -> list[tupl
     rows = []
     for i, label in enumerate(stats.annotations):
         box = BoxMode.convert(label["bbox"], label["bbox_mode"], BoxMode.XYXY_ABS)
-        parts = {name: _loss(x[i]) for name, x in stats.parts.items()}
+        part, _ = _largest(stats, i)
         rows.append(
             (
                 record["file_name"],
                 *(round(float(side), 2) for side in box),
                 classes[label["category_id"]],
                 _loss(stats.losses[i]),
-                max(parts, key=parts.get),
+                part,
                 stats.weights[i].item(),
             )
         )
     return rows
+
+
+def _largest(stats: ImageStats, i: int) -> tuple[str, float]:
+    """Name and value of the largest component of an instance's loss."""
+    parts = {name: _loss(x[i]) for name, x in stats.parts.items()}
+    return max(parts.items(), key=lambda x: x[1])
 
 
 def _loss(value: Tensor) -> float:
@@ -71,3 +81,37 @@ def _cell(value: str | float) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return f"'{visible(value)}" if value.startswith(("=", "+", "-", "@")) else visible(value)
+
+
+class SuspectPictures:
+    """Pictures of the labels with the largest D, of which only the images that they need are kept.
+
+    Attributes:
+        suspects: labels and their images (H, W, 3), RGB, uint8, in descending order of D.
+    """
+
+    def __init__(self) -> None:
+        self.suspects: list[tuple[Entry, np.ndarray]] = []
+
+    def add(self, record: dict, stats: ImageStats, classes: list[str]) -> None:
+        """Add the labels of an image; see :func:`label_rows`."""
+        for i, label in enumerate(stats.annotations):
+            loss, (part, value) = _loss(stats.losses[i]), _largest(stats, i)
+            entry = Entry(
+                record["file_name"],
+                tuple(stats.boxes[i].tolist()),
+                classes[label["category_id"]],
+                stats.weights[i].item(),
+                loss,
+                part,
+                value / loss if 0 < loss < math.inf else 1.0,
+            )
+            self.suspects.append((entry, stats.image))
+        self.suspects = sorted(self.suspects, key=lambda x: -x[0].loss)[:PICTURED]
+
+    def draw(self) -> Canvas:
+        """Draw the contact sheet of the labels; there must be one."""
+        entries = [entry for entry, _ in self.suspects]
+        images = {entry.file_name: image for entry, image in self.suspects}
+        heading = "Descending loss of the teacher, as in suspicious_labels.csv"
+        return draw_contact_sheet([(heading, entries)], images, "Labels to check", COLUMNS)

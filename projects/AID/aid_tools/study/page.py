@@ -1,6 +1,5 @@
 """Tables, figures and study.json of a study's finished runs."""
 
-import json
 import os
 import re
 from statistics import mean
@@ -9,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from aid.utils.errors import AIDError
-from aid.utils.files import whole_file, write_text
+from aid.utils.files import json_text, whole_file, write_text
 from aid.utils.text import markdown_text
 
 from ..paired_difference import PairedDifference
@@ -66,7 +65,7 @@ def write_study(
 
 def _as_json(lists: dict[str, list[dict]]) -> str:
     """Write one entry per line, so that a diff shows the changed entries only."""
-    lines = {name: ",\n".join(json.dumps(x) for x in entries) for name, entries in lists.items()}
+    lines = {name: ",\n".join(map(json_text, entries)) for name, entries in lists.items()}
     return "{\n" + ",\n".join(f'"{k}": [\n{v}\n]' for k, v in lines.items()) + "\n}\n"
 
 

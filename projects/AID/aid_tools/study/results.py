@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import math
 import os
 import shutil
 from statistics import mean, median
@@ -26,7 +25,6 @@ def collect_results(job: Job) -> None:
         lines = [json.loads(line) for line in f]
     last = next(x for x in reversed(lines) if "bbox/AP" in x)
     results = {key.removeprefix("bbox/"): last[key] for key in last if key.startswith("bbox/")}
-    results = {key: None if math.isnan(value) else value for key, value in results.items()}
     results["conditions"] = _by_condition(job)
     for name, key in (("map_mean", "aid/map_mean"), ("weight_mean", "aid/weight_mean")):
         values = [x[key] for x in lines if key in x]

@@ -88,7 +88,10 @@ def extremes(entries: list[Entry], count: int) -> tuple[list[Entry], list[Entry]
 
 
 def draw_contact_sheet(
-    sections: list[tuple[str, list[Entry]]], images: dict[str, np.ndarray], title: str
+    sections: list[tuple[str, list[Entry]]],
+    images: dict[str, np.ndarray],
+    title: str,
+    columns: int = COLUMNS,
 ) -> Canvas:
     """Draw a page of crops.
 
@@ -96,8 +99,9 @@ def draw_contact_sheet(
         sections: heading and entries of each section.
         images: {file name: (H, W, 3), RGB, uint8} of the entries.
         title: title of the page.
+        columns: largest number of crops in a row, at least 5.
     """
-    columns = min(COLUMNS, max(len(entries) for _, entries in sections))
+    columns = min(columns, max(len(entries) for _, entries in sections))
     columns = max(columns, 5)
     rows = [-(-len(entries) // columns) for _, entries in sections]
     row_height = CROP + TEXT + GAP
