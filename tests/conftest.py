@@ -143,6 +143,14 @@ def load_script():
     return load
 
 
+@pytest.fixture(scope="module")
+def make_scenes(load_script):
+    """A function (arguments) that calls datasets/make_synthetic_kitti.py in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(os.path.join(REPOSITORY, "datasets"))
+        yield load_script("datasets/make_synthetic_kitti.py").main
+
+
 @pytest.fixture
 def in_processes(load_script, tmp_path):
     """A function (number of processes, function, arguments) -> result of each process."""
@@ -206,6 +214,23 @@ def student_config(tiny_config, tmp_path):
         keys = ["MODEL.META_ARCHITECTURE", arch, *PAPER]
         keys += ["TEACHER.CONFIG_FILE", path, "TEACHER.WEIGHTS", str(weights)]
         return load_config(tiny_config(student, [*keys, *opts], name=f"{student}_student"))
+
+    return make
+
+
+@pytest.fixture
+def further(tiny_config, tmp_path):
+    """A function (kinds or (kind, opts)) -> options that add teachers, saved on disk."""
+
+    def make(*kinds) -> list:
+        files, paths = [], []
+        for k, kind in enumerate(kinds, 1):
+            kind, opts = (kind, []) if isinstance(kind, str) else kind
+            files.append(tiny_config(kind, opts, name=f"further_{k}"))
+            paths.append(str(tmp_path / f"further_{k}.pth"))
+            torch.manual_seed(100 + k)
+            torch.save({"model": build_model(load_config(files[-1])).state_dict()}, paths[-1])
+        return ["TEACHER.MORE_CONFIG_FILES", files, "TEACHER.MORE_WEIGHTS", paths]
 
     return make
 

@@ -34,17 +34,17 @@ def teacher(repository, tmp_path, monkeypatch):
 
 @pytest.fixture
 def stream(make_batch):
-    """A function () -> batches of 10 iterations."""
-    return lambda: [make_batch((2, 3), seed) for seed in range(10)]
+    """A function () -> batches of 4 iterations."""
+    return lambda: [make_batch((2, 3), seed) for seed in range(4)]
 
 
 @pytest.fixture
 def lazy(teacher, stream, tmp_path):
-    """The example with 10 iterations on ``stream``, without evaluation."""
+    """The example with 4 iterations on ``stream``, without evaluation."""
     cfg = LazyConfig.load(LAZY)
     cfg.model.distillers[0].teacher.weights = teacher
-    cfg.train.update(output_dir=str(tmp_path / "lazy"), max_iter=10)
-    cfg.lr_multiplier.warmup_length = 1 / 10
+    cfg.train.update(output_dir=str(tmp_path / "lazy"), max_iter=4)
+    cfg.lr_multiplier.warmup_length = 1 / 4
     cfg.dataloader.train = L(stream)()
     del cfg.dataloader["evaluator"]
     return cfg
@@ -69,7 +69,7 @@ def test_lazyconfig_run_equals_the_yaml_run_bit_for_bit(
     run_training(lazy)
     monkeypatch.setattr(AIDTrainer, "build_train_loader", lambda *args: stream())
     opts = ["TEACHER.WEIGHTS", teacher, "OUTPUT_DIR", str(tmp_path / "yaml"), "DATASETS.TEST", "()"]
-    opts += ["SOLVER.MAX_ITER", "10", "SOLVER.WARMUP_ITERS", "1", "DATASETS.TRAIN", "()"]
+    opts += ["SOLVER.MAX_ITER", "4", "SOLVER.WARMUP_ITERS", "1", "DATASETS.TRAIN", "()"]
     args = argument_parser().parse_args(["--config-file", YAML, "--num-gpus", "0", *opts])
     trainer = AIDTrainer(setup(args))
     trainer.resume_or_load(resume=False)
@@ -132,7 +132,6 @@ def on_files(lazy, toy_dataset):
     example = LazyConfig.load(LAZY).dataloader
     lazy.dataloader = example
     lazy.dataloader.train.dataset.names = lazy.dataloader.test.dataset.names = toy_dataset
-    lazy.train.max_iter = 4
     return lazy
 
 

@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
 
-from aid.data import build_train_loader, register_coco, register_kitti
+from aid.data import build_train_loader, register_coco
 from aid.engine import AIDTrainer, setup, start_run
 from aid.evaluation import build_evaluator
 from aid.utils.d2 import coco_annotations
@@ -233,18 +233,6 @@ def test_missing_masks_are_reported_before_training(change, number, dataset, con
     with pytest.raises(AIDError, match=f"^DATASETS.TEST: {message} 16 objects, .* MODEL.MASK_ON"):
         configure(good, bad)
     configure(bad, bad, ["MODEL.MASK_ON", False])
-
-
-def test_mask_rcnn_on_kitti_is_refused(kitti, configure):
-    line = "Car 0.00 0 -1.57 10.00 10.00 60.00 50.00 1.5 1.6 3.9 1.0 1.7 20.0 0.1"
-    name = "kitti_without_masks"
-    register_kitti(name, kitti({"000001": [line]}), "train", "")
-    try:
-        with pytest.raises(AIDError, match=f"DATASETS.TRAIN: {name} has no mask for 1 of 1 obj"):
-            configure(name, name)
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def test_masks_of_another_format_are_refused_before_training(dataset, configure, monkeypatch):

@@ -23,7 +23,7 @@ SCORED = [*FEW, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.DETECTIONS_PER
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory, repository):
+def workplace(tmp_path_factory, repository, make_scenes):
     """A folder of rendered scenes, and a function (arguments) -> finished process in it."""
     folder = tmp_path_factory.mktemp("workplace")
     environment = {**os.environ, "DETECTRON2_DATASETS": str(folder / "datasets")}
@@ -34,10 +34,9 @@ def workplace(tmp_path_factory, repository):
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
         )
 
-    noise = ["--wrong-class", "0.3", "--jitter", "0.3"]
-    sizes = ["--train", "8", "--val", "4", "--workers", "1"]
-    done = call("datasets/make_synthetic_kitti.py", *sizes, *noise)
-    assert done.returncode == 0, done.stderr
+    options = ["--output", str(folder / "datasets/synthetic_kitti"), "--workers", "1"]
+    options += ["--train", "8", "--val", "4", "--wrong-class", "0.3", "--jitter", "0.3"]
+    make_scenes(options)
     return folder, call
 
 
@@ -72,15 +71,24 @@ def one_error(done: subprocess.CompletedProcess) -> str:
 
 
 @pytest.fixture
-def fail(workplace, repository, load_script, no_handlers, monkeypatch, capsys):
-    """A function (config, arguments) -> error line of train_net.py, called in this process."""
-    start = load_script("train_net.py").start
+def start(workplace, repository, load_script, no_handlers, monkeypatch):
+    """A function (config, arguments) that calls train_net.py in this process."""
     monkeypatch.chdir(workplace[0])
 
-    def call(name: str, *args: str) -> str:
+    def call(name: str, *args: str) -> None:
         config = os.path.join(repository, "configs", f"{name}.yaml")
+        load_script("train_net.py").start(["--config-file", config, "--num-gpus", "0", *args])
+
+    return call
+
+
+@pytest.fixture
+def fail(start, capsys):
+    """A function (config, arguments) -> error line of train_net.py, called in this process."""
+
+    def call(name: str, *args: str) -> str:
         with pytest.raises(SystemExit) as ended:
-            start(["--config-file", config, "--num-gpus", "0", *args])
+            start(name, *args)
         output = capsys.readouterr()
         done = subprocess.CompletedProcess(args, ended.value.code, output.out, output.err)
         return one_error(done)
@@ -108,8 +116,6 @@ def test_missing_teacher_is_reported_before_training(fail):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--num-gpus", "64"], "--num-gpus 64: torch finds"),
-        (["--eval-only"], "--eval-only needs weights"),
         (["--eval-only", "--resume", "OUTPUT_DIR", "nowhere"], "--eval-only needs weights"),
         (["--eval-only", "MODEL.WEIGHTS", "gone.pth"], "MODEL.WEIGHTS gone.pth does not exist"),
         (["DATASETS.TEST", "('coco_2017_val',)"], "coco_2017_val cannot be loaded .*annotations"),
@@ -117,11 +123,6 @@ def test_missing_teacher_is_reported_before_training(fail):
             ["DATASETS.TRAIN", "('kiti',)"],
             "'kiti' is not registered.*: add --register FILE.* registers kitti_train",
         ),
-        (
-            ["MODEL.ROI_HEADS.NUM_CLASSES", "5"],
-            r"NUM_CLASSES is 5, but .* has 3 classes \(Car, Ped",
-        ),
-        (["OUTPUT_DIR", "/proc/aid"], "OUTPUT_DIR /proc/aid cannot be written"),
     ],
 )
 def test_invalid_input_is_a_one_line_error(fail, arguments, message):
@@ -129,33 +130,12 @@ def test_invalid_input_is_a_one_line_error(fail, arguments, message):
     assert not os.path.exists("nowhere")
 
 
-def test_dry_run_prints_an_estimate_and_leaves_no_files(train, workplace):
+def test_dry_run_prints_an_estimate_and_leaves_no_files(start, workplace, capsys):
     folder = workplace[0] / "output/only_tried"
-    done = train(f"Quickstart/{PLAIN}", "--dry-run", *FEW, "OUTPUT_DIR", str(folder))
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert (
-        "estimate          3 iterations " in done.stdout and "started now it ends at" in done.stdout
-    )
+    start(f"Quickstart/{PLAIN}", "--dry-run", *FEW, "OUTPUT_DIR", str(folder))
+    screen = capsys.readouterr().out
+    assert "estimate          3 iterations " in screen and "started now it ends at" in screen
     assert not folder.exists()
-
-
-@pytest.mark.parametrize("arguments", [[], ["--eval-only"]])
-def test_error_names_a_truncated_image(arguments, runs, fail, workplace):
-    folder = workplace[0] / "datasets/synthetic_kitti/training/image_2"
-    split = {"train": range(8), "val": range(8, 12)}["val" if arguments else "train"]
-    kept = {path: path.read_bytes() for path in (folder / f"{i:06}.png" for i in split)}
-    for path, content in kept.items():
-        path.write_bytes(content[:900])
-    weights = [
-        "MODEL.WEIGHTS",
-        f"{runs[0][PLAIN]}/model_final.pth",
-        "OUTPUT_DIR",
-        "output/truncated",
-    ]
-    error = fail(f"Quickstart/{PLAIN}", *arguments, *FEW, *weights)
-    assert re.search(r"image .*/0000\d\d.png cannot be used: .*: replace the file", error)
-    for path, content in kept.items():
-        path.write_bytes(content)
 
 
 @pytest.mark.core
@@ -245,20 +225,6 @@ def test_resumed_process_ends_with_equal_weights(train, workplace):
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
-def test_folder_of_another_run_is_refused_and_unchanged(runs, fail, workplace):
-    folder = workplace[0] / "output/quickstart" / PLAIN
-
-    def contents():
-        return {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
-
-    before = contents()
-    arguments = ["--resume", *FEW, "OUTPUT_DIR", runs[0][PLAIN]]
-    line = fail("Quickstart/retinanet_R18_FPN", *arguments)
-    assert f"--resume: the run in OUTPUT_DIR {folder} has another model or optimizer: " in line
-    assert "MODEL.META_ARCHITECTURE is GeneralizedRCNN there, RetinaNet here" in line
-    assert contents() == before
-
-
 @pytest.fixture
 def report(runs, workplace, monkeypatch, tmp_path):
     """Report on the three runs, written in this process."""
@@ -286,7 +252,7 @@ def report(runs, workplace, monkeypatch, tmp_path):
         MetadataCatalog.remove(name)
 
 
-def test_report_contains_the_measurements(report):
+def test_report_contains_the_measurements_and_does_without_the_teacher(report):
     loaded, folder = report
     assert roles(loaded) == ["teacher", "plain", "AID by instance"]
     actual = json.loads((folder / "report.json").read_text())
@@ -321,10 +287,6 @@ def test_report_contains_the_measurements(report):
         missing = page.split("Missing from this report")[-1]
         assert "Left out: output/foo is no run." in missing
         assert f"Precision over recall of {STUDENT}: folder " in missing
-
-
-def test_report_without_the_teacher_has_all_other_sections(report):
-    loaded, folder = report
     loaded[2].cfg.TEACHER.WEIGHTS = "gone.pth"
     (folder / "instances.png").unlink()
     write_report(loaded, str(folder), num_images=1, num_train=1, threshold=0.1)
@@ -370,9 +332,6 @@ def test_unfinished_run_is_refused(runs, tmp_path):
         load_run(str(tmp_path))
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(AIDError, match="no evaluation: run `python train_net.py .* --resume`"):
-        load_run(str(tmp_path))
-    (tmp_path / "metrics.json").write_text("{\n")
-    with pytest.raises(AIDError, match="is not one JSON object per line"):
         load_run(str(tmp_path))
 
 

@@ -206,11 +206,21 @@ def test_weights_of_another_precision_are_read(dtype, tmp_path):
     assert model.weight.tolist() == [1, 1] and model.num_batches_tracked == 7
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint\n", b"\x80\x02}.", b"\x80\x02K\x01."])
+FOREIGN = [b"", b"no checkpoint\n", b"\x80\x02}.", b"\x80\x02K\x01.", [1, 2, 3], "text", {}]
+FOREIGN += [{"iteration": 3}, {"model": [torch.ones(2)]}, {"model": {}}]
+
+
+@pytest.mark.parametrize("content", FOREIGN)
 @pytest.mark.parametrize("name", ["other.pth", "other.pkl"])
 def test_error_names_a_file_of_another_format(name, content, tmp_path):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(AIDError, match=f"{name} (cannot be read|does not fit)") as error:
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif name.endswith("pth"):
+        torch.save(content, tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(pickle.dumps(content))
+    message = f"{name} (cannot be read|does not fit|.*numbers alone belong)"
+    with pytest.raises(AIDError, match=message) as error:
         StrictCheckpointer(nn.Linear(2, 3), "MODEL.WEIGHTS").load(str(tmp_path / name))
     assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
 

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 from pathlib import Path
 
 import pytest
@@ -100,17 +99,15 @@ def test_save_on_a_full_disk_keeps_the_old_files(saved, monkeypatch):
     assert contents(folder) == before
 
 
-def test_save_beyond_a_file_size_limit_keeps_the_old_files(saved):
+def test_save_beyond_a_file_size_limit_keeps_the_old_files(saved, file_limit):
     model, _, path = saved
     folder = os.path.dirname(path)
     before = contents(folder)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(path) // 2, hard))
-    try:
-        with pytest.raises(AIDError, match="run cannot be written: File too large"):
-            StudentCheckpointer(model, folder).save("model_final")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with (
+        pytest.raises(AIDError, match="run cannot be written: File too large"),
+        file_limit(os.path.getsize(path) // 2),
+    ):
+        StudentCheckpointer(model, folder).save("model_final")
     assert contents(folder) == before
 
 
@@ -226,16 +223,17 @@ def test_non_finite_checkpoint_is_neither_evaluated_nor_deployed(saved):
             use(cfg)
 
 
-@pytest.mark.parametrize("dtype", [torch.complex64, torch.bool, torch.int64])
-def test_adapters_of_another_kind_of_dtype_are_not_resumed(dtype, saved, student_model):
+def test_adapters_of_another_kind_of_dtype_are_not_resumed(saved, student_model):
     _, _, path = saved
     content = torch.load(path)
     name, tensor = next((k, v) for k, v in content["distillation"].items() if "weight" in k)
-    content["distillation"][name] = tensor.to(dtype)
+    content["distillation"][name] = tensor.to(torch.int64)
     torch.save(content, path)
     other, _ = student_model("faster_rcnn", seed=1)
     before = {k: v.clone() for k, v in other.state_dict().items()}
-    text = rf"--resume: .*model.pth cannot be read \({name} is {dtype} in the file, torch.float32"
+    text = (
+        rf"--resume: .*model.pth cannot be read \({name} is torch.int64 in the file, torch.float32"
+    )
     with pytest.raises(AIDError, match=text):
         StudentCheckpointer(other).load(path)
     assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())

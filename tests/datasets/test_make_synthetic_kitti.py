@@ -11,23 +11,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from aid.data.kitti import load_kitti, parse_label_file, register_kitti
 
 
-@pytest.fixture(scope="module")
-def synthetic(load_script, repository):
-    """The renderer's script, with its package importable."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(os.path.join(repository, "datasets"))
-        yield load_script("datasets/make_synthetic_kitti.py")
-
-
 @pytest.fixture
-def make(synthetic, tmp_path, capsys):
+def make(make_scenes, tmp_path, capsys):
     """A function (name, options) -> (folder, exit code, output)."""
 
     def run(name: str, *options: str):
         folder = str(tmp_path / name)
         sizes = ["--train", "6", "--val", "3", "--workers", "1"]
         try:
-            synthetic.main(["--output", folder, *sizes, *options])
+            make_scenes(["--output", folder, *sizes, *options])
         except SystemExit as end:
             return folder, end.code, capsys.readouterr().err
         return folder, 0, capsys.readouterr().out
@@ -86,7 +78,7 @@ def test_scenes_json_describes_every_label_line(make):
             assert list(obj.bbox) == known["bbox"] and 0 < known["visible"] <= 1
 
 
-def test_boxes_match_the_pixels(synthetic):
+def test_boxes_match_the_pixels(make_scenes):
     """The box of a fully visible object encloses exactly the pixels that it changes."""
     from synthetic.canvas import Camera, Canvas
     from synthetic.people import cyclist, pedestrian
@@ -106,7 +98,7 @@ def test_boxes_match_the_pixels(synthetic):
             assert drawn.num_pixels == len(rows)
 
 
-def test_occluded_pixels_are_hidden(synthetic):
+def test_occluded_pixels_are_hidden(make_scenes):
     from synthetic.canvas import Camera, Canvas
     from synthetic.primitives import box, place
     from synthetic.scene import _sample_light

@@ -88,9 +88,7 @@ def predict_background(detector):
         detector.roi_heads.box_predictor.cls_score.bias[-1] += 20  # everything is background
 
 
-@pytest.mark.parametrize(
-    "student, steps", [("faster_rcnn", 1), ("retinanet", 1), ("faster_rcnn", 2)]
-)
+@pytest.mark.parametrize("student, steps", [("retinanet", 1), ("faster_rcnn", 2)])
 def test_comparison_does_not_change_the_training(student, steps, run_config):
     opts = ["SOLVER.ACCUMULATION_STEPS", steps, "TEACHER.COMPARE_BATCHES"]
     expected = train(run_config("without", student, opts=[*opts, 0]))

@@ -36,11 +36,10 @@ def an_image_without_boxes(toy_dataset):
 
 
 @pytest.mark.usefixtures("an_image_without_boxes")
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_end_with_equal_students_and_adapters(processes, run_config, in_processes):
+def test_processes_end_with_equal_students_and_adapters(run_config, in_processes):
     opts = ["SOLVER.IMS_PER_BATCH", 4, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False]
     cfg = run_config("run", opts=[*opts, "AID.WEIGHTING", "RelativeWeighting"])
-    first, *others = in_processes(processes, train, cfg)
+    first, *others = in_processes(4, train, cfg)
     early, saved = (
         torch.load(os.path.join(cfg.OUTPUT_DIR, f"model_{name}.pth"))
         for name in ("0000000", "final")
@@ -55,7 +54,8 @@ def test_processes_end_with_equal_students_and_adapters(processes, run_config, i
     assert any(name.startswith("distillation.") for name in first)
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "fcos"])
+# Of dense detectors each process has a running mean; test_unlabeled.py resumes a Faster R-CNN.
+@pytest.mark.parametrize("kind", ["retinanet", "fcos"])
 def test_resumed_run_in_two_processes_has_equal_weights(kind, run_config, in_processes):
     opts = ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUMULATION_STEPS", 2]
     cfg = run_config("run", kind, opts=opts)

@@ -4,26 +4,18 @@ import os
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 
-from aid.config import load_config
 from aid.engine import AIDTrainer
 from aid.engine.output_folder import check_output_folder
 from aid.utils.errors import AIDError
 
 
 @pytest.fixture
-def two_teachers(run_config, tiny_config, tmp_path):
+def two_teachers(run_config, further):
     """A function (output, kind of the second, opts) -> frozen config of a run of 4 iterations."""
 
     def make(output: str, second="faster_rcnn", opts=()):
-        path = tiny_config(second, name="second")
-        torch.manual_seed(101)
-        state = build_model(load_config(path)).state_dict()
-        torch.save({"model": state}, tmp_path / "second.pth")
-        keys = ["TEACHER.MORE_CONFIG_FILES", [path]]
-        keys += ["TEACHER.MORE_WEIGHTS", [str(tmp_path / "second.pth")]]
-        return run_config(output, opts=[*keys, *opts])
+        return run_config(output, opts=[*further(second), *opts])
 
     return make
 
@@ -61,7 +53,7 @@ def test_broken_teacher_is_reported_by_name(two_teachers, caplog):
         for x in caplog.records
         if x.name == "aid.engine.hooks" and x.levelname == "WARNING"
     )
-    assert "in TEACHER.MORE_CONFIG_FILES[0] " in message and "second.yaml" in message
+    assert "in TEACHER.MORE_CONFIG_FILES[0] " in message and "further_1.yaml" in message
 
 
 def test_only_comparable_teachers_are_compared(two_teachers, monkeypatch):
@@ -97,7 +89,7 @@ def test_run_with_another_number_of_teachers_is_not_resumed(two_teachers, run_co
     check_output_folder(cfg, resume=True)
     moved = cfg.clone()
     moved.defrost()
-    moved.TEACHER.MORE_WEIGHTS = ["elsewhere/second.pth"]
+    moved.TEACHER.MORE_WEIGHTS = ["elsewhere/further_1.pth"]
     check_output_folder(moved, resume=True)  # like the first teacher's weights
     message = "the length of TEACHER.MORE_CONFIG_FILES is 1 there, 0 here"
     with pytest.raises(AIDError, match=message):

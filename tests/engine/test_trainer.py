@@ -39,16 +39,18 @@ def train(cfg, stop_at=None, resume=False):
 
 # Only the detector's buffers depend on the family, not the optimizer's state.
 @pytest.mark.parametrize(
-    "student, teacher, optimizer",
+    "student, teacher, optimizer, stop_at",
     [
-        ("faster_rcnn", "retinanet", "SGD"),
-        pytest.param("faster_rcnn", "retinanet", "AdamW", marks=pytest.mark.core),
-        pytest.param("retinanet", None, "AdamW", marks=pytest.mark.core),
-        ("gfl", None, "AdamW"),
-        ("fcos", None, "AdamW"),
+        ("faster_rcnn", "retinanet", "SGD", 2),
+        pytest.param("faster_rcnn", "retinanet", "AdamW", 0, marks=pytest.mark.core),
+        pytest.param("retinanet", None, "AdamW", 2, marks=pytest.mark.core),
+        ("gfl", None, "AdamW", 1),
+        ("fcos", None, "AdamW", 2),
     ],
 )
-def test_interrupted_run_ends_with_the_same_weights(student, teacher, optimizer, run_config):
+def test_interrupted_run_ends_with_the_same_weights(
+    student, teacher, optimizer, stop_at, run_config
+):
     # A rule with a running mean and one without, and a loss with random masks.
     rule = {"SGD": "ExponentialWeighting", "AdamW": "RelativeWeighting"}[optimizer]
     opts = ["SOLVER.OPTIMIZER", optimizer, "AID.WEIGHTING", rule]
@@ -57,15 +59,14 @@ def test_interrupted_run_ends_with_the_same_weights(student, teacher, optimizer,
         opts += ["DISTILLATION.BALANCE", 2.0, "TEACHER.INHERIT", teacher is None]
         opts += ["DISTILLATION.LOSSES", ["NonLocalLoss", "MGDLoss"]]
     expected = train(run_config("whole", student, teacher, opts))
-    for stop_at in (0, 2):
-        cfg = run_config(f"stopped_at_{stop_at}", student, teacher, opts)
-        train(cfg, stop_at=stop_at)
-        torch.rand(99)  # another random state
-        actual = train(cfg, resume=True)
-        for section in ("model", "distillation"):
-            assert actual[section].keys() == expected[section].keys()
-            assert all(torch.equal(actual[section][k], v) for k, v in expected[section].items())
-        assert actual["iteration"] == expected["iteration"] == 3
+    cfg = run_config("stopped", student, teacher, opts)
+    train(cfg, stop_at=stop_at)
+    torch.rand(99)  # another random state
+    actual = train(cfg, resume=True)
+    for section in ("model", "distillation"):
+        assert actual[section].keys() == expected[section].keys()
+        assert all(torch.equal(actual[section][k], v) for k, v in expected[section].items())
+    assert actual["iteration"] == expected["iteration"] == 3
 
 
 def test_plain_architecture_with_a_teacher_is_warned_about(run_config, caplog):
@@ -150,13 +151,6 @@ def test_default_metric_is_coco(run_config, toy_dataset):
     del MetadataCatalog.get(toy_dataset).evaluator_type
     evaluator = AIDTrainer.build_evaluator(run_config("run"), toy_dataset)
     assert isinstance(evaluator, COCOEvaluator)
-
-
-def test_unknown_evaluator_type_is_refused(run_config, toy_dataset):
-    del MetadataCatalog.get(toy_dataset).evaluator_type
-    MetadataCatalog.get(toy_dataset).evaluator_type = "lvis"
-    with pytest.raises(AIDError, match="evaluator_type 'lvis'"):
-        AIDTrainer.build_evaluator(run_config("run"), toy_dataset)
 
 
 def test_teacher_is_evaluated_first_with_eval_first(run_config):

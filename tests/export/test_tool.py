@@ -104,7 +104,7 @@ def test_unreadable_images_are_reported(student, call, tmp_path):
     assert status == 2 and "gone.png: does not exist" in errors[0]
 
 
-@pytest.mark.parametrize("fmt", ["trace", "script", "onnx"])
+@pytest.mark.parametrize("fmt", ["script", "onnx"])
 def test_files_are_written_atomically(fmt, student, call, file_limit, tmp_path):
     """TorchScript would abort the process on a full disk."""
     with file_limit(20_000):

@@ -54,11 +54,6 @@ def test_detection_shows_no_warning_of_torch(run_folder, tmp_path, capfd):
     assert capfd.readouterr().err == "" and logging.getLogger(name).level == level
 
 
-def test_size_that_no_image_can_have_is_refused(run_folder):
-    with pytest.raises(AIDError, match="INPUT.MIN_SIZE_TEST is -5: give pixels, or 0 to keep"):
-        Predictor(run_folder(), opts=["INPUT.MIN_SIZE_TEST", -5])
-
-
 @pytest.mark.parametrize("channels", ["RGB", "BGR"])
 def test_detections_equal_those_of_the_default_predictor(channels, run_folder, tmp_path):
     opts = ["INPUT.FORMAT", channels, "INPUT.MIN_SIZE_TEST", 80]

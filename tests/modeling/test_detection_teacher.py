@@ -136,7 +136,7 @@ def test_samples_are_the_detections(kind, student, make_batch, paired_batch):
     )
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "mask_rcnn"])
+@pytest.mark.parametrize("kind", ["mask_rcnn", "gfl"])
 def test_the_student_learns_the_detections(kind, student, make_batch, storage):
     model = student(kind, ["DISTILLATION.BALANCE", 0.0])
     batch = like_labels(make_batch(masks=kind == "mask_rcnn"), 0.9)

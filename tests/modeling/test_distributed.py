@@ -44,9 +44,7 @@ def gradients_of_a_shard(model, batch, only_distillation=True):
         ("retinanet", "RelativeWeighting", False, "FrozenBN", 2),
         ("faster_rcnn", "RelativeWeighting", False, "FrozenBN", 4),
         ("faster_rcnn", "StudentAwareWeighting", False, "FrozenBN", 2),
-        ("retinanet", "StudentAwareWeighting", False, "FrozenBN", 2),
         ("gfl", "StudentAwareWeighting", False, "FrozenBN", 2),
-        ("fcos", "StudentAwareWeighting", False, "FrozenBN", 2),
     ],
 )
 def test_gradients_in_several_processes_equal_one(

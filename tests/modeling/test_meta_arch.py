@@ -27,7 +27,13 @@ PAIRS = [(kind, kind) for kind in KINDS] + [
     ("gfl", "faster_rcnn"),
 ]
 RULES = ["RelativeWeighting", "StudentAwareWeighting", "QualityWeighting", "ConstantWeighting"]
+ON_FEATURES = ["CWDLoss", "FGDLoss", "FitNetLoss", "MGDLoss", "PKDLoss"]
 TERMS = {f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_local")}
+
+
+def with_losses(names):
+    # Scores of random weights are low: this threshold selects many anchors.
+    return ["DISTILLATION.LOSSES", names, "DISTILLATION.RESPONSE.MIN_SCORE", 0.005]
 
 
 def step(model, batch, seed=5):
@@ -41,27 +47,34 @@ def step(model, batch, seed=5):
     return losses, {k: p.grad for k, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize(
-    "student, teacher, rule",
-    [(*pair, "ExponentialWeighting") for pair in PAIRS]
-    + [(*pair, rule) for pair in PAIRS[-4:] for rule in RULES],
-)
+# The combinations of lambda = 0, by kinds and options: losses on predictions run heads again, and
+# rules that compare with the student compute its losses.
+UNWEIGHTED = [(*pair, []) for pair in PAIRS]
+UNWEIGHTED += [(*pair, ["AID.WEIGHTING", "StudentAwareWeighting"]) for pair in PAIRS[-4:]]
+UNWEIGHTED += [("retinanet", "gfl", ["AID.WEIGHTING", x]) for x in RULES if "Student" not in x]
+UNWEIGHTED += [(x, x, with_losses(["ResponseLoss"])) for x in KINDS if x != "cascade_rcnn"]
+UNWEIGHTED += [(x, x, with_losses(["CrossKDLoss"])) for x in ("retinanet", "gfl", "fcos")]
+UNWEIGHTED += [(x, x, with_losses(ON_FEATURES)) for x in ("faster_rcnn", "retinanet")]
+
+
+@pytest.mark.parametrize("student, teacher, opts", UNWEIGHTED)
 def test_lambda_0_is_plain_detectron2_bit_for_bit(
-    student, teacher, rule, student_model, tiny_model, make_batch
+    student, teacher, opts, student_model, tiny_model, make_batch
 ):
     batch = make_batch((2, 0, 3), masks=student == "mask_rcnn")
-    opts = ["DISTILLATION.WEIGHT", 0.0, "AID.WEIGHTING", rule]
-    distilled, _ = student_model(student, teacher, opts)
+    distilled, _ = student_model(student, teacher, ["DISTILLATION.WEIGHT", 0.0, *opts])
     plain = tiny_model(student).train()
     for _ in range(2):  # the second step depends on the normalizer that the first updated
         expected, gradients = step(plain, batch)
         expected_next = torch.rand(1)
         actual, actual_gradients = step(distilled, batch)
         assert torch.equal(torch.rand(1), expected_next)
-        assert set(actual) == set(expected) | TERMS
+        terms = actual.keys() - expected.keys()
+        assert terms and all(k.startswith("loss_distill") and actual[k] == 0 for k in terms)
         assert all(torch.equal(actual[k], v) for k, v in expected.items())
-        assert all(actual[k] == 0 for k in TERMS)
         assert all(torch.equal(actual_gradients[k], v) for k, v in gradients.items())
+        buffers = dict(distilled.named_buffers())
+        assert all(torch.equal(buffers[k], v) for k, v in plain.named_buffers())
 
 
 @pytest.mark.parametrize("student, teacher", PAIRS)
@@ -220,15 +233,6 @@ def test_weight_map_image_every_vis_period(student_model, make_batch):
         assert not storage._vis_data
 
 
-def test_losses_are_computed_in_float32_under_amp(student_model, make_batch, storage):
-    model, _ = student_model("faster_rcnn")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = model(make_batch())
-    assert all(losses[k].dtype == torch.float32 and losses[k].isfinite() for k in TERMS)
-    sum(losses.values()).backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-
-
 def test_empty_or_unknown_losses_are_refused(student_config):
     cfg = student_config("faster_rcnn", opts=["DISTILLATION.LOSSES", []])
     with pytest.raises(AIDError, match="DISTILLATION.LOSSES is empty"):
@@ -245,8 +249,9 @@ WEIGHTS = ["ATTENTION.SPATIAL", "FGD.GLOBAL", "CROSS_KD.BOX", "RESPONSE.CLS"]
 WEIGHTS = [*(f"{x}_WEIGHT" for x in WEIGHTS), "WEIGHT", "PKD.WEIGHT", "NON_LOCAL.WEIGHT"]
 
 
-@pytest.mark.parametrize("key", WEIGHTS)
-@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf])
+@pytest.mark.parametrize(
+    "key, value", [*((key, -1e-9) for key in WEIGHTS), ("WEIGHT", math.nan), ("WEIGHT", math.inf)]
+)
 def test_negative_or_non_finite_weight_is_refused(key, value, student_config):
     cfg = student_config("faster_rcnn", opts=[f"DISTILLATION.{key}", value])
     with pytest.raises(AIDError, match=f"^DISTILLATION.{key} is {value}: it must be 0 or more"):

@@ -30,6 +30,10 @@ BATCHES = {
 }
 
 
+def pairs(batch):
+    return batch * 2 if len(batch) == 1 else batch
+
+
 def step(model, batch):
     torch.manual_seed(5)
     model.zero_grad()
@@ -46,31 +50,32 @@ def step(model, batch):
     "kind, granularity",
     [(kind, x) for x in ("instance", "level") for kind in KINDS] + [("faster_rcnn", "image")],
 )
-@pytest.mark.parametrize("name", BATCHES)
-def test_terms_and_gradients_are_finite(name, kind, granularity, student_model):
+def test_terms_and_gradients_are_finite(kind, granularity, student_model, subtests):
     model, _ = student_model(kind, opts=["AID.GRANULARITY", granularity])
-    losses, log = step(model, BATCHES[name] * (2 if len(BATCHES[name]) == 1 else 1))
-    assert all(losses[k] > 0 for k in TERMS)
-    assert 0 < log["aid/map_mean"] <= 1
-    if name != "a box without area":  # Detectron2 filters such boxes from its data
-        assert all(v.isfinite() for v in losses.values())
-        assert not log.get("aid/num_non_finite")
+    for name, batch in BATCHES.items():
+        with subtests.test(name):
+            losses, log = step(model, pairs(batch))
+            assert all(losses[k] > 0 for k in TERMS)
+            assert 0 < log["aid/map_mean"] <= 1
+            if name != "a box without area":  # Detectron2 filters such boxes from its data
+                assert all(v.isfinite() for v in losses.values())
+                assert not log.get("aid/num_non_finite")
 
 
 # Predictions have no "level" granularity.
 @pytest.mark.parametrize(
     "kind, granularity", [*((kind, "instance") for kind in KINDS), ("faster_rcnn", "image")]
 )
-@pytest.mark.parametrize("name", BATCHES)
-def test_prediction_terms_and_gradients_are_finite(name, kind, granularity, student_model):
+def test_prediction_terms_and_gradients_are_finite(kind, granularity, student_model, subtests):
     opts = ["DISTILLATION.LOSSES", ["ResponseLoss"], "DISTILLATION.RESPONSE.MIN_SCORE", 0.005]
     model, _ = student_model(kind, opts=[*opts, "AID.GRANULARITY", granularity])
-    batch = BATCHES[name] * (2 if len(BATCHES[name]) == 1 else 1)
-    with EventStorage():
-        terms = {k: v for k, v in model(batch).items() if "distill" in k}
-    assert len(terms) == 2 and all(v.isfinite() and v >= 0 for v in terms.values())
-    sum(terms.values()).backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    for name, batch in BATCHES.items():
+        with subtests.test(name), EventStorage():
+            model.zero_grad()
+            terms = {k: v for k, v in model(pairs(batch)).items() if "distill" in k}
+            assert len(terms) == 2 and all(v.isfinite() and v >= 0 for v in terms.values())
+            sum(terms.values()).backward()
+            assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

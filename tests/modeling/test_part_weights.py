@@ -13,7 +13,6 @@ from aid.modeling.weighting import (
 )
 
 LEVELS = ("p2", "p3")
-SIZES = {"p2": ((4, 6), 8), "p3": ((2, 3), 16)}
 # Three instances on two of three images.
 BOXES = [torch.tensor([[0.0, 0, 16, 16], [24, 8, 40, 24]]), torch.tensor([[8.0, 0, 24, 16]])]
 BOXES.append(torch.zeros(0, 4))

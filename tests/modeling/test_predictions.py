@@ -195,68 +195,29 @@ def test_union_of_requests():
 
 
 ANCHORS = "MODEL.ANCHOR_GENERATOR."
+OTHER_SIZES = [[8, 12], [16, 20], [32, 48], [64, 80], [96, 128]]
+TWO_LEVELS = ["MODEL.RETINANET.IN_FEATURES", ["p3", "p4"], f"{ANCHORS}SIZES", [[8, 12], [16, 24]]]
+SIGMOID = ["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True]
 
 
 @pytest.mark.parametrize(
-    "teacher, student, opts, needed, message",
+    "teacher, student, opts, message",
     [
-        (
-            "faster_rcnn",
-            "retinanet",
-            [],
-            {},
-            "Mask R-CNN on both sides, the student is a RetinaNet",
-        ),
-        ("retinanet", "faster_rcnn", [], {}, "the teacher is a RetinaNet, the student is a Gener"),
-        ("cascade_rcnn", "faster_rcnn", [], {}, "the teacher is a CascadeROIHeads"),
-        ("faster_rcnn", "cascade_rcnn", [], {}, "the student is a CascadeROIHeads"),
-        (
-            "retinanet",
-            "retinanet",
-            [f"{ANCHORS}SIZES", [[8, 12], [16, 20], [32, 48], [64, 80], [96, 128]]],
-            {},
-            r"on level p4 stride 16, offset 0 and anchors .*16x16, .* in the teacher, .*20x20",
-        ),
-        (
-            "retinanet",
-            "retinanet",
-            [f"{ANCHORS}OFFSET", 0.5],
-            {},
-            "level p3 .*offset 0 .*offset 0.5",
-        ),
-        (
-            "retinanet",
-            "retinanet",
-            ["MODEL.RETINANET.IN_FEATURES", ["p3", "p4"], f"{ANCHORS}SIZES", [[8, 12], [16, 24]]],
-            {},
-            "the teacher's heads read p3, p4, p5, p6, p7, the student's p3, p4: give both",
-        ),
-        (
-            "faster_rcnn",
-            "faster_rcnn",
-            ["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True],
-            {},
-            "USE_SIGMOID_CE is False in the teacher, True in the student",
-        ),
-        (
-            "retinanet",
-            "retinanet",
-            [],
-            {"distributions": True},
-            "the teacher is a RetinaNet: leave",
-        ),
+        ("faster_rcnn", "retinanet", [], "Mask R-CNN on both sides, the student is a RetinaNet"),
+        ("retinanet", "faster_rcnn", [], "the teacher is a RetinaNet, the student is a Gener"),
+        ("cascade_rcnn", "faster_rcnn", [], "the teacher is a CascadeROIHeads"),
+        ("faster_rcnn", "cascade_rcnn", [], "the student is a CascadeROIHeads"),
+        ("retinanet", "retinanet", [f"{ANCHORS}SIZES", OTHER_SIZES], "p4 .*16x16, .*, .*20x20"),
+        ("retinanet", "retinanet", [f"{ANCHORS}OFFSET", 0.5], "level p3 .*offset 0 .*offset 0.5"),
+        ("retinanet", "retinanet", TWO_LEVELS, "heads read p3, .*p7, the student's p3, p4: give"),
+        ("faster_rcnn", "faster_rcnn", SIGMOID, "USE_SIGMOID_CE is False in the teacher, True in"),
     ],
 )
-def test_incompatible_detectors_are_refused(teacher, student, opts, needed, message, tiny_model):
+def test_incompatible_detectors_are_refused(teacher, student, opts, message, tiny_model):
     teacher, student = tiny_model(teacher), tiny_model(student, opts)
     with pytest.raises(AIDError, match=f"DISTILLATION.LOSSES: SomeLoss .*{message}") as error:
-        check_predictions(teacher, student, PredictionRequest(**needed), "SomeLoss")
+        check_predictions(teacher, student, PredictionRequest(), "SomeLoss")
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet", "gfl", "fcos"])
-def test_compatible_detectors_are_accepted(kind, tiny_model):
-    check_predictions(tiny_model(kind), tiny_model(kind, seed=1), PredictionRequest(), "SomeLoss")
 
 
 @pytest.mark.parametrize(

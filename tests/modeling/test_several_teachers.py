@@ -95,13 +95,11 @@ def same_adapters(model):
 @pytest.mark.parametrize(
     "num_copies, opts",
     [
-        (3, []),
+        (3, WITH_PREDICTIONS),
         (2, ["AID.GRANULARITY", "level"]),
         (2, ["AID.GRANULARITY", "none"]),
         (2, ["AID.BACKGROUND", "loss", "AID.ALPHA", 0.5, "AID.NORMALIZE", True]),
         (2, ["AID.NORMALIZE", True, "AID.GRANULARITY", "image", *WITH_PREDICTIONS]),
-        (2, WITH_PREDICTIONS),
-        (3, WITH_PREDICTIONS),
     ],
 )
 def test_copies_of_a_teacher_add_up_to_one_teacher(num_copies, opts, student_model, make_batch):

@@ -197,7 +197,6 @@ ANNOTATIONS = "annotations/instances_val2017.json"
         ("labelme", "train/a.json", "}", "", "a.json is not a whole JSON file"),
         ("coco", ANNOTATIONS, '"person"', '"walker"', "all splits need the same classes"),
         ("coco", ANNOTATIONS, '"category_id": 0', '"category_id": 7', "category_id 7 is not in"),
-        ("coco", ANNOTATIONS, "d.png", "gone.png", "1 of 5 labeled images are not below"),
         ("kitti", "training/label_2/a.txt", "0 0 0", "0 0", "14 fields where KITTI has 15"),
     ],
 )

@@ -16,4 +16,3 @@ def test_cost_of_every_family_is_measured(kind, tiny_model, make_batch):
     assert cost.seconds > 0
     # Lower bound, the stem: 7x7 kernels from 3 to 8 channels over half the height and width.
     assert cost.gflops > 32 * 48 * 7 * 7 * 3 * 8 / 1e9
-    assert measure_cost(model, samples).gflops == cost.gflops

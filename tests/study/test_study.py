@@ -11,54 +11,29 @@ from aid.utils.errors import AIDError
 from aid_tools.study import load_study, measured, run_study
 from aid_tools.study import runner as runner_module
 
-CONTENT = {
-    "output": "out",
-    "scenes": {
-        "options": {"train": 6, "val": 2},
-        "sets": {"choose": 100, "report": 200},
-        "kinds": {
-            "day": {},
-            "mixed": {"conditions": "day=0.5 night=0.5", "train": 4, "seed_offset": 7},
-        },
-    },
-    "detectors": {
-        "net": {
-            "teacher": "t.yaml",
-            "teacher_iterations": 90,
-            "plain": "p.yaml",
-            "student": "s.yaml",
-        }
-    },
-    "regimes": {"gap": {"teacher": "day", "student": "mixed"}},
-    "rules": {
-        "plain_student": {"plain": True},
-        "longer": {"plain": True, "stretch": 1.667},
-        "aid": {"AID.ALPHA": 0.3},
-        "control": {"AID.WEIGHTING": "ConstantWeighting", "constant_of": "aid"},
-    },
-    "experiments": {
-        "first": {
-            "set": "choose",
-            "iterations": 50,
-            "detectors": ["net"],
-            "regimes": ["gap"],
-            "strengths": [2, 8],
-            "seeds": [0, 1],
-            "rules": ["plain_student", "control"],
-        },
-        "second": {
-            "set": "report",
-            "iterations": 50,
-            "detectors": ["net"],
-            "regimes": ["gap"],
-            "strengths": [2],
-            "seeds": [0],
-            "rules": ["longer", "aid"],
-        },
-    },
-}
-
-
+CONTENT = yaml.safe_load("""
+output: out
+scenes:
+  options: {train: 6, val: 2}
+  sets: {choose: 100, report: 200}
+  kinds:
+    day: {}
+    mixed: {conditions: day=0.5 night=0.5, train: 4, seed_offset: 7}
+detectors:
+  net: {teacher: t.yaml, teacher_iterations: 90, plain: p.yaml, student: s.yaml}
+regimes:
+  gap: {teacher: day, student: mixed}
+rules:
+  plain_student: {plain: true}
+  longer: {plain: true, stretch: 1.667}
+  aid: {AID.ALPHA: 0.3}
+  control: {AID.WEIGHTING: ConstantWeighting, constant_of: aid}
+experiments:
+  first: {set: choose, iterations: 50, detectors: [net], regimes: [gap], strengths: [2, 8],
+    seeds: [0, 1], rules: [plain_student, control]}
+  second: {set: report, iterations: 50, detectors: [net], regimes: [gap], strengths: [2],
+    seeds: [0], rules: [longer, aid]}
+""")
 FIRST = {**CONTENT["experiments"]["first"], "strengths": [1, 2, 4, 8]}
 
 

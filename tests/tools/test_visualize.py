@@ -15,30 +15,22 @@ CONFIG = "configs/Quickstart/retinanet_R18_from_R34.yaml"
 
 
 @pytest.fixture(scope="module")
-def call(tmp_path_factory, repository):
+def call(tmp_path_factory, repository, make_scenes):
     """A function (arguments) -> (finished process, its folder), with scenes and a teacher."""
     folder = tmp_path_factory.mktemp("visualize")
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(folder)}
-
-    def run(script: str, *args: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, script, *args]
-        options = {"cwd": repository, "env": environment, "capture_output": True, "text": True}
-        return subprocess.run(command, timeout=300, **options)
-
     root = str(folder / "synthetic_kitti")
-    done = run(
-        "datasets/make_synthetic_kitti.py",
-        *("--output", root, "--train", "1", "--val", "3", "--workers", "1"),
-    )
-    assert done.returncode == 0, done.stderr
+    make_scenes(["--output", root, "--train", "1", "--val", "3", "--workers", "1"])
     cfg = load_config(os.path.join(repository, "configs/Quickstart/retinanet_R34_FPN.yaml"))
     cfg.MODEL.DEVICE = "cpu"
     torch.save({"model": build_model(cfg).state_dict()}, folder / "teacher.pth")
 
     def visualize(*args: str):
-        output = ("--output", str(folder / "pictures"), "--num-gpus", "0", *args)
-        teacher = ("TEACHER.WEIGHTS", str(folder / "teacher.pth"))
-        return run("tools/visualize.py", "--config-file", CONFIG, *output, *teacher), folder
+        command = [sys.executable, "tools/visualize.py", "--config-file", CONFIG, "--num-gpus", "0"]
+        command += ["--output", str(folder / "pictures"), *args]
+        command += ["TEACHER.WEIGHTS", str(folder / "teacher.pth")]
+        environment = {**os.environ, "DETECTRON2_DATASETS": str(folder)}
+        options = {"cwd": repository, "env": environment, "capture_output": True, "text": True}
+        return subprocess.run(command, timeout=300, **options), folder
 
     return visualize
 

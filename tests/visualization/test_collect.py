@@ -4,9 +4,7 @@ import copy
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 
-from aid.config import load_config
 from aid.modeling.losses.attention import spatial_attention
 from aid_tools.visualization.collect import as_in_first_step, collect
 from aid_tools.visualization.words import PARTS
@@ -95,13 +93,9 @@ def test_collected_values_equal_training_under_every_rule(
 
 
 def test_values_of_several_teachers_are_collected(
-    student_model, tiny_config, tmp_path, make_batch, storage, monkeypatch
+    student_model, further, make_batch, storage, monkeypatch
 ):
-    path = tiny_config("retinanet", name="second")
-    torch.save({"model": build_model(load_config(path)).state_dict()}, tmp_path / "second.pth")
-    opts = ["TEACHER.MORE_CONFIG_FILES", [path]]
-    opts += ["TEACHER.MORE_WEIGHTS", [str(tmp_path / "second.pth")]]
-    model, _ = student_model("faster_rcnn", opts=opts)
+    model, _ = student_model("faster_rcnn", opts=further("retinanet"))
     batch = make_batch((3,))
     first, second = before_training(model, batch[0])
     assert set(first.parts) == {"cls", "box", "rpn_cls", "rpn_box"}

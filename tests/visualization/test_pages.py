@@ -78,13 +78,6 @@ def test_checkpoints_of_other_losses_or_detectors_are_refused(student_config, sa
         load_trained(build_student(student_config("retinanet")), path)
     with pytest.raises(AIDError, match="--weights nowhere.pth does not exist"):
         load_trained(student, "nowhere.pth")
-    path = saved()
-    content = torch.load(path)
-    name, tensor = next((k, v) for k, v in content["distillation"].items() if "weight" in k)
-    content["distillation"][name] = tensor.to(torch.complex64)
-    torch.save(content, path)
-    with pytest.raises(AIDError, match=f"--weights .*{name} is torch.complex64 in the file, torch"):
-        load_trained(student, path)
 
 
 def test_detector_without_teacher_is_refused(tiny_config):
@@ -100,7 +93,7 @@ def test_network_without_heads_is_drawn(student_config, toy_dataset, tmp_path):
     network += ["TEACHER.FEATURES", "['0: p3', '0: p4']"]
     cfg = load_config(str(tmp_path / "faster_rcnn_student.yaml"), network)
     paths, pages = write(cfg, toy_dataset, str(tmp_path / "pages"))
-    assert len(paths) == 2 and "AID.GRANULARITY none does not use the loss D" in pages.notes[-1]
+    assert len(paths) == 1 and "AID.GRANULARITY none does not use the loss D" in pages.notes[-1]
     assert pages._teachers()[0].endswith("patches.ts")
 
 
@@ -129,7 +122,7 @@ def test_unknown_or_mismatched_datasets_are_refused(student_config, toy_dataset)
         load_records(cfg, toy_dataset)
 
 
-def write(cfg, dataset, output, weights="", count=2, images="2") -> tuple[list[str], Pages]:
+def write(cfg, dataset, output, weights="", count=2, images="1") -> tuple[list[str], Pages]:
     records = load_records(cfg, dataset)
     pages = Pages(cfg, dataset, weights)
     paths = pages.write(choose_images(records, images), records, count, str(output))
@@ -140,10 +133,10 @@ def test_pages_of_a_trained_student_have_two_more_columns(
     student_config, saved, toy_dataset, tmp_path
 ):
     cfg = student_config("faster_rcnn")
-    expected = ["0.png", "3.png", "contact_sheet.png"]
+    expected = ["0.png", "contact_sheet.png"]
     written, pages = write(cfg, toy_dataset, tmp_path / "a")
     assert written == expected and pages.notes == []
-    written, pages = write(cfg, toy_dataset, tmp_path / "b", saved())
+    written, pages = write(cfg, toy_dataset, tmp_path / "b", saved(), count=1)
     assert written == expected and pages.notes == []
     one, other = (Image.open(tmp_path / folder / "0.png").size for folder in "ab")
     assert one[1] == other[1]  # two more columns
@@ -166,7 +159,7 @@ def test_notes_list_maps_missing_without_adapters(
 def test_notes_list_omitted_items(student_config, toy_dataset, tmp_path):
     opts = ["DISTILLATION.LOSSES", ["CWDLoss"], "AID.GRANULARITY", "none"]
     written, pages = write(student_config("retinanet", opts=opts), toy_dataset, tmp_path / "a")
-    assert written == ["0.png", "3.png"]
+    assert written == ["0.png"]
     assert [note.split(":")[0] for note in pages.notes] == [
         "Without feature differences",
         "Without a contact sheet",

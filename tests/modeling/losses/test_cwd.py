@@ -46,16 +46,6 @@ def test_loss_equals_loops_over_images_and_channels():
     assert cwd(student, teacher, weight, 0.5) == pytest.approx(expected * 0.5**2 / 3 / 2)
 
 
-def test_positions_of_weight_zero_have_no_influence():
-    student, teacher = random(1, 2, 2, 3), random(1, 2, 2, 3, seed=1)
-    weight = torch.ones(1, 1, 2, 3, dtype=torch.float64)
-    weight[..., 0] = 0
-    actual = cwd(student, teacher, weight)
-    assert actual == pytest.approx(cwd(student[..., 1:], teacher[..., 1:]))
-    teacher[..., 0] = 1e4  # a large error at the position of weight 0
-    assert cwd(student, teacher, weight) == pytest.approx(actual)
-
-
 def test_weight_scales_the_peak_of_a_channel():
     student, teacher, weight = (
         torch.zeros(1, 1, 2, 3),
@@ -69,12 +59,6 @@ def test_weight_scales_the_peak_of_a_channel():
     peak = math.log(6) - 1 + 1 / 6
     assert full == pytest.approx(math.log(6))
     assert cwd(student, teacher, weight) == pytest.approx(0.1 * peak + 5 / 6)
-
-
-def test_loss_is_positive():
-    for seed in range(20):
-        student, teacher = random(1, 2, 2, 3, seed=seed), random(1, 2, 2, 3, seed=seed + 1)
-        assert cwd(student, teacher, random(1, 1, 2, 3, seed=seed).abs()) > 0
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])

@@ -150,20 +150,6 @@ def test_each_box_sums_to_1_and_the_smallest_takes_precedence():
     torch.testing.assert_close(foreground_share([boxes[:1]], (1, 1), 64), torch.ones(1, 1, 1, 1))
 
 
-def test_empty_image_is_all_background_and_full_box_all_foreground():
-    student, teacher, weight = (
-        random(1, 3, 4, 5),
-        random(1, 3, 4, 5, seed=1),
-        torch.ones(1, 1, 4, 5),
-    )
-    empty, full = (
-        run(make_loss().double(), student, teacher, weight.double(), [boxes])
-        for boxes in ([], [[-5.0, -5, 99, 99]])
-    )
-    assert empty["foreground"] == 0 and full["background"] == 0
-    assert empty["background"] == pytest.approx(full["foreground"])
-
-
 def test_global_context_starts_at_zero_and_ignores_weight_zero():
     torch.manual_seed(0)
     block, x = GlobalContext(4), torch.randn(2, 4, 3, 5)

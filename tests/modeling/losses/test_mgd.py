@@ -98,15 +98,6 @@ def test_masks_follow_the_seed_and_preserve_the_random_state():
     assert torch.equal(masks(restarted)[0], scaled)
 
 
-def test_loss_is_linear_in_a_constant_weight():
-    student, teacher = torch.randn(2, 1, 2, 6, 5)
-    losses = [make_loss(0.5, copies=False) for _ in range(2)]
-    losses[1].load_state_dict(losses[0].state_dict())
-    full = mgd(losses[0], student, teacher)
-    scaled = mgd(losses[1], student, teacher, torch.full((1, 1, 6, 5), 0.3))
-    torch.testing.assert_close(scaled, 0.3 * full)
-
-
 @pytest.mark.parametrize("share", [1.0, -0.1, float("nan")])
 def test_invalid_masked_share_is_refused(share):
     with pytest.raises(AIDError, match=f"MASKED_SHARE is {share}: it must be at least 0, below 1"):

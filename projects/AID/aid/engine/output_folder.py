@@ -206,8 +206,7 @@ def write_results(folder: str, results: dict) -> None:
     path = os.path.join(folder, "metrics.json")
     content = {**flatten_results_dict(results), "iteration": 0}
     with clear_write_errors(folder):
-        write_text(path, json_text(content, sort_keys=True) + "
-")
+        write_text(path, json_text(content, sort_keys=True) + "\n")
     logging.getLogger(__name__).info("Results: %s", path)
 
 
