@@ -1,6 +1,7 @@
 """Jobs of a study, and their order of execution."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -162,6 +163,17 @@ def test_every_job_registers_the_files_of_the_study(study, tmp_path, monkeypatch
     assert config == "s.yaml"
     assert options == [*job.options, "MODEL.DEVICE", "cpu", "VIS_PERIOD", 0]
     assert (tmp_path / "registered").read_text() == "ab"
+
+
+def test_given_dataset_is_used_as_it_is(study, tmp_path, monkeypatch):
+    kinds = {"day": {"folder": str(tmp_path / "data")}, "mixed": {}}
+    job = study(scenes={**CONTENT["scenes"], "kinds": kinds}).jobs[1]
+    assert job.is_teacher and job.scenes.root == str(tmp_path / "data" / "kitti")
+    with pytest.raises(AIDError, match="kitti, a dataset of the study, does not exist"):
+        runner_module._render(job.scenes, 1)
+    os.makedirs(job.scenes.root)
+    runner_module._render(job.scenes, 1)
+    assert os.listdir(job.scenes.root) == []
 
 
 def test_malformed_study_file_is_refused(tmp_path):

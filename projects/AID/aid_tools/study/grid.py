@@ -23,15 +23,24 @@ MAX_JOBS = 10_000
 
 @dataclass(frozen=True)
 class Scenes:
-    """Rendered dataset.
+    """Dataset for training and test, rendered or given.
 
     Attributes:
-        folder: parent folder of synthetic_kitti, the value of DETECTRON2_DATASETS.
-        options: command line options of datasets/make_synthetic_kitti.py.
+        folder: value of DETECTRON2_DATASETS.
+        options: command line options of datasets/make_synthetic_kitti.py; None for a given dataset.
     """
 
     folder: str
-    options: tuple[str, ...]
+    options: tuple[str, ...] | None
+
+    @property
+    def is_rendered(self) -> bool:
+        return self.options is not None
+
+    @property
+    def root(self) -> str:
+        """Folder of images and labels, in KITTI's layout."""
+        return os.path.join(self.folder, "synthetic_kitti" if self.is_rendered else "kitti")
 
 
 @dataclass(frozen=True)
@@ -202,6 +211,8 @@ class _Grid:
 
     def _scenes(self, set_name: str, kind: str) -> Scenes:
         scenes = self._content["scenes"]
+        if "folder" in scenes["kinds"][kind]:
+            return Scenes(scenes["kinds"][kind]["folder"], None)
         options = {**scenes["options"], **scenes["kinds"][kind]}
         options["seed"] = scenes["sets"][set_name] + options.pop("seed_offset", 0)
         return Scenes(

@@ -53,7 +53,7 @@ def config_of(job: Job, *options: object) -> CfgNode:
 def training_set(job: Job) -> Iterator[str]:
     """Register the run's training images inside the context, and yield their dataset name."""
     name = f"{job.folder}/train"
-    register_kitti(name, os.path.join(job.scenes.folder, "synthetic_kitti"), "train", "-")
+    register_kitti(name, job.scenes.root, "train", "-")
     try:
         yield name
     finally:

@@ -20,19 +20,26 @@ RESULTS = "results.json"
 
 
 def collect_results(job: Job) -> None:
-    """Write results.json of a finished run, and remove its large files that are not needed."""
+    """Write results.json of a finished run, and remove its large files that are not needed.
+
+    The detections on a given dataset are kept, for statistics over its drives.
+    """
     with open(os.path.join(job.folder, "metrics.json")) as f:
         lines = [json.loads(line) for line in f]
     last = next(x for x in reversed(lines) if "bbox/AP" in x)
     results = {key.removeprefix("bbox/"): last[key] for key in last if key.startswith("bbox/")}
-    results["conditions"] = _by_condition(job)
+    for key in last:
+        if key.startswith("kitti/AP_R40") and key.endswith("moderate"):
+            results[key.removeprefix("kitti/")] = last[key]
+    results["conditions"] = _by_condition(job) if job.scenes.is_rendered else {}
     for name, key in (("map_mean", "aid/map_mean"), ("weight_mean", "aid/weight_mean")):
         values = [x[key] for x in lines if key in x]
         results[name] = mean(values) if values else None
     results["seconds_per_iteration"] = median(x["time"] for x in lines if "time" in x)
     results["labels"] = job.labels
     write_json(os.path.join(job.folder, RESULTS), results)
-    shutil.rmtree(os.path.join(job.folder, "inference"), ignore_errors=True)
+    if job.scenes.is_rendered:
+        shutil.rmtree(os.path.join(job.folder, "inference"), ignore_errors=True)
     for name in os.listdir(job.folder):
         keep = (job.is_teacher or job.keeps_weights) and name == "model_final.pth"
         if name.endswith(".pth") and not keep or name.startswith("events."):
@@ -41,7 +48,7 @@ def collect_results(job: Job) -> None:
 
 def _by_condition(job: Job) -> dict[str, float]:
     """AP and AP50, in percent, on the validation images of each condition, if there are several."""
-    root = os.path.join(job.scenes.folder, "synthetic_kitti")
+    root = job.scenes.root
     with open(os.path.join(root, "training", "scenes.json")) as f:
         scenes = json.load(f)["scenes"]
     with open(os.path.join(root, "ImageSets", "val.txt")) as f:

@@ -33,7 +33,7 @@ def run_study(study: Study, workers: int) -> list[Job]:
         Failed and skipped jobs.
 
     Raises:
-        AIDError: the scenes cannot be rendered.
+        AIDError: the scenes cannot be rendered, or a given dataset does not exist.
     """
     for scenes in dict.fromkeys(job.scenes for job in study.jobs):
         _render(scenes, workers)
@@ -77,11 +77,16 @@ def _ready(waiting: Iterable[Job], jobs: Iterable[Job]) -> list[Job]:
 
 
 def _render(scenes: Scenes, workers: int) -> None:
-    output = os.path.join(scenes.folder, "synthetic_kitti")
-    command = [sys.executable, "datasets/make_synthetic_kitti.py", "--output", output]
+    if not scenes.is_rendered:
+        if not os.path.isdir(scenes.root):
+            raise AIDError(
+                f"{scenes.root}, a dataset of the study, does not exist: create it first"
+            )
+        return
+    command = [sys.executable, "datasets/make_synthetic_kitti.py", "--output", scenes.root]
     process = subprocess.run([*command, "--workers", str(workers), *scenes.options])
     if process.returncode:
-        raise AIDError(f"{output} could not be rendered: see the error above")
+        raise AIDError(f"{scenes.root} could not be rendered: see the error above")
 
 
 def _start(job: Job) -> subprocess.Popen:
