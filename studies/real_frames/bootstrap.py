@@ -3,8 +3,8 @@
 
     python studies/real_frames/bootstrap.py output/real_frames frames.csv RULE BASELINE
 
-The detections of a seed's runs, one for each fold, are evaluated together. A resample draws drives with
-replacement and averages over the seeds.
+The detections of a seed's runs, one for each fold, are evaluated together. A resample draws drives
+with replacement and averages over the seeds.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from aid.evaluation.kitti_metric import kitti_average_precision
 from aid.data.kitti_labels import parse_label_file
+from aid.evaluation.kitti_metric import kitti_average_precision
 
 NUM_RESAMPLES = 1000
 
