@@ -12,6 +12,15 @@ from .cells import BASELINES, GridCells
 
 __all__ = ["draw_differences", "draw_strengths"]
 
+# Labels of a comparison, in the order in which they are shown.
+LABELS = {
+    "detector": "{}",
+    "rule": "{}",
+    "regime": "{}",
+    "iterations": "{} iterations",
+    "strength": "strength {:g}",
+}
+
 
 def draw_strengths(cells: GridCells) -> Figure:
     """Draw AP over strength for each rule with several strengths; bars are the range over seeds."""
@@ -43,23 +52,22 @@ def draw_strengths(cells: GridCells) -> Figure:
 def draw_differences(comparisons: list[dict]) -> Figure:
     """Draw differences in AP: means, 95 % confidence intervals and numbers of seeds.
 
-    There is a panel for each baseline and a row for each rule, regime and detector.
+    There is a panel for each baseline and a row for each rule, regime and detector. What all rows
+    have in common is in the title.
 
     Args:
         comparisons: entries of :func:`~aid_tools.study.cells.compare_rules`, at least one, all of
             the same metric.
     """
     names = [x for x in BASELINES if any(entry["against"] == x for entry in comparisons)]
+    common = [k for k in LABELS if k != "rule" and len({x[k] for x in comparisons}) == 1]
     panels = defaultdict(dict)
     for x in comparisons:
-        row = (
-            f"{x['regime']}, {x['detector']}, {x['iterations']} iterations: "
-            f"{x['rule']}, strength {x['strength']:g}"
-        )
+        row = _describe(x, [k for k in LABELS if k not in common])
         panels[x["against"]][row] = x
     rows = sorted({row for panel in panels.values() for row in panel}, reverse=True)
     figure, axes = plt.subplots(
-        1, len(names), figsize=(6 + 3 * len(names), 1.2 + 0.3 * len(rows)), layout="constrained",
+        1, len(names), figsize=(5 + 3 * len(names), 1.6 + 0.3 * len(rows)), layout="constrained",
         sharex=True, sharey=True, squeeze=False,
     )  # fmt: skip
     for axis, name in zip(axes[0], names, strict=True):
@@ -71,10 +79,16 @@ def draw_differences(comparisons: list[dict]) -> Figure:
             place = rows.index(row)
             axis.errorbar(x["mean"], place, xerr=error, fmt="o", capsize=3, color=color)
             axis.annotate(
-                f"{x['seeds']}", (x["mean"], place), (0, 4), textcoords="offset points",
-                ha="center", fontsize=7,
+                f"{x['seeds']} seeds", (x["mean"], place), (0, 4), textcoords="offset points",
+                ha="center", fontsize=8,
             )  # fmt: skip
         axis.set(title=f"against {name.replace('_', ' ')}", xlabel="difference in AP")
         axis.set_yticks(range(len(rows)), map(figure_text, rows))
+        axis.margins(y=0.3 / len(rows) + 0.1)
         axis.grid(alpha=0.3)
+    figure.suptitle(figure_text(_describe(comparisons[0], common)), fontsize="medium")
     return figure
+
+
+def _describe(comparison: dict, labels: list[str]) -> str:
+    return ", ".join(LABELS[k].format(comparison[k]) for k in labels)
