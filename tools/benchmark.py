@@ -86,10 +86,11 @@ def build_parser() -> ArgumentParser:
 def main(args: Namespace) -> None:
     # Imported late, see aid_tools/command.py.
     from aid.utils.errors import AIDError
-    from aid.utils.files import check_writable, clear_file_errors, write_json
+    from aid.utils.files import check_writable
     from aid_tools.benchmark import Settings, count_costs, measure, measure_sweep, parse_size
     from aid_tools.benchmark.figure import check_format, draw_sweeps
     from aid_tools.benchmark.page import costs_page, results_page, sweep_page
+    from aid_tools.files import clear_file_errors, write_json
     from aid_tools.report.figures import save
 
     if args.figure:

@@ -57,8 +57,8 @@ def main(args: Namespace) -> None:
     from aid.config import load_config
     from aid.data.register import register_from_file
     from aid.engine.setup import check_dataset
-    from aid.utils.files import write_json
     from aid_tools.benchmark.loader import measure_loader
+    from aid_tools.files import write_json
 
     if args.register:
         register_from_file(args.register)

@@ -6,8 +6,7 @@ from collections import Counter
 
 from tabulate import tabulate
 
-from aid.utils.text import markdown_cell, markdown_text
-
+from ..text import markdown_cell, markdown_text
 from .convert import Split
 from .input_size import InputSize
 from .labels import Labels

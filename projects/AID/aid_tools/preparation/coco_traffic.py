@@ -7,7 +7,9 @@ from collections import Counter
 from aid.data.coco import read_coco
 from aid.data.coco_traffic import CLASSES, annotation_file
 from aid.utils.errors import AIDError
-from aid.utils.files import clear_file_errors, whole_file
+from aid.utils.files import whole_file
+
+from ..files import clear_file_errors
 
 __all__ = ["prepare", "print_summary", "select", "write_json"]
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from aid.utils.errors import AIDError
-from aid.utils.files import clear_file_errors, write_json
 
+from ..files import clear_file_errors, write_json
 from .invariants import BrokenPromise, check_folder, compare_folders, next_iteration
 from .victim import Victim
 

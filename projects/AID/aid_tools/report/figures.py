@@ -10,10 +10,10 @@ from detectron2.utils.colormap import colormap
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from aid.utils.drawing import COLORMAP
 from aid.utils.files import whole_file
-from aid.utils.text import figure_text
 
-from ..visualization import COLORMAP
+from ..text import figure_text
 from ..visualization.canvas import Canvas
 from ..visualization.labels import Label, draw_labels
 from .instances import DOUBTS, ImageStats

@@ -17,8 +17,8 @@ from detectron2.config import CfgNode
 from aid.config import flat_keys, load_config
 from aid.utils.errors import AIDError
 from aid.utils.files import write_text
-from aid.utils.text import markdown_cell
 
+from ..text import markdown_cell
 from .pairs import PASSING
 from .runs import Run, load_run
 

@@ -5,8 +5,9 @@ import textwrap
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.patches import Rectangle
+
+from aid.utils.drawing import COLORMAP
 
 from .canvas import MARGIN, Canvas, enlarged
 from .collect import Seen
@@ -134,7 +135,7 @@ def _draw(canvas: Canvas, entry: Entry, image: np.ndarray, x: float, y: float) -
     axes = canvas.image(enlarged(crop, 200), x, y + CROP - height, width, height)
     scale = axes.get_xlim()[1] / crop.shape[1]
     corner = scale * (x1 - left), scale * (y1 - top)
-    color = colormaps["viridis"](min(entry.weight, 1.0))
+    color = COLORMAP(min(entry.weight, 1.0))
     for line, width in ((casing(color), 4.0), (color, 2.2)):
         size = scale * (x2 - x1), scale * (y2 - y1)
         axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=line, linewidth=width))

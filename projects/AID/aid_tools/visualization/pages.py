@@ -16,8 +16,8 @@ from aid.data.ignore_regions import ignore_boxes
 from aid.modeling.losses.attention import spatial_attention
 from aid.modeling.losses.functional import standardized
 from aid.utils.errors import AIDError
-from aid.utils.files import output_folder
 
+from ..files import output_folder
 from .collect import Seen, as_in_first_step, collect
 from .contact_sheet import Entry, draw_contact_sheet, entries_of, extremes
 from .load import build_student, load_trained
