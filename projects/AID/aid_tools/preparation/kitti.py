@@ -9,6 +9,9 @@ from tqdm import tqdm
 from aid.data.kitti import load_image, read_names, read_size
 from aid.data.kitti_labels import CLASSES
 from aid.utils.errors import AIDError
+from aid.utils.files import write_text
+
+from ..files import clear_file_errors
 
 __all__ = [
     "KITTI_IMAGES",
@@ -26,6 +29,7 @@ __all__ = [
 
 KITTI_IMAGES = 7481
 SPLITS = ("train", "val", "trainval")
+MOST_NAMES = 20  # in a message
 
 
 def list_images(root: str) -> list[str]:
@@ -57,10 +61,10 @@ def list_images(root: str) -> list[str]:
     return sorted(images)
 
 
-def enumerate_some(names: list[str], most: int = 20) -> str:
-    """Join names to a string, with at most ``most`` of them."""
-    more = f", and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def enumerate_some(names: list[str]) -> str:
+    """Join names to a string, with at most MOST_NAMES of them."""
+    more = f", and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
 
 
 def check_files(root: str, names: list[str]) -> dict[str, Counter]:
@@ -195,13 +199,11 @@ def write_splits(root: str, splits: dict[str, list[str]]) -> None:
         AIDError: the files cannot be written.
     """
     folder = os.path.join(root, "ImageSets")
-    try:
+    with clear_file_errors(folder):
         os.makedirs(folder, exist_ok=True)
         for split, names in splits.items():
-            with open(os.path.join(folder, f"{split}.txt"), "w") as f:
-                f.writelines(f"{name}\n" for name in names)
-    except OSError as error:
-        raise AIDError(f"{folder} cannot be written: {error.strerror}") from error
+            text = "".join(f"{name}\n" for name in names)
+            write_text(os.path.join(folder, f"{split}.txt"), text)
 
 
 def print_table(splits: dict[str, list[str]], objects: dict[str, Counter], title: str) -> None:
