@@ -14,6 +14,7 @@ docs/performance.md for the meaning of the numbers.
 
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
@@ -114,7 +115,7 @@ def main(args: Namespace) -> None:
     elif args.sweep:
         sweeps = measure_sweep(settings, **rounds)
         print(sweep_page(sweeps, settings))
-        content = {"sweeps": [sweep.as_dict() for sweep in sweeps]}
+        content = {"sweeps": list(map(asdict, sweeps))}
         if args.figure:
             with clear_file_errors(args.figure, "--figure"):
                 save(draw_sweeps(sweeps), args.figure)
