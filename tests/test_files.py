@@ -145,7 +145,7 @@ def test_pipe_is_written_to_and_not_replaced(tmp_path):
 
 def test_tools_write_files_only_by_the_helpers(repository):
     """Other writes leave a partial file or a traceback if the disk is full."""
-    writes = re.compile(r"""open\([^)]*["'][wax]b?["']|json\.dump\(""")
+    writes = re.compile(r"""open\(.*["'][wax]b?["']|json\.dump\(""")
     allowed = {"memory.py", "victim.py", "runner.py", "load_test.py"}  # /proc, and stdout.txt
     paths = [*Path(repository, "tools").glob("*.py")]
     package = Path(repository, "projects/AID/aid_tools")

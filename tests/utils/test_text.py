@@ -39,3 +39,4 @@ def test_error_is_one_line_despite_quoted_text(capsys):
 def test_nouns_of_numbers():
     words = [counted(n, "epoch") for n in (0, 1, 2)]
     assert words == ["0 epochs", "1 epoch", "2 epochs"]
+    assert [counted(n, "class") for n in (1, 2)] == ["1 class", "2 classes"]

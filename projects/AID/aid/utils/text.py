@@ -12,8 +12,9 @@ JOINERS = "\u200c\u200d"
 
 
 def counted(number: int, noun: str) -> str:
-    """Number with its noun, which gets an s unless it is one: "1 image", "2 images"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """Number with its noun, in the plural unless it is one: "1 image", "2 images", "2 classes"."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{'' if number == 1 else plural}"
 
 
 def visible(text: str) -> str:

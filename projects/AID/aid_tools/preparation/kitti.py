@@ -10,6 +10,7 @@ from aid.data.kitti import load_image, read_names, read_size
 from aid.data.kitti_labels import CLASSES
 from aid.utils.errors import AIDError
 from aid.utils.files import write_text
+from aid.utils.text import counted
 
 from ..files import clear_file_errors
 
@@ -50,10 +51,10 @@ def list_images(root: str) -> list[str]:
         raise AIDError(f"{root}/training/image_2 holds no .png file: unpack KITTI's images there")
     if images != labels:
         missing = [
-            f"{len(unpaired)} {kind} ({enumerate_some(unpaired)})"
-            for kind, unpaired in (
-                ("images without label", sorted(images - labels)),
-                ("labels without image", sorted(labels - images)),
+            f"{counted(len(unpaired), kind)} without {other} ({enumerate_some(unpaired)})"
+            for kind, other, unpaired in (
+                ("image", "label", sorted(images - labels)),
+                ("label", "image", sorted(labels - images)),
             )
             if unpaired
         ]
@@ -80,8 +81,8 @@ def check_files(root: str, names: list[str]) -> dict[str, Counter]:
     broken = [name for name in names if not is_readable(f"{training}/image_2/{name}.png")]
     if broken:
         raise AIDError(
-            f"{training}/image_2: {len(broken)} images cannot be read ({enumerate_some(broken)}): "
-            "unpack them again"
+            f"{training}/image_2: {counted(len(broken), 'image')} cannot be read "
+            f"({enumerate_some(broken)}): unpack them again"
         )
     objects = {}
     for name in tqdm(names, desc="Checking", unit="image"):
@@ -164,7 +165,7 @@ def read_split(train_list: str, val_list: str, names: list[str]) -> tuple[list[s
         unknown = [name for name in members if name not in known]
         if unknown:
             raise AIDError(
-                f"{path} lists {len(unknown)} images that are not in training/: "
+                f"{path} lists {counted(len(unknown), 'image')} not in training/: "
                 f"{enumerate_some(unknown)}"
             )
     return splits

@@ -10,6 +10,7 @@ import torch
 
 from aid.evaluation.kitti_files import note_on_few_objects
 from aid.evaluation.kitti_metric import DIFFICULTIES
+from aid.utils.text import counted
 
 from ..paired_difference import PairedDifference, paired_difference
 from .figures import MAX_CLASSES
@@ -171,7 +172,7 @@ def _measured(row: dict, measures: list[str]) -> list[TableCell]:
 def _cost(findings: Findings) -> list[Part]:
     device = findings.runs[0].cfg.MODEL.DEVICE
     if device == "cpu":
-        device = f"CPU, {torch.get_num_threads()} threads"
+        device = f"CPU, {counted(torch.get_num_threads(), 'thread')}"
     header = ["run", "parameters", "GFLOPs", "s / image", "s / iteration"]
     table = [
         [

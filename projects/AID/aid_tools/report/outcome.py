@@ -313,8 +313,11 @@ def _lengths(run: Run, student: Run) -> str:
         (x.cfg.SOLVER.MAX_ITER, x.cfg.SOLVER.IMS_PER_BATCH) for x in (run, student)
     )
     if batch == its_batch:
-        return f"{steps} iterations instead of {of_student}"
-    return f"{steps} iterations of {batch} images instead of {of_student} of {its_batch}"
+        return f"{counted(steps, 'iteration')} instead of {of_student}"
+    return (
+        f"{counted(steps, 'iteration')} of {counted(batch, 'image')} instead of {of_student} of "
+        f"{its_batch}"
+    )
 
 
 def _durations(*seconds: float) -> str:
