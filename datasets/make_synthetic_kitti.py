@@ -63,6 +63,7 @@ def main(args: Namespace) -> None:
     from synthetic.labels import LabelNoise
 
     from aid.utils.errors import AIDError
+    from aid.utils.text import counted
 
     shares = (args.wrong_class, args.jitter, args.missing)
     noise = LabelNoise(*shares, args.cyclist_as_pedestrian)
@@ -88,7 +89,7 @@ def main(args: Namespace) -> None:
         render_folder(settings, args.output, args.workers)
     except OSError as error:
         raise AIDError(f"--output {args.output} cannot be written: {error}") from error
-    print(f"{args.output}: {args.train} scenes for training, {args.val} for validation")
+    print(f"{args.output}: {counted(args.train, 'scene')} for training, {args.val} for validation")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ docs/performance.md for the meaning of the numbers.
 
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
@@ -86,10 +87,11 @@ def build_parser() -> ArgumentParser:
 def main(args: Namespace) -> None:
     # Imported late, see aid_tools/command.py.
     from aid.utils.errors import AIDError
-    from aid.utils.files import check_writable, clear_file_errors, write_json
+    from aid.utils.files import check_writable
     from aid_tools.benchmark import Settings, count_costs, measure, measure_sweep, parse_size
     from aid_tools.benchmark.figure import check_format, draw_sweeps
     from aid_tools.benchmark.page import costs_page, results_page, sweep_page
+    from aid_tools.files import clear_file_errors, write_json
     from aid_tools.report.figures import save
 
     if args.figure:
@@ -113,7 +115,7 @@ def main(args: Namespace) -> None:
     elif args.sweep:
         sweeps = measure_sweep(settings, **rounds)
         print(sweep_page(sweeps, settings))
-        content = {"sweeps": [sweep.as_dict() for sweep in sweeps]}
+        content = {"sweeps": list(map(asdict, sweeps))}
         if args.figure:
             with clear_file_errors(args.figure, "--figure"):
                 save(draw_sweeps(sweeps), args.figure)

@@ -57,8 +57,9 @@ def main(args: Namespace) -> None:
     from aid.config import load_config
     from aid.data.register import register_from_file
     from aid.engine.setup import check_dataset
-    from aid.utils.files import write_json
+    from aid.utils.text import counted
     from aid_tools.benchmark.loader import measure_loader
+    from aid_tools.files import write_json
 
     if args.register:
         register_from_file(args.register)
@@ -70,7 +71,8 @@ def main(args: Namespace) -> None:
     rows = [[n, rate, rate / max(1, n)] for n, rate in rates.items()]
     print(
         f"{', '.join(cfg.DATASETS.TRAIN)} with {args.config_file}; "
-        f"{args.batches} batches of {cfg.SOLVER.IMS_PER_BATCH}; {os.cpu_count()} cores"
+        f"batches: {args.batches} of {counted(cfg.SOLVER.IMS_PER_BATCH, 'image')}; "
+        f"{counted(os.cpu_count(), 'core')}"
     )
     print(tabulate(rows, ["workers", "images / s", "per worker"], floatfmt=".1f"))
     if args.json:

@@ -65,8 +65,9 @@ def build_parser() -> ArgumentParser:
 def main(args: Namespace) -> None:
     # Imported late, see aid_tools/command.py.
     from aid.utils.errors import AIDError
-    from aid.utils.files import check_empty, output_folder, write_json, write_text
+    from aid.utils.files import write_text
     from aid.utils.text import visible
+    from aid_tools.files import check_empty, output_folder, write_json
     from aid_tools.own_data import (
         assign_splits,
         check_outside,

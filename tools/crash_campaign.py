@@ -54,6 +54,7 @@ def build_parser() -> ArgumentParser:
 @command(build_parser)
 def main(args: Namespace) -> None:
     # Imported late, see aid_tools/command.py.
+    from aid.utils.text import counted
     from aid_tools.reliability import run_campaign
 
     workers = tuple(dict.fromkeys(args.workers))
@@ -61,9 +62,9 @@ def main(args: Namespace) -> None:
     if result["failure"]:
         sys.exit(f"error: {result['failure']}")
     print(
-        f"{result['kills']} kills, {result['kills_during_write']} of them during a write: no "
-        f"checkpoint unreadable or lost, all {result['compared_checkpoints']} bit-equal to the "
-        f"uninterrupted run ({os.path.join(args.output, 'crash_campaign.json')})"
+        f"{counted(result['kills'], 'kill')}, {result['kills_during_write']} of them during a "
+        f"write: no checkpoint unreadable or lost, all {result['compared_checkpoints']} bit-equal "
+        f"to the uninterrupted run ({os.path.join(args.output, 'crash_campaign.json')})"
     )
 
 

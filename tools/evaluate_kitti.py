@@ -35,7 +35,7 @@ def build_parser() -> ArgumentParser:
 def main(args: Namespace) -> None:
     # Imported late, see aid_tools/command.py.
     from aid.evaluation import as_dict, evaluate_folders, format_table
-    from aid.utils.files import write_json
+    from aid_tools.files import write_json
 
     precision = evaluate_folders(args.labels, args.results)
     print(format_table(precision))

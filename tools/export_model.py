@@ -112,9 +112,9 @@ def main(args: Namespace) -> None:
     from aid import Predictor
     from aid.data import register_from_file
     from aid.utils.errors import AIDError
-    from aid.utils.files import output_folder
     from aid_tools.export import check_packages
     from aid_tools.export.tool import check_int8, check_labels, export_and_compare
+    from aid_tools.files import output_folder
 
     if min(args.num_images, args.repeat, args.threads) < 1:
         raise AIDError("--num-images, --repeat and --threads must be at least 1")

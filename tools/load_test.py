@@ -68,10 +68,10 @@ def main(args: Namespace) -> None:
 
     from aid.config import load_config
     from aid.utils.errors import AIDError
-    from aid.utils.files import output_folder, write_json
     from aid_tools.benchmark.growth import draw_growth, measure_growth, place_in_time
     from aid_tools.benchmark.load_test import TITLES, verdict, watch
     from aid_tools.benchmark.processes import can_count
+    from aid_tools.files import output_folder, write_json
     from aid_tools.report.figures import save
 
     max_iter = load_config(args.config_file, args.opts).SOLVER.MAX_ITER

@@ -69,8 +69,8 @@ def main(args: Namespace) -> None:
     from aid import Predictor
     from aid.data import register_from_file
     from aid.utils.errors import AIDError
-    from aid.utils.files import check_empty, output_folder
     from aid.utils.text import counted, visible
+    from aid_tools.files import check_empty, output_folder
     from aid_tools.prediction import find_sources
     from aid_tools.prediction.tool import predict_files
 

@@ -14,6 +14,8 @@ List finished and unfinished runs:
 Write tables and figures of the finished runs:
 
     python tools/study.py studies/weighting.yaml --report docs/results
+
+Paths in the file, and those that are printed, start at the repository.
 """
 
 import os
@@ -26,6 +28,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if
 from aid_tools.arguments import make_parser
 from aid_tools.command import command
 
+ROOT = Path(__file__).resolve().parents[1]
 # Number of training images for the measurement of weights.
 NUM_IMAGES = 100
 # Number of training batches for the measurement of gradients.
@@ -79,6 +82,9 @@ def main(args: Namespace) -> None:
 
     if args.workers < 1:
         raise AIDError("--workers must be at least 1")
+    if Path.cwd() != ROOT:
+        args.study, args.report = (x and os.path.abspath(x) for x in (args.study, args.report))
+        os.chdir(ROOT)
     study = load_study(args.study, args.only)
     if args.list:
         for job in study.jobs:

@@ -184,7 +184,7 @@ def test_images_too_small_for_training_are_refused(config_file, benchmark):
     # Batch norm of the head fails on the last level, a single cell.
     path = config_file("retinanet", ["MODEL.RETINANET.NORM", "BN"])
     line = benchmark("--config-file", path, "--size", "32x32", "--batch", "1")
-    assert line.startswith("error: the student cannot train on 1 images of 32x32")
+    assert line.startswith("error: the student cannot train on 1 image of 32x32")
 
 
 # --- inputs, networks and timing

@@ -62,7 +62,7 @@ def with_scores(*scores):
 
 
 @pytest.mark.parametrize(
-    "min_score, expected", [(0.0, [0.9, 0.4]), (0.4, [0.9, 0.4]), (0.5, [0.9])]
+    "min_score, expected", [(None, [0.9, 0.4]), (0.0, [0.9, 0.4]), (0.4, [0.9, 0.4]), (0.5, [0.9])]
 )
 def test_detections_as_labels_have_a_least_score(min_score, expected, dataset):
     name = dataset(with_scores(0.9, 0.4), min_score=min_score)

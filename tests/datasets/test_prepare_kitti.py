@@ -64,7 +64,7 @@ def test_given_lists_are_checked_and_used(prepare, tmp_path):
         ("000002\n", "t both list 000002"),
         ("000003\n000003\n", "v lists image 000003 twice"),
         ("../../000003\n", "v, line 1: '../../000003' is no image name"),
-        ("000077\n", "v lists 1 images that are not in training/: 000077"),
+        ("000077\n", "v lists 1 image not in training/: 000077"),
         ("", "v is empty"),
     ):
         val.write_text(text)
@@ -80,7 +80,7 @@ def test_missing_files_and_empty_splits_are_refused(prepare, tmp_path):
     (tmp_path / "training/label_2/000099.txt").touch()
     code, error = prepare()
     assert code == 2 and "22 images without label (000011, 000012, " in error
-    assert "000030, and 2 more), 1 labels without image (000099): unpack both" in error
+    assert "000030, and 2 more), 1 label without image (000099): unpack both" in error
     code, error = prepare("--root", str(tmp_path / "gone"))
     assert code == 2 and "gone/training/image_2 does not exist" in error
     (tmp_path / "training/label_2/000099.txt").unlink()

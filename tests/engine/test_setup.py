@@ -9,6 +9,7 @@ from detectron2.utils import comm
 
 from aid.config import load_config
 from aid.data.classes import check_class_lists
+from aid.data.coco import register_coco
 from aid.data.kitti import register_kitti
 from aid.engine import AIDTrainer
 from aid.engine.setup import check_dataset
@@ -256,8 +257,9 @@ def test_warnings_before_an_error_are_printed(configure, odd_boxes, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
-def test_detections_as_labels_are_no_test_set():
-    register_kitti("detected", "gone", "train", "-", min_score=0.5)
+@pytest.mark.parametrize("register", [register_kitti, register_coco])
+def test_detections_as_labels_are_no_test_set(register):
+    register("detected", "gone", "gone", "-", min_score=0.0)
     try:
         with pytest.raises(AIDError, match="detected has detections in place of labels"):
             check_evaluator("detected")

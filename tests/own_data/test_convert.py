@@ -109,7 +109,7 @@ def test_boxes_are_clipped_or_left_out_and_counted(convert_dataset, labels, layo
     ]
     (folder / "Annotations/d.xml").write_text(layouts.voc_text("d", boxes))
     code, text = convert_dataset(folder)
-    assert code == 0 and "2 labels of val have no area or are outside of their image" in text
+    assert code == 0 and "2 labels of val without area or outside of the image" in text
     coco = read(tmp_path, "val")
     assert [x["bbox"] for x in coco["annotations"][:2]] == [[0, 10, 30, 30], [0, 0, 30, 80]]
     report = json.loads((tmp_path / "converted/data_report.json").read_text())
@@ -154,7 +154,7 @@ def test_images_of_another_size_or_that_are_broken_are_refused(
     whole = (folder / "JPEGImages/b.png").read_bytes()
     (folder / "JPEGImages/b.png").write_bytes(whole[: len(whole) // 2])
     code, error = convert_dataset(folder)
-    assert code == 2 and "1 images cannot be read, first" in error and "b.png" in error
+    assert code == 2 and "1 image cannot be read, first" in error and "b.png" in error
     (folder / "JPEGImages/b.png").write_bytes(b"no image")
     code, error = convert_dataset(folder)
     assert code == 2 and "b.png cannot be read: it is no image" in error

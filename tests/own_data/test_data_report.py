@@ -65,8 +65,8 @@ def test_report_counts_objects_by_split_class_and_size(convert_dataset, labels, 
     written = (tmp_path / "converted/data_report.md").read_text()
     assert written.strip() in text
     assert "| forklift |       1 |     2 |" in written
-    assert "* Not read: 5 CVAT shapes of type points." in written
-    assert "* Training skips the 1 training images without objects." in written
+    assert "* Not read: CVAT shapes of type points: 5." in written
+    assert "* Training skips 1 image without objects." in written
 
 
 def test_notes_name_what_harms_a_training(convert_dataset, labels, layouts, tmp_path):
@@ -76,7 +76,7 @@ def test_notes_name_what_harms_a_training(convert_dataset, labels, layouts, tmp_
     (folder / "val/labels/e.txt").write_text("")
     text = convert_dataset(folder)[1]
     for note in (
-        '1 images look like an image of another split, first "',
+        '1 image with a near-duplicate in another split, first "',
         "Without objects in val, so that they have no AP: forklift.",
         "100% of the objects of val are smaller than 8 px at the net's input: raise",
     ):

@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 
 from aid import Predictor
 from aid.utils.errors import AIDError
-from aid.utils.files import output_folder
+from aid_tools.files import output_folder
 from aid_tools.prediction import (
     KITTIWriter,
     PictureWriter,

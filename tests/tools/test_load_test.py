@@ -147,7 +147,7 @@ def test_leaks_of_memory_and_files_are_detected(load_test, tmp_path):
 
 def test_invalid_ranges_and_failed_runs_are_reported(load_test, monkeypatch):
     assert "must be below SOLVER.MAX_ITER 40" in load_test(0, 0, "--from-iteration", "40")[1]
-    assert "are too few to measure growth" in load_test(0, 0, "--from-iteration", "39")[1]
+    assert ", too few to measure growth" in load_test(0, 0, "--from-iteration", "39")[1]
     monkeypatch.setenv("FAIL", "1")
     code, output = load_test(0, 0)
     assert code == 2 and "error: the training failed, see " in output

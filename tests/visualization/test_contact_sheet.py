@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 
 from aid_tools.visualization.contact_sheet import Entry, draw_contact_sheet, entries_of, extremes
 
-CAR = Entry("a.png", (10.0, 10.0, 30.0, 20.0), "Car", 0.5, 7.0, "cls", 0.6)
+CAR = Entry("a.png", (10.0, 10.0, 30.0, 20.0), "Car", 0.5, 7.0, "cls", 4.2)
 
 
 def test_extremes_are_ordered_by_weight():
@@ -38,6 +38,14 @@ def test_entry_describes_loss_weight_and_largest_component(make_seen):
         0.75,
     )
     assert second.loss == np.inf and second.weight == 0 and second.share == 1
+
+
+def test_names_with_line_breaks_overlap_no_other_text():
+    car = replace(CAR, category="Car\n(left)")
+    images = {"a.png": np.zeros((64, 96, 3), np.uint8)}
+    page = draw_contact_sheet([("teacher\n1", [car])], images, "a\nSheet")
+    shown = [text.get_text() for text in page.figure.texts]
+    assert {"a Sheet", "teacher 1", "Car (left)  w 0.50"} <= set(shown)
 
 
 def test_crops_show_the_object_and_its_caption():

@@ -6,10 +6,9 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from aid.utils.drawing import MAX_AREA, enlargement
+from aid.utils.drawing import COLORMAP, draw_boxes, draw_weights, enlarge, weight_image
 from aid_tools.prediction.writers import draw
 from aid_tools.report.figures import draw_sheet
-from aid_tools.visualization import COLORMAP, draw_boxes, draw_weights, enlarge, weight_image
 from aid_tools.visualization.canvas import enlarged as enlarged_to
 from aid_tools.visualization.page import MAX_CELL_HEIGHT, _sizes
 
@@ -72,13 +71,16 @@ def test_enlargement_is_limited_by_the_area():
     image = np.zeros((2000, 20, 3), np.uint8)
     enlarged, factor = enlarge(image)
     assert factor == 14 and enlarged.shape == (28_000, 280, 3)
-    assert enlargement(2000, 20) ** 2 * 2000 * 20 == pytest.approx(MAX_AREA)
-    assert enlargement(200, 480) == 2 and enlargement(200, 1242) == 1
+    assert enlarged_to(image, 960).shape == (29_000, 290, 3)
+    assert enlarged_to(np.zeros((200, 480, 3), np.uint8), 960).shape == (400, 960, 3)
+    assert enlarged_to(np.zeros((200, 1242, 3), np.uint8), 960).shape == (200, 1242, 3)
     assert enlarge(np.zeros((3000, 4000, 3), np.uint8))[1] == 1
 
 
 def test_high_image_is_limited_in_every_figure(monkeypatch):
-    monkeypatch.setattr("aid.utils.drawing.MAX_AREA", area := 1 << 18)
+    area = 1 << 18
+    for module in ("aid.utils.drawing", "aid_tools.visualization.canvas"):
+        monkeypatch.setattr(f"{module}.MAX_AREA", area)
     image = np.zeros((2000, 20, 3), np.uint8)
     none = Instances((2000, 20))
     none.pred_boxes = Boxes(torch.zeros(0, 4))

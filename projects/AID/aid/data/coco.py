@@ -151,7 +151,7 @@ def _is_box(bbox: list, image_width: int, image_height: int) -> bool:
 
 
 def load_coco(
-    name: str, json_file: str, image_root: str, how_to_get: str, min_score: float = 0.0
+    name: str, json_file: str, image_root: str, how_to_get: str, min_score: float | None = None
 ) -> list[dict]:
     """Load a dataset in Detectron2's standard format; boxes are XYWH in pixels.
 
@@ -160,7 +160,8 @@ def load_coco(
         json_file: path of the instance annotations in COCO's format.
         image_root: folder of the images.
         how_to_get: instruction in the error message if data are missing.
-        min_score: annotations that have a "score" below it, as detections have, are left out.
+        min_score: least score of an object if the annotations are detections, which have a
+            "score"; None if they are not.
 
     Raises:
         AIDError: see :func:`read_coco`; an image is missing, or the classes differ from the
@@ -199,7 +200,7 @@ def load_coco(
 
 
 def _to_records(
-    coco: dict, image_root: str, classes: dict[int, int], min_score: float
+    coco: dict, image_root: str, classes: dict[int, int], min_score: float | None
 ) -> list[dict]:
     """Convert valid content to Detectron2's standard format, with the images in order of their ids.
 
@@ -224,7 +225,7 @@ def _to_records(
         try:
             if "score" in annotation:
                 label["score"] = _read_score(annotation["score"])
-                if label["score"] < min_score:
+                if min_score is not None and label["score"] < min_score:
                     continue
             if annotation.get("segmentation"):
                 label["segmentation"] = _read_mask(annotation["segmentation"], record)
@@ -265,7 +266,7 @@ def register_coco(
     image_root: str,
     how_to_get: str = "check the path",
     classes: Sequence[str] | None = None,
-    min_score: float = 0.0,
+    min_score: float | None = None,
 ) -> None:
     """Register a dataset under ``name``. Its files are read on first use only.
 
@@ -280,6 +281,6 @@ def register_coco(
     )
     metadata = MetadataCatalog.get(name)
     metadata.set(json_file=json_file, image_root=image_root, evaluator_type="coco")
-    metadata.has_detections = min_score > 0
+    metadata.has_detections = min_score is not None
     if classes is not None:
         metadata.thing_classes = list(classes)

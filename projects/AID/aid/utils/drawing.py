@@ -11,7 +11,7 @@ from detectron2.data.detection_utils import convert_image_to_rgb
 from matplotlib import colormaps
 from torch import Tensor
 
-__all__ = ["COLORMAP", "draw_boxes", "draw_weights", "enlarge", "enlargement", "weight_image"]
+__all__ = ["COLORMAP", "MAX_AREA", "draw_boxes", "draw_weights", "enlarge", "weight_image"]
 
 # Perceptually uniform; dark for a weight of 0, yellow for 1.
 COLORMAP = colormaps["viridis"]
@@ -19,11 +19,6 @@ COLORMAP = colormaps["viridis"]
 MIN_WIDTH = 960
 # Limit of the area in pixels to which images are enlarged: a narrow image may be high.
 MAX_AREA = 1 << 23
-
-
-def enlargement(height: int, width: int, min_width: int = MIN_WIDTH) -> float:
-    """Compute the factor, 1 or more, that makes an image legible within a limit of its area."""
-    return max(1.0, min(min_width / width, math.sqrt(MAX_AREA / (height * width))))
 
 
 def enlarge(image: np.ndarray) -> tuple[np.ndarray, int]:

@@ -14,16 +14,13 @@ from .errors import AIDError
 __all__ = [
     "PART",
     "cannot_write",
-    "check_empty",
     "check_folder_name",
     "check_writable",
-    "clear_file_errors",
     "clear_write_errors",
     "json_text",
-    "output_folder",
+    "reason",
     "remove_parts",
     "whole_file",
-    "write_json",
     "write_text",
 ]
 
@@ -90,40 +87,6 @@ def _finite(content: object) -> object:
     return content
 
 
-def write_json(path: str, content: object, option: str = "") -> None:
-    """Write a JSON file atomically by :func:`whole_file`, or to a device such as /dev/stdout.
-
-    Args:
-        path: path of the file.
-        content: see :func:`json_text`.
-        option: see :func:`clear_file_errors`.
-
-    Raises:
-        AIDError: the file cannot be written.
-    """
-    is_device = os.path.exists(path) and not os.path.isfile(path)
-    with clear_file_errors(path, option), open(path, "wb") if is_device else whole_file(path) as f:
-        f.write(json_text(content, indent=1).encode())
-
-
-@contextmanager
-def clear_file_errors(path: str, option: str = "") -> Iterator[None]:
-    """Convert errors of writing a file to an AIDError.
-
-    Args:
-        path: path of the file.
-        option: command line option that names the file, for the message.
-
-    Raises:
-        AIDError: the file cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        where = f"{option} {path}".lstrip()
-        raise AIDError(f"{where} cannot be written: {_reason(error)}") from error
-
-
 def remove_parts(folder: str, *names: str) -> None:
     """Remove the incomplete files of processes that were killed in :func:`whole_file`.
 
@@ -155,7 +118,7 @@ def clear_write_errors(folder: str) -> Iterator[None]:
         if cause is None:
             raise
         raise AIDError(
-            f"OUTPUT_DIR {folder} cannot be written: {_reason(cause)}; make room there, or choose "
+            f"OUTPUT_DIR {folder} cannot be written: {reason(cause)}; make room there, or choose "
             "another one; finished checkpoints are as they were, --resume goes on from the last"
         ) from error
 
@@ -198,41 +161,7 @@ def check_writable(path: str) -> None:
         raise AIDError(f"{path} cannot be written: it is a folder or write-protected")
 
 
-@contextmanager
-def output_folder(folder: str) -> Iterator[None]:
-    """Create the folder of a tool's ``--output``, and convert write errors to an AIDError.
-
-    Raises:
-        AIDError: the folder cannot be created or written.
-    """
-    check_folder_name("--output", folder)
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise AIDError(f"--output {folder} cannot be made: {error.strerror}") from error
-    try:
-        yield
-    except OSError as error:
-        cause = cannot_write(error, folder)
-        if cause is None:
-            raise
-        raise AIDError(f"--output {folder} cannot be written: {cause.strerror}") from error
-
-
-def check_empty(folder: str) -> None:
-    """Check that the folder of a tool's ``--output`` is empty.
-
-    Raises:
-        AIDError: it is not.
-    """
-    if os.listdir(folder):
-        raise AIDError(
-            f"--output {folder} is not empty: choose a new folder, so that results of different "
-            "calls are not mixed"
-        )
-
-
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
     """Description of an error, with the path of a folder that stands in a file's place."""
     path = error.filename2 or error.filename
     return f"{path} is a folder" if error.errno == errno.EISDIR else str(error.strerror)

@@ -19,6 +19,7 @@ from aid.modeling.losses import Context
 from aid.modeling.teacher_base import TeacherView
 from aid.modeling.weighting import Weighting, build_weighting
 from aid.utils.errors import AIDError
+from aid.utils.text import counted
 
 from .heads import run_heads
 from .nets import Nets
@@ -170,8 +171,8 @@ def _replays(nets: Nets, batch: list[dict]) -> dict[str, Case]:
     except ValueError as error:  # by batch norm, for a feature map with a single cell
         height, width = batch[0]["image"].shape[-2:]
         raise AIDError(
-            f"the student cannot train on {len(batch)} images of {height}x{width} ({error}): "
-            "choose a larger --size or --batch"
+            f"the student cannot train on {counted(len(batch), 'image')} of {height}x{width} "
+            f"({error}): choose a larger --size or --batch"
         ) from error
     for hook in hooks:
         hook.remove()

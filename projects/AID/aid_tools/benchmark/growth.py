@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from aid.utils.errors import AIDError
+from aid.utils.text import counted
 
 __all__ = ["Growth", "draw_growth", "measure_growth", "place_in_time", "slope"]
 
@@ -106,8 +107,8 @@ def measure_growth(
     counts = (iterations >= start) & (iterations < end)
     if counts.sum() < MIN_SAMPLES:
         raise AIDError(
-            f"{counts.sum()} samples between iteration {start} and {end} are too few to measure "
-            "growth: raise SOLVER.MAX_ITER, or lower --from-iteration or --interval"
+            f"{counted(counts.sum(), 'sample')} between iteration {start} and {end}, too few to "
+            "measure growth: raise SOLVER.MAX_ITER, or lower --from-iteration or --interval"
         )
     iterations, values = iterations[counts], values[counts]
     rate, low, high = (1000 * value for value in slope(iterations, values))

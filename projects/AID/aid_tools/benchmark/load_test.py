@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from aid.utils.errors import AIDError
 
+from ..files import clear_file_errors
 from .growth import Growth
 from .processes import usage
 
@@ -39,7 +40,7 @@ def watch(script: str, args: Namespace, max_iter: int) -> list[dict]:
     command += ["--num-gpus", str(args.num_gpus)]
     if args.register:
         command += ["--register", args.register]
-    try:
+    with clear_file_errors(args.output, "--output"):
         os.makedirs(run, exist_ok=True)
         with suppress(FileNotFoundError):
             os.remove(metrics)  # of an earlier call, to which this run would append
@@ -47,8 +48,6 @@ def watch(script: str, args: Namespace, max_iter: int) -> list[dict]:
             process = subprocess.Popen(
                 [*command, *args.opts, "OUTPUT_DIR", run], stdout=f, stderr=subprocess.STDOUT
             )
-    except OSError as error:
-        raise AIDError(f"--output {args.output} cannot be written: {error.strerror}") from error
     samples, begin = [], time.monotonic()
     try:
         with tqdm(total=max_iter, unit="it", desc="Training") as bar:

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from aid.data.build import build_train_loader
 from aid.utils.errors import AIDError
+from aid.utils.text import counted
 
 __all__ = ["measure_loader"]
 
@@ -43,7 +44,7 @@ def measure_loader(cfg: CfgNode, workers: list[int], num_batches: int) -> dict[i
             pass
         total = num_batches * cfg.SOLVER.ACCUMULATION_STEPS  # the loader yields micro-batches
         start = time.perf_counter()
-        for _ in tqdm(islice(batches, total), f"{number} workers", total, False):
+        for _ in tqdm(islice(batches, total), counted(number, "worker"), total, False):
             pass
         seconds = time.perf_counter() - start
         rates[number] = num_batches * cfg.SOLVER.IMS_PER_BATCH / seconds

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from tabulate import tabulate
 
 from aid.modeling.balance import PERIOD
+from aid.utils.text import counted
 
 from .cases import (
     AID_STEPS,
@@ -109,11 +110,11 @@ def sweep_page(sweeps: list[Sweep], settings: Settings) -> str:
 
 def _setting(settings: Settings) -> str:
     facts = settings.as_dict()
-    where = facts["gpu"] or f"CPU, {facts['threads']} threads"
+    where = facts["gpu"] or f"CPU, {counted(facts['threads'], 'thread')}"
     return (
         f"{settings.config_file} {' '.join(settings.opts)}".strip()
-        + f": {settings.batch} images of {settings.height}x{settings.width}, "
-        f"{settings.instances} instances each; {where}"
+        + f": {counted(settings.batch, 'image')} of {settings.height}x{settings.width}, "
+        f"{counted(settings.instances, 'instance')} each; {where}"
         + (", AMP" if settings.amp else "")
         + f"; torch {facts['torch']}"
     )

@@ -12,6 +12,7 @@ from aid.modeling.meta_arch import DistillationMixin
 from aid.modeling.teacher_keys import DETECTOR, teacher_kinds
 from aid.modeling.weighting import build_weighting
 from aid.utils.errors import AIDError
+from aid.utils.text import counted
 
 __all__ = ["Settings", "parse_size"]
 
@@ -65,8 +66,8 @@ class Settings:
             raise AIDError(f"--device: {self.device!r} is not one of cpu, cuda, cuda:N")
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise AIDError(
-                f"--device {self.device}: torch finds {torch.cuda.device_count()} GPUs: choose "
-                "another device, such as cpu"
+                f"--device {self.device}: torch finds "
+                f"{counted(torch.cuda.device_count(), 'GPU')}: choose another device, such as cpu"
             )
         if self.amp and device.type == "cpu":
             raise AIDError("--amp needs a GPU, as SOLVER.AMP does: add --device cuda")

@@ -1,6 +1,6 @@
 """Cost over image size, batch size and number of instances."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -37,9 +37,6 @@ class Sweep:
     values: list[float]
     seconds: dict[str, list[float]]
     aid_to_floor: list[float]
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
 
 def measure_sweeps(

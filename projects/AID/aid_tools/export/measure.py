@@ -13,8 +13,7 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
-from aid.utils.text import markdown_cell
-
+from ..text import markdown_cell
 from .comparison import Difference
 
 __all__ = ["Row", "latencies", "num_parameters", "size_of_weights", "table"]

@@ -21,8 +21,9 @@ from aid.inference import as_input
 from aid.modeling.teacher import build_teacher
 from aid.modeling.teacher_keys import DETECTOR, teacher_kinds
 from aid.utils.errors import AIDError, check_not_negative
-from aid.utils.files import whole_file, write_json, write_text
+from aid.utils.files import whole_file, write_text
 
+from ..files import write_json
 from ..prediction import Source, find_sources, read_frames
 from ..report.cost import count_gflops
 from .accuracy import average_precision, check_drop

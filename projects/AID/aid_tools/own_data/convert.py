@@ -14,8 +14,9 @@ from aid.data.coco import read_coco
 from aid.data.masks import usable_mask
 from aid.data.unlabeled import upright_size
 from aid.utils.errors import AIDError
-from aid.utils.files import clear_file_errors, write_text
+from aid.utils.files import write_text
 
+from ..files import clear_file_errors
 from .labels import SPLITS, LabeledImage, LabeledObject, Labels
 
 __all__ = ["Split", "check_outside", "convert", "write_splits"]

@@ -6,8 +6,9 @@ from collections import Counter
 
 from tabulate import tabulate
 
-from aid.utils.text import markdown_cell, markdown_text
+from aid.utils.text import counted
 
+from ..text import markdown_cell, markdown_text
 from .convert import Split
 from .input_size import InputSize
 from .labels import Labels
@@ -105,7 +106,7 @@ def describe(content: dict) -> str:
     ]
     parts = [
         "# Data",
-        f"{len(content['classes'])} classes. Split: {markdown_text(content['split'])}.",
+        f"{counted(len(content['classes']), 'class')}. Split: {markdown_text(content['split'])}.",
         _table(header, [[name, *(x[k] for k in columns)] for name, x in splits.items()]),
         "Boxes that leave their image were clipped; those without area, or outside of their image, "
         "were left out. Ignored regions are crowds: training and the metric skip them.",
@@ -130,13 +131,13 @@ def _table(header: list[str], rows: list[list]) -> str:
 
 def _notes(content: dict) -> list[str]:
     splits, pairs = content["splits"], content["near_duplicates"]
-    notes = [f"Not read: {number} {what}." for what, number in content["left_out"].items()]
+    notes = [f"Not read: {what}: {number}." for what, number in content["left_out"].items()]
     for name in set(splits) & {"val", "test"}:
         lost = splits[name]["without area"] + splits[name]["outside"]
         if lost:
             notes.append(
-                f"{lost} labels of {name} have no area or are outside of their image. No detector "
-                "can find them, so that they are left out: correct or remove them."
+                f"{counted(lost, 'label')} of {name} without area or outside of the image: no "
+                "detector can find such objects. They are left out: correct or remove them."
             )
     for name, split in splits.items():
         absent = [k for k, number in split["objects_by_class"].items() if not number]
@@ -150,18 +151,18 @@ def _notes(content: dict) -> list[str]:
             )
     if splits["train"]["images_without_objects"]:
         number = splits["train"]["images_without_objects"]
-        notes.append(f"Training skips the {number} training images without objects.")
+        notes.append(f"Training skips {counted(number, 'image')} without objects.")
     if pairs:
         first = " and ".join(map(json.dumps, pairs[0].values()))
         notes.append(
-            f"{len(pairs)} images look like an image of another split, first {first}; all are in "
-            "data_report.json. Results on them are better than on new images: keep the frames of a "
-            "video in one split, by --whole-folders or --val-list."
+            f"{counted(len(pairs), 'image')} with a near-duplicate in another split, first "
+            f"{first}; all are in data_report.json. Results on them are better than on new images: "
+            "keep the frames of a video in one split, by --whole-folders or --val-list."
         )
     for name, number in content["compared"].items():
         if number < splits[name]["images"]:
             notes.append(f"Only {number} images of {name} were compared with other splits.")
     if content["equal_names"]:
         number, first = len(content["equal_names"]), content["equal_names"][0]
-        notes.append(f"{number} names of image files occur in several folders, first {first}.")
+        notes.append(f"{counted(number, 'file name')} of images in several folders, first {first}.")
     return notes

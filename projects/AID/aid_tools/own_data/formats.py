@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 
 from aid.utils.errors import AIDError
+from aid.utils.text import counted
 
 from .files import Images, LabelFiles
 from .json_formats import is_coco, is_labelme, read_coco, read_labelme
@@ -58,7 +59,7 @@ def read_labels(path: str, image_root: str = "", name: str = "") -> Labels:
         sources[key] = image.source
     used = {x.name for image in labels.images for x in image.objects}
     if not used:
-        raise AIDError(f"{path} has no labeled object in {len(labels.images)} images")
+        raise AIDError(f"{path} has no labeled object in {counted(len(labels.images), 'image')}")
     unused = [x for x in labels.classes if x not in used]
     if unused:
         labels.left_out[f"classes without any object ({', '.join(unused)})"] = len(unused)

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from aid.data.images import ImageFault, check_header
 from aid.utils.errors import AIDError
+from aid.utils.text import counted
 
 __all__ = ["find_pairs", "hash_images"]
 
@@ -34,7 +35,9 @@ def hash_images(paths: list[str]) -> np.ndarray:
         hashes = list(bar)
     broken = [f"{path} ({x})" for path, x in zip(paths, hashes, strict=True) if isinstance(x, str)]
     if broken:
-        raise AIDError(f"{len(broken)} images cannot be read, first {broken[0]}: replace them")
+        raise AIDError(
+            f"{counted(len(broken), 'image')} cannot be read, first {broken[0]}: replace them"
+        )
     return np.array(hashes, np.float32).reshape(-1, BITS)
 
 

@@ -16,6 +16,7 @@ from aid.utils.errors import AIDError
 from aid.utils.files import check_folder_name, write_text
 from aid.utils.text import counted
 
+from ..files import clear_file_errors
 from .input_size import InputSize
 
 __all__ = ["DETECTORS", "Project", "write_project"]
@@ -139,12 +140,10 @@ def write_project(project: Project, repository: Path) -> tuple[list[str], list[s
         schedule = f"SOLVER:  # twice as long as the students\n{_schedule(2 * iterations)}"
         files["teacher.yaml"] = _plain(project, repository, "R101", "teacher", schedule)
         files["aid.yaml"] = _distilled(project, repository, _own_teacher(project))
-    try:
+    with clear_file_errors(project.folder):
         os.makedirs(project.folder)
         for name, text in files.items():
             write_text(os.path.join(project.folder, name), text)
-    except OSError as error:
-        raise AIDError(f"{project.folder} cannot be written: {error.strerror}") from error
     warnings = []
     if iterations < MIN_ITERATIONS:
         warnings.append(

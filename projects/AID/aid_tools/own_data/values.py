@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from aid.utils.errors import AIDError
 
 __all__ = [
-    "Point",
     "around",
     "class_name",
     "clear_errors",

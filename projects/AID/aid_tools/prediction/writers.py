@@ -17,8 +17,9 @@ from aid.data.kitti_labels import write_result_file
 from aid.evaluation.kitti_files import kitti_objects
 from aid.utils.errors import AIDError
 from aid.utils.files import PART, whole_file
-from aid.utils.text import figure_text, visible
+from aid.utils.text import visible
 
+from ..text import figure_text
 from .sources import Frame
 
 __all__ = ["COCOWriter", "KITTIWriter", "PictureWriter"]

@@ -7,7 +7,10 @@ from collections import Counter
 from aid.data.coco import read_coco
 from aid.data.coco_traffic import CLASSES, annotation_file
 from aid.utils.errors import AIDError
-from aid.utils.files import clear_file_errors, whole_file
+from aid.utils.files import whole_file
+from aid.utils.text import counted
+
+from ..files import clear_file_errors
 
 __all__ = ["prepare", "print_summary", "select", "write_json"]
 
@@ -72,7 +75,10 @@ def print_summary(path: str, split: str, subset: dict, num_images: int) -> None:
     # Detectron2 trains on images with at least one object that is not a crowd region.
     num_train = len({a["image_id"] for a in subset["annotations"] if not a["iscrowd"]})
     epoch = num_train // BATCH
-    print(f"{num_train} images to train on: an epoch is {epoch} iterations of {BATCH} images")
+    print(
+        f"{counted(num_train, 'image')} to train on: an epoch is {counted(epoch, 'iteration')} "
+        f"of {BATCH} images"
+    )
     for epochs in (12, 24):
         steps = (epochs * 2 // 3 * epoch, epochs * 11 // 12 * epoch)
         print(f"  {epochs} epochs: SOLVER.MAX_ITER {epochs * epoch} SOLVER.STEPS '{steps}'")

@@ -9,6 +9,10 @@ from tqdm import tqdm
 from aid.data.kitti import load_image, read_names, read_size
 from aid.data.kitti_labels import CLASSES
 from aid.utils.errors import AIDError
+from aid.utils.files import write_text
+from aid.utils.text import counted
+
+from ..files import clear_file_errors
 
 __all__ = [
     "KITTI_IMAGES",
@@ -26,6 +30,7 @@ __all__ = [
 
 KITTI_IMAGES = 7481
 SPLITS = ("train", "val", "trainval")
+MOST_NAMES = 20  # in a message
 
 
 def list_images(root: str) -> list[str]:
@@ -46,10 +51,10 @@ def list_images(root: str) -> list[str]:
         raise AIDError(f"{root}/training/image_2 holds no .png file: unpack KITTI's images there")
     if images != labels:
         missing = [
-            f"{len(unpaired)} {kind} ({enumerate_some(unpaired)})"
-            for kind, unpaired in (
-                ("images without label", sorted(images - labels)),
-                ("labels without image", sorted(labels - images)),
+            f"{counted(len(unpaired), kind)} without {other} ({enumerate_some(unpaired)})"
+            for kind, other, unpaired in (
+                ("image", "label", sorted(images - labels)),
+                ("label", "image", sorted(labels - images)),
             )
             if unpaired
         ]
@@ -57,10 +62,10 @@ def list_images(root: str) -> list[str]:
     return sorted(images)
 
 
-def enumerate_some(names: list[str], most: int = 20) -> str:
-    """Join names to a string, with at most ``most`` of them."""
-    more = f", and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def enumerate_some(names: list[str]) -> str:
+    """Join names to a string, with at most MOST_NAMES of them."""
+    more = f", and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
 
 
 def check_files(root: str, names: list[str]) -> dict[str, Counter]:
@@ -76,8 +81,8 @@ def check_files(root: str, names: list[str]) -> dict[str, Counter]:
     broken = [name for name in names if not is_readable(f"{training}/image_2/{name}.png")]
     if broken:
         raise AIDError(
-            f"{training}/image_2: {len(broken)} images cannot be read ({enumerate_some(broken)}): "
-            "unpack them again"
+            f"{training}/image_2: {counted(len(broken), 'image')} cannot be read "
+            f"({enumerate_some(broken)}): unpack them again"
         )
     objects = {}
     for name in tqdm(names, desc="Checking", unit="image"):
@@ -160,7 +165,7 @@ def read_split(train_list: str, val_list: str, names: list[str]) -> tuple[list[s
         unknown = [name for name in members if name not in known]
         if unknown:
             raise AIDError(
-                f"{path} lists {len(unknown)} images that are not in training/: "
+                f"{path} lists {counted(len(unknown), 'image')} not in training/: "
                 f"{enumerate_some(unknown)}"
             )
     return splits
@@ -195,13 +200,11 @@ def write_splits(root: str, splits: dict[str, list[str]]) -> None:
         AIDError: the files cannot be written.
     """
     folder = os.path.join(root, "ImageSets")
-    try:
+    with clear_file_errors(folder):
         os.makedirs(folder, exist_ok=True)
         for split, names in splits.items():
-            with open(os.path.join(folder, f"{split}.txt"), "w") as f:
-                f.writelines(f"{name}\n" for name in names)
-    except OSError as error:
-        raise AIDError(f"{folder} cannot be written: {error.strerror}") from error
+            text = "".join(f"{name}\n" for name in names)
+            write_text(os.path.join(folder, f"{split}.txt"), text)
 
 
 def print_table(splits: dict[str, list[str]], objects: dict[str, Counter], title: str) -> None:

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from aid.utils.errors import AIDError
-from aid.utils.files import clear_file_errors, write_json
 
+from ..files import clear_file_errors, write_json
 from .invariants import BrokenPromise, check_folder, compare_folders, next_iteration
 from .victim import Victim
 
@@ -67,10 +67,8 @@ def run_campaign(
         raise AIDError(f"--kills is {kills}: give at least one for each of workers {workers}")
     folder = os.path.join(output, "crash_campaign")
     shutil.rmtree(folder, ignore_errors=True)
-    try:
+    with clear_file_errors(output, "--output"):
         os.makedirs(folder)
-    except OSError as error:
-        raise AIDError(f"--output {output} cannot be written: {error.strerror}") from error
     shares = [kills // len(workers) + (i < kills % len(workers)) for i in range(len(workers))]
     campaign = _Campaign(root, folder, iterations=PERIOD * (max(shares) + 4), seed=seed)
     campaign.result["workers"] = list(workers)

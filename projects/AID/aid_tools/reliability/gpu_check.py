@@ -14,7 +14,9 @@ from tempfile import TemporaryDirectory, TemporaryFile
 import torch
 
 from aid.utils.errors import AIDError
-from aid.utils.files import check_writable, write_json
+from aid.utils.files import check_writable
+
+from ..files import write_json
 
 __all__ = ["check_gpu"]
 

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import mean
 
 import torch
 
 from aid.evaluation.kitti_files import note_on_few_objects
 from aid.evaluation.kitti_metric import DIFFICULTIES
+from aid.utils.text import counted
 
 from ..paired_difference import PairedDifference, paired_difference
 from .figures import MAX_CLASSES
@@ -106,19 +108,14 @@ def _results(findings: Findings) -> list[Part]:
     ]
 
 
-def _ap(run: Run) -> float:
-    """COCO's AP; runs of earlier versions have NaN where nothing was detected."""
-    return 0.0 if math.isnan(run.results["AP"]) else run.results["AP"]
-
-
 def _against(run: Run, plain: Setting | None) -> list[TableCell]:
     """Difference in AP to the plain student of the same seed, or to its only run."""
     if plain is None:
         return []
-    others = plain.by_seed(_ap)
+    others = plain.by_seed(attrgetter("ap"))
     other = next(iter(others.values())) if len(others) == 1 else others.get(run.cfg.SEED, math.nan)
     # Of the displayed numbers, as in the summary.
-    difference = round(_ap(run), 1) - round(other, 1)
+    difference = round(run.ap, 1) - round(other, 1)
     if run in plain.runs or math.isnan(difference):
         return [TableCell("-")]
     return [number(difference, "{:+.1f}")]
@@ -130,10 +127,10 @@ def _over_seeds(settings: list[Setting], plain: Setting | None) -> list[Part]:
         return []
     rows = []
     for setting in settings:
-        aps = setting.by_seed(_ap)
+        aps = setting.by_seed(attrgetter("ap"))
         rows.append([TableCell(setting.name), number(mean(aps.values()))])
         if plain is not None:
-            difference = paired_difference(aps, plain.by_seed(_ap))
+            difference = paired_difference(aps, plain.by_seed(attrgetter("ap")))
             is_other = difference is not None and setting != plain
             rows[-1].append(_with_interval(difference) if is_other else TableCell("-"))
         rows[-1].append(TableCell(", ".join(map(str, aps))))
@@ -175,7 +172,7 @@ def _measured(row: dict, measures: list[str]) -> list[TableCell]:
 def _cost(findings: Findings) -> list[Part]:
     device = findings.runs[0].cfg.MODEL.DEVICE
     if device == "cpu":
-        device = f"CPU, {torch.get_num_threads()} threads"
+        device = f"CPU, {counted(torch.get_num_threads(), 'thread')}"
     header = ["run", "parameters", "GFLOPs", "s / image", "s / iteration"]
     table = [
         [

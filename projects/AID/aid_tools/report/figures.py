@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,10 +11,10 @@ from detectron2.utils.colormap import colormap
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from aid.utils.drawing import COLORMAP
 from aid.utils.files import whole_file
-from aid.utils.text import figure_text
 
-from ..visualization import COLORMAP
+from ..text import figure_text
 from ..visualization.canvas import Canvas
 from ..visualization.labels import Label, draw_labels
 from .instances import DOUBTS, ImageStats
@@ -62,7 +63,7 @@ def draw_curves(runs: list[Run], labels: list[str]) -> Figure:
         ("AP on the test set, in percent", lambda run: run.history("bbox", "AP")),
     )
     for axis, (title, points_of) in zip(axes.flat, panels, strict=True):
-        for run, label, color in zip(runs, labels, _cycle(COLORS, len(runs)), strict=True):
+        for run, label, color in zip(runs, labels, cycle(COLORS), strict=False):
             if points := points_of(run):
                 marker = "o" if len(points) < 10 else ""
                 axis.plot(
@@ -104,7 +105,7 @@ def draw_precision_recall(curves: list[dict[str, dict[str, Curve]]], labels: lis
         len(classes), len(criteria), figsize=size, squeeze=False, layout="constrained"
     )
     handles = []
-    for by_class, label, color in zip(curves, labels, _cycle(COLORS, len(curves)), strict=True):
+    for by_class, label, color in zip(curves, labels, cycle(COLORS), strict=False):
         if by_class:
             label = figure_text(label.replace("\n", " "))
             handles.append(plt.Line2D([], [], color=color, lw=3, label=label))
@@ -239,7 +240,3 @@ def draw_groups(groups: dict[str, tuple[list[float], list[float]]]) -> Figure:
 def _class_color(i: int) -> tuple[float, ...]:
     """RGB from 0 to 1 of a class, in all pictures; tools/predict.py has the same."""
     return tuple(CLASS_COLORS[i % len(CLASS_COLORS)])
-
-
-def _cycle(colors: tuple, count: int) -> list:
-    return [colors[i % len(colors)] for i in range(count)]

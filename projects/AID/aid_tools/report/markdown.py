@@ -4,8 +4,7 @@ from collections.abc import Iterable
 
 from tabulate import tabulate
 
-from aid.utils.text import markdown_cell, markdown_text
-
+from ..text import markdown_cell, markdown_text
 from .parts import Heading, Part, ReportFigure, Table, Text
 
 __all__ = ["markdown_table", "to_markdown"]

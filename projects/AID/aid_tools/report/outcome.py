@@ -3,7 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import mean
+
+from aid.utils.text import counted
 
 from ..paired_difference import paired_difference
 from .cost import Cost
@@ -93,19 +96,13 @@ def _measures(settings: Sequence[Setting]) -> list[tuple[str, list[APBySeed]]]:
     measures = []
     coco = [run.metrics_at_end("bbox").get("AP") for run in runs]
     if None not in coco and not all(map(math.isnan, coco)):
-        measures.append(("", [setting.by_seed(_coco) for setting in settings]))
+        measures.append(("", [setting.by_seed(attrgetter("ap")) for setting in settings]))
     kitti = [_moderate(run) for run in runs]
     if all(kitti) and any(any(x) for x in kitti):
         classes = f", mean of {len(kitti[0])} classes" if len(kitti[0]) > 1 else ""
         by = f"by KITTI's official metric, moderate{classes}, "
         measures.append((by, [x.by_seed(lambda run: mean(_moderate(run))) for x in settings]))
     return measures
-
-
-def _coco(run: Run) -> float:
-    """COCO's AP; runs of earlier versions have NaN where nothing was detected."""
-    ap = run.metrics_at_end("bbox")["AP"]
-    return 0.0 if math.isnan(ap) else ap
 
 
 def _mapped_result(teacher: Run) -> str:
@@ -248,7 +245,7 @@ class _Story:
             keys = [code(x) for x in differences(self.settings[i].first, self.student)]
             if keys:
                 more = len(keys) - MAX_KEYS
-                end = f" and {more} more key{'s' if more > 1 else ''}" if more > 0 else ""
+                end = f" and {counted(more, 'more key')}" if more > 0 else ""
                 sentences.append(
                     f"{self.name(i)} differs from {self.name(self.chosen.student)} in more than "
                     f"the teacher: {', '.join(keys[:MAX_KEYS])}{end}."
@@ -316,8 +313,11 @@ def _lengths(run: Run, student: Run) -> str:
         (x.cfg.SOLVER.MAX_ITER, x.cfg.SOLVER.IMS_PER_BATCH) for x in (run, student)
     )
     if batch == its_batch:
-        return f"{steps} iterations instead of {of_student}"
-    return f"{steps} iterations of {batch} images instead of {of_student} of {its_batch}"
+        return f"{counted(steps, 'iteration')} instead of {of_student}"
+    return (
+        f"{counted(steps, 'iteration')} of {counted(batch, 'image')} instead of {of_student} of "
+        f"{its_batch}"
+    )
 
 
 def _durations(*seconds: float) -> str:

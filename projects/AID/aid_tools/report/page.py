@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from aid.data.images import clear_image_errors, read_image
 from aid.utils.errors import AIDError
-from aid.utils.files import json_text, output_folder, write_text
+from aid.utils.files import json_text, write_text
 
+from ..files import output_folder
 from ..visualization.sample import load_sample
 from .content import NUM_TIMED, Findings, describe, official_metric
 from .cost import Cost, measure_cost

@@ -139,6 +139,11 @@ class Run:
             results["mask AP"] = self.metrics_at_end("segm").get("AP", math.nan)
         return results
 
+    @property
+    def ap(self) -> float:
+        """COCO's AP; 0 if missing or, in runs of earlier versions without detections, NaN."""
+        return 0.0 if math.isnan(self.results["AP"]) else self.results["AP"]
+
     @cached_property
     def class_results(self) -> dict[str, float]:
         """COCO's AP of each class at the end of the run, in percent; NaN if missing."""

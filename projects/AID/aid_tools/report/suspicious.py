@@ -14,6 +14,7 @@ from aid.utils.text import visible
 
 from ..visualization.canvas import Canvas
 from ..visualization.contact_sheet import Entry, draw_contact_sheet
+from ..visualization.words import largest_part
 from .instances import ImageStats
 
 __all__ = ["SuspectPictures", "label_rows", "write_suspicious_labels"]
@@ -35,7 +36,7 @@ def label_rows(record: dict, stats: ImageStats, classes: list[str]) -> list[tupl
     rows = []
     for i, label in enumerate(stats.annotations):
         box = BoxMode.convert(label["bbox"], label["bbox_mode"], BoxMode.XYXY_ABS)
-        part, _ = _largest(stats, i)
+        part, _ = largest_part(stats.parts, i)
         rows.append(
             (
                 record["file_name"],
@@ -47,12 +48,6 @@ def label_rows(record: dict, stats: ImageStats, classes: list[str]) -> list[tupl
             )
         )
     return rows
-
-
-def _largest(stats: ImageStats, i: int) -> tuple[str, float]:
-    """Name and value of the largest component of an instance's loss."""
-    parts = {name: _loss(x[i]) for name, x in stats.parts.items()}
-    return max(parts.items(), key=lambda x: x[1])
 
 
 def _loss(value: Tensor) -> float:
@@ -96,15 +91,13 @@ class SuspectPictures:
     def add(self, record: dict, stats: ImageStats, classes: list[str]) -> None:
         """Add the labels of an image; see :func:`label_rows`."""
         for i, label in enumerate(stats.annotations):
-            loss, (part, value) = _loss(stats.losses[i]), _largest(stats, i)
             entry = Entry(
                 record["file_name"],
                 tuple(stats.boxes[i].tolist()),
                 classes[label["category_id"]],
                 stats.weights[i].item(),
-                loss,
-                part,
-                value / loss if 0 < loss < math.inf else 1.0,
+                _loss(stats.losses[i]),
+                *largest_part(stats.parts, i),
             )
             self.suspects.append((entry, stats.image))
         self.suspects = sorted(self.suspects, key=lambda x: -x[0].loss)[:PICTURED]

@@ -16,9 +16,10 @@ from detectron2.config import CfgNode
 
 from aid.config import flat_keys, load_config
 from aid.utils.errors import AIDError
-from aid.utils.files import write_text
-from aid.utils.text import markdown_cell
+from aid.utils.files import json_text, write_text
 
+from ..files import clear_file_errors
+from ..text import markdown_cell
 from .pairs import PASSING
 from .runs import Run, load_run
 
@@ -91,16 +92,16 @@ class Zoo:
             "teacher_AP": _teachers(run),
             "plain_AP": _ap(load_run(plain), run) if plain else self._plain(path, run),
             "AP": _ap(run, run),
-            "seconds_per_iteration": _finite(run.seconds_per_iteration),
+            "seconds_per_iteration": run.seconds_per_iteration,
             "memory": _memory(folder),
             "results": {
-                f"{task}/{name}": _finite(value)
+                f"{task}/{name}": value
                 for task in ("bbox", "segm", "kitti")
                 for name, value in run.metrics_at_end(task).items()
             },
         }
         target = self._record_of(path)
-        _write(target, json.dumps(record, indent=1) + "\n")
+        _write(target, json_text(record, indent=1) + "\n")
         return str(target)
 
     def fill(self) -> None:
@@ -188,11 +189,9 @@ class Zoo:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
+    with clear_file_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(str(path), text)
-    except OSError as error:
-        raise AIDError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _link(path: Path) -> str:
@@ -237,7 +236,7 @@ def _ap(run: Run, student: Run) -> float | None:
     """COCO's AP of a run; None if it was not evaluated on the student's test set."""
     if run.test_set != student.test_set:
         return None
-    return _finite(run.metrics_at_end("bbox").get("AP", math.nan))
+    return run.metrics_at_end("bbox").get("AP", math.nan)
 
 
 def _memory(folder: str) -> int | None:
@@ -247,10 +246,6 @@ def _memory(folder: str) -> int | None:
         return None
     with open(path, errors="replace") as f:
         return max((int(x) for x in re.findall(r"max_mem: (\d+)M", f.read())), default=None)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON has no NaN
 
 
 def _shown(value: float | None, form: str) -> str:

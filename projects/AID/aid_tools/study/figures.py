@@ -6,8 +6,7 @@ from statistics import mean
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from aid.utils.text import figure_text
-
+from ..text import figure_text
 from .cells import BASELINES, GridCells
 
 __all__ = ["draw_differences", "draw_strengths"]

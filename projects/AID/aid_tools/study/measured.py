@@ -12,8 +12,8 @@ from aid.config import load_config
 from aid.data.kitti import register_kitti
 from aid.data.register import register_from_file
 from aid.utils.errors import AIDError
-from aid.utils.files import write_json
 
+from ..files import write_json
 from .grid import Job
 
 __all__ = ["config_of", "final_weights", "kept", "training_set"]

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from aid.utils.errors import AIDError
 from aid.utils.files import json_text, whole_file, write_text
-from aid.utils.text import markdown_text
 
 from ..paired_difference import PairedDifference
 from ..report.markdown import markdown_table
+from ..text import markdown_text
 from .cells import BASELINES, EQUAL_TIME, GridCells, Group, against, cells_of, compare_rules
 from .figures import draw_differences, draw_strengths
 from .strengths import FACTORS, REPORT, Tuned, tune

@@ -10,8 +10,7 @@ from statistics import mean, median
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from aid.utils.files import write_json
-
+from ..files import write_json
 from .grid import Job
 
 __all__ = ["RESULTS", "collect_results", "read_results"]

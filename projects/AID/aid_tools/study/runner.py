@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from tqdm import tqdm
 
 from aid.utils.errors import AIDError
-from aid.utils.files import clear_file_errors
 
+from ..files import clear_file_errors
 from .grid import Job, Scenes, Study
 from .results import RESULTS, collect_results
 

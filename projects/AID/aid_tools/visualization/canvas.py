@@ -1,5 +1,7 @@
 """Matplotlib page with positions in inches from the top left corner."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,9 +13,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from aid.utils.drawing import enlargement
+from aid.utils.drawing import MAX_AREA
 from aid.utils.files import whole_file
-from aid.utils.text import figure_text
+
+from ..text import figure_text
 
 __all__ = ["Canvas", "enlarged", "overlay"]
 
@@ -85,12 +88,14 @@ class Canvas:
 def enlarged(image: np.ndarray, width: int) -> np.ndarray:
     """Enlarge an image (H, W, 3) to ``width`` pixels, bicubically, if it is narrower.
 
-    A high image becomes less wide, see :func:`~aid.utils.drawing.enlargement`.
+    A high image becomes less wide, so that its area stays within MAX_AREA.
     """
-    if image.shape[1] >= width:
+    rows, columns = image.shape[:2]
+    if columns >= width:
         return image
-    width = min(width, round(image.shape[1] * enlargement(*image.shape[:2], width)))
-    size = (round(image.shape[0] * width / image.shape[1]), width)
+    factor = max(1.0, min(width / columns, math.sqrt(MAX_AREA / (rows * columns))))
+    width = min(width, round(columns * factor))
+    size = (round(rows * width / columns), width)
     pixels = torch.tensor(image).permute(2, 0, 1)[None].float()
     pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False)
     return pixels[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()

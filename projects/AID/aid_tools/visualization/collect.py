@@ -44,12 +44,6 @@ class Seen:
     student_attention: dict[str, Tensor]
     difference: dict[str, Tensor] | None
 
-    def largest_part(self, instance: int) -> tuple[str, float]:
-        """Name and value of the largest component of D; NaN counts as infinity."""
-        values = {k: v[instance].nan_to_num(nan=torch.inf).item() for k, v in self.parts.items()}
-        name = max(values, key=values.get)
-        return name, values[name]
-
 
 @torch.no_grad()
 def collect(

@@ -1,17 +1,20 @@
 """Contact sheet of the instances with the lowest and highest imitation weights."""
 
+import math
 import os
 import textwrap
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.patches import Rectangle
+
+from aid.utils.drawing import COLORMAP
+from aid.utils.text import one_line
 
 from .canvas import MARGIN, Canvas, enlarged
 from .collect import Seen
 from .labels import casing
-from .words import name_of_part, reason
+from .words import largest_part, name_of_part, reason
 
 __all__ = ["Entry", "draw_contact_sheet", "entries_of", "extremes"]
 
@@ -32,7 +35,7 @@ class Entry:
         weight: imitation weight.
         loss: the teacher's per-instance loss D.
         part: name of the largest component of D.
-        share: share of D due to this component.
+        value: value of this component.
     """
 
     file_name: str
@@ -41,7 +44,12 @@ class Entry:
     weight: float
     loss: float
     part: str
-    share: float
+    value: float
+
+    @property
+    def share(self) -> float:
+        """Share of D due to the largest component."""
+        return self.value / self.loss if 0 < self.loss < math.inf else 1.0
 
 
 def entries_of(seen: Seen, sample: dict, names: list[str]) -> list[Entry]:
@@ -57,17 +65,14 @@ def entries_of(seen: Seen, sample: dict, names: list[str]) -> list[Entry]:
     for i, (box, category) in enumerate(
         zip(instances.gt_boxes.tensor.tolist(), instances.gt_classes.tolist(), strict=True)
     ):
-        part, value = seen.largest_part(i)
-        loss = seen.losses[i].item()
         entries.append(
             Entry(
                 sample["file_name"],
                 tuple(box),
                 names[category],
                 seen.weights[i].item(),
-                loss,
-                part,
-                value / loss if 0 < loss < float("inf") else 1.0,
+                seen.losses[i].item(),
+                *largest_part(seen.parts, i),
             )
         )
     return entries
@@ -107,10 +112,10 @@ def draw_contact_sheet(
     row_height = CROP + TEXT + GAP
     height = 0.75 + sum(0.4 + n * row_height for n in rows) + 0.4
     canvas = Canvas(2 * MARGIN + columns * (CROP + GAP) - GAP, height)
-    canvas.text(MARGIN, 0.2, title, 15, weight="bold")
+    canvas.text(MARGIN, 0.2, one_line(title), 15, weight="bold")
     y = 0.75
     for (heading, entries), n in zip(sections, rows, strict=True):
-        canvas.text(MARGIN, y, heading, 13, weight="bold")
+        canvas.text(MARGIN, y, one_line(heading), 13, weight="bold")
         y += 0.4
         for k, entry in enumerate(entries):
             x = MARGIN + k % columns * (CROP + GAP)
@@ -134,11 +139,12 @@ def _draw(canvas: Canvas, entry: Entry, image: np.ndarray, x: float, y: float) -
     axes = canvas.image(enlarged(crop, 200), x, y + CROP - height, width, height)
     scale = axes.get_xlim()[1] / crop.shape[1]
     corner = scale * (x1 - left), scale * (y1 - top)
-    color = colormaps["viridis"](min(entry.weight, 1.0))
+    color = COLORMAP(min(entry.weight, 1.0))
     for line, width in ((casing(color), 4.0), (color, 2.2)):
         size = scale * (x2 - x1), scale * (y2 - y1)
         axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=line, linewidth=width))
-    canvas.text(x, y + CROP + 0.05, f"{entry.category}  w {entry.weight:.2f}", 11, weight="bold")
+    category = f"{one_line(entry.category)}  w {entry.weight:.2f}"
+    canvas.text(x, y + CROP + 0.05, category, 11, weight="bold")
     share = f"{name_of_part(entry.part)} {entry.share:.0%}"
     text = f"D {entry.loss:.1f}, largest component: {reason(entry.part)} ({share})"
     canvas.text(x, y + CROP + 0.26, "\n".join(textwrap.wrap(text, 28)), 9)

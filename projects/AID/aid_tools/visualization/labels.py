@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from aid.utils.text import figure_text
+from ..text import figure_text
 
 __all__ = ["Label", "casing", "draw_labels", "place"]
 

@@ -9,10 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from torch import Tensor
 
+from aid.utils.text import one_line
+
 from .canvas import MARGIN, Canvas, enlarged, overlay
 from .collect import Seen
 from .labels import Label, draw_labels
-from .words import name_of_part
+from .words import largest_part, name_of_part
 
 __all__ = ["Picture", "draw_page"]
 
@@ -99,10 +101,10 @@ def draw_page(picture: Picture) -> Canvas:
     height = TITLE + len(sets) * (HEAD + sizes.truth[1] + NAMES + FOOT)
     height += num_rows * (sizes.cell[1] + GAP) + LINE * len(lines) + MARGIN
     canvas = Canvas(2 * MARGIN + ROW_LABEL + sizes.body, height)
-    canvas.text(MARGIN, 0.2, picture.title, 16, weight="bold")
+    canvas.text(MARGIN, 0.2, one_line(picture.title), 16, weight="bold")
     x, y = MARGIN + ROW_LABEL, TITLE
     for line, seen, columns in zip(picture.teachers, shown, sets, strict=True):
-        canvas.text(x, y, line, 14, weight="bold")
+        canvas.text(x, y, one_line(line), 14, weight="bold")
         canvas.text(x, y + 0.3, _explanation(seen, picture.granularity, len(shown)), 11.5)
         y += HEAD
         _draw_truth(canvas, picture, seen, norms["weight"], (x, y, *sizes.truth))
@@ -112,7 +114,7 @@ def draw_page(picture: Picture) -> Canvas:
         _draw_bars(canvas, columns, norms, x, y + 0.02, sizes.cell[0])
         y += FOOT
     for line in lines:
-        canvas.text(x, y, line, 11.5)
+        canvas.text(x, y, one_line(line), 11.5)
         y += LINE
     return canvas
 
@@ -206,7 +208,7 @@ def _draw_truth(
     for i, (box, name) in enumerate(zip(picture.boxes.tolist(), picture.classes, strict=True)):
         text, color = name, (1.0, 1.0, 1.0, 1.0)
         if seen.losses is not None:
-            part, _ = seen.largest_part(i)
+            part, _ = largest_part(seen.parts, i)
             text += f"  w {seen.weights[i]:.2f}\nD {seen.losses[i]:.1f}: {name_of_part(part)}"
             color = colormaps[COLORS["weight"]](norm(seen.weights[i].item()))
         labels.append(Label(tuple(factor * side for side in box), text, color))

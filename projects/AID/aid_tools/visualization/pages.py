@@ -16,8 +16,9 @@ from aid.data.ignore_regions import ignore_boxes
 from aid.modeling.losses.attention import spatial_attention
 from aid.modeling.losses.functional import standardized
 from aid.utils.errors import AIDError
-from aid.utils.files import output_folder
+from aid.utils.text import counted
 
+from ..files import output_folder
 from .collect import Seen, as_in_first_step, collect
 from .contact_sheet import Entry, draw_contact_sheet, entries_of, extremes
 from .load import build_student, load_trained
@@ -185,7 +186,7 @@ class Pages:
         sections = []
         for title, of_teacher in zip(self._teachers(), entries, strict=True):
             least, most = extremes(of_teacher, count)
-            total = f"{len(of_teacher)} objects in {len(records)} images"
+            total = f"{counted(len(of_teacher), 'object')} in {counted(len(records), 'image')}"
             sections.append((f"{title}: lowest weights among {total}", least))
             sections.append((f"{title}: highest weights", most))
         path = os.path.join(output, "contact_sheet.png")

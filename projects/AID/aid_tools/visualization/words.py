@@ -1,6 +1,10 @@
-"""Display names of the components of the teacher's per-instance loss D."""
+"""Components of the teacher's per-instance loss D: the largest one, and display names."""
 
-__all__ = ["name_of_part", "reason"]
+import math
+
+from torch import Tensor
+
+__all__ = ["largest_part", "name_of_part", "reason"]
 
 # Short name, and description of the error that a large component means.
 PARTS = {
@@ -10,6 +14,17 @@ PARTS = {
     "rpn_cls": ("objectness", "whether anything is there"),
     "rpn_box": ("proposal", "roughly where it is"),
 }
+
+
+def largest_part(parts: dict[str, Tensor], instance: int) -> tuple[str, float]:
+    """Name and value of the largest component of an instance's D; NaN counts as infinity.
+
+    Args:
+        parts: {name: (G,)}, contribution of each component to D.
+        instance: index of the instance.
+    """
+    values = {k: x[instance].nan_to_num(math.inf, math.inf).item() for k, x in parts.items()}
+    return max(values.items(), key=lambda item: item[1])
 
 
 def name_of_part(part: str) -> str:
