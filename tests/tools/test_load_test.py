@@ -105,7 +105,7 @@ def test_growth_is_measured_within_the_given_iterations():
     memory += 30 * np.random.default_rng(0).normal(size=400)
     short = measure_growth(iterations, memory, 200, 230, limit=10)
     assert short.low < 10 < short.high and not short.is_growing and not short.is_flat
-    with pytest.raises(AIDError, match="9 samples between iteration 341 and 350 are too few"):
+    with pytest.raises(AIDError, match="9 samples between iteration 341 and 350, too few"):
         measure_growth(iterations, memory, 341, 350, limit=10)
 
 
