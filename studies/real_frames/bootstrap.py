@@ -49,7 +49,7 @@ class PooledEvaluation:
             (results,) = glob.glob(f"{run}/inference/kitti_results/*")
             for file, name in zip(files, names, strict=True):
                 labels = os.path.join(os.path.dirname(file), "..", "label_2", f"{name}.txt")
-                found = parse_label_file(os.path.join(results, f"{name}.txt"))
+                found = parse_label_file(os.path.join(results, f"{name}.txt"), with_score=True)
                 self._kitti.append((parse_label_file(labels), found))
 
     def ap(self, images: list[int] | None = None) -> float:
