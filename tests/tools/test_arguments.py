@@ -253,3 +253,17 @@ def test_broken_detectron2_is_a_one_line_error(monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit:
         command(argparse.ArgumentParser)(lambda args: None)([])
     assert str(exit.value).startswith("error: import of aid halted")
+
+
+@pytest.mark.parametrize("own, expected", [(None, "5000"), ("7", "7")])
+def test_threads_spin_briefly_unless_the_user_says_otherwise(own, expected, monkeypatch):
+    """The variable is read when torch is imported, before which it must be set."""
+    monkeypatch.setenv("GOMP_SPINCOUNT", own or "")
+    if own is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+    found = []
+    monkeypatch.setattr(
+        "aid_tools.command._import_aid", lambda: found.append(os.environ["GOMP_SPINCOUNT"])
+    )
+    command(argparse.ArgumentParser)(lambda args: None)([])
+    assert found == [expected]

@@ -24,6 +24,10 @@ REQUIRED = (
     *("torch", "torchvision", "cv2", "fvcore", "iopath", "matplotlib", "numpy", "PIL"),
     *("pycocotools", "tabulate", "tensorboard", "tqdm", "yaml"),
 )
+# How often an OpenMP thread checks whether it can go on before it gives up the core, read when
+# torch is imported. With GCC's default, 300,000, it blocks the thread that it waits for if other
+# programs run.
+SPIN_COUNT = "5000"
 
 
 def command(build_parser: Callable[[], ArgumentParser]) -> Callable:
@@ -47,6 +51,7 @@ def command(build_parser: Callable[[], ArgumentParser]) -> Callable:
             _check_packages()
             _check_files(args)
             _check_overrides(args)
+            os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
             _import_aid()
             from aid.utils.errors import main_with_clear_errors
 
