@@ -10,7 +10,7 @@ project, and one of side_by_side_losses.py. See docs/performance.md for the meas
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 
@@ -38,6 +38,8 @@ STEPS = {
 BY_INSTANCE = "AG + NL, AID by instance"
 TWO_PASSES = "AG + NL, all pairs, second pass of the teacher for D"
 STEPS |= {BY_INSTANCE: STEPS["AG + NL"], TWO_PASSES: STEPS["AG + NL, all pairs"]}
+# Added to the title of a step for its losses alone.
+LOSSES = ", losses"
 ROWS = [
     ("AG + NL", "AG + NL, all pairs"),
     (BY_INSTANCE, TWO_PASSES),
@@ -108,7 +110,7 @@ def measure(
         with_memory: whether to measure memory, if this system supports it.
 
     Returns:
-        {step: seconds in each round}, and {step: peak memory in bytes}.
+        {step, or step and LOSSES: seconds in each round}, and {step: peak memory in bytes}.
     """
     import gc
 
@@ -133,7 +135,7 @@ def measure(
                 step: measure_memory(settings[step], weights, (kind,))[kind]
                 for step, kind in kinds.items()
             }
-    return {step: [x[step] for x in rounds] for step in steps}, peaks
+    return {name: [x[name] for x in rounds] for name in rounds[0]}, peaks
 
 
 def time_steps(
@@ -143,10 +145,8 @@ def time_steps(
     batch: list[dict],
     repeat: int,
 ) -> list[dict[str, float]]:
-    """Seconds of every step in each round; arguments by step, see :func:`measure`."""
-    import torch
-
-    from aid_tools.benchmark.cases import TEACHER, TEACHER_HEADS, make_case
+    """Seconds of every step, and of its losses, in each round; see :func:`measure`."""
+    from aid_tools.benchmark.cases import TEACHER, TEACHER_HEADS, make_case, make_replays
     from aid_tools.benchmark.nets import Nets
     from aid_tools.benchmark.timing import time_rounds
 
@@ -157,33 +157,36 @@ def time_steps(
         nets[own] = Nets(cfg, own.amp, batch[:1])
         nets[own].teacher = next(iter(nets.values())).teacher
 
-    def make_step(step: str) -> Callable[[], object]:
-        before = (TEACHER, TEACHER_HEADS) if step == TWO_PASSES else ()
-        parts = [make_case(x, nets[settings[step]], batch) for x in (*before, kinds[step])]
+    def together(parts: Iterable[Callable]) -> Callable:
+        parts = list(parts)
         return lambda: [run() for run in parts]
 
-    cases = {step: make_step(step) for step in kinds}
-    return time_rounds(cases, torch.device(own.device), seed=own.seed, repeat=repeat)
+    cases = {}
+    for step, kind in kinds.items():
+        own = nets[settings[step]]
+        whole = (TEACHER, TEACHER_HEADS, kind) if step == TWO_PASSES else (kind,)
+        cases[step] = together(make_case(x, own, batch) for x in whole)
+        replays = make_replays(own, batch)
+        cases[step + LOSSES] = together(replays[x] for x in own.cfg.DISTILLATION.LOSSES)
+    return time_rounds(cases, own.device, seed=own.cfg.SEED, repeat=repeat)
 
 
 def compared(
     ours: str, other: str, seconds: dict[str, list[float]], memory: dict[str, int]
 ) -> dict[str, object]:
-    """One row of the results: two steps, and ratios of time, the median of rounds, and of memory.
+    """Compare two steps: medians over the rounds, and medians of the ratios within a round.
 
     Args:
         ours, other: titles of the steps.
         seconds, memory: see :func:`measure`.
     """
-    pairs = zip(seconds[ours], seconds[other], strict=True)
-    row = {
-        "ours": ours,
-        "other": other,
-        "seconds": [median(seconds[x]) for x in (ours, other)],
-        "time_ratio": median(a / b for a, b in pairs),
-    }
+    row: dict[str, object] = {"steps": [ours, other]}
+    for name, end in (("step", ""), ("losses", LOSSES)):
+        pair = [seconds[x + end] for x in (ours, other)]
+        row[f"{name}_seconds"] = list(map(median, pair))
+        row[f"{name}_ratio"] = median(a / b for a, b in zip(*pair, strict=True))
     if memory:
-        row["mib"] = [memory[x] / 2**20 for x in (ours, other)]
+        row["memory_mib"] = [memory[x] / 2**20 for x in (ours, other)]
         row["memory_ratio"] = memory[ours] / memory[other]
     return row
 
@@ -192,14 +195,18 @@ def table(rows: list[dict]) -> str:
     """Format rows of :func:`compared` in Markdown."""
     from tabulate import tabulate
 
-    lines = [
-        [x["ours"], x["other"], *x["seconds"], x["time_ratio"], *x.get("mib", ["", ""])]
-        + [x.get("memory_ratio", "")]
-        for x in rows
-    ]
-    headers = ["ours", "other", "seconds", "other's", "ratio", "MiB", "other's", "ratio"]
-    formats = ("", "", ".3f", ".3f", ".2f", ".0f", ".0f", ".2f")
-    return tabulate(lines, headers, tablefmt="pipe", floatfmt=formats)
+    columns = {"step": "seconds", "losses": "seconds", "memory": "mib"}
+    lines = []
+    for row in rows:
+        line = list(row["steps"])
+        for name, unit in columns.items():
+            if f"{name}_ratio" in row:
+                line += [", ".join(f"{x:.4g}" for x in row[f"{name}_{unit}"])]
+                line += [f"{row[f'{name}_ratio']:.2f}"]
+        lines.append(line)
+    headers = ["ours", "other", "step, s", "ratio", "losses alone, s", "ratio"]
+    headers += ["peak, MiB", "ratio"] * ("memory_ratio" in rows[0])
+    return tabulate(lines, headers, tablefmt="pipe", disable_numparse=True)
 
 
 if __name__ == "__main__":

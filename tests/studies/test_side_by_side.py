@@ -145,6 +145,20 @@ def test_steps_are_compared_in_one_table(
     assert len(lines) == 2 + len(script.ROWS) == 2 + len(actual["rows"])
     assert actual["setup"]["height"] == 64 and actual["setup"]["torch"] == torch.__version__
     for row, line in zip(actual["rows"], lines[2:], strict=True):
-        assert row["ours"] in line and row["other"] in line
-        ours, other = (actual["seconds"][row[k]] for k in ("ours", "other"))
-        assert math.isclose(row["time_ratio"], ours[0] / other[0]) and ours[0] > 0
+        assert all(step in line for step in row["steps"])
+        for name, end in (("step", ""), ("losses", script.LOSSES)):
+            ours, other = (actual["seconds"][step + end][0] for step in row["steps"])
+            assert math.isclose(row[f"{name}_ratio"], ours / other) and ours > 0
+            assert f"{ours / other:.2f}" in line
+
+
+def test_rows_hold_medians_of_ratios_within_a_round(load_script):
+    script = load_script("studies/side_by_side.py")
+    seconds = {"a": [1.0, 4.0, 9.0], "b": [2.0, 2.0, 90.0]}
+    seconds |= {f"{k}{script.LOSSES}": [x[0]] for k, x in seconds.items()}
+    row = script.compared("a", "b", seconds, {"a": 2**21, "b": 2**20})
+    assert row["step_seconds"] == [4.0, 2.0] and row["step_ratio"] == 0.5
+    assert row["losses_ratio"] == 0.5
+    assert row["memory_mib"] == [2.0, 1.0] and row["memory_ratio"] == 2.0
+    cells = [x.strip() for x in script.table([row]).splitlines()[-1].split("|")]
+    assert cells[1:-1] == ["a", "b", "4, 2", "0.50", "1, 2", "0.50", "2, 1", "2.00"]
