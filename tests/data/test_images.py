@@ -1,6 +1,7 @@
 """Unusable images: detected by their headers, and named by every reader."""
 
 import re
+import threading
 import zlib
 
 import numpy as np
@@ -11,7 +12,16 @@ from PIL import Image, features
 
 from aid.config import load_config
 from aid.data.build import build_test_loader, build_train_loader
-from aid.data.images import ImageFault, check_header, check_size, longest_side, read_image
+from aid.data.images import (
+    CHUNK,
+    THREADS,
+    ImageFault,
+    check_header,
+    check_size,
+    in_threads,
+    longest_side,
+    read_image,
+)
 from aid.utils.errors import AIDError
 from aid_tools.prediction import Source, read_frames
 from aid_tools.visualization.sample import load_sample
@@ -180,3 +190,31 @@ def test_valid_crops_equal_detectron2(tiny_config, toy_dataset, monkeypatch):
         boxes = (x["instances"].gt_boxes.tensor for x in (a, b))
         assert torch.equal(*boxes)
     assert len({x["image"].shape for x in checked}) > 2
+
+
+def test_files_are_read_at_the_same_time_and_returned_in_order():
+    barrier = threading.Barrier(THREADS, timeout=20)
+
+    def read(k):
+        if k % CHUNK == 0:
+            barrier.wait()  # for one item of every thread
+        return -k
+
+    assert in_threads(read, range(THREADS * CHUNK)) == [-k for k in range(THREADS * CHUNK)]
+    assert in_threads(read, []) == []
+
+
+def test_the_first_faulty_file_is_reported_whichever_is_read_first():
+    failed = threading.Event()
+
+    def read(k):
+        if k == CHUNK:
+            failed.set()
+        elif k == 3:
+            assert failed.wait(20)
+        else:
+            return
+        raise ImageFault(f"file {k}")
+
+    with pytest.raises(ImageFault, match="file 3$"):
+        in_threads(read, range(2 * CHUNK))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from aid.engine import AIDTrainer
 from aid.engine.hooks import CheckStrength, CompareTeacher, TimeFirstSteps
+from aid.modeling.balance import GradientRatio
 from aid.modeling.teacher import Teacher
 
 LOGGER = "aid.engine.hooks"
@@ -80,6 +81,31 @@ def test_strength_is_not_measured_where_nothing_follows(opts, run_config):
 def test_strength_without_gradients_is_ignored(run_config, monkeypatch, caplog):
     monkeypatch.setattr("aid.engine.hooks.PERIOD", 2)
     train(run_config("run", opts=BY_WEIGHTS), lambda model: model.backbone.requires_grad_(False))
+    assert not warnings(caplog)
+
+
+def imitate_nothing(model):
+    """Replaces the distillation losses by a constant."""
+    model.distillers[0].terms = lambda *args: {"loss_distill_none": torch.ones(())}
+
+
+@pytest.mark.parametrize("weight, change", [(0.0, None), (6.0, imitate_nothing)])
+def test_imitation_without_gradient_is_reported(weight, change, run_config, monkeypatch, caplog):
+    monkeypatch.setattr("aid.engine.hooks.PERIOD", 2)
+    opts = ["DISTILLATION.LOSSES", ["PKDLoss"], "DISTILLATION.PKD.WEIGHT", weight]
+    train(run_config("run", opts=[*BY_WEIGHTS, *opts]), change)
+    (message,) = warnings(caplog)
+    assert "imitation is 0 times" in message and "check DISTILLATION.LOSSES" in message
+    assert "BALANCE" not in message
+
+
+def test_no_advice_follows_from_gradients_that_are_not_finite(caplog):
+    student = SimpleNamespace(distillation_weight=1.0)
+    for squares in ([torch.inf, 1.0], [1.0, torch.inf], [torch.inf, 0.0], [torch.nan, 0.0]):
+        ratio = GradientRatio()
+        ratio.squares += torch.tensor(squares)
+        ratio._iteration = 0
+        CheckStrength(student)._check(torch.stack([ratio.take()]))
     assert not warnings(caplog)
 
 

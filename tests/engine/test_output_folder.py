@@ -5,6 +5,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from detectron2.utils.logger import setup_logger
 
 from aid.config import load_config
 from aid.engine import AIDTrainer, start_run
@@ -75,6 +76,14 @@ def test_settings_outside_the_model_may_change(configure, earlier):
     opts += ["MODEL.WEIGHTS", "moved.pth", "SOLVER.MAX_ITER", 9]
     cfg = configure("--num-gpus", "0", "--resume", opts=opts)
     assert cfg.SOLVER.MAX_ITER == 9
+
+
+def test_ignored_key_of_a_resumed_run_is_logged_once(configure, earlier, no_handlers, out):
+    setup_logger.cache_clear()  # as in a new process
+    text = (out / "config.yaml").read_text().replace("AID:\n", "AID:\n  MOMENTUM: 0.5\n")
+    (out / "config.yaml").write_text(text)
+    configure("--num-gpus", "0", "--resume", opts=["AID.MOMENTUM", 0.5])
+    assert (out / "log.txt").read_text().count("(ignoring): AID.MOMENTUM") == 1
 
 
 def test_changed_keys_are_reported_at_resume(configure, earlier, out):

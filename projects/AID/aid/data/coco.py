@@ -16,7 +16,7 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
 from ..utils.errors import AIDError
-from .images import MAX_PIXELS
+from .images import MAX_PIXELS, in_threads
 from .masks import usable_mask
 
 __all__ = ["load_coco", "read_coco", "register_coco"]
@@ -170,14 +170,12 @@ def load_coco(
     coco = read_coco(json_file, how_to_get)
     if not os.path.isdir(image_root):
         raise AIDError(f"image folder {image_root} does not exist: {how_to_get}")
-    missing = [
-        x["file_name"]
-        for x in coco["images"]
-        if not os.path.isfile(os.path.join(image_root, x["file_name"]))
-    ]
+    files = [x["file_name"] for x in coco["images"]]
+    exists = in_threads(lambda name: os.path.isfile(os.path.join(image_root, name)), files)
+    missing = [name for name, there in zip(files, exists, strict=True) if not there]
     if missing:
         raise AIDError(
-            f"{image_root}: {len(missing)} of {len(coco['images'])} images in {json_file} are not "
+            f"{image_root}: {len(missing)} of {len(files)} images in {json_file} are not "
             f"there, first {missing[0]}: {how_to_get}"
         )
     names = [x["name"] for x in sorted(coco["categories"], key=lambda x: x["id"])]

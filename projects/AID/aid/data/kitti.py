@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode
 
 from ..utils.commands import script_path
 from ..utils.errors import AIDError
-from .images import ImageFault, check_header
+from .images import ImageFault, check_header, in_threads
 from .kitti_labels import CLASSES, IGNORED_AS, parse_label_file
 
 __all__ = [
@@ -55,10 +55,8 @@ def load_kitti(
     for folder in (os.path.join(training, "image_2"), os.path.join(training, "label_2")):
         if not os.path.isdir(folder):
             raise AIDError(f"KITTI data: folder {folder} does not exist: {how_to_get}")
-    return [
-        load_image(training, name, image_id, min_score)
-        for image_id, name in enumerate(_read_split(root, split))
-    ]
+    numbered = list(enumerate(_read_split(root, split)))
+    return in_threads(lambda x: load_image(training, x[1], x[0], min_score), numbered)
 
 
 def _read_split(root: str, split: str) -> list[str]:
@@ -177,7 +175,8 @@ def load_kitti_test(root: str, how_to_get: str) -> list[dict]:
     paths = sorted(os.path.join(folder, x) for x in os.listdir(folder) if x.endswith(".png"))
     if not paths:
         raise AIDError(f"KITTI data: folder {folder} holds no .png file: {how_to_get}")
-    return [_record(path, i, *read_size(path)) for i, path in enumerate(paths)]
+    sizes = in_threads(read_size, paths)
+    return [_record(path, i, *sizes[i]) for i, path in enumerate(paths)]
 
 
 def register_kitti(

@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from ..utils.errors import AIDError
-from .images import IMAGES, ImageFault, check_header
+from .images import IMAGES, ImageFault, check_header, in_threads
 
 __all__ = ["load_images", "num_unlabeled", "register_images", "unlabeled_records", "upright_size"]
 
@@ -49,7 +49,7 @@ def load_images(folder: str) -> list[dict]:
     )
     if not paths:
         raise AIDError(f"image folder {folder} has no file with extension {', '.join(IMAGES)}")
-    sizes = map(upright_size, paths)
+    sizes = in_threads(upright_size, paths)
     return [
         {"file_name": path, "image_id": number, "height": height, "width": width}
         for number, (path, (width, height)) in enumerate(zip(paths, sizes, strict=True))

@@ -132,26 +132,36 @@ class CheckStrength(HookBase):
         """Warn if the median of the ratios is unusual.
 
         Args:
-            logarithms: of :meth:`GradientRatio.take`; those that are not finite do not count.
+            logarithms: of :meth:`GradientRatio.take`; those that are not finite count only if none
+                is, and imitation has no gradient.
         """
         known = logarithms[logarithms.isfinite()]
+        if not len(known):
+            known = logarithms[logarithms == torch.inf]
         weight = self._student.distillation_weight
         if not len(known):
             return
         strength = weight / known.median().exp().item()
-        if not USUAL[0] <= strength <= USUAL[1]:
-            logging.getLogger(__name__).warning(
-                "The gradient of imitation is %.2g times that of the detector's own losses at the "
-                "imitated maps, in the first iterations that imitate, which is too %s: set "
-                "DISTILLATION.BALANCE to %s and DISTILLATION.WEIGHT to 1.0 to hold it at %g times, "
-                "or DISTILLATION.WEIGHT alone to %.2g, now %g, to start there",
-                strength,
-                "little" if strength < RECIPE else "much",
-                RECIPE,
-                RECIPE,
-                weight * RECIPE / strength,
-                weight,
+        if USUAL[0] <= strength <= USUAL[1]:
+            return
+        if strength > 0:
+            advice = (
+                f"set DISTILLATION.BALANCE to {RECIPE} and DISTILLATION.WEIGHT to 1.0 to hold it "
+                f"at {RECIPE:g} times, or DISTILLATION.WEIGHT alone to "
+                f"{weight * RECIPE / strength:.2g}, now {weight:g}, to start there"
             )
+        else:
+            advice = (
+                "the weights of losses or instances are 0, or no loss depends on these maps; check "
+                "DISTILLATION.LOSSES, their weights, DISTILLATION.LEVELS and AID.ALPHA"
+            )
+        logging.getLogger(__name__).warning(
+            "The gradient of imitation is %.2g times that of the detector's own losses at the "
+            "imitated maps, in the first iterations that imitate, which is too %s: %s",
+            strength,
+            "little" if strength < RECIPE else "much",
+            advice,
+        )
 
 
 class UpdateBalance(HookBase):

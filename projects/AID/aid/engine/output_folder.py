@@ -135,7 +135,7 @@ def start_records(cfg: CfgNode, args: Namespace, early: Iterable[logging.LogReco
     Args:
         cfg: of the run; its OUTPUT_DIR exists.
         args: of the command line.
-        early: messages of :func:`early_messages`, to be logged first.
+        early: messages of :func:`early_messages`, to be logged first, each once.
 
     Raises:
         AIDError: the folder cannot be written.
@@ -149,7 +149,8 @@ def start_records(cfg: CfgNode, args: Namespace, early: Iterable[logging.LogReco
             for handler in logging.getLogger(name).handlers:
                 if handler not in before and handler.stream is sys.stdout:
                     handler.addFilter(screen)
-        for message in early:
+        # Each once: several files that are read may have one and the same key that is ignored.
+        for message in {x.getMessage(): x for x in early}.values():
             for handler in logging.getLogger(message.name.split(".")[0]).handlers:
                 if handler not in before:  # which have processed the message already
                     handler.handle(message)

@@ -55,13 +55,19 @@ class GradientRatio(nn.Module):
         """
         self._iteration = iteration
         maps = [x for x in maps if x.requires_grad]
-        if not (maps and imitation.requires_grad):
+        if not maps:
             return  # the squares stay 0
         half = any(x.dtype == torch.float16 for x in maps)
         scale = imitation.new_full((), HALF_SCALE if half else 1.0)
-        gradients = torch.autograd.grad(
-            imitation, maps, scale, retain_graph=True, allow_unused=True
-        )
+        gradients: tuple[Tensor | None, ...] = ()
+        if imitation.requires_grad:
+            gradients = torch.autograd.grad(
+                imitation, maps, scale, retain_graph=True, allow_unused=True
+            )
+        if all(x is None for x in gradients):
+            # The size of the task's gradient, which is not observed, does not matter.
+            self.squares[0].clamp_(min=torch.finfo(self.squares.dtype).tiny)
+            return
         multiplier: list[Tensor] = []
         weighted.register_hook(multiplier.append)
         for x, gradient in zip(maps, gradients, strict=True):
@@ -89,7 +95,8 @@ class GradientRatio(nn.Module):
                 and is left for a later call. None: take it in any case.
 
         Returns:
-            Logarithm of the ratio, not finite if one of the gradients is 0 or not finite; None
+            Logarithm of the ratio; infinite if the distillation losses alone have no gradient, NaN
+            or -infinity if one of the gradients is not finite, or that of the task is 0; None
             without a measurement.
         """
         if self._iteration is None or self._iteration == iteration:
@@ -98,7 +105,7 @@ class GradientRatio(nn.Module):
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(self.squares)
         task, imitation = self.squares
-        logarithm = (task.log() - imitation.log()) / 2
+        logarithm = torch.where(task.isfinite(), (task.log() - imitation.log()) / 2, torch.nan)
         self.squares.zero_()
         return logarithm
 

@@ -39,6 +39,7 @@ __all__ = [
     "balance_cases",
     "make_case",
     "make_cases",
+    "make_replays",
 ]
 
 Case = Callable[[], object]
@@ -83,7 +84,7 @@ def make_cases(
         # Adjacent, so that their small difference is measured under the same conditions.
         steps = (PLAIN_DISTILLATION, *balance_cases(nets.cfg), *AID_STEPS)
     whole = (STUDENT, TEACHER, TEACHER_HEADS, INSTANCE_LOSSES)
-    replays = _replays(nets, batch)
+    replays = make_replays(nets, batch)
     cases = {name: make_case(name, nets, batch) for name in whole} | replays
     return cases | {name: make_case(name, nets, batch) for name in steps}
 
@@ -153,7 +154,7 @@ def _under(nets: Nets, run: Case) -> Case:
     return under_autocast
 
 
-def _replays(nets: Nets, batch: list[dict]) -> dict[str, Case]:
+def make_replays(nets: Nets, batch: list[dict]) -> dict[str, Case]:
     """Make cases of the weighting and of each distillation loss, forward and backward."""
     model = nets.distilled.model
     distiller = model.distillers[0]

@@ -21,7 +21,7 @@ from .settings import Settings
 from .sweep import Sweep, measure_sweeps
 from .timing import MIN_ROUNDS, as_in_training, time_rounds
 
-__all__ = ["measure", "measure_sweep"]
+__all__ = ["measure", "measure_sweep", "random_teacher"]
 
 
 def measure(
@@ -39,7 +39,7 @@ def measure(
         AIDError: settings, rounds or config are invalid.
     """
     _check_rounds(repeat, seconds)
-    with _random_teacher(settings) as (cfg, batch):
+    with random_teacher(settings) as (cfg, batch):
         rounds, losses, teacher_bytes = _time(cfg, settings, batch, repeat, seconds)
         # Free memory for the processes that measure memory.
         gc.collect()
@@ -55,7 +55,7 @@ def measure(
 def measure_sweep(settings: Settings, *, repeat: int, seconds: float | None = None) -> list[Sweep]:
     """Run :func:`~aid_tools.benchmark.sweep.measure_sweeps`; raises as :func:`measure`."""
     _check_rounds(repeat, seconds)
-    with _random_teacher(settings) as (cfg, batch):
+    with random_teacher(settings) as (cfg, batch):
         nets = Nets(cfg, settings.amp, batch[:1])
         return measure_sweeps(settings, nets, repeat=repeat, seconds=seconds)
 
@@ -72,7 +72,7 @@ def _time(
 
 
 @contextmanager
-def _random_teacher(settings: Settings) -> Iterator[tuple[CfgNode, list[dict]]]:
+def random_teacher(settings: Settings) -> Iterator[tuple[CfgNode, list[dict]]]:
     """Yield the student's config, with a temporary file of the teacher's weights, and its input."""
     cfg = settings.apply()
     batch = random_batch(settings, cfg)
