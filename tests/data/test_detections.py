@@ -208,7 +208,7 @@ def test_share_of_labels_that_are_found_is_logged(read, results, caplog):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda x: {**x, "bbox": [5000, *x["bbox"][1:]]}, "boxes leave their image"),
+        (lambda x: {**x, "bbox": [5000, *x["bbox"][1:]]}, "boxes that leave their image: "),
         (lambda x: {**x, "bbox": [v / 1000 for v in x["bbox"]]}, "lie within one pixel"),
         (lambda x: {**x, "category_id": (x["category_id"] + 1) % 3}, "finds only 0 of"),
     ],

@@ -156,7 +156,7 @@ def test_the_number_is_rounded_halves_up(share, size, expected, loader_config):
     [
         (["UNLABELED.SHARE", 1.0], "UNLABELED.SHARE is 1.0: it must be 0 .off. or a share below"),
         (["UNLABELED.SHARE", -0.1], "UNLABELED.SHARE is -0.1"),
-        (["UNLABELED.SHARE", 0.0], "UNLABELED.SHARE is 0.0 and .* names 1 datasets: set both"),
+        (["UNLABELED.SHARE", 0.0], "UNLABELED.SHARE is 0.0 and .* names 1 dataset: set both"),
         (["DATASETS.UNLABELED", ()], "UNLABELED.SHARE is 0.4 and .* names 0 datasets: set both"),
         (["UNLABELED.SHARE", 0.9], "of the 3 images of a forward pass 3 would be unlabeled"),
         (["UNLABELED.SHARE", 0.1], "of the 3 images of a forward pass 0 would be unlabeled"),

@@ -188,7 +188,7 @@ def test_teacher_without_any_finite_loss_is_reported(
     assert "finite on none" not in caplog.text
     monkeypatch.setattr(model.teacher, "per_instance_losses", broken)
     model(make_batch())
-    assert "loss is finite on none of the 5 instances of iteration 19" in caplog.text
+    assert "loss is finite on none of 5 instances of iteration 19" in caplog.text
 
 
 def test_log_keeps_the_names_of_the_plain_detector(student_model, tiny_model, make_batch, storage):

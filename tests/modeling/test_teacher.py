@@ -135,7 +135,7 @@ def test_non_finite_weights_are_refused(student_config, tmp_path):
     state = torch.load(cfg.TEACHER.WEIGHTS)["model"]
     state["backbone.fpn_output2.bias"][3] = torch.nan
     torch.save({"model": state}, tmp_path / "nan.pth")
-    with pytest.raises(AIDError, match=r"NaN or infinity in 1 tensors, first backbone.fpn_output2"):
+    with pytest.raises(AIDError, match=r"NaN or infinity in 1 tensor, first backbone.fpn_output2"):
         build_teacher(change(cfg, TEACHER__WEIGHTS=str(tmp_path / "nan.pth")))
 
 

@@ -33,14 +33,13 @@ def warn_of_boxes(where: str, records: list[dict]) -> None:
     logger = logging.getLogger(__name__)
     if total and normalized == total:
         logger.warning(
-            "%s: all %d boxes lie within one pixel: boxes are in pixels, not in parts of the image",
+            "%s: all boxes lie within one pixel: boxes are in pixels, not in parts of the image",
             where,
-            total,
         )
     elif outside > FEW * total:
         logger.warning(
-            "%s: %d of %d boxes leave their image: COCO's boxes are x, y, width, height; if these "
-            "are x1, y1, x2, y2, convert them",
+            "%s: boxes that leave their image: %d of %d: COCO's boxes are x, y, width, height; if "
+            "these are x1, y1, x2, y2, convert them",
             where,
             outside,
             total,

@@ -17,6 +17,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..config import load_config
 from ..utils.errors import AIDError, error_line, ignore_known_deprecations, no_file
+from ..utils.text import counted
 from ..utils.logs import log_to_file
 from .errors import clear_connection_errors, not_joined
 
@@ -210,8 +211,8 @@ def _check_gpus(option: str, number: int) -> None:
     available = torch.cuda.device_count()
     if number > available:
         raise AIDError(
-            f"{option}: torch finds {available} GPUs here; --num-gpus 0 runs on the CPU, in "
-            "several processes with --num-processes or torchrun"
+            f"{option}: torch finds {counted(available, 'GPU')} here; --num-gpus 0 runs on the "
+            "CPU, in several processes with --num-processes or torchrun"
         )
 
 

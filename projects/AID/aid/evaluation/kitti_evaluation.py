@@ -10,7 +10,8 @@ from detectron2.utils import comm
 
 from ..data.kitti_labels import KITTIObject, parse_label_file, write_result_file
 from ..utils.errors import AIDError
-from .coco_evaluation import build_coco_evaluator
+from ..utils.text import counted
+from .coco_evaluation import CheckedCOCOEvaluator
 from .kitti_files import format_table, kitti_objects
 from .kitti_metric import kitti_average_precision
 
@@ -96,7 +97,7 @@ class KITTIEvaluator(DatasetEvaluator):
         except OSError as error:
             raise AIDError(f"result files cannot be written to {self._folder}: {error}") from error
         logging.getLogger(__name__).info(
-            "Result files of %d images: %s; KITTI's server takes them zipped without folder",
-            len(detections),
+            "Result files of %s: %s; KITTI's server takes them zipped without folder",
+            counted(len(detections), "image"),
             self._folder,
         )

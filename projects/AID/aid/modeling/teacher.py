@@ -20,6 +20,7 @@ from ..utils.commands import train_command
 from ..utils.d2 import padding
 from ..utils.errors import AIDError
 from ..utils.suggestions import did_you_mean_file
+from ..utils.text import counted
 from .build import build_detector
 from .class_map import ClassMap
 from .families import (
@@ -251,9 +252,9 @@ def map_classes(
     names = known_classes(teacher.cfg.DATASETS.TRAIN, load=True)
     if names and len(names) != number:
         raise AIDError(
-            f"{key}: the teacher of {teacher.name} has {number} classes, its DATASETS.TRAIN "
-            f"{', '.join(teacher.cfg.DATASETS.TRAIN)} {len(names)}: name the dataset that it was "
-            "trained on"
+            f"{key}: the teacher of {teacher.name} has {counted(number, 'class')}, its "
+            f"DATASETS.TRAIN {', '.join(teacher.cfg.DATASETS.TRAIN)} {len(names)}: name the "
+            "dataset that it was trained on"
         )
     class_map = ClassMap.from_entries(entries, names or number, student_classes, key)
     teacher.map_classes(class_map)

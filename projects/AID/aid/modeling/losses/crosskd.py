@@ -8,6 +8,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from ...utils.errors import AIDError
+from ...utils.text import counted
 from ..detectors.gfl_losses import soft_quality_focal_losses
 from ..families import PairedPredictions, PredictionRequest, Predictions
 from .base import DISTILLATION_LOSS_REGISTRY, PredictionLoss
@@ -72,7 +73,8 @@ class CrossKDLoss(PredictionLoss):
         }
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {self.request.cross_convs} convolutions of the teacher's"
+        number = counted(self.request.cross_convs or 0, "convolution")
+        return f"{super().extra_repr()}, {number} of the teacher's"
 
     def sample_losses(self, predictions: PairedPredictions) -> dict[str, Tensor]:
         cross, teacher = predictions.cross, predictions.teacher
