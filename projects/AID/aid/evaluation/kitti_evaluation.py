@@ -34,7 +34,7 @@ class KITTIEvaluator(DatasetEvaluator):
         self._labels = metadata.kitti_labels
         self._classes = metadata.thing_classes
         self._folder = os.path.join(output_dir, "kitti_results", dataset_name)
-        self._coco = build_coco_evaluator(dataset_name, output_dir) if self._labels else None
+        self._coco = CheckedCOCOEvaluator(dataset_name, output_dir) if self._labels else None
         self._detections: dict[str, list[KITTIObject]] = {}
 
     def reset(self) -> None:
