@@ -26,7 +26,7 @@ from .class_map import ClassMap
 from .families import (
     DetectionQuality,
     PerInstanceLosses,
-    detection_quality,
+    best_detections,
     loss_levels,
     merge_classes,
     num_classes,
@@ -115,8 +115,8 @@ class Teacher(TeacherBase):
 
     def quality(self, view: TeacherView, targets: list[Instances]) -> DetectionQuality:
         own = to_device(targets, self.device)
-        with EventStorage(), self.autocast():
-            quality = detection_quality(self.detector, view.images, view.features, own)
+        with self.autocast():
+            quality = best_detections(self.detections(view), own)
         return to_device(quality, targets[0].gt_boxes.device)
 
     def map_classes(self, class_map: ClassMap) -> None:

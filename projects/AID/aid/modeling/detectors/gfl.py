@@ -88,7 +88,7 @@ class GFL(DenseDetector):
         )
         self.box2box_transform = IntegralTransform(reg_max, anchor_scale)
         self.num_classes = num_classes
-        self.dims = [num_classes, 4 * (reg_max + 1)]  # channels of the predictions
+
         self.topk = topk
         self.quality_beta = quality_beta
         self.giou_weight = giou_weight
@@ -137,6 +137,11 @@ class GFL(DenseDetector):
         anchors = self.anchor_generator(features)
         labels, targets = self.label_anchors(anchors, gt_instances)
         return self.losses(anchors, *self.transpose(predictions), labels, targets)
+
+    @property
+    def dims(self) -> list[int]:
+        """Channels of the predictions, K and 4 * B."""
+        return [self.num_classes, 4 * (self.box2box_transform.reg_max + 1)]
 
     def transpose(self, predictions: tuple[list[Tensor], list[Tensor]]) -> tuple[Tensor, Tensor]:
         """Concatenate the head's output over levels: logits (N, R, K), distributions (N, R, 4 * B).

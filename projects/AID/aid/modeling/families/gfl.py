@@ -7,12 +7,11 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ...utils.errors import AIDError
-from ..class_map import ClassMap
 from ..detectors.gfl import GFL, assign_cells
 from ..detectors.gfl_losses import quality_focal_losses
 from .anchors import Match, losses_per_instance
-from .base import PerInstanceLosses, Targets, loss_levels, merge_classes, per_instance_losses
-from .dense import anchor_match, check_dense, merge_dense, register_dense
+from .base import PerInstanceLosses, Targets, loss_levels, per_instance_losses
+from .dense import anchor_match, check_dense, register_dense
 from .ignore_regions import points_in_regions
 from .predictions import PredictionRequest, check_comparable, predicts_distributions
 
@@ -82,12 +81,6 @@ def match_cells(detector: GFL, anchors: list[Boxes], boxes: Boxes) -> tuple[Tens
     """
     matched_gt, best = assign_cells(boxes, anchors, detector.topk)
     return matched_gt, (matched_gt < len(boxes)).long(), best
-
-
-@merge_classes.register
-def _(detector: GFL, class_map: ClassMap) -> None:
-    merge_dense(detector, class_map)
-    detector.dims[0] = detector.num_classes
 
 
 @predicts_distributions.register
