@@ -37,7 +37,7 @@ from .families.base import detect
 from .feature_cache import FeatureCache
 from .feature_teacher import load_feature_teacher
 from .lazy_teacher import read_lazy_config
-from .placement import check_device, dtype_named, to_device
+from .placement import dtype_named, is_usable, to_device
 from .teacher_base import TeacherBase, TeacherView, normalized_batch, round_up
 from .teacher_keys import DETECTION_FILE, FEATURE_NETWORK, named, teacher_kinds
 
@@ -191,8 +191,11 @@ def build_teacher(cfg: CfgNode, number: int = 0) -> TeacherBase:
     keys = (config_key, weights_key)
     check_program(config_file, config_key)
     own_device, precision = cfg.TEACHER.DEVICE, cfg.TEACHER.PRECISION
-    if own_device:
-        check_device("TEACHER.DEVICE", own_device)
+    if own_device and not is_usable(own_device):
+        raise AIDError(
+            f"TEACHER.DEVICE is {own_device!r}, which torch cannot use here: write cpu or a GPU "
+            'such as cuda:1, or "" for the student\'s device'
+        )
     dtype = dtype_named("TEACHER.PRECISION", precision, PRECISIONS) if precision else None
     device = own_device or cfg.MODEL.DEVICE
     teacher: TeacherBase
