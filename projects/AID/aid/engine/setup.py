@@ -231,7 +231,7 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
     if key == "TEST":
         check_evaluator(name)
         _check_image_ids(records, name)
-    elif not any(_has_object(record) for record in records):
+    elif all(x.get("iscrowd", 0) for record in records for x in record.get("annotations", ())):
         raise AIDError(
             f"DATASETS.TRAIN: {name} has no object to train on in "
             f"{counted(len(records), 'image')}: check its labels, where only objects of the "
@@ -242,10 +242,6 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
     if cfg.MODEL.MASK_ON:
         check_masks(cfg, key, name, records)
     return len(records)
-
-
-def _has_object(record: dict) -> bool:
-    return any(not a.get("iscrowd", 0) for a in record.get("annotations", ()))
 
 
 def _check_image_ids(records: list[dict], name: str) -> None:
