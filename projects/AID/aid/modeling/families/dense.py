@@ -62,6 +62,9 @@ def anchor_match(detector: nn.Module, anchors: list[Boxes]) -> Match:
     Args:
         detector: its type chooses the implementation.
         anchors: of each level, of one image (they are the same for all images).
+
+    Raises:
+        AIDError: this type of detector is not supported.
     """
     raise AIDError(f"no matching of anchors is defined for a {type(detector).__name__}")
 
