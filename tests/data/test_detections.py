@@ -119,7 +119,7 @@ GOOD = {"image_id": 0, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}
     [
         ({"annotations": [GOOD]}, "is not a list of COCO results: write"),
         ("[", "is not a whole JSON file"),
-        ([], "has nothing on any of the 7 training images"),
+        ([], "has nothing on any of 7 training images"),
         ([GOOD, 3], r"results.json, entry 1 \(from 0\): it is no object with image_id, cat"),
         ([{**GOOD, "image_id": 9}], "image_id 9 is of no training image"),
         ([{**GOOD, "image_id": [0]}], r"image_id \[0\] is of no training image"),
@@ -180,7 +180,7 @@ def test_a_folder_without_detections_is_refused(toy_dataset, folder):
     for path in sorted(folder.iterdir())[1:]:
         path.write_text("")
     (folder / "0.txt").unlink()
-    with pytest.raises(AIDError, match="has nothing on any of the 7 training images"):
+    with pytest.raises(AIDError, match="has nothing on any of 7 training images"):
         with_detections(str(folder), (toy_dataset,), DatasetCatalog.get(toy_dataset))
 
 
