@@ -13,7 +13,6 @@ from PIL import Image
 from aid.data import build_train_loader, register_coco
 from aid.engine import AIDTrainer, setup, start_run
 from aid.evaluation import build_evaluator
-from aid.utils.d2 import coco_annotations
 from aid.utils.errors import AIDError
 from aid_tools.report import load_run, write_report
 from aid_tools.train_arguments import argument_parser
@@ -279,7 +278,8 @@ def test_metric_and_training_use_the_same_polygons(dataset, tmp_path):
 
     name = dataset(change=change)
     DatasetCatalog.get(name)
-    labels = coco_annotations(build_evaluator(name, str(tmp_path / "inference")))
+    evaluator = build_evaluator(name, str(tmp_path / "inference"))
+    labels = evaluator._coco_api.dataset["annotations"]
     assert [len(x["segmentation"]) for x in labels[:3]] == [1, 1, 1]
 
 

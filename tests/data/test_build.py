@@ -2,6 +2,7 @@
 
 import random
 import re
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -27,8 +28,9 @@ def loader_config(tiny_config, toy_dataset):
 
 
 def take(cfg, count, start_iter=0):
-    batches = iter(build_train_loader(cfg, start_iter))
-    return [next(batches) for _ in range(count)]
+    loader = build_train_loader(cfg)
+    start_at(loader, cfg, start_iter)
+    return list(islice(loader, count))
 
 
 def are_equal(a, b):
@@ -45,15 +47,7 @@ def test_stream_resumed_at_any_iteration_continues_unchanged(loader_config, grou
     whole = take(cfg, 12)
     for start in range(12):
         assert are_equal(take(cfg, 12 - start, start), whole[start:])
-
-
-def test_loader_that_starts_later_has_the_same_stream(loader_config):
-    cfg = loader_config(["SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUMULATION_STEPS", 2])
-    loader = build_train_loader(cfg)
-    start_at(loader, cfg, 3)
-    batches = iter(loader)
-    assert are_equal([next(batches) for _ in range(4)], take(cfg, 10)[6:])
-    start_at([], cfg, 3)  # another loader
+    start_at([], cfg, 3)  # a loader of another kind
 
 
 def test_stream_does_not_depend_on_the_number_of_workers(loader_config):

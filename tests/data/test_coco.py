@@ -91,7 +91,7 @@ def test_classes_other_than_registered_are_refused(dataset):
 def test_missing_files_are_reported(dataset, tmp_path):
     name = dataset()
     (tmp_path / "b.png").unlink()
-    with pytest.raises(AIDError, match="1 of 2 images in .*a.json are not there, first b.png: mou"):
+    with pytest.raises(AIDError, match="lacks 1 of 2 images in .*a.json, first b.png: mou"):
         DatasetCatalog.get(name)
     (tmp_path / "a.json").unlink()
     with pytest.raises(AIDError, match="a.json does not exist: mount it"):

@@ -28,9 +28,9 @@ def shares(boxes):
         (corners(PIXELS), BoxMode.XYXY_ABS, None),
         ([], BoxMode.XYWH_ABS, None),
         ([*4 * PIXELS, [60, 40, 90, 60]], BoxMode.XYWH_ABS, None),  # 1 of 17 boxes
-        (corners(PIXELS), BoxMode.XYWH_ABS, "a set: 2 of 4 boxes leave their image: COCO's boxes"),
-        (shares(PIXELS), BoxMode.XYWH_ABS, "a set: all 4 boxes lie within one pixel"),
-        (corners(shares(PIXELS)), BoxMode.XYXY_ABS, "a set: all 4 boxes lie within one pixel"),
+        (corners(PIXELS), BoxMode.XYWH_ABS, "a set: 2 of 4 boxes leave their image"),
+        (shares(PIXELS), BoxMode.XYWH_ABS, "a set: all boxes lie within one pixel"),
+        (corners(shares(PIXELS)), BoxMode.XYXY_ABS, "a set: all boxes lie within one pixel"),
         ([[1, 2, 3, 4, 90]], BoxMode.XYWHA_ABS, None),
     ],
 )

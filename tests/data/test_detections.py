@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -58,14 +59,13 @@ def folder(toy_dataset, tmp_path):
 
 @pytest.fixture
 def batches(tiny_config, toy_dataset):
-    """A function (TEACHER.DETECTIONS, opts, start) -> 12 batches of flipped and resized images."""
+    """A function (TEACHER.DETECTIONS, opts) -> 12 batches of flipped and resized images."""
 
-    def load(path, opts=(), start=0):
+    def load(path, opts=()):
         keys = ["DATASETS.TRAIN", (toy_dataset,), "SOLVER.IMS_PER_BATCH", 2]
         keys += ["DATALOADER.NUM_WORKERS", 0, "INPUT.MIN_SIZE_TRAIN", (48, 56, 64)]
         cfg = load_config(tiny_config("faster_rcnn", [*keys, "TEACHER.DETECTIONS", path, *opts]))
-        stream = iter(build_train_loader(cfg, start))
-        return [next(stream) for _ in range(12 - start)]
+        return list(islice(build_train_loader(cfg), 12))
 
     return load
 
@@ -90,13 +90,6 @@ def test_detections_are_transformed_as_labels(form, opts, batches, read, results
             assert torch.equal(truth.gt_boxes.tensor, other["instances"].gt_boxes.tensor)
             num_boxes += len(found)
     assert num_boxes > 20
-
-
-def test_the_resumed_stream_has_the_same_detections(batches, folder):
-    whole = batches(str(folder))
-    for batch, again in zip(whole[5:], batches(str(folder), start=5), strict=True):
-        for x, y in zip(batch, again, strict=True):
-            assert torch.equal(x[DETECTIONS].pred_boxes.tensor, y[DETECTIONS].pred_boxes.tensor)
 
 
 def test_values_of_an_entry(read, caplog):
@@ -126,7 +119,7 @@ GOOD = {"image_id": 0, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}
     [
         ({"annotations": [GOOD]}, "is not a list of COCO results: write"),
         ("[", "is not a whole JSON file"),
-        ([], "has nothing on any of the 7 training images"),
+        ([], "has nothing on any of 7 training images"),
         ([GOOD, 3], r"results.json, entry 1 \(from 0\): it is no object with image_id, cat"),
         ([{**GOOD, "image_id": 9}], "image_id 9 is of no training image"),
         ([{**GOOD, "image_id": [0]}], r"image_id \[0\] is of no training image"),
@@ -187,7 +180,7 @@ def test_a_folder_without_detections_is_refused(toy_dataset, folder):
     for path in sorted(folder.iterdir())[1:]:
         path.write_text("")
     (folder / "0.txt").unlink()
-    with pytest.raises(AIDError, match="has nothing on any of the 7 training images"):
+    with pytest.raises(AIDError, match="has nothing on any of 7 training images"):
         with_detections(str(folder), (toy_dataset,), DatasetCatalog.get(toy_dataset))
 
 

@@ -131,10 +131,3 @@ def test_any_bytes_are_parsed_or_refused(content, with_score, tmp_path):
         parse_label_file(str(tmp_path / "a.txt"), with_score)
     except AIDError as error:
         assert "a.txt" in str(error)
-
-
-def test_result_file_is_written_atomically(file_limit, tmp_path):
-    objects = [KITTIObject("Car", -1, -1, (1.0, 2.0, 3.0, 4.0), 0.5, k) for k in range(9)]
-    with pytest.raises(OSError, match="File too large"), file_limit(200):
-        write_result_file(str(tmp_path / "a.txt"), objects)
-    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """Images without labels in the training stream."""
 
 import copy
+from itertools import islice
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from PIL import Image
 
 from aid.config import load_config
 from aid.data import load_images, register_images
-from aid.data.build import build_train_loader
+from aid.data.build import build_train_loader, start_at
 from aid.data.unlabeled import num_unlabeled
 from aid.utils.errors import AIDError
 
@@ -50,8 +51,9 @@ def loader_config(tiny_config, toy_dataset, unlabeled):
 
 
 def take(cfg, count, start_iter=0):
-    batches = iter(build_train_loader(cfg, start_iter))
-    return [next(batches) for _ in range(count)]
+    loader = build_train_loader(cfg)
+    start_at(loader, cfg, start_iter)
+    return list(islice(loader, count))
 
 
 def same(a, b):
@@ -156,7 +158,7 @@ def test_the_number_is_rounded_halves_up(share, size, expected, loader_config):
     [
         (["UNLABELED.SHARE", 1.0], "UNLABELED.SHARE is 1.0: it must be 0 .off. or a share below"),
         (["UNLABELED.SHARE", -0.1], "UNLABELED.SHARE is -0.1"),
-        (["UNLABELED.SHARE", 0.0], "UNLABELED.SHARE is 0.0 and .* names 1 datasets: set both"),
+        (["UNLABELED.SHARE", 0.0], "UNLABELED.SHARE is 0.0 and .* names 1 dataset: set both"),
         (["DATASETS.UNLABELED", ()], "UNLABELED.SHARE is 0.4 and .* names 0 datasets: set both"),
         (["UNLABELED.SHARE", 0.9], "of the 3 images of a forward pass 3 would be unlabeled"),
         (["UNLABELED.SHARE", 0.1], "of the 3 images of a forward pass 0 would be unlabeled"),

@@ -98,7 +98,7 @@ def test_broken_images_and_labels_are_refused(prepare, tmp_path):
     (tmp_path / "training/label_2/000003.txt").write_text(f"{CAR}Cat")
     for i in (7, 9):
         Image.new("L", (16, 16)).save(tmp_path / f"training/image_2/{i:06}.png")
-    assert "000003.txt, line 2: 1 fields where KITTI has 15" in prepare()[1]
+    assert "000003.txt, line 2: 1 field where KITTI has 15" in prepare()[1]
     (tmp_path / "training/label_2/000003.txt").write_text(CAR.replace("1 1 9 9", "20 1 29 9"))
     assert "000003.txt, line 1: box (20.0, 1.0, 29.0, 9.0) lies outside" in prepare()[1]
     assert not (tmp_path / "ImageSets").exists()

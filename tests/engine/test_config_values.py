@@ -1,6 +1,5 @@
 """Invalid values of Detectron2's keys: one-line errors at the start of a run."""
 
-import random
 import re
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from aid.config import changed_keys, flat_keys, load_config
+from aid.config import load_config
 from aid.engine import AIDTrainer
 from aid.inference import load_detector
 from aid.modeling.build import build_detector
@@ -116,41 +115,3 @@ def test_values_refused_by_the_evaluation_are_one_line_errors(key, value, run_co
     with pytest.raises(AIDError, match="the config cannot be used: ") as error:
         trainer.train()
     assert "\n" not in str(error.value) and trainer.iter == 3
-
-
-def random_value(value: object) -> object:
-    """A value of the same type that is rarely valid."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int):
-        return random.choice([-1, 0, 7])
-    if isinstance(value, float):
-        return random.choice([-1.0, 0.0, 1e9])
-    if isinstance(value, str):
-        return random.choice(["", "XY"])
-    return random.choice([type(value)(), value * 2, value[:1]])
-
-
-# Keys that the random runs keep.
-KEPT = ("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "DATASETS.", "DATALOADER.NUM_WORKERS")
-KEPT += ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SEED", "TEST.", "INPUT.", "VIS_PERIOD")
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_random_values_run_or_raise_a_one_line_error(seed, run_config):
-    random.seed(seed)
-    kind = ["faster_rcnn", "retinanet", "fcos"][seed % 3]
-    leaves = {
-        key: value
-        for key, value in flat_keys(run_config("run", kind)).items()
-        if key.startswith(("MODEL.", "SOLVER.")) and not key.startswith(KEPT)
-    }
-    set_keys = changed_keys(run_config("run", kind)).keys() & leaves.keys()
-    key = random.choice(sorted(set_keys if seed % 2 else leaves))
-    try:
-        opts = [key, random_value(leaves[key]), "SOLVER.MAX_ITER", 1, "DATASETS.TEST", ()]
-        trainer = AIDTrainer(run_config("random", kind, opts=opts))
-        trainer.resume_or_load(resume=False)
-        trainer.train()
-    except AIDError as error:
-        assert "\n" not in str(error)

@@ -85,15 +85,6 @@ def test_advice_fits_the_kinds_of_teachers(kinds):
     assert "EVAL_FIRST" not in str(error.value)
 
 
-def test_network_without_heads_is_named_in_a_step(run, make_batch):
-    def replace(model):
-        model.teacher.has_heads = False
-        break_teacher(model)
-
-    with pytest.raises(AIDError, match="finite: run TEACHER.CONFIG_FILE .* on these images, where"):
-        run("retinanet", make_batch((2, 3)), replace, ["AID.GRANULARITY", "none"])
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_error_names_the_images_of_a_non_finite_student(kind, run, make_batch):
     def damage(model):

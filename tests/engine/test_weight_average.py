@@ -216,10 +216,3 @@ def test_resume_with_the_average_switched_is_refused(before, run_config):
     cfg = run_config("run", opts=[] if before else ON)
     with pytest.raises(AIDError, match="this run is with(out)? MODEL_EMA.ENABLED.*as it was, or"):
         train(cfg, resume=True)
-
-
-def test_output_folder_check_reports_a_switched_average(configure, tmp_path):
-    configure(opts=["MODEL_EMA.ENABLED", True])
-    (tmp_path / "out" / "last_checkpoint").write_text("model_0000001.pth")
-    with pytest.raises(AIDError, match="MODEL_EMA.ENABLED is True there, False here"):
-        configure("--resume", opts=["SEED", 1])

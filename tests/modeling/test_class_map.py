@@ -20,7 +20,7 @@ def test_classes_are_merged_and_unmapped_ones_are_background():
     assert not class_map.is_identity
     assert str(class_map) == (
         "car + bus + truck as Vehicle, person as Person; without a counterpart in the teacher: "
-        "Cyclist; 1 of its 5 classes are background"
+        "Cyclist; of its classes 1 of 5 are background"
     )
 
 

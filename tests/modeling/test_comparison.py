@@ -38,19 +38,6 @@ def test_comparison_includes_box_losses_of_dense_detectors(student_model, make_b
     assert (compare(model, [model.teacher], make_batch())[1] > before + 1).all()
 
 
-def test_worse_detector_has_the_larger_loss(student_model, make_batch):
-    model, _ = student_model("faster_rcnn")
-    for blind, other in ((0, 1), (1, 0)):
-        bias = (model.teacher.detector, model)[blind].roi_heads.box_predictor.cls_score.bias
-        before = bias.detach().clone()
-        with torch.no_grad():
-            bias[-1] += 20  # everything is background
-        losses = compare(model, [model.teacher], make_batch())
-        assert (losses[blind] > losses[other] + 10).all()
-        with torch.no_grad():
-            bias.copy_(before)
-
-
 @pytest.mark.parametrize("kind", ["mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"])
 def test_comparison_preserves_the_student_and_random_state(kind, student_model, make_batch):
     model, _ = student_model(kind)

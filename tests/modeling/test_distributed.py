@@ -30,6 +30,21 @@ def gradients_of_a_shard(model, batch, only_distillation=True):
     return gradients(wrapped, batch[start : start + share], only_distillation)
 
 
+def assert_equal_to_one_process(processes, model, batch, in_processes):
+    """Compare the gradients of several processes with those of one; return the latter."""
+    expected = gradients(model, batch)
+    model.zero_grad()
+    for memory in model.weighting.buffers():
+        memory.zero_()
+    first, *others = in_processes(processes, gradients_of_a_shard, model, batch)
+    for name, gradient in expected.items():
+        error = (first[name] - gradient).abs().max()
+        assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
+        assert all(torch.equal(first[name], other[name]) for other in others)
+    assert any("backbone" in name for name in expected)
+    return expected
+
+
 # Rules and norms reduce across processes for every family of detectors.
 @pytest.mark.parametrize(
     "student, rule, normalize, norm, processes",
@@ -56,17 +71,8 @@ def test_gradients_in_several_processes_equal_one(
         if name.endswith(".norm.weight") and "distillation" in name:  # no identities
             torch.nn.init.uniform_(parameter, 0.1, 0.3)
     batch = make_batch(NUM_INSTANCES)
-    expected = gradients(model, batch)
-    model.zero_grad()
-    for memory in model.weighting.buffers():
-        memory.zero_()
-    first, *others = in_processes(processes, gradients_of_a_shard, model, batch)
-    for name, gradient in expected.items():
-        error = (first[name] - gradient).abs().max()
-        assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
-        assert all(torch.equal(first[name], other[name]) for other in others)
+    expected = assert_equal_to_one_process(processes, model, batch, in_processes)
     assert any("distillation" in name for name in expected)
-    assert any("backbone" in name for name in expected)
 
 
 @pytest.mark.parametrize("loss", ["FGD", "PKD", "CWD", "MGD", "FitNet"])
@@ -79,15 +85,7 @@ def test_gradients_of_other_losses_in_two_processes_equal_one(
         opts += [f"DISTILLATION.FGD.{term}_WEIGHT", 1.0]
     opts += ["DISTILLATION.MGD.MASKED_SHARE", 0.0]  # each process draws its own masks
     model, _ = student_model("faster_rcnn", opts=opts)
-    batch = make_batch(NUM_INSTANCES)
-    expected = gradients(model, batch)
-    model.zero_grad()
-    first, second = in_processes(2, gradients_of_a_shard, model, batch)
-    for name, gradient in expected.items():
-        error = (first[name] - gradient).abs().max()
-        assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
-        assert torch.equal(first[name], second[name])
-    assert any("backbone" in name for name in expected)
+    assert_equal_to_one_process(2, model, make_batch(NUM_INSTANCES), in_processes)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -96,15 +94,8 @@ def test_gradients_with_two_teachers_in_two_processes_equal_one(
 ):
     opts = [*further("retinanet"), "MODEL.RESNETS.NORM", "FrozenBN", "AID.NORMALIZE", normalize]
     model, _ = student_model("faster_rcnn", opts=opts)
-    batch = make_batch(NUM_INSTANCES)
-    expected = gradients(model, batch)
-    model.zero_grad()
-    first, second = in_processes(2, gradients_of_a_shard, model, batch)
+    expected = assert_equal_to_one_process(2, model, make_batch(NUM_INSTANCES), in_processes)
     assert any("losses_1" in name for name in expected)
-    for name, gradient in expected.items():
-        error = (first[name] - gradient).abs().max()
-        assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
-        assert torch.equal(first[name], second[name])
 
 
 @pytest.mark.parametrize(
@@ -123,14 +114,7 @@ def test_prediction_losses_in_two_processes_equal_one(
     opts = ["MODEL.RESNETS.NORM", "FrozenBN", "DISTILLATION.LOSSES", [loss]]
     opts += ["DISTILLATION.RESPONSE.MIN_SCORE", 0.005, "AID.NORMALIZE", normalize]
     model, _ = student_model(student, opts=opts)
-    batch = make_batch(NUM_INSTANCES)
-    expected = gradients(model, batch)
-    model.zero_grad()
-    first, _ = in_processes(2, gradients_of_a_shard, model, batch)
-    for name, gradient in expected.items():
-        error = (first[name] - gradient).abs().max()
-        assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
-    assert any("backbone" in name for name in expected)
+    assert_equal_to_one_process(2, model, make_batch(NUM_INSTANCES), in_processes)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from detectron2.modeling import RetinaNet
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
@@ -318,21 +317,6 @@ def test_region_smaller_than_the_anchors_is_no_background(kind, tiny_model, make
     assert plain[0, 0] != actual[0, 0]
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
-def test_background_of_a_training_step_is_without_regions(kind, student_model, make_batch):
-    model, _ = student_model(kind, opts=["AID.BACKGROUND", "loss"])
-    (distiller,), seen = model.distillers, []
-
-    def keep(*args, stats=distiller.stats):
-        seen.append(stats(*args))
-        return seen[-1]
-
-    distiller.stats = keep
-    step(model, with_regions(make_batch((2, 3)), EVERYWHERE, LEFT))
-    for component in seen[0].teacher.background.values():
-        assert (component[0] == 0).all() and (component[1] > 0).any()
-
-
 def test_background_is_the_mean_outside_of_the_regions():
     anchors = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10]])
     truth = {"gt_boxes": Boxes(anchors[3:]), "gt_classes": torch.tensor([0])}
@@ -369,14 +353,3 @@ def test_ground_truth_keeps_its_regions_on_another_device(make_batch):
     assert ignore_boxes(moved).tensor.tolist() == LEFT and len(moved) == 2
     assert ignore_boxes(sample["instances"].to(torch.device("meta"))).device.type == "meta"
     assert type(moved[:1]) is Instances and not len(ignore_boxes(moved[:1]))
-
-
-def test_subclass_of_a_family_respects_regions(tiny_model, make_batch):
-    class Subclass(RetinaNet):
-        pass
-
-    model = tiny_model("retinanet").train()
-    model.__class__ = Subclass
-    respect_ignore_regions(model)
-    losses, *_ = step(model, with_regions(make_batch((0,)), EVERYWHERE))
-    assert losses["loss_cls"] == 0 and type(model).__name__ == "Subclass"

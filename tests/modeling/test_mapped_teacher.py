@@ -19,7 +19,7 @@ from torch import nn
 from aid.config import load_config
 from aid.modeling.class_map import ClassMap
 from aid.modeling.families import (
-    detection_quality,
+    best_detections,
     merge_classes,
     num_classes,
     per_instance_losses,
@@ -134,7 +134,7 @@ def losses_of(detector, batch, background=True):
     with EventStorage(), torch.no_grad():
         losses = per_instance_losses(detector, images, features, targets, background)
         detections = detect(detector, images, features)
-        quality = detection_quality(detector, images, features, targets)
+        quality = best_detections(detections, targets)
     return losses, detections, quality
 
 
@@ -349,7 +349,7 @@ def test_config_maps_the_classes_of_its_teacher(
         model.build_distillation(cfg)
     assert (
         "; classes van + car as Car, person as Pedestrian, cyclist as Cyclist; without a "
-        "counterpart in the teacher: none; 1 of its 5 classes are background; levels p2"
+        "counterpart in the teacher: none; of its classes 1 of 5 are background; levels p2"
     ) in caplog.text
 
 
@@ -362,7 +362,7 @@ def test_further_teachers_have_separate_maps(mapped_config, further):
     for wrong in ([["0: 2"]], ["0: 2", "0: 1"], [[], [], []]):
         bad = cfg.clone()
         bad.TEACHER.MORE_CLASS_MAPS = wrong
-        with pytest.raises(AIDError, match="MORE_CLASS_MAPS is .*each of the 2 further teachers"):
+        with pytest.raises(AIDError, match="MORE_CLASS_MAPS is .*each further teacher, 2 in all"):
             teacher_kinds(bad)
     cfg.TEACHER.MORE_CLASS_MAPS = [["7: 2"], []]
     with pytest.raises(AIDError, match=r"TEACHER.MORE_CLASS_MAPS\[0\]: the teacher has no class"):

@@ -10,7 +10,6 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from aid.config import load_config
 from aid.modeling.losses import FitNetLoss, LocalisationLoss
 from aid.modeling.weighting import ExponentialWeighting
 from aid.utils.errors import AIDError
@@ -188,7 +187,7 @@ def test_teacher_without_any_finite_loss_is_reported(
     assert "finite on none" not in caplog.text
     monkeypatch.setattr(model.teacher, "per_instance_losses", broken)
     model(make_batch())
-    assert "loss is finite on none of the 5 instances of iteration 19" in caplog.text
+    assert "loss is finite on none of 5 instances of iteration 19" in caplog.text
 
 
 def test_log_keeps_the_names_of_the_plain_detector(student_model, tiny_model, make_batch, storage):
@@ -312,31 +311,3 @@ def test_log_lists_teacher_losses_and_weighting(student_config, caplog):
     assert "AttentionGuidedLoss(temperature 0.5" in message
     assert "NonLocalLoss(non_local 4e-05" in message
     assert "ExponentialWeighting by instance" in message and "alpha 0.1" in message
-
-
-def test_loss_is_zero_for_equal_weights_and_identity_adapters(student_model, make_batch, storage):
-    model, cfg = student_model("faster_rcnn", opts=["DISTILLATION.LOSSES", ["AttentionGuidedLoss"]])
-    model.load_state_dict(model.teacher.detector.state_dict(), strict=False)
-    for norm in model.modules():  # the student would normalize by batch statistics
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.eval()
-    for adapters in model.distillation["losses"]["AttentionGuidedLoss"].adapters.values():
-        for parameter in adapters.parameters():
-            nn.init.zeros_(parameter)
-        with torch.no_grad():
-            adapters.feature.weight[:, :, 0, 0] = torch.eye(8)
-            adapters.channel.weight.copy_(torch.eye(8))
-            adapters.spatial.weight[0, 0, 1, 1] = 1
-    losses = model(make_batch())
-    assert all(losses[k] < 1e-6 for k in TERMS - {"loss_distill_non_local"})
-    sum(losses.values()).backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-
-
-def test_dumped_config_builds_the_distillation(student_config, tmp_path):
-    cfg = student_config("faster_rcnn")
-    dumped = tmp_path / "elsewhere.yaml"
-    dumped.write_text(cfg.dump())
-    again = load_config(str(dumped))
-    assert again.TEACHER.CONFIG_FILE == cfg.TEACHER.CONFIG_FILE
-    build_model(again).build_distillation(again)

@@ -69,27 +69,6 @@ def test_roi_predictions_equal_inference(tiny_model, paired_batch):
         torch.testing.assert_close(predicted.boxes, torch.cat(expected))
 
 
-def test_anchors_are_positive_or_above_the_teachers_min_score(tiny_model, paired_batch):
-    teacher, student = (tiny_model("retinanet", seed=seed) for seed in (1, 2))
-    batch = paired_batch(teacher, student)
-    features = [batch.teacher[level] for level in teacher.head_in_features]
-    anchors = teacher.anchor_generator(features)
-    labels, _ = teacher.label_anchors(anchors, batch.targets)
-    scores = torch.cat(
-        [permute_to_N_HWA_K(x, 3) for x in teacher.head(features)[0]], dim=1
-    ).sigmoid()
-    threshold = scores.amax(dim=2).flatten().sort().values[-50].item()
-    actual = paired_predictions(teacher, student, PredictionRequest(min_score=threshold), batch)
-    positive = (torch.stack(labels) >= 0) & (torch.stack(labels) < 3)
-    selected = positive | (scores.amax(dim=2) > threshold)
-    assert 0 < positive.sum() < selected.sum() < selected.numel()
-    image, anchor = selected.nonzero(as_tuple=True)
-    assert torch.equal(actual.image, image)
-    assert torch.equal(actual.foreground, positive[image, anchor])
-    torch.testing.assert_close(actual.teacher.logits.sigmoid(), scores[image, anchor])
-    assert actual.activation == "sigmoid"
-
-
 def test_anchor_predictions_equal_inference(tiny_model, paired_batch):
     teacher, student = (tiny_model("retinanet", seed=seed) for seed in (1, 2))
     batch = paired_batch(teacher, student, (2,))
@@ -196,6 +175,7 @@ def test_union_of_requests():
 
 ANCHORS = "MODEL.ANCHOR_GENERATOR."
 OTHER_SIZES = [[8, 12], [16, 20], [32, 48], [64, 80], [96, 128]]
+FINE = ["p3", "p4"]
 TWO_LEVELS = ["MODEL.RETINANET.IN_FEATURES", ["p3", "p4"], f"{ANCHORS}SIZES", [[8, 12], [16, 24]]]
 SIGMOID = ["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True]
 
@@ -211,6 +191,19 @@ SIGMOID = ["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True]
         ("retinanet", "retinanet", [f"{ANCHORS}OFFSET", 0.5], "level p3 .*offset 0 .*offset 0.5"),
         ("retinanet", "retinanet", TWO_LEVELS, "heads read p3, .*p7, the student's p3, p4: give"),
         ("faster_rcnn", "faster_rcnn", SIGMOID, "USE_SIGMOID_CE is False in the teacher, True in"),
+        ("gfl", "fcos", [], "the teacher is a GFL, the student is a FCOS: .* or a GFL on both"),
+        ("fcos", "gfl", [], "the teacher is a FCOS, the student is a GFL: .* or a FCOS on both"),
+        ("gfl", "retinanet", [], "the teacher is a GFL, the student is a RetinaNet"),
+        ("retinanet", "gfl", [], "the teacher is a RetinaNet, the student is a GFL"),
+        (
+            "gfl",
+            "gfl",
+            ["MODEL.GFL.ANCHOR_SCALE", 4.0],
+            "p3 .*16x16 in the teacher, .*32x32 in the student: .* MODEL.GFL.ANCHOR_SCALE and",
+        ),
+        ("gfl", "gfl", [f"{ANCHORS}OFFSET", 0.25], r"offset 0 .*offset 0.25 .*GENERATOR.OFFSET"),
+        ("gfl", "gfl", ["MODEL.GFL.IN_FEATURES", FINE], "the student's p3, p4: give both"),
+        ("fcos", "fcos", ["MODEL.FCOS.IN_FEATURES", FINE], "the student's p3, p4: give both"),
     ],
 )
 def test_incompatible_detectors_are_refused(teacher, student, opts, message, tiny_model):

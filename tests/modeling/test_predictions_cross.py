@@ -234,6 +234,6 @@ def test_incompatible_pairs_are_refused(teacher, student, opts, message, tiny_mo
 def test_num_convs_above_the_depth_of_a_head_is_refused(convs, side, two):
     teacher, student = two("gfl", "", convs)
     check_predictions(teacher, student, PredictionRequest(cross_convs=1), "SomeLoss")
-    message = f"CROSS_KD.NUM_CONVS is 2: a branch of the {side}'s head has 1 convolutions: ask"
+    message = f"CROSS_KD.NUM_CONVS is 2: a branch of the {side}'s head has 1 convolution: ask"
     with pytest.raises(AIDError, match=message):
         check_predictions(teacher, student, PredictionRequest(cross_convs=2), "SomeLoss")

@@ -238,6 +238,9 @@ def test_per_instance_losses_are_finite_and_permutation_equivariant(
     assert torch.equal(torch.get_rng_state(), random_state)
     starts = [sum(counts[:i]) for i in range(len(counts))]
     order = torch.cat([x + start for x, start in zip(orders, starts, strict=True)])
+    assert {"cls", "box"} <= actual.components.keys()
+    assert ("rpn_cls" in actual.components) == ("rcnn" in kind)
+    assert ("ctr" in actual.components) == (kind == "fcos")
     for name, component in actual.components.items():
         assert (
             component.shape == (sum(counts),)
@@ -246,6 +249,11 @@ def test_per_instance_losses_are_finite_and_permutation_equivariant(
         )
         torch.testing.assert_close(reordered.components[name], component[order])
     torch.testing.assert_close(reordered.level_share, actual.level_share[order])
+    torch.testing.assert_close(actual.level_share.sum(dim=1), torch.ones(sum(counts)))
     for name, component in actual.background.items():
-        assert component.isfinite().all() and (component >= 0).all()
+        assert (
+            component.shape == (len(counts), 5)
+            and component.isfinite().all()
+            and (component >= 0).all()
+        )
         torch.testing.assert_close(reordered.background[name], component)

@@ -5,8 +5,8 @@ import torch
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
-from aid.modeling.families import base as quality
-from aid.modeling.families import detection_quality
+from aid.modeling.families import best_detections
+from aid.modeling.families.base import detect
 
 
 def instances(boxes, classes, scores=None):
@@ -19,7 +19,7 @@ def instances(boxes, classes, scores=None):
     return detections
 
 
-def test_quality_is_that_of_the_best_detection_of_the_class(monkeypatch):
+def test_quality_is_that_of_the_best_detection_of_the_class():
     truth = [
         instances([[0.0, 0, 10, 10], [40, 0, 50, 10], [60, 0, 70, 10]], [0, 1, 2]),
         instances([], []),
@@ -29,8 +29,7 @@ def test_quality_is_that_of_the_best_detection_of_the_class(monkeypatch):
         instances(boxes, [0, 0, 2], [0.16, 0.5, 0.9]),
         instances([[0.0, 0, 10, 10]], [0], [0.9]),
     ]
-    monkeypatch.setattr(quality, "detect", lambda *args: detections)
-    best = detection_quality(None, None, None, truth)
+    best = best_detections(detections, truth)
     # IoU 1/2 times score 0.5 exceeds 1 times 0.16; the others lack a detection of their class.
     torch.testing.assert_close(best.score, torch.tensor([0.5, 0.0, 0.0]))
     torch.testing.assert_close(best.iou, torch.tensor([0.5, 0.0, 0.0]))
@@ -47,7 +46,7 @@ def test_detections_from_features_equal_inference(kind, tiny_model, make_batch):
     images = model.preprocess_image(batch)
     assert isinstance(images, ImageList)
     with torch.no_grad():
-        detections = quality.detect(model, images, model.backbone(images.tensor))
+        detections = detect(model, images, model.backbone(images.tensor))
     for actual, reference in zip(detections, expected, strict=True):
         assert len(actual) > 0
         torch.testing.assert_close(

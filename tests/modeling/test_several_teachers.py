@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from aid.modeling.teacher_check import compare
@@ -273,12 +272,3 @@ def test_incompatible_distillers_are_refused(student_model, further):
     second.weighting = ConstantWeighting(constant=0.5)
     with pytest.raises(AIDError, match="2 teachers: ExponentialWeighting .*; ConstantWeighting"):
         model.set_distillers([first, second], model.schedule)
-
-
-def test_log_lists_every_teacher(student_config, further, caplog):
-    cfg = student_config("faster_rcnn", opts=further("retinanet"))
-    with caplog.at_level("INFO"):
-        build_model(cfg).build_distillation(cfg)
-    message = next(m for m in caplog.messages if m.startswith("Distillation:"))
-    for part in (cfg.TEACHER.CONFIG_FILE, "TEACHER.MORE_CONFIG_FILES[0]", "further_1.pth"):
-        assert part in message

@@ -1,6 +1,5 @@
 """The frozen teacher: preprocessing, loading of weights and checks against the student."""
 
-import copy
 import os
 
 import pytest
@@ -30,16 +29,6 @@ def test_teacher_shares_no_module_or_tensor_with_the_student(student_model):
     model.train()
     assert not any(m.training for m in detector.modules())
     assert not any(p.requires_grad for p in detector.parameters())
-
-
-def test_teacher_is_unchanged_by_training(student_model, make_batch, storage):
-    model, _ = student_model("faster_rcnn")
-    before = copy.deepcopy(model.teacher.detector.state_dict())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    sum(model(make_batch()).values()).backward()
-    optimizer.step()
-    after = model.teacher.detector.state_dict()
-    assert all(torch.equal(after[k], v) for k, v in before.items())
 
 
 @pytest.mark.parametrize("input_format", ["RGB", "BGR"])
@@ -130,15 +119,6 @@ def test_config_beside_mismatched_weights_is_named(student_config, tmp_path):
         build_teacher(change(cfg, TEACHER__WEIGHTS=weights))
 
 
-def test_non_finite_weights_are_refused(student_config, tmp_path):
-    cfg = student_config("faster_rcnn")
-    state = torch.load(cfg.TEACHER.WEIGHTS)["model"]
-    state["backbone.fpn_output2.bias"][3] = torch.nan
-    torch.save({"model": state}, tmp_path / "nan.pth")
-    with pytest.raises(AIDError, match=r"NaN or infinity in 1 tensors, first backbone.fpn_output2"):
-        build_teacher(change(cfg, TEACHER__WEIGHTS=str(tmp_path / "nan.pth")))
-
-
 def test_weights_are_read_through_path_handlers(student_config):
     class Shelf(PathHandler):  # like remote handlers, without an existence check
         def _get_supported_prefixes(self):
@@ -154,19 +134,6 @@ def test_weights_are_read_through_path_handlers(student_config):
     assert build_teacher(change(cfg, TEACHER__WEIGHTS="shelf://teacher")).num_parameters > 0
     with pytest.raises(AIDError, match="shelf://other cannot be read .*the shelf is empty"):
         build_teacher(change(cfg, TEACHER__WEIGHTS="shelf://other"))
-
-
-def test_broken_file_is_refused(student_config, tmp_path):
-    cfg = student_config("faster_rcnn")
-    for size in (0, 100, os.path.getsize(cfg.TEACHER.WEIGHTS) // 2):
-        broken = tmp_path / "broken.pth"
-        with open(cfg.TEACHER.WEIGHTS, "rb") as f:
-            broken.write_bytes(f.read(size))
-        with pytest.raises(AIDError, match="broken.pth cannot be read"):
-            build_teacher(change(cfg, TEACHER__WEIGHTS=str(broken)))
-    broken.write_text("no checkpoint at all")
-    with pytest.raises(AIDError, match="broken.pth cannot be read"):
-        build_teacher(change(cfg, TEACHER__WEIGHTS=str(broken)))
 
 
 @pytest.mark.parametrize("student", ["retinanet", "faster_rcnn"])

@@ -204,7 +204,7 @@ def test_errors_are_one_line(new_project, tmp_path):
     path.write_text(text.replace('"person"', '"walker"'))
     assert "class lists differ: class 1 is person in" in new_project("fleet")[1]
     path.write_text(text.replace("d.png", "gone.png"))
-    assert "1 of 2 images in converted/val.json are not there" in new_project("fleet")[1]
+    assert "lacks 1 of 2 images in converted/val.json" in new_project("fleet")[1]
     path.unlink()
     assert "converted/val.json does not exist: convert the labels" in new_project("fleet")[1]
     assert not (tmp_path / "fleet").exists()

@@ -43,8 +43,6 @@ NAMES = [
     (CfgNode, "_decode_cfg_value"),
     (PathHandler, "_get_supported_prefixes"),
     (PathHandler, "_get_local_path"),
-    (PathHandler, "_isfile"),
-    (PathHandler, "_exists"),
     (PathHandler, "_open"),
 ]
 # Attributes that the classes assign to instances.

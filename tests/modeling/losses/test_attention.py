@@ -12,7 +12,6 @@ from aid.modeling.losses.attention import (
     channel_attention,
     spatial_attention,
 )
-from aid.utils.errors import AIDError
 
 pytestmark = pytest.mark.core
 
@@ -106,9 +105,3 @@ def test_losses_equal_stored_values():
     torch.testing.assert_close(
         torch.stack([actual[name] for name in NAMES]), torch.tensor(stored), rtol=0, atol=1e-3
     )
-
-
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
-def test_non_positive_temperature_is_refused(temperature):
-    with pytest.raises(AIDError, match=f"TEMPERATURE is {temperature}: it must be above 0"):
-        identity_loss(temperature=temperature)

@@ -85,7 +85,7 @@ class Case:
                 nn.init.zeros_(module.bias)
         if self.loss.__class__.__name__ == "FGDLoss":
             for blocks in self.loss.blocks.values():
-                blocks.student.load_state_dict(blocks.teacher.state_dict())
+                blocks["student"].load_state_dict(blocks["teacher"].state_dict())
 
 
 def cases(name, file, same_channels=False, standardize=None):

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ..utils.text import counted
+
 __all__ = ["NonFiniteError", "non_finite"]
 
 
@@ -15,7 +17,7 @@ class NonFiniteError(ValueError):
         Args:
             names: of the tensors, at least one.
         """
-        super().__init__(f"NaN or infinity in {len(names)} tensors, first {names[0]}")
+        super().__init__(f"NaN or infinity in {counted(len(names), 'tensor')}, first {names[0]}")
 
 
 def non_finite(content: object, name: str = "") -> list[str]:

@@ -83,12 +83,6 @@ class TorchvisionHandler(PathHandler):
             os.replace(part, local)
         return local
 
-    def _isfile(self, path: str, **kwargs) -> bool:
-        return _weights(path.removeprefix(PREFIX)) is not None
-
-    def _exists(self, path: str, **kwargs) -> bool:
-        return self._isfile(path)
-
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs):
         return open(self._get_local_path(path), mode, buffering=buffering)
 

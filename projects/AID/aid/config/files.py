@@ -223,13 +223,14 @@ def _check_none(node: CN, prefix: str = "") -> None:
 
 
 def _all_beside(config_file: str, paths: object) -> object:
-    """Apply :func:`_beside` to a path or to each path in a list; return other values unchanged."""
+    """Make each path absolute that is a file relative to the folder of ``config_file``.
+
+    Args:
+        paths: a path or a list of them; other values are returned unchanged.
+    """
     if isinstance(paths, list | tuple):
         return [_all_beside(config_file, path) for path in paths]
-    return _beside(config_file, paths) if isinstance(paths, str) else paths
-
-
-def _beside(config_file: str, path: str) -> str:
-    """Make ``path`` absolute if it is a file relative to the folder of ``config_file``."""
-    joined = os.path.join(os.path.dirname(os.path.abspath(config_file)), path)
-    return os.path.normpath(joined) if path and os.path.isfile(joined) else path
+    if not isinstance(paths, str) or not paths:
+        return paths
+    joined = os.path.join(os.path.dirname(os.path.abspath(config_file)), paths)
+    return os.path.normpath(joined) if os.path.isfile(joined) else paths

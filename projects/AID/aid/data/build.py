@@ -45,12 +45,11 @@ SAMPLES = 1
 UNLABELED_SAMPLES = 2
 
 
-def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
+def build_train_loader(cfg: CfgNode) -> DataLoader:
     """Build the training loader, with the sampler, mapper and grouping of Detectron2.
 
     Args:
         cfg: a config with SEED >= 0.
-        start_iter: iteration to start at; the batches of earlier iterations are skipped.
 
     Returns:
         Infinite loader of micro-batches, SOLVER.ACCUMULATION_STEPS for each iteration. The images
@@ -88,7 +87,6 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
         size - unlabeled_size,
         _Stream(sampler, landscape(unlabeled), first=len(labeled)),
         unlabeled_size,
-        start_iter * cfg.SOLVER.ACCUMULATION_STEPS,
     )
     records = [*labeled, *unlabeled] if unlabeled else labeled
     dataset = MapDataset(DatasetFromList(records, copy=False), CheckedMapper(parts["mapper"]))
@@ -102,12 +100,12 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
 
 
 def start_at(loader: DataLoader, cfg: CfgNode, iteration: int) -> None:
-    """Let a training loader that was not read from start at a later iteration.
+    """Let a training loader that was not read from skip the batches before an iteration.
 
     Args:
         loader: of :func:`build_train_loader`; others are left as they are.
         cfg: config of the loader.
-        iteration: see ``start_iter`` of :func:`build_train_loader`.
+        iteration: counted from 0.
     """
     batches = getattr(loader, "batch_sampler", None)
     if isinstance(batches, _Batches):
@@ -198,35 +196,34 @@ class _Stream:
                 yield position, self.first + index
 
 
+@dataclass(eq=False)
 class _Batches(Sampler):
-    """Infinite batches of (position in its stream, index), each of one orientation."""
+    """Infinite batches of (position in its stream, index), each of one orientation.
 
-    def __init__(
-        self,
-        labeled: _Stream,
-        num_labeled: int,
-        unlabeled: _Stream,
-        num_unlabeled: int,
-        consumed: int,
-    ):
-        self._labeled = labeled
-        self._num_labeled = num_labeled
-        self._unlabeled = unlabeled
-        self._num_unlabeled = num_unlabeled
-        self.consumed = consumed
+    Attributes:
+        labeled, unlabeled: streams of images.
+        num_labeled, num_unlabeled: number of images of each in a batch.
+        consumed: number of batches to skip.
+    """
+
+    labeled: _Stream
+    num_labeled: int
+    unlabeled: _Stream
+    num_unlabeled: int
+    consumed: int = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return islice(self._all(), self.consumed, None)
 
     def _all(self) -> Iterator[list[tuple[int, int]]]:
         buckets = {True: [], False: []}
-        unlabeled = {x: self._unlabeled.of_orientation(x) for x in buckets}
-        for position, index in enumerate(self._labeled.sampler):
-            landscape = self._labeled.landscape[index]
+        unlabeled = {x: self.unlabeled.of_orientation(x) for x in buckets}
+        for position, index in enumerate(self.labeled.sampler):
+            landscape = self.labeled.landscape[index]
             bucket = buckets[landscape]
             bucket.append((position, index))
-            if len(bucket) == self._num_labeled:
-                yield [*bucket, *islice(unlabeled[landscape], self._num_unlabeled)]
+            if len(bucket) == self.num_labeled:
+                yield [*bucket, *islice(unlabeled[landscape], self.num_unlabeled)]
                 bucket.clear()
 
 

@@ -16,6 +16,7 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
 from ..utils.errors import AIDError
+from ..utils.text import counted
 from .images import MAX_PIXELS, in_threads
 from .masks import usable_mask
 
@@ -175,8 +176,8 @@ def load_coco(
     missing = [name for name, there in zip(files, exists, strict=True) if not there]
     if missing:
         raise AIDError(
-            f"{image_root}: {len(missing)} of {len(files)} images in {json_file} are not "
-            f"there, first {missing[0]}: {how_to_get}"
+            f"{image_root} lacks {len(missing)} of {counted(len(files), 'image')} in {json_file}, "
+            f"first {missing[0]}: {how_to_get}"
         )
     names = [x["name"] for x in sorted(coco["categories"], key=lambda x: x["id"])]
     registered = MetadataCatalog.get(name).get("thing_classes", names)
@@ -193,7 +194,8 @@ def load_coco(
         )
     except (OverflowError, ValueError) as error:
         raise AIDError(f"{json_file} is not in COCO's instance format: {error}") from None
-    logging.getLogger(__name__).info("%s: %d images in %s", name, len(records), json_file)
+    number = counted(len(records), "image")
+    logging.getLogger(__name__).info("%s: %s in %s", name, number, json_file)
     return records
 
 

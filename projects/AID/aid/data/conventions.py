@@ -33,9 +33,8 @@ def warn_of_boxes(where: str, records: list[dict]) -> None:
     logger = logging.getLogger(__name__)
     if total and normalized == total:
         logger.warning(
-            "%s: all %d boxes lie within one pixel: boxes are in pixels, not in parts of the image",
+            "%s: all boxes lie within one pixel: boxes are in pixels, not in parts of the image",
             where,
-            total,
         )
     elif outside > FEW * total:
         logger.warning(

@@ -18,6 +18,7 @@ from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 from detectron2.utils import comm
 
 from ..utils.errors import AIDError
+from ..utils.text import counted
 from .classes import class_list, known_classes
 from .conventions import warn_of_boxes
 from .kitti_labels import parse_label_file
@@ -89,7 +90,7 @@ def with_detections(path: str, datasets: Sequence[str], records: list[dict]) -> 
         detections = _read_json(where, path, datasets, records)
     if not any(detections):
         raise AIDError(
-            f"{where} has nothing on any of the {len(records)} training images, first "
+            f"{where} has nothing on any of {counted(len(records), 'training image')}, first "
             f"{records[0]['file_name']}: detect on the images of {', '.join(datasets)}"
         )
     missing = [x["file_name"] for x, rows in zip(records, detections, strict=True) if rows is None]
@@ -121,12 +122,12 @@ def _compare_with_labels(where: str, records: list[dict]) -> None:
         iou = pairwise_iou(Boxes(torch.tensor(boxes).reshape(-1, 4)), Boxes(rows[:, :4]))
         hits = (iou >= FOUND) & (classes.reshape(-1, 1) == rows[:, 5])
         found, total = found + int(hits.any(dim=1).sum()), total + len(labels)
-    numbers = (where, found, total, FOUND)
+    numbers = (where, found, counted(total, "label"), FOUND)
     logger = logging.getLogger(__name__)
-    logger.info("%s finds %d of %d labels: IoU with a box of the class at least %g", *numbers)
+    logger.info("%s finds %d of %s: IoU with a box of the class at least %g", *numbers)
     if found < FEW * total:
         logger.warning(
-            "%s finds only %d of %d labels (IoU with a box of the class at least %g): check the "
+            "%s finds only %d of %s (IoU with a box of the class at least %g): check the "
             "image ids, the class ids, and that boxes are x, y, width, height in pixels",
             *numbers,
         )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from ..utils.text import counted
 from .detections import DetectionMapper, transformed_boxes
 
 __all__ = ["GroundTruth", "IgnoreRegionsMapper", "ignore_boxes", "log_regions", "region_boxes"]
@@ -66,10 +67,10 @@ def log_regions(records: list[dict]) -> None:
     """Log the number of regions in the training set."""
     counts = [len(region_boxes(x.get("annotations", []))) for x in records]
     logging.getLogger(__name__).info(
-        "INPUT.IGNORE_REGIONS: %d ignore regions in %d of %d training images",
-        sum(counts),
+        "INPUT.IGNORE_REGIONS: %s in %d of %s",
+        counted(sum(counts), "ignore region"),
         sum(count > 0 for count in counts),
-        len(counts),
+        counted(len(counts), "training image"),
     )
 
 

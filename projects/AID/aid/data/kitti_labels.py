@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..utils.errors import AIDError
 from ..utils.files import whole_file
+from ..utils.text import counted
 
 __all__ = ["CLASSES", "IGNORED_AS", "KITTIObject", "parse_label_file", "write_result_file"]
 
@@ -90,7 +91,7 @@ def _parse_line(line: str, with_score: bool, number: int, types: Mapping[str, st
         hint = ""
         if {len(fields), expected} == {_NUM_FIELDS, _NUM_FIELDS + 1}:
             hint = " (results have a score as field 16, labels do not)"
-        raise ValueError(f"{len(fields)} fields where KITTI has {expected}{hint}")
+        raise ValueError(f"{counted(len(fields), 'field')} where KITTI has {expected}{hint}")
     kind = types.get(fields[0].lower())
     if kind is None:
         known = ", ".join(types.values())

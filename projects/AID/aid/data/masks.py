@@ -7,6 +7,7 @@ from itertools import pairwise
 from detectron2.config import CfgNode
 
 from ..utils.errors import AIDError
+from ..utils.text import counted
 
 __all__ = ["check_masks", "usable_mask"]
 
@@ -146,9 +147,9 @@ def check_masks(cfg: CfgNode, key: str, name: str, records: list[dict]) -> None:
     without = empty if key == "TEST" or len(empty) == len(labels) else missing
     if without:
         raise AIDError(
-            f"{where} has no mask for {len(without)} of {len(labels)} objects, first in "
-            f"{without[0]}, but MODEL.MASK_ON is True: choose a detector without masks, or data "
-            "with a segmentation for every object"
+            f"{where} has no mask for {len(without)} of {counted(len(labels), 'object')}, "
+            f"first in {without[0]}, but MODEL.MASK_ON is True: choose a detector without "
+            "masks, or data with a segmentation for every object"
         )
     for record, label in labels:
         try:

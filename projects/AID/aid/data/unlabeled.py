@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from ..utils.errors import AIDError
+from ..utils.text import counted
 from .images import IMAGES, ImageFault, check_header, in_threads
 
 __all__ = ["load_images", "num_unlabeled", "register_images", "unlabeled_records", "upright_size"]
@@ -88,15 +89,16 @@ def num_unlabeled(cfg: CfgNode, batch_size: int) -> int:
         raise AIDError(f"UNLABELED.SHARE is {share}: it must be 0 (off) or a share below 1")
     if bool(datasets) != (share > 0):
         raise AIDError(
-            f"UNLABELED.SHARE is {share} and DATASETS.UNLABELED names {len(datasets)} datasets: "
-            "set both, to train with images without labels, or none of them"
+            f"UNLABELED.SHARE is {share} and DATASETS.UNLABELED names "
+            f"{counted(len(datasets), 'dataset')}: set both, to train with images without "
+            "labels, or none of them"
         )
     number = math.floor(share * batch_size + 0.5)
     if datasets and not 0 < number < batch_size:
         raise AIDError(
-            f"UNLABELED.SHARE is {share}: of the {batch_size} images of a forward pass {number} "
-            "would be unlabeled; at least one has to be, and one has to have labels: change the "
-            "share, or raise SOLVER.IMS_PER_BATCH"
+            f"UNLABELED.SHARE is {share}: of the {counted(batch_size, 'image')} of a forward pass "
+            f"{number} would be unlabeled; at least one has to be, and one has to have labels: "
+            "change the share, or raise SOLVER.IMS_PER_BATCH"
         )
     return number
 

@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 
 from detectron2.config import CfgNode
 
+from ..utils.text import counted
+
 __all__ = ["Evaluation", "Found", "existing_parent", "summarize"]
 
 
@@ -85,9 +87,9 @@ def summarize(cfg: CfgNode, everyones: list[Found], output: str, resumed: str) -
     num_checkpoints = _multiples(main.start, last, cfg.SOLVER.CHECKPOINT_PERIOD) + bool(left)
     parts = {
         "test of teachers": first_test,
-        _several(left, "iteration"): left * step,
-        _several(num_tests, "test"): num_tests * test,
-        _several(num_checkpoints, "checkpoint"): num_checkpoints * write,
+        counted(left, "iteration"): left * step,
+        counted(num_tests, "test"): num_tests * test,
+        counted(num_checkpoints, "checkpoint"): num_checkpoints * write,
     }
     total = sum(parts.values())
     free = shutil.disk_usage(existing_parent(output)).free
@@ -113,7 +115,7 @@ def summarize(cfg: CfgNode, everyones: list[Found], output: str, resumed: str) -
     end = datetime.now() + timedelta(seconds=total)
     lines["in all"] = f"{_span(total)}; started now it ends at {end:%Y-%m-%d %H:%M}"
     lines["OUTPUT_DIR"] = f"{output} is as it was"
-    title = f"Dry run on {_several(len(everyones), 'process', 'es')}, {cfg.MODEL.DEVICE}:"
+    title = f"Dry run on {counted(len(everyones), 'process')}, {cfg.MODEL.DEVICE}:"
     return "\n".join([title, *(f"  {k:<18}{v}" for k, v in lines.items())])
 
 
@@ -121,18 +123,14 @@ def _slowest(evaluations: tuple[Evaluation, ...]) -> str:
     """Describe the evaluation of a test set in the slowest process."""
     e = max(evaluations, key=lambda x: x.seconds)
     return (
-        f"{_span(e.seconds)} on {e.dataset}, {e.images} images of {_span(e.per_image)} and "
-        f"{_span(e.besides)} besides"
+        f"{_span(e.seconds)} on {e.dataset}, {counted(e.images, 'image')} of "
+        f"{_span(e.per_image)} and {_span(e.besides)} besides"
     )
 
 
 def _multiples(start: int, end: int, period: int) -> int:
     """Count the multiples of ``period`` in (``start``, ``end``]."""
     return max(0, end // period - start // period) if period > 0 else 0
-
-
-def _several(number: int, what: str, plural: str = "s") -> str:
-    return f"{number} {what}{plural if number != 1 else ''}"
 
 
 def _span(seconds: float) -> str:

@@ -5,8 +5,7 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 
 import detectron2.engine
@@ -18,6 +17,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from ..config import load_config
 from ..utils.errors import AIDError, error_line, ignore_known_deprecations, no_file
 from ..utils.logs import log_to_file
+from ..utils.text import counted
 from .errors import clear_connection_errors, not_joined
 
 __all__ = ["launch", "num_cores"]
@@ -64,24 +64,18 @@ def launch(main: Callable[[Namespace], object], args: Namespace) -> None:
 def _run(main: Callable[[Namespace], object], args: Namespace) -> None:
     """Run ``main`` in a process that has joined the group."""
     ignore_known_deprecations()
-    with _errors_in_log(), clear_connection_errors():
-        # On GPUs Detectron2 gathers by gloo, and connects on first use. Connected now, a process
-        # notices immediately if another one ends, even during set-up.
-        comm.all_gather(None)
-        try:
-            main(args)
-        except IsADirectoryError as error:
-            raise no_file(error) from error
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
-@contextmanager
-def _errors_in_log() -> Iterator[None]:
-    """Log errors of the user to log.txt, too; main_with_clear_errors prints them."""
     try:
-        yield
-    except AIDError as error:
+        with clear_connection_errors():
+            # On GPUs Detectron2 gathers by gloo, and connects on first use. Connected now, a
+            # process notices immediately if another one ends, even during set-up.
+            comm.all_gather(None)
+            try:
+                main(args)
+            except IsADirectoryError as error:
+                raise no_file(error) from error
+            if dist.is_initialized():
+                dist.destroy_process_group()
+    except AIDError as error:  # main_with_clear_errors prints it
         log_to_file(logging.ERROR, "%s", error_line(error))
         raise
 
@@ -210,8 +204,8 @@ def _check_gpus(option: str, number: int) -> None:
     available = torch.cuda.device_count()
     if number > available:
         raise AIDError(
-            f"{option}: torch finds {available} GPUs here; --num-gpus 0 runs on the CPU, in "
-            "several processes with --num-processes or torchrun"
+            f"{option}: torch finds {counted(available, 'GPU')} here; --num-gpus 0 runs on the "
+            "CPU, in several processes with --num-processes or torchrun"
         )
 
 

@@ -1,7 +1,5 @@
 """Optimizers, and the exclusion of adapters while imitation pauses."""
 
-from collections.abc import Callable, Iterable
-
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.solver import build_optimizer as build_sgd
@@ -12,7 +10,7 @@ from torch import nn
 from ..modeling.meta_arch import DistillationMixin
 from ..utils.errors import AIDError
 
-__all__ = ["build_optimizer", "clipped", "pass_over", "pause_adapters"]
+__all__ = ["build_optimizer", "clipped", "pause_adapters"]
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -54,32 +52,22 @@ def clipped(
 
 
 def pause_adapters(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Exclude a student's adapters from the steps of ``optimizer`` while imitation pauses."""
-    if isinstance(model, DistillationMixin):
-        adapters = model.distillation.parameters()
-        pass_over(optimizer, adapters, lambda: model.distillation_factor == 0)
-
-
-def pass_over(
-    optimizer: torch.optim.Optimizer,
-    parameters: Iterable[nn.Parameter],
-    when: Callable[[], bool],
-) -> None:
-    """Exclude parameters from certain steps of an optimizer.
+    """Exclude a student's adapters from the steps of an optimizer while imitation pauses.
 
     Zero gradients, which DDP requires, would not prevent updates by weight decay and momentum.
     Gradients of None would, but Detectron2's clipping by value cannot handle them.
 
     Args:
-        optimizer: neither changes the parameters nor their state in these steps.
-        parameters: to exclude.
-        when: called before each step; returns whether to exclude them.
+        optimizer: neither changes the adapters nor their state in these steps.
+        model: detector; nothing is done for one without adapters.
     """
-    ids, complete = {id(p) for p in parameters}, []
+    if not isinstance(model, DistillationMixin):
+        return
+    ids, complete = {id(p) for p in model.distillation.parameters()}, []
 
     # PyTorch calls the hooks twice, nested, in a step of a class whose base has a step, too.
     def exclude(*_) -> None:
-        if not complete and when():
+        if not complete and model.distillation_factor == 0:
             for group in optimizer.param_groups:
                 complete.append(group["params"])
                 group["params"] = [p for p in group["params"] if id(p) not in ids]

@@ -226,25 +226,22 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
         listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise AIDError(
             f"{classes_key} is {get_value(cfg, classes_key)}, but DATASETS.{key} {name} "
-            f"has {len(names)} classes ({listed}): set it to {len(names)}"
+            f"has {counted(len(names), 'class')} ({listed}): set it to {len(names)}"
         )
     if key == "TEST":
         check_evaluator(name)
         _check_image_ids(records, name)
-    elif not any(_has_object(record) for record in records):
+    elif all(x.get("iscrowd", 0) for record in records for x in record.get("annotations", ())):
         raise AIDError(
-            f"DATASETS.TRAIN: {name} has no object to train on in {len(records)} images: check its "
-            "labels, where only objects of the classes count that are no crowds or ignored regions"
+            f"DATASETS.TRAIN: {name} has no object to train on in "
+            f"{counted(len(records), 'image')}: check its labels, where only objects of the "
+            "classes count that are no crowds or ignored regions"
         )
     if comm.is_main_process():
         warn_of_boxes(f"DATASETS.{key}: {name}", records)
     if cfg.MODEL.MASK_ON:
         check_masks(cfg, key, name, records)
     return len(records)
-
-
-def _has_object(record: dict) -> bool:
-    return any(not a.get("iscrowd", 0) for a in record.get("annotations", ()))
 
 
 def _check_image_ids(records: list[dict], name: str) -> None:

@@ -32,6 +32,7 @@ from ..modeling.teacher import Teacher
 from ..modeling.teacher_check import is_of_another_size
 from ..utils.errors import AIDError
 from ..utils.files import clear_write_errors
+from ..utils.text import counted
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .errors import clear_run_errors, without_known_tracebacks
 from .hooks import (
@@ -224,10 +225,10 @@ class AIDTrainer(DefaultTrainer):
         """
         if self.start_iter >= self.max_iter:
             logging.getLogger(__name__).warning(
-                "%s holds a finished run of %d iterations: nothing is left to train; raise "
+                "%s holds a finished run of %s: nothing is left to train; raise "
                 "SOLVER.MAX_ITER to go on, or choose another OUTPUT_DIR to start afresh",
                 self.cfg.OUTPUT_DIR,
-                self.start_iter,
+                counted(self.start_iter, "iteration"),
             )
         if self.cfg.TEACHER.EVAL_FIRST and self.start_iter == 0:
             self.test_teachers()

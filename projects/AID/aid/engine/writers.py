@@ -52,12 +52,9 @@ class _WithFigures(logging.LoggerAdapter):
 
     def process(self, msg: str, kwargs: MutableMapping) -> tuple[str, MutableMapping]:
         latest = get_event_storage().latest()
-        figures = [f"{name}: {latest[name][0]:.3g}" for name in latest if _is_figure(name)]
+        names = [x for x in latest if x.startswith("aid/") and x.endswith(FIGURES)]
+        figures = [f"{name}: {latest[name][0]:.3g}" for name in names]
         return "  ".join([msg.rstrip(), *figures]), kwargs
-
-
-def _is_figure(name: str) -> bool:
-    return name.startswith("aid/") and name.endswith(FIGURES)
 
 
 class _MetricsWriter(JSONWriter):

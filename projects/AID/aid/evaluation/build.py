@@ -4,17 +4,17 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
 from ..utils.errors import AIDError
-from .coco_evaluation import build_coco_evaluator
+from .coco_evaluation import CheckedCOCOEvaluator
 from .kitti_evaluation import KITTIEvaluator
 
 __all__ = ["build_evaluator", "check_evaluator"]
 
 # {evaluator_type: function (dataset name, output folder) -> evaluator}
 EVALUATORS = {
-    "coco": build_coco_evaluator,
+    "coco": CheckedCOCOEvaluator,
     "kitti": KITTIEvaluator,
     # Datasets registered without evaluator_type, as in Detectron2's tutorial.
-    None: build_coco_evaluator,
+    None: CheckedCOCOEvaluator,
 }
 
 
@@ -29,7 +29,8 @@ def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
         AIDError: see :func:`check_evaluator`.
     """
     check_evaluator(dataset_name)
-    return EVALUATORS[_evaluator_type(dataset_name)](dataset_name, output_dir)
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
+    return EVALUATORS[kind](dataset_name, output_dir)
 
 
 def check_evaluator(dataset_name: str) -> None:
@@ -39,8 +40,9 @@ def check_evaluator(dataset_name: str) -> None:
         AIDError: the evaluator_type is unknown, the metadata lack what it requires, or the dataset
             was registered with a ``min_score``, as detections in place of labels.
     """
-    kind = _evaluator_type(dataset_name)
-    if MetadataCatalog.get(dataset_name).get("has_detections", False):
+    metadata = MetadataCatalog.get(dataset_name)
+    kind = metadata.get("evaluator_type", None)
+    if metadata.get("has_detections", False):
         raise AIDError(
             f"DATASETS.TEST: {dataset_name} has detections in place of labels (min_score): "
             "evaluate on a dataset with labels"
@@ -50,12 +52,8 @@ def check_evaluator(dataset_name: str) -> None:
             f"DATASETS.TEST: {dataset_name} has evaluator_type {kind!r}, this project evaluates by "
             "COCO's and KITTI's metrics only: set evaluator_type 'coco' in its metadata"
         )
-    if kind == "kitti" and not hasattr(MetadataCatalog.get(dataset_name), "kitti_labels"):
+    if kind == "kitti" and not hasattr(metadata, "kitti_labels"):
         raise AIDError(
             f"DATASETS.TEST: {dataset_name} has evaluator_type 'kitti', but no kitti_labels in its "
             "metadata: register it with aid.data.register_kitti, or set evaluator_type 'coco'"
         )
-
-
-def _evaluator_type(dataset_name: str) -> str | None:
-    return MetadataCatalog.get(dataset_name).get("evaluator_type", None)

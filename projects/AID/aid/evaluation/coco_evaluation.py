@@ -10,19 +10,51 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..data.masks import usable_mask
-from ..utils.d2 import coco_annotations, coco_images, set_coco_tasks
 from ..utils.errors import AIDError
 from ..utils.logs import log_to_file
 
-__all__ = ["build_coco_evaluator"]
+__all__ = ["CheckedCOCOEvaluator"]
 
 
-class _COCOEvaluator(COCOEvaluator):
+class CheckedCOCOEvaluator(COCOEvaluator):
     """Detectron2's evaluator, for which a detector that finds nothing has an AP of 0.
 
     Detectron2 reports NaN then, as for a dataset without objects. What COCO's code prints goes to
-    log.txt.
+    log.txt. A dataset without a JSON file is converted anew each time. Masks are evaluated only if
+    every label has one; Detectron2 would fail otherwise.
     """
+
+    def __init__(self, dataset_name: str, output_dir: str):
+        """
+        Args:
+            dataset_name: in Detectron2's catalogs.
+            output_dir: folder for detections.
+
+        Raises:
+            AIDError: the numbers of a mask are not those of its image.
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        generated = metadata.get("json_file", None) is None
+        super().__init__(dataset_name, output_dir=output_dir, allow_cached_coco=False)
+        if generated:
+            # The converted file is read already. Its path must not stay in the metadata: later
+            # evaluators would read this file even if data or output folder have changed.
+            del metadata.json_file
+        labels = self._coco_api.dataset.get("annotations", [])
+        for label in labels:
+            image = self._coco_api.imgs[label["image_id"]]
+            try:
+                # Of the polygons only those that training sees, too.
+                label["segmentation"] = usable_mask(
+                    label.get("segmentation"), image["width"], image["height"]
+                )
+            except (OverflowError, ValueError) as error:
+                raise AIDError(
+                    f"{dataset_name}: annotation {label['id']} of image {label['image_id']}: "
+                    f"{error}"
+                ) from None
+        if not all(label["segmentation"] for label in labels):
+            self._tasks = ("bbox",)
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict | None:
         with redirect_stdout(io.StringIO()) as printed:
@@ -41,36 +73,3 @@ class _COCOEvaluator(COCOEvaluator):
                 coco_eval.accumulate()
                 coco_eval.summarize()
         return super()._derive_coco_results(coco_eval, iou_type, class_names)
-
-
-def build_coco_evaluator(dataset_name: str, output_dir: str) -> COCOEvaluator:
-    """Build Detectron2's evaluator; it converts a dataset without a JSON file anew each time.
-
-    Masks are evaluated only if every label has one; Detectron2 would fail otherwise.
-
-    Raises:
-        AIDError: the numbers of a mask are not those of its image.
-    """
-    metadata = MetadataCatalog.get(dataset_name)
-    generated = metadata.get("json_file", None) is None
-    evaluator = _COCOEvaluator(dataset_name, output_dir=output_dir, allow_cached_coco=False)
-    if generated:
-        # The evaluator has read the converted file already. Its path must not stay in the metadata:
-        # later evaluators would read this file even if data or output folder have changed.
-        del metadata.json_file
-    images = coco_images(evaluator)
-    labels = coco_annotations(evaluator)
-    for label in labels:
-        image = images[label["image_id"]]
-        try:
-            # Of the polygons only those that training sees, too.
-            label["segmentation"] = usable_mask(
-                label.get("segmentation"), image["width"], image["height"]
-            )
-        except (OverflowError, ValueError) as error:
-            raise AIDError(
-                f"{dataset_name}: annotation {label['id']} of image {label['image_id']}: {error}"
-            ) from None
-    if not all(label["segmentation"] for label in labels):
-        set_coco_tasks(evaluator, ("bbox",))
-    return evaluator

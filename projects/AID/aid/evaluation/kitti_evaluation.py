@@ -10,7 +10,8 @@ from detectron2.utils import comm
 
 from ..data.kitti_labels import KITTIObject, parse_label_file, write_result_file
 from ..utils.errors import AIDError
-from .coco_evaluation import build_coco_evaluator
+from ..utils.text import counted
+from .coco_evaluation import CheckedCOCOEvaluator
 from .kitti_files import format_table, kitti_objects
 from .kitti_metric import kitti_average_precision
 
@@ -33,7 +34,7 @@ class KITTIEvaluator(DatasetEvaluator):
         self._labels = metadata.kitti_labels
         self._classes = metadata.thing_classes
         self._folder = os.path.join(output_dir, "kitti_results", dataset_name)
-        self._coco = build_coco_evaluator(dataset_name, output_dir) if self._labels else None
+        self._coco = CheckedCOCOEvaluator(dataset_name, output_dir) if self._labels else None
         self._detections: dict[str, list[KITTIObject]] = {}
 
     def reset(self) -> None:
@@ -96,7 +97,7 @@ class KITTIEvaluator(DatasetEvaluator):
         except OSError as error:
             raise AIDError(f"result files cannot be written to {self._folder}: {error}") from error
         logging.getLogger(__name__).info(
-            "Result files of %d images: %s; KITTI's server takes them zipped without folder",
-            len(detections),
+            "Result files of %s: %s; KITTI's server takes them zipped without folder",
+            counted(len(detections), "image"),
             self._folder,
         )

@@ -11,6 +11,7 @@ from ..config import get_value
 from ..data.coco import read_coco
 from ..modeling.families import num_classes_key
 from ..utils.errors import AIDError
+from ..utils.text import counted
 
 __all__ = ["check_classes", "classes_of", "numbered_classes"]
 
@@ -64,10 +65,10 @@ def check_classes(stored: object, cfg: CfgNode, weights: str) -> list[dict]:
         for row in stored
     )
     if not is_list or len(stored) != _number(cfg):
-        found = f"{len(stored)} classes" if is_list else "no list of names and ids"
+        found = counted(len(stored), "class") if is_list else "no list of names and ids"
         raise AIDError(
             f'weights {weights}: "classes" holds {found}, the detector of the config has '
-            f"{_number(cfg)} classes: name the config of the run that wrote the file"
+            f"{counted(_number(cfg), 'class')}: name the config of the run that wrote the file"
         )
     return stored
 

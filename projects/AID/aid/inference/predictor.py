@@ -17,6 +17,7 @@ from ..checkpoint import StrictCheckpointer, last_checkpoint
 from ..data.images import ImageFault, check_size, longest_side, read_image
 from ..modeling.build import build_detector
 from ..modeling.meta_arch import plain_architecture
+from ..modeling.placement import is_usable
 from ..modeling.teacher import load_teacher_config
 from ..utils.errors import AIDError, without_known_warnings
 from .classes import check_classes, classes_of, numbered_classes
@@ -176,12 +177,11 @@ def load_config_of(
             f"{config_file} names no weights: name their file (--weights), or the output folder of "
             "a run in place of the config file"
         )
-    chosen = device or cfg.MODEL.DEVICE
-    if not _is_available(chosen):
+    cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
+    if not is_usable(cfg.MODEL.DEVICE):
         if device:
             raise AIDError(f"the device {device} is not available: choose cpu, or leave it out")
-        chosen = "cpu"
-    cfg.MODEL.DEVICE = chosen
+        cfg.MODEL.DEVICE = "cpu"
     return cfg
 
 
@@ -190,14 +190,6 @@ def _last_weights(folder: str) -> str:
     if not os.path.isfile(path):
         raise AIDError(f"{path} does not exist: train first, or name the weights (--weights)")
     return path
-
-
-def _is_available(device: str) -> bool:
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, NotImplementedError, RuntimeError):  # the error depends on the device
-        return False
-    return True
 
 
 def load_detector(cfg: CfgNode) -> tuple[nn.Module, list[dict]]:

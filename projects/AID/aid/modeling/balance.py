@@ -7,7 +7,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..utils.errors import AIDError
+from ..utils.errors import check_not_negative
 
 __all__ = ["Balance", "GradientRatio"]
 
@@ -133,10 +133,7 @@ class Balance(GradientRatio):
             AIDError: the ratio is negative or not finite.
         """
         super().__init__()
-        if not 0 <= ratio < float("inf"):
-            raise AIDError(
-                f"DISTILLATION.BALANCE is {ratio}: it must be 0 (off) or a positive ratio"
-            )
+        check_not_negative("DISTILLATION.BALANCE", ratio)
         self.ratio = ratio
         self.register_buffer("log_quotient", torch.zeros(()))
         self.register_buffer("num_measured", torch.zeros(()))

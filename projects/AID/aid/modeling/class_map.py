@@ -108,7 +108,7 @@ class ClassMap:
         unknown = ", ".join(self.student[k] for k in self.unknown)
         return (
             f"{', '.join(known)}; without a counterpart in the teacher: {unknown or 'none'}; "
-            f"{len(self.background)} of its {len(self.teacher)} classes are background"
+            f"of its classes {len(self.background)} of {len(self.teacher)} are background"
         )
 
 

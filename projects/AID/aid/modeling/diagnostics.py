@@ -7,6 +7,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from ..utils.text import counted
 from .weighting import Weights
 
 __all__ = ["log_distillation_weight", "log_pseudo_labels", "log_weights"]
@@ -73,10 +74,10 @@ def log_weights(
         storage.put_scalars(smoothing_hint=False, **named)
         if 0 < values["num_instances"] == values.get("num_non_finite"):
             logging.getLogger(__name__).warning(
-                "The teacher's loss is finite on none of the %d instances of iteration %d "
+                "The teacher's loss is finite on none of %s of iteration %d "
                 "(%snum_non_finite), so that all their weights are 0: evaluate the teacher "
                 "(TEACHER.EVAL_FIRST)",
-                values["num_instances"],
+                counted(int(values["num_instances"]), "instance"),
                 storage.iter,
                 prefix,
             )

@@ -8,7 +8,7 @@ import torch
 
 from ..utils.errors import AIDError
 
-__all__ = ["autocast", "check_device", "dtype_named", "to_device"]
+__all__ = ["autocast", "dtype_named", "is_usable", "to_device"]
 
 T = TypeVar("T")
 
@@ -50,23 +50,13 @@ def _moved(x: Any, device: torch.device) -> Any:
     return x
 
 
-def check_device(key: str, name: str) -> None:
-    """Check that torch can use a device.
-
-    Args:
-        key: config key of ``name``, for the message.
-        name: a device such as "cpu" or "cuda:1".
-
-    Raises:
-        AIDError: torch cannot use the device.
-    """
+def is_usable(device: str) -> bool:
+    """Whether torch can use a device, such as "cpu" or "cuda:1", on this machine."""
     try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError) as error:  # AssertionError if torch is built without it
-        raise AIDError(
-            f"{key} is {name!r}, which torch cannot use here: write cpu or a GPU such as cuda:1, "
-            'or "" for the student\'s device'
-        ) from error
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError):  # AssertionError if torch is built without it
+        return False
+    return True
 
 
 def dtype_named(key: str, name: str, options: tuple[str, ...]) -> torch.dtype:

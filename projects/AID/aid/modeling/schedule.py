@@ -5,6 +5,7 @@ import math
 from detectron2.config import CfgNode, configurable
 
 from ..utils.errors import AIDError
+from ..utils.text import counted
 
 __all__ = ["Schedule"]
 
@@ -48,8 +49,9 @@ class Schedule:
             )
         if warmup > last - start:
             raise AIDError(
-                f"{keys}.WARMUP_ITERS is {warmup}, longer than the {last - start} iterations from "
-                f"START_ITER {start} to the end at {last}: shorten it"
+                f"{keys}.WARMUP_ITERS is {warmup}, longer than the "
+                f"{counted(last - start, 'iteration')} from START_ITER {start} to the end at "
+                f"{last}: shorten it"
             )
         self.start, self.end, self.warmup, self.decay = start, end, warmup, decay
         self._falling = max(1, last - start - warmup)

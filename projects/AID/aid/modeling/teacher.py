@@ -20,12 +20,13 @@ from ..utils.commands import train_command
 from ..utils.d2 import padding
 from ..utils.errors import AIDError
 from ..utils.suggestions import did_you_mean_file
+from ..utils.text import counted
 from .build import build_detector
 from .class_map import ClassMap
 from .families import (
     DetectionQuality,
     PerInstanceLosses,
-    detection_quality,
+    best_detections,
     loss_levels,
     merge_classes,
     num_classes,
@@ -36,7 +37,7 @@ from .families.base import detect
 from .feature_cache import FeatureCache
 from .feature_teacher import load_feature_teacher
 from .lazy_teacher import read_lazy_config
-from .placement import check_device, dtype_named, to_device
+from .placement import dtype_named, is_usable, to_device
 from .teacher_base import TeacherBase, TeacherView, normalized_batch, round_up
 from .teacher_keys import DETECTION_FILE, FEATURE_NETWORK, named, teacher_kinds
 
@@ -114,8 +115,8 @@ class Teacher(TeacherBase):
 
     def quality(self, view: TeacherView, targets: list[Instances]) -> DetectionQuality:
         own = to_device(targets, self.device)
-        with EventStorage(), self.autocast():
-            quality = detection_quality(self.detector, view.images, view.features, own)
+        with self.autocast():
+            quality = best_detections(self.detections(view), own)
         return to_device(quality, targets[0].gt_boxes.device)
 
     def map_classes(self, class_map: ClassMap) -> None:
@@ -190,8 +191,11 @@ def build_teacher(cfg: CfgNode, number: int = 0) -> TeacherBase:
     keys = (config_key, weights_key)
     check_program(config_file, config_key)
     own_device, precision = cfg.TEACHER.DEVICE, cfg.TEACHER.PRECISION
-    if own_device:
-        check_device("TEACHER.DEVICE", own_device)
+    if own_device and not is_usable(own_device):
+        raise AIDError(
+            f"TEACHER.DEVICE is {own_device!r}, which torch cannot use here: write cpu or a GPU "
+            'such as cuda:1, or "" for the student\'s device'
+        )
     dtype = dtype_named("TEACHER.PRECISION", precision, PRECISIONS) if precision else None
     device = own_device or cfg.MODEL.DEVICE
     teacher: TeacherBase
@@ -251,9 +255,9 @@ def map_classes(
     names = known_classes(teacher.cfg.DATASETS.TRAIN, load=True)
     if names and len(names) != number:
         raise AIDError(
-            f"{key}: the teacher of {teacher.name} has {number} classes, its DATASETS.TRAIN "
-            f"{', '.join(teacher.cfg.DATASETS.TRAIN)} {len(names)}: name the dataset that it was "
-            "trained on"
+            f"{key}: the teacher of {teacher.name} has {counted(number, 'class')}, its "
+            f"DATASETS.TRAIN {', '.join(teacher.cfg.DATASETS.TRAIN)} {len(names)}: name the "
+            "dataset that it was trained on"
         )
     class_map = ClassMap.from_entries(entries, names or number, student_classes, key)
     teacher.map_classes(class_map)

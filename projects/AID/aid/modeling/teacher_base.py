@@ -103,7 +103,8 @@ class TeacherBase:
             input_format: channel order of the images, "BGR" or "RGB".
 
         Raises:
-            AIDError: the teacher cannot process images of this size.
+            AIDError: the teacher cannot process images of this size, or knows only detections and
+                the batch has none.
         """
         raise NotImplementedError
 

@@ -16,6 +16,7 @@ from ..data.classes import check_class_lists, class_list, known_classes
 from ..data.images import longest_side
 from ..utils.d2 import padding
 from ..utils.errors import AIDError
+from ..utils.text import counted
 from .class_map import same_names
 from .families import PerInstanceLosses, loss_levels, num_classes, per_instance_losses
 from .lazy_teacher import UNKNOWN_SIZE
@@ -142,8 +143,8 @@ def _check_classes(teacher: TeacherBase, student: nn.Module, datasets: tuple[str
     remedy = _remedy(teacher, known_classes(teacher_datasets) or [], student_names or [])
     if student_classes != teacher_classes:
         raise AIDError(
-            f"the teacher of {teacher.name} has {teacher_classes} classes, the student "
-            f"{student_classes}: train both on the same class list{remedy}"
+            f"the teacher of {teacher.name} has {counted(teacher_classes, 'class')}, the "
+            f"student {student_classes}: train both on the same class list{remedy}"
         )
     of_student = [("the student's dataset", x) for x in datasets]
     check_class_lists(of_student)

@@ -62,8 +62,8 @@ def teacher_kinds(cfg: CfgNode) -> list[str]:
     maps = cfg.TEACHER.MORE_CLASS_MAPS
     if maps and (len(maps) != len(files) or any(isinstance(x, str) for x in maps)):
         raise AIDError(
-            f"TEACHER.MORE_CLASS_MAPS is {list(maps)}: write one list of entries for each of the "
-            f"{len(files)} further teachers, [] for a teacher with the student's classes"
+            f"TEACHER.MORE_CLASS_MAPS is {list(maps)}: write one list of entries for each further "
+            f"teacher, {len(files)} in all, [] for a teacher with the student's classes"
         )
     sources = [named(cfg, "CONFIG_FILE", "MORE_CONFIG_FILES", k) for k in range(1 + len(files))]
     if cfg.TEACHER.DETECTIONS:

@@ -5,19 +5,15 @@ They may change without notice; ``tests/utils/test_d2.py`` lists those of the wh
 
 from detectron2.config import CfgNode
 from detectron2.data.build import _train_loader_from_config as train_loader_from_config
-from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 __all__ = [
-    "coco_annotations",
-    "coco_images",
     "decode_value",
     "match_fcos_points",
     "padding",
-    "set_coco_tasks",
     "train_loader_from_config",
     "transpose_dense_predictions",
 ]
@@ -45,18 +41,3 @@ def padding(backbone: nn.Module) -> tuple[int, int]:
 def decode_value(value: object) -> object:
     """Convert the text of a config value as merging does, such as "(1, 2)" to a tuple."""
     return CfgNode._decode_cfg_value(value)
-
-
-def coco_annotations(evaluator: COCOEvaluator) -> list[dict]:
-    """Ground-truth annotations, in COCO's format, that an evaluator has loaded."""
-    return evaluator._coco_api.dataset.get("annotations", [])
-
-
-def coco_images(evaluator: COCOEvaluator) -> dict[int, dict]:
-    """{id: image} in COCO's format that an evaluator has loaded."""
-    return evaluator._coco_api.imgs
-
-
-def set_coco_tasks(evaluator: COCOEvaluator, tasks: tuple[str, ...]) -> None:
-    """Set the tasks to evaluate, of "bbox", "segm" and "keypoints"."""
-    evaluator._tasks = tasks

@@ -88,7 +88,7 @@ class GFL(DenseDetector):
         )
         self.box2box_transform = IntegralTransform(reg_max, anchor_scale)
         self.num_classes = num_classes
-        self.dims = [num_classes, 4 * (reg_max + 1)]  # channels of the predictions
+
         self.topk = topk
         self.quality_beta = quality_beta
         self.giou_weight = giou_weight
@@ -136,16 +136,15 @@ class GFL(DenseDetector):
         """Losses of a batch; called by :meth:`DenseDetector.forward`."""
         anchors = self.anchor_generator(features)
         labels, targets = self.label_anchors(anchors, gt_instances)
-        return self.losses(anchors, *self.transpose(predictions), labels, targets)
-
-    def transpose(self, predictions: tuple[list[Tensor], list[Tensor]]) -> tuple[Tensor, Tensor]:
-        """Concatenate the head's output over levels: logits (N, R, K), distributions (N, R, 4 * B).
-
-        The result is in float32; half precision is not sufficient for the losses.
-        """
         levels = self._transpose_dense_predictions(predictions, self.dims)
+        # Half precision is not sufficient for the losses.
         logits, distributions = (torch.cat(x, dim=1).float() for x in levels)
-        return logits, distributions
+        return self.losses(anchors, logits, distributions, labels, targets)
+
+    @property
+    def dims(self) -> list[int]:
+        """Channels of the predictions, K and 4 * B."""
+        return [self.num_classes, 4 * (self.box2box_transform.reg_max + 1)]
 
     @torch.no_grad()
     def label_anchors(
@@ -179,7 +178,8 @@ class GFL(DenseDetector):
 
         Args:
             anchors: anchors of each level.
-            logits, distributions: output of :meth:`transpose`.
+            logits: (N, R, K), in float32.
+            distributions: (N, R, 4 * B), logits, in float32.
             labels, targets: output of :meth:`label_anchors`. A cell with label -1 has no loss.
         """
         is_object = (labels >= 0) & (labels != self.num_classes)

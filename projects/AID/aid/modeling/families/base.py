@@ -30,7 +30,6 @@ __all__ = [
     "best_detections",
     "box_losses",
     "detect",
-    "detection_quality",
     "loss_levels",
     "mean_by",
     "merge_classes",
@@ -189,26 +188,12 @@ class DetectionQuality:
 
 
 @torch.no_grad()
-def detection_quality(
-    detector: nn.Module, images: ImageList, features: dict[str, Tensor], targets: list[Instances]
-) -> DetectionQuality:
+def best_detections(detections: list[Instances], targets: list[Instances]) -> DetectionQuality:
     """Best detection of each ground-truth instance.
 
     Args:
-        detector, images, features, targets: see :func:`per_instance_losses`.
-
-    Raises:
-        AIDError: this type of detector is not supported.
-    """
-    return best_detections(detect(detector, images, features), targets)
-
-
-@torch.no_grad()
-def best_detections(detections: list[Instances], targets: list[Instances]) -> DetectionQuality:
-    """Best of given detections of each ground-truth instance.
-
-    Args:
-        detections, targets: of each image.
+        detections: of each image, with ``pred_boxes``, ``scores`` and ``pred_classes``.
+        targets: see :func:`per_instance_losses`.
     """
     qualities = []
     for found, truth in zip(detections, targets, strict=True):

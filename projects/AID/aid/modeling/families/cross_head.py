@@ -14,6 +14,7 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import Tensor, nn
 
 from ...utils.errors import AIDError
+from ...utils.text import counted
 from ..detectors.gfl import GFLHead
 
 __all__ = ["Branches", "check_heads", "cross_predictions", "tap_branches"]
@@ -48,7 +49,7 @@ def check_heads(teacher: nn.Module, student: nn.Module, num_convs: int, loss: st
         if present < num_convs:
             raise AIDError(
                 f"DISTILLATION.CROSS_KD.NUM_CONVS is {num_convs}: a branch of the {side}'s head "
-                f"has {present} convolutions: ask for {present} or fewer"
+                f"has {counted(present, 'convolution')}: ask for {present} or fewer"
             )
         cut = _first_after_cut(head.cls_subnet, num_convs)
         rest = [*head.cls_subnet[cut:], *head.cls_score.modules()]

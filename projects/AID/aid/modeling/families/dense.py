@@ -34,7 +34,6 @@ __all__ = [
     "choose_samples",
     "flatten_predictions",
     "focal_losses",
-    "merge_dense",
     "register_dense",
 ]
 
@@ -49,9 +48,9 @@ def register_dense(family: type, num_classes_key: str) -> None:
         num_classes_key: config key of its number of classes.
     """
     NUM_CLASSES_KEYS[family] = num_classes_key
-    loss_levels.register(family, _levels)
+    loss_levels.register(family, lambda detector: tuple(detector.head_in_features))
     detect.register(family, _detect)
-    merge_classes.register(family, merge_dense)
+    merge_classes.register(family, _merge_classes)
     paired_predictions.register(family, _paired_predictions)
     predict_given.register(family, _predict_given)
 
@@ -63,6 +62,9 @@ def anchor_match(detector: nn.Module, anchors: list[Boxes]) -> Match:
     Args:
         detector: its type chooses the implementation.
         anchors: of each level, of one image (they are the same for all images).
+
+    Raises:
+        AIDError: this type of detector is not supported.
     """
     raise AIDError(f"no matching of anchors is defined for a {type(detector).__name__}")
 
@@ -162,10 +164,6 @@ def check_dense(
             )
 
 
-def _levels(detector: nn.Module) -> tuple[str, ...]:
-    return tuple(detector.head_in_features)
-
-
 def _detect(detector: nn.Module, images: ImageList, features: dict[str, Tensor]) -> list[Instances]:
     maps = [features[level] for level in detector.head_in_features]
     detections = detector.forward_inference(images, maps, detector.head(maps))
@@ -249,7 +247,7 @@ def _predictions(
     return Predictions(logits.float(), boxes, distributions)
 
 
-def merge_dense(detector: nn.Module, class_map: ClassMap) -> None:
+def _merge_classes(detector: nn.Module, class_map: ClassMap) -> None:
     """Merge the class logits of a dense head; see :func:`merge_classes`."""
     merge = MaxOfGroups(class_map.groups, len(class_map.teacher))
     detector.head.cls_score = nn.Sequential(detector.head.cls_score, merge)

@@ -7,12 +7,11 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ...utils.errors import AIDError
-from ..class_map import ClassMap
 from ..detectors.gfl import GFL, assign_cells
 from ..detectors.gfl_losses import quality_focal_losses
 from .anchors import Match, losses_per_instance
-from .base import PerInstanceLosses, Targets, loss_levels, merge_classes, per_instance_losses
-from .dense import anchor_match, check_dense, merge_dense, register_dense
+from .base import PerInstanceLosses, Targets, loss_levels, per_instance_losses
+from .dense import anchor_match, check_dense, flatten_predictions, register_dense
 from .ignore_regions import points_in_regions
 from .predictions import PredictionRequest, check_comparable, predicts_distributions
 
@@ -46,8 +45,9 @@ def gfl_losses(
     maps = [features[level] for level in detector.head_in_features]
     anchors = detector.anchor_generator(maps)
     predictions = detector.head(maps)
-    logits, distributions = detector.transpose(predictions)  # (N, R, K), (N, R, 4 * B)
+    logits, distributions = (x.float() for x in flatten_predictions(detector, predictions))
     boxes = Boxes.cat(anchors).tensor.expand(len(logits), -1, 4)
+    # (S, K), (S, 4 * B) and (S, 4), with S = N * R.
     logits, distributions, boxes = (x.flatten(0, 1) for x in (logits, distributions, boxes))
     has_area = (truth.boxes[:, 2:] > truth.boxes[:, :2]).all(dim=1)
 
@@ -82,12 +82,6 @@ def match_cells(detector: GFL, anchors: list[Boxes], boxes: Boxes) -> tuple[Tens
     """
     matched_gt, best = assign_cells(boxes, anchors, detector.topk)
     return matched_gt, (matched_gt < len(boxes)).long(), best
-
-
-@merge_classes.register
-def _(detector: GFL, class_map: ClassMap) -> None:
-    merge_dense(detector, class_map)
-    detector.dims[0] = detector.num_classes
 
 
 @predicts_distributions.register

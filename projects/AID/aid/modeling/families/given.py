@@ -57,6 +57,9 @@ def predict_given(
 
     Returns:
         Predictions for S samples, and the detection (S,) of each, in [0, D).
+
+    Raises:
+        AIDError: this type of student is not supported.
     """
     raise AIDError(f"a {type(student).__name__} cannot imitate given detections")
 

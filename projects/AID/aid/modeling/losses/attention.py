@@ -120,8 +120,7 @@ class AttentionGuidedLoss(FeatureLoss):
             temperature: T of both attentions; the smaller, the sharper.
             feature_weight, channel_weight, spatial_weight: weights of the three terms.
             scale: "sum" or "rms", see :func:`norm_per_image`.
-            standardize: see DISTILLATION.STANDARDIZE.
-            adapt_equal_widths: see DISTILLATION.ADAPT_EQUAL_WIDTHS.
+            standardize, adapt_equal_widths: see the keys of DISTILLATION.
 
         Raises:
             AIDError: a temperature that is not positive.

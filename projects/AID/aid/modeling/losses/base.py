@@ -254,8 +254,7 @@ class SingleTermLoss(FeatureLoss):
         Args:
             channels: {level: (C_s, C_t)}.
             weight: weight of the term.
-            standardize: see DISTILLATION.STANDARDIZE.
-            adapt_equal_widths: see DISTILLATION.ADAPT_EQUAL_WIDTHS.
+            standardize, adapt_equal_widths: see the keys of DISTILLATION.
         """
         super().__init__({self.term: weight}, standardize)
         self.adapters = make_adapters(channels, adapt_equal_widths)

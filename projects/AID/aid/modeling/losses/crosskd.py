@@ -8,8 +8,9 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from ...utils.errors import AIDError
+from ...utils.text import counted
 from ..detectors.gfl_losses import soft_quality_focal_losses
-from ..families import PairedPredictions, PredictionRequest, Predictions
+from ..families import PairedPredictions, PredictionRequest
 from .base import DISTILLATION_LOSS_REGISTRY, PredictionLoss
 from .functional import edge_divergences, finite_only
 from .response import box_losses, check_min_score
@@ -72,23 +73,16 @@ class CrossKDLoss(PredictionLoss):
         }
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {self.request.cross_convs} convolutions of the teacher's"
+        number = counted(self.request.cross_convs or 0, "convolution")
+        return f"{super().extra_repr()}, {number} of the teacher's"
 
     def sample_losses(self, predictions: PairedPredictions) -> dict[str, Tensor]:
         cross, teacher = predictions.cross, predictions.teacher
         assert cross is not None
-        return {"cls": _class_losses(cross, teacher), "box": _box_losses(cross, teacher)}
-
-
-def _class_losses(cross: Predictions, teacher: Predictions) -> Tensor:
-    """Quality focal losses (S,) with the teacher's scores as targets."""
-    finite, logits = finite_only(teacher.logits)
-    return torch.where(finite, soft_quality_focal_losses(cross.logits, logits.sigmoid(), BETA), 0.0)
-
-
-def _box_losses(cross: Predictions, teacher: Predictions) -> Tensor:
-    """Divergences (S,) of distributions if the heads predict them, else GIoU losses."""
-    if teacher.distributions is None:
-        return box_losses(cross.boxes, teacher.boxes)
-    assert cross.distributions is not None
-    return edge_divergences(cross.distributions, teacher.distributions)
+        finite, logits = finite_only(teacher.logits)
+        cls = soft_quality_focal_losses(cross.logits, logits.sigmoid(), BETA)
+        if cross.distributions is None or teacher.distributions is None:
+            box = box_losses(cross.boxes, teacher.boxes)
+        else:
+            box = edge_divergences(cross.distributions, teacher.distributions)
+        return {"cls": torch.where(finite, cls, 0.0), "box": box}

@@ -47,6 +47,10 @@ class GlobalContext(nn.Module):
     """
 
     def __init__(self, channels: int):
+        """
+        Args:
+            channels: C.
+        """
         super().__init__()
         inner = max(1, channels // 2)
         # Without bias, to which the softmax is invariant.
@@ -70,15 +74,6 @@ class GlobalContext(nn.Module):
         attention = spatial_log_softmax(self.attention(x), weights).exp()
         context = x.flatten(2) @ attention.flatten(2).transpose(1, 2)  # (N, C, 1)
         return self.transform(context.squeeze(2))[..., None, None]
-
-
-class _Blocks(nn.Module):
-    """Global context blocks of student and teacher for one level."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.student = GlobalContext(channels)
-        self.teacher = GlobalContext(channels)
 
 
 @DISTILLATION_LOSS_REGISTRY.register()
@@ -124,8 +119,7 @@ class FGDLoss(FeatureLoss):
             foreground_weight, background_weight, attention_weight, global_weight: alpha, beta,
                 gamma and lambda of the paper.
             scale: "sum" or "rms", see :func:`average_sum`.
-            standardize: see DISTILLATION.STANDARDIZE.
-            adapt_equal_widths: see DISTILLATION.ADAPT_EQUAL_WIDTHS.
+            standardize, adapt_equal_widths: see the keys of DISTILLATION.
 
         Raises:
             AIDError: a temperature that is not positive.
@@ -139,7 +133,12 @@ class FGDLoss(FeatureLoss):
         super().__init__(term_weights, standardize)
         check_temperature("DISTILLATION.FGD.TEMPERATURE", temperature)
         self.adapters = make_adapters(channels, adapt_equal_widths)
-        self.blocks = nn.ModuleDict({k: _Blocks(c) for k, (_, c) in channels.items()})
+        self.blocks = nn.ModuleDict(
+            {
+                level: nn.ModuleDict({side: GlobalContext(c) for side in ("student", "teacher")})
+                for level, (_, c) in channels.items()
+            }
+        )
         self.temperature = temperature
         self.scale = scale
 
@@ -172,7 +171,7 @@ class FGDLoss(FeatureLoss):
         student = self.adapt(name, student)
         return (
             *self._focal(student, teacher, weights, share),
-            self._global(self.blocks[name], student, teacher, weights),
+            self._global(name, student, teacher, weights),
         )
 
     def _focal(
@@ -208,9 +207,10 @@ class FGDLoss(FeatureLoss):
         channel = (by_channel / self.temperature).softmax(dim=1)
         return spatial, channel.shape[1] * channel
 
-    def _global(self, blocks: _Blocks, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+    def _global(self, level: str, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
         """Compute the global term."""
-        shift = blocks.teacher(teacher, weights) - blocks.student(student, weights)
+        blocks = self.blocks[level]
+        shift = blocks["teacher"](teacher, weights) - blocks["student"](student, weights)
         squared = (teacher - student + shift).square().sum(dim=1, keepdim=True)
         sums = (weights * squared).sum(dim=(1, 2, 3))
         return average_sum(sums, teacher[0].numel(), self.scale)

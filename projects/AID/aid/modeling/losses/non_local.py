@@ -175,8 +175,7 @@ class NonLocalLoss(FeatureLoss):
             weight: weight of the term.
             scale: "sum" or "rms", see :func:`norm_per_image`.
             train_teacher: see DISTILLATION.NON_LOCAL.TRAIN_TEACHER.
-            standardize: see DISTILLATION.STANDARDIZE.
-            adapt_equal_widths: see DISTILLATION.ADAPT_EQUAL_WIDTHS.
+            standardize, adapt_equal_widths: see the keys of DISTILLATION.
 
         Raises:
             AIDError: no kernel size, or one that is no whole number above 0.
