@@ -23,9 +23,6 @@ except ImportError as error:
 from . import checkpoint, data, modeling  # noqa: E402  (after the check for Detectron2)
 from .config import add_aid_config  # noqa: E402
 from .inference import Predictor  # noqa: E402
-from .utils import renamed  # noqa: E402
-
-renamed.install()
 
 __all__ = ["Predictor", "add_aid_config", "checkpoint", "data", "modeling"]
 __version__ = "0.2.0"

@@ -343,8 +343,6 @@ class AIDTrainer(DefaultTrainer):
                     now[name],
                 )
         super().load_state_dict(state_dict)
-        if "loss_normalizer" in state_dict:  # written before SaveNormalizers was, by process 0
-            _unwrap(self.model).loss_normalizer = state_dict["loss_normalizer"]
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

@@ -4,7 +4,7 @@ from . import detectors, families, losses, weighting
 from .detectors import FCOS, GFL
 from .distiller import Distiller
 from .feature_teacher import FeatureTeacher, load_feature_teacher
-from .lazy import build_distilled, distilled, distiller, lesson
+from .lazy import build_distilled, distiller
 from .meta_arch import AIDFCOS, AIDGFL, AIDGeneralizedRCNN, AIDRetinaNet
 from .teacher import Teacher, build_teacher, load_teacher, map_classes
 
@@ -20,8 +20,6 @@ __all__ = [
     "Teacher",
     "build_distilled",
     "build_teacher",
-    "distilled",
-    "lesson",
     "detectors",
     "distiller",
     "families",

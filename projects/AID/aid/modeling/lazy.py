@@ -1,7 +1,6 @@
 """Functions that build a student with teachers from Detectron2's LazyConfig."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
@@ -13,7 +12,7 @@ from .teacher_base import TeacherBase
 from .teacher_check import check_match
 from .weighting import Weighting
 
-__all__ = ["build_distilled", "distilled", "distiller", "lesson"]
+__all__ = ["build_distilled", "distiller"]
 
 
 def distiller(
@@ -86,12 +85,3 @@ def _by_class(losses: list[nn.Module]) -> nn.ModuleDict:
         names = ", ".join(type(loss).__name__ for loss in losses)
         raise AIDError(f"losses of one teacher, {names}: name each class once")
     return by_class
-
-
-def distilled(*, lessons: list[dict[str, Any]], **kwargs: Any) -> DistillationMixin:
-    """:func:`build_distilled` under its name of version 0.1, for LazyConfigs written for it."""
-    return build_distilled(distillers=lessons, **kwargs)
-
-
-# The name of version 0.1.
-lesson = distiller

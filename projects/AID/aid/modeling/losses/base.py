@@ -5,7 +5,6 @@ S samples of a prediction loss.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -15,7 +14,6 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ...utils.errors import AIDError, check_not_negative
-from ...utils.renamed import refuse_renamed
 from ..families import PairedPredictions, PredictionRequest
 from .functional import mean_over_images, standardized
 
@@ -71,10 +69,6 @@ class DistillationLoss(nn.Module):
     """
 
     reads_features = True
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        refuse_renamed(cls, {"asks": "request"})
 
     @classmethod
     def from_config(

@@ -5,7 +5,6 @@ Shape letters: N images, G instances of the batch, L levels of the teacher's los
 
 from functools import reduce
 from operator import add
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -13,7 +12,6 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ...utils.errors import AIDError, check_not_negative
-from ...utils.renamed import refuse_renamed
 from ...utils.suggestions import did_you_mean
 from .maps import constant_map, mean_with, normalized, rasterize_boxes
 from .structures import ComponentWeights, TeacherStats, Weights
@@ -25,13 +23,6 @@ WEIGHTING_REGISTRY.__doc__ = """
 Weighting rules. A registered object is called with the config and returns a :class:`Weighting`.
 """
 
-# Names of version 0.1.
-RENAMED = {
-    "disbelief": "teacher_error",
-    "needs_student": "requires_student",
-    "needs_quality": "requires_quality",
-    "by_part": "component_weights",
-}
 GRANULARITIES = ("instance", "level", "image", "none")
 BACKGROUNDS = ("mean", "loss", "one")
 
@@ -52,10 +43,6 @@ class Weighting(nn.Module):
     requires_loss = True
     requires_student = False
     requires_quality = False
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        refuse_renamed(cls, RENAMED)
 
     @configurable
     def __init__(
