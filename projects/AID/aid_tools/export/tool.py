@@ -140,9 +140,10 @@ def export_and_compare(
             form.evaluate(args.evaluate)
     times = latencies([form.timed for form in forms], args.repeat)
     rows = [replace(form.row, milliseconds=ms) for form, ms in zip(forms, times, strict=True)]
+    sizes = {row.pixels for row in rows}
     setting = (
-        f"{'x'.join(map(str, images[0].shape[1:]))} pixels, one image at a time, CPU, threads: "
-        f"{args.threads}, median of {args.repeat} runs, torch {torch.__version__}"
+        f"{f'{own.row.pixels} pixels, ' if len(sizes) == 1 else ''}one image at a time, CPU, "
+        f"threads: {args.threads}, median of {args.repeat} runs, torch {torch.__version__}"
     )
     if args.int8 or args.evaluate:
         setting += f"; AP on {_dataset(args, cfg)}"
@@ -196,7 +197,9 @@ def _pictures(args: Namespace, cfg: CfgNode) -> Iterator[np.ndarray]:
         check_dataset(cfg, "TEST", dataset)
         names = [x["file_name"] for x in DatasetCatalog.get(dataset)]
         return _frames(names[: args.num_images], cfg, args.num_images)
-    raise AIDError("no dataset of DATASETS.TEST is registered: add --images IMAGE ...")
+    raise AIDError(
+        "no dataset of DATASETS.TEST is registered: add --register FILE, or --images IMAGE ..."
+    )
 
 
 def _frames(inputs: list[str], cfg: CfgNode, number: int) -> Iterator[np.ndarray]:
@@ -235,6 +238,7 @@ def _eager(name: str, detector: nn.Module, cfg: CfgNode, picture: np.ndarray) ->
         size_of_weights(detector),
         num_parameters(detector),
         gflops=count_gflops(detector, sample),
+        pixels="x".join(map(str, sample["image"].shape[1:])),
     )
 
     def run(image: torch.Tensor) -> tuple[torch.Tensor, ...]:
