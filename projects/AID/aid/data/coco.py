@@ -169,7 +169,8 @@ def load_coco(
     """
     coco = read_coco(json_file, how_to_get)
     if not os.path.isdir(image_root):
-        raise AIDError(f"image folder {image_root} does not exist: {how_to_get}")
+        link = f", a link to {os.readlink(image_root)}," if os.path.islink(image_root) else ""
+        raise AIDError(f"image folder {image_root}{link} does not exist: {how_to_get}")
     missing = [
         x["file_name"]
         for x in coco["images"]
