@@ -188,6 +188,19 @@ def test_baselines_and_teacher_are_in_the_table(student, labeled, call, reposito
     assert f"AP on {labeled}" in (tmp_path / "out/export.md").read_text()
 
 
+def test_rows_beside_baselines_are_named_by_their_folders(student, call, tmp_path, monkeypatch):
+    """The plain student of tools/new_project.py is in a folder "student"."""
+    for name in ("student", "aid"):
+        (tmp_path / name).mkdir()
+        shutil.copy(tmp_path / "student.pth", tmp_path / name / "model_final.pth")
+        shutil.copy(tmp_path / "student.yaml", tmp_path / name / "config.yaml")
+    monkeypatch.chdir(tmp_path / "aid")
+    options = ["--config-file", ".", "--format", "trace", "--baselines", "../student"]
+    assert call(*options) == (0, [])
+    rows = json.loads((tmp_path / "out/export.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["teacher", "student", "aid", "TorchScript, traced"]
+
+
 def test_baselines_of_other_classes_are_refused(student, labeled, call, tmp_path):
     options = [*student, "--no-teacher", "--format", "trace", "--baselines"]
     assert call(*options, str(tmp_path / "gone"))[1][0].startswith("error: ")

@@ -124,10 +124,12 @@ def export_and_compare(
     pictures = list(_pictures(args, cfg))
     images = [as_input(picture, cfg)["image"].float() for picture in pictures]
     forms = [] if args.no_teacher else _teachers(cfg, pictures[0])
-    own = _eager("student" if forms else "detector", detector, cfg, pictures[0])
+    name = "student" if forms else "detector"
+    if baselines and os.path.isdir(args.config_file):
+        name = _folder_name(args.config_file)
+    own = _eager(name, detector, cfg, pictures[0])
     for folder, baseline in zip(args.baselines, baselines, strict=True):
-        name = os.path.basename(os.path.normpath(folder))
-        forms.append(_eager(name, baseline.model, baseline.cfg, pictures[0]))
+        forms.append(_eager(_folder_name(folder), baseline.model, baseline.cfg, pictures[0]))
     files = {
         kind: _export(kind, own, detector, images, args) for kind in dict.fromkeys(args.format)
     }
@@ -152,6 +154,10 @@ def export_and_compare(
     write_text(os.path.join(args.output, "export.md"), page)
     measured = {"setting": setting, "tolerance": TOLERANCE, "rows": [asdict(row) for row in rows]}
     write_json(os.path.join(args.output, "export.json"), measured)
+
+
+def _folder_name(path: str) -> str:
+    return os.path.basename(os.path.abspath(path))
 
 
 def _export(
