@@ -253,6 +253,31 @@ def test_file_of_nearly_the_same_name_is_suggested(tmp_path, monkeypatch):
         load_teacher_config("COCO-Detection/retinanet_R_50_FPN_2x.yaml")
 
 
+@pytest.mark.parametrize(
+    "text, key, lines",
+    [
+        ("SEED: 1\nVERSION: 2\nSEED: 2\n", "SEED", "1 and 3"),
+        ("SOLVER:\n  BASE_LR: 1.0\n  STEPS: [1]\n  BASE_LR: 0.1\n", "BASE_LR", "2 and 4"),
+        ("SOLVER: {BASE_LR: 1.0, BASE_LR: 0.1}\n", "BASE_LR", "1 and 1"),
+        ("MODEL: {MASK_ON: True}\nSEED: 1\nMODEL:\n  WEIGHTS: ''\n", "MODEL", "1 and 3"),
+    ],
+)
+def test_key_given_twice_is_refused(text, key, lines, tmp_path):
+    """YAML would drop the first one, with all that a section has."""
+    (tmp_path / "a.yaml").write_text(text)
+    (tmp_path / "b.yaml").write_text("_BASE_: a.yaml\nSEED: 3\n")
+    message = f"a.yaml has {key} twice in one section, in lines {lines}: YAML would drop the first"
+    for name in "ab":
+        with pytest.raises(AIDError, match=message):
+            load_config(str(tmp_path / f"{name}.yaml"))
+
+
+def test_two_merged_sections_are_no_repeated_key(tmp_path):
+    text = "SEED: 7\nMODEL: &same {WEIGHTS: ''}\nTEACHER: {<<: *same, <<: *same}\n"
+    (tmp_path / "a.yaml").write_text(text)
+    assert load_config(str(tmp_path / "a.yaml")).SEED == 7
+
+
 def test_home_folder_in_output_dir_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "run.yaml").write_text('OUTPUT_DIR: "~/x"\n')

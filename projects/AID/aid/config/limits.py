@@ -1,5 +1,7 @@
-"""Limits on image sizes and on the size of YAML files, which can stand for values without end."""
+"""Checks of image sizes, and of YAML files: of their size, since they can stand for values without
+end, and of keys that are given twice."""
 
+from contextlib import suppress
 from typing import TextIO
 
 import yaml
@@ -35,14 +37,15 @@ def check_sizes(cfg: CfgNode) -> None:
 
 
 def read_limited(path: str, file: TextIO) -> str:
-    """Read the text of a YAML file, and check its size before any object is built.
+    """Read the text of a YAML file, and check its size and keys before any object is built.
 
     Args:
         path: of the file, for messages.
         file: the open file.
 
     Raises:
-        AIDError: the file, or its content with all aliases written out, is too large.
+        AIDError: the file, or its content with all aliases written out, is too large, or a section
+            has a key twice.
         yaml.YAMLError: the file has aliases and is no YAML.
         RecursionError: it is nested too deeply.
     """
@@ -59,7 +62,32 @@ def read_limited(path: str, file: TextIO) -> str:
                 f"{path}: with its aliases (*name) written out it has more than {MAX_CHARACTERS} "
                 "characters: use fewer aliases inside of what other aliases refer to"
             )
+    with suppress(yaml.YAMLError, RecursionError):  # reported when the text is loaded
+        _check_keys(path, yaml.compose(text, Loader=yaml.SafeLoader))
     return text
+
+
+def _check_keys(path: str, root: yaml.Node | None) -> None:
+    """Check that no section has a key twice, of which YAML would keep the last value only."""
+    nodes, known = [root], set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in known or not isinstance(node, yaml.CollectionNode):
+            continue
+        known.add(id(node))  # aliases may lead back to it
+        if not isinstance(node, yaml.MappingNode):
+            nodes += node.value
+            continue
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            nodes.append(value)
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines and name != "<<":  # a merge of another section
+                raise AIDError(
+                    f"{path} has {name} twice in one section, in lines {lines[name]} and {line}: "
+                    "YAML would drop the first one; join them, or take one out"
+                )
+            lines[name] = line
 
 
 def _num_characters(node: yaml.Node, known: dict[int, float]) -> float:
