@@ -92,6 +92,15 @@ def test_another_draw_is_advised_if_a_class_is_in_one_split_only(convert_dataset
     assert "so that they have no AP: forklift; another --seed may draw some." in text
 
 
+def test_labels_of_larger_images_are_noted(convert_dataset, labels):
+    """Files of KITTI do not have the size of the image that was labeled."""
+    folder = labels("kitti")
+    for path in folder.glob("training/label_2/*.txt"):
+        path.write_text("Car 0 0 0 130 10 150 20 0 0 0 0 0 0 0\n" + path.read_text())
+    text = convert_dataset(folder)[1]
+    assert "labels of train are outside of their image: if images were resized" in text
+
+
 def test_number_of_compared_images_is_limited(convert_dataset, labels, monkeypatch, tmp_path):
     monkeypatch.setattr("aid_tools.own_data.data_report.MAX_COMPARED", 2)
     text = convert_dataset(labels("voc"))[1]

@@ -23,6 +23,9 @@ SMALL, MEDIUM, TINY = 32, 96, 8
 MAX_COMPARED = 20_000
 # Share of tiny objects from which the report advises larger images.
 MANY_TINY = 0.05
+# Share of labels outside of their image from which they seem to be of images of another size, which
+# KITTI's files do not tell.
+MANY_OUTSIDE = 0.05
 
 
 def measure(labels: Labels, splits: dict[str, Split], how_split: str) -> dict:
@@ -143,6 +146,12 @@ def _notes(content: dict) -> list[str]:
                 "detector can find such objects. They are left out: correct or remove them."
             )
     for name, split in splits.items():
+        labels = sum(split[k] for k in ("objects", "ignored_regions", "without area", "outside"))
+        if split["outside"] > MANY_OUTSIDE * labels:
+            notes.append(
+                f"{split['outside']} of {counted(labels, 'label')} of {name} are outside of their "
+                "image: if images were resized after the labeling, give those that were labeled."
+            )
         absent = [k for k, number in split["objects_by_class"].items() if not number]
         if absent:
             effect = "cannot be learned" if name == "train" else "have no AP"
