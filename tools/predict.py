@@ -82,9 +82,13 @@ def main(args: Namespace) -> None:
     predictor = Predictor(args.config_file, args.weights, args.device, args.opts)
     with output_folder(args.output):
         check_empty(args.output)
-        num_frames, num_skipped = predict_files(args, predictor, sources)
-    skipped = f", {num_skipped} skipped" if num_skipped else ""
-    print(f"{counted(num_frames, 'image')}{skipped}: {visible(args.output)}")
+        num_frames, num_detections, num_skipped = predict_files(args, predictor, sources)
+    facts = [
+        counted(num_frames, "image"),
+        f"{counted(num_detections, 'detection')} with a score of at least {args.score_threshold:g}",
+        *([f"{num_skipped} skipped"] if num_skipped else []),
+    ]
+    print(f"{', '.join(facts)}: {visible(args.output)}")
     if num_skipped:
         sys.exit(1)
 

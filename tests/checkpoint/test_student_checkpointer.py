@@ -126,7 +126,11 @@ def test_plain_model_is_saved_in_the_format_of_detectron2(tiny_model, tmp_path):
 def test_weights_without_matching_tensors_are_refused(student_model, tmp_path):
     model, _ = student_model("faster_rcnn")
     torch.save({"model": {"foo.weight": torch.ones(3)}}, tmp_path / "other.pth")
-    with pytest.raises(AIDError, match="none of the weights in the file belongs to this detector"):
+    message = (
+        r"MODEL.WEIGHTS .*/other.pth has no weights of this detector \(\d+ missing in the file: "
+        r"backbone.*; 1 unknown to the model: foo.weight\): append .matching_heuristics=True to a"
+    )
+    with pytest.raises(AIDError, match=message):
         StudentCheckpointer(model).load(str(tmp_path / "other.pth"), checkpointables=[])
 
 

@@ -243,8 +243,20 @@ def test_file_of_nearly_the_same_name_is_suggested(tmp_path, monkeypatch):
         load_config("bas.yaml")
     with pytest.raises(AIDError, match=r"no/such.yaml does not exist: check"):
         load_config("no/such.yaml")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").touch()
+    with pytest.raises(
+        AIDError, match=r"run is a folder \(did you mean run/config.yaml\?\): check"
+    ):
+        load_config("run")
     with pytest.raises(AIDError, match=r"2x.yaml was .*mean COCO-Detection/retinanet_R_50"):
         load_teacher_config("COCO-Detection/retinanet_R_50_FPN_2x.yaml")
+
+
+def test_two_merged_sections_are_no_repeated_key(tmp_path):
+    text = "SEED: 7\nMODEL: &same {WEIGHTS: ''}\nTEACHER: {<<: *same, <<: *same}\n"
+    (tmp_path / "a.yaml").write_text(text)
+    assert load_config(str(tmp_path / "a.yaml")).SEED == 7
 
 
 def test_home_folder_in_output_dir_is_expanded(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
 from aid.data import register_coco
+from aid.data.coco import load_coco
 from aid.data.masks import MAX_OUTLINE, usable_mask
 from aid.utils.errors import AIDError
 
@@ -96,6 +97,14 @@ def test_missing_files_are_reported(dataset, tmp_path):
     (tmp_path / "a.json").unlink()
     with pytest.raises(AIDError, match="a.json does not exist: mount it"):
         DatasetCatalog.get(name)
+
+
+def test_target_of_a_dead_link_to_the_images_is_named(dataset, tmp_path):
+    """As tools/convert_dataset.py writes one, and the images are moved later."""
+    name = dataset()
+    (tmp_path / "images").symlink_to("/moved")
+    with pytest.raises(AIDError, match="images, a link to /moved, does not exist: mount it"):
+        load_coco(name, str(tmp_path / "a.json"), str(tmp_path / "images"), "mount it")
 
 
 @pytest.mark.parametrize("name", ["..b/c.png", "./..b/../..b/c.png", "link.png"])

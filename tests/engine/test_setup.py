@@ -310,6 +310,16 @@ def test_missing_weights_are_reported_before_the_folder_is_made(configure, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_may_have_the_query_of_detectron2(configure, tmp_path):
+    """With it, the names of a backbone's weights are matched by their ends."""
+    (tmp_path / "a.pth").write_bytes(b"")
+    key, query = "MODEL.WEIGHTS", "?matching_heuristics=True"
+    configure("--num-gpus", "0", opts=[key, f"{tmp_path}/a.pth{query}"])
+    message = r"b.pth\?matching_heuristics=True does not exist .did you mean .*/a.pth\?.: restore"
+    with pytest.raises(AIDError, match=message):
+        configure("--num-gpus", "0", opts=[key, f"{tmp_path}/b.pth{query}"])
+
+
 def test_ignored_key_is_on_the_screen_and_in_the_log(configure, no_handlers, tmp_path, capsys):
     configure("--num-gpus", "0", opts=["AID.MOMENTUM", 0.5])
     warning = "Deprecated config key (ignoring): AID.MOMENTUM"

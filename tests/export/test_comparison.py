@@ -132,3 +132,12 @@ def test_table_of_times_and_differences():
     assert lines[2].count("|") == 8 and "bbox 20.00, segm 9.88" in lines[2] and "5.68" in lines[2]
     assert [x.strip() for x in lines[3].split("|")[2:5]] == ["", "11.84", ""]
     assert math.isnan(Row("x", 1, 1).milliseconds)
+
+
+def test_table_has_sizes_of_images_only_if_they_differ():
+    small, large = Row("student", 1, 1, pixels="96x320"), Row("teacher", 1, 1, pixels="192x640")
+    assert "pixels" not in table([small, small])
+    assert [line.split("|")[2].strip() for line in table([small, large]).splitlines()[2:]] == [
+        "96x320",
+        "192x640",
+    ]

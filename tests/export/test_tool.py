@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import BoxMode
@@ -74,7 +75,7 @@ def test_student_and_teacher_are_exported_and_measured(student, call, tmp_path):
     ]
     assert list(contract["outputs"]) == ["boxes", "scores", "classes"]
     page = (tmp_path / "out/export.md").read_text()
-    assert "threads: 1" in page and all(f"| {name} " in page for name in names)
+    assert ", threads: 1" in page and all(f"| {name} " in page for name in names)
 
 
 def test_file_with_other_detections_is_removed(student, call, tmp_path, monkeypatch):
@@ -102,6 +103,14 @@ def test_no_teacher_option_omits_a_missing_teacher(student, call, tmp_path):
 def test_unreadable_images_are_reported(student, call, tmp_path):
     status, errors = call(*student, "--no-teacher", "--images", str(tmp_path / "gone.png"))
     assert status == 2 and "gone.png: does not exist" in errors[0]
+    content = yaml.safe_load((tmp_path / "student.yaml").read_text())
+    content["DATASETS"]["TEST"] = ["registered_by_a_file"]
+    (tmp_path / "student.yaml").write_text(yaml.safe_dump(content))
+    weights = torch.load(tmp_path / "student.pth")
+    weights["classes"] = [{"id": k, "name": name} for k, name in enumerate("abc")]
+    torch.save(weights, tmp_path / "student.pth")
+    status, errors = call(*student, "--no-teacher")
+    assert status == 2 and "add --register FILE, or --images IMAGE" in errors[0]
 
 
 @pytest.mark.parametrize("fmt", ["script", "onnx"])
@@ -177,6 +186,19 @@ def test_baselines_and_teacher_are_in_the_table(student, labeled, call, reposito
     assert own["gflops"] == file["gflops"] != teacher["gflops"] > 0
     assert teacher["ap"]["bbox"] < own["ap"]["bbox"] == pytest.approx(file["ap"]["bbox"], abs=1)
     assert f"AP on {labeled}" in (tmp_path / "out/export.md").read_text()
+
+
+def test_rows_beside_baselines_are_named_by_their_folders(student, call, tmp_path, monkeypatch):
+    """The plain student of tools/new_project.py is in a folder "student"."""
+    for name in ("student", "aid"):
+        (tmp_path / name).mkdir()
+        shutil.copy(tmp_path / "student.pth", tmp_path / name / "model_final.pth")
+        shutil.copy(tmp_path / "student.yaml", tmp_path / name / "config.yaml")
+    monkeypatch.chdir(tmp_path / "aid")
+    options = ["--config-file", ".", "--format", "trace", "--baselines", "../student"]
+    assert call(*options) == (0, [])
+    rows = json.loads((tmp_path / "out/export.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["teacher", "student", "aid", "TorchScript, traced"]
 
 
 def test_baselines_of_other_classes_are_refused(student, labeled, call, tmp_path):

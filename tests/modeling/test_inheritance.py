@@ -41,8 +41,11 @@ def test_tensors_of_another_shape_are_not_inherited(student_model, tiny_model, c
         inherited = inherit(model, teacher)
     assert "proposal_generator.rpn_head.conv.weight" in inherited
     assert torch.equal(model.roi_heads.box_predictor.cls_score.weight, head)
-    skipped = caplog.text.partition("not inherited: ")[2]
-    assert "roi_heads.box_head.fc1" in skipped and "rpn_head" not in skipped
+    copied, _, skipped = caplog.text.partition("; not inherited: ")
+    assert "roi_heads.box_head.fc1, " in skipped and "rpn_head" not in skipped
+    assert "box_predictor.cls_score.bias" in copied  # the module is copied in part
+    assert "box_predictor.cls_score.weight" in skipped
+    assert not set(copied.split(": ")[-1].split(", ")) & set(skipped.strip().split(", "))
 
 
 def test_teacher_of_another_family_provides_its_fpn(student_model, tiny_model):

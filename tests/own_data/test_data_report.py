@@ -65,6 +65,7 @@ def test_report_counts_objects_by_split_class_and_size(convert_dataset, labels, 
     written = (tmp_path / "converted/data_report.md").read_text()
     assert written.strip() in text
     assert "| forklift |       1 |     2 |" in written
+    assert "Format: cvat. 2 classes. Split: that of the data." in written
     assert "* Not read: CVAT shapes of type points: 5." in written
     assert "* Training skips 1 image without objects." in written
 
@@ -84,6 +85,20 @@ def test_notes_name_what_harms_a_training(convert_dataset, labels, layouts, tmp_
     report = json.loads((tmp_path / "converted/data_report.json").read_text())
     train, val = (str(folder / x) for x in ("train/images/a.png", "val/images/d.png"))
     assert report["near_duplicates"] == [{"val": val, "train": train}]
+
+
+def test_another_draw_is_advised_if_a_class_is_in_one_split_only(convert_dataset, labels):
+    text = convert_dataset(labels("yolo"), "--val-share", "0.2", "--seed", "1")[1]
+    assert "so that they have no AP: forklift; another --seed may draw some." in text
+
+
+def test_labels_of_larger_images_are_noted(convert_dataset, labels):
+    """Files of KITTI do not have the size of the image that was labeled."""
+    folder = labels("kitti")
+    for path in folder.glob("training/label_2/*.txt"):
+        path.write_text("Car 0 0 0 130 10 150 20 0 0 0 0 0 0 0\n" + path.read_text())
+    text = convert_dataset(folder)[1]
+    assert "labels of train are outside of their image: if images were resized" in text
 
 
 def test_number_of_compared_images_is_limited(convert_dataset, labels, monkeypatch, tmp_path):

@@ -131,6 +131,27 @@ def test_coco_keeps_crowds_and_counts_what_is_left_out(labels):
     assert sorted(found.left_out.values()) == [1, 1, 1]
 
 
+def test_data_yaml_stands_for_its_folder(labels):
+    folder = labels("yolo")
+    assert read_labels(str(folder / "data.yaml")) == read_labels(str(folder))
+
+
+def test_cvat_without_a_list_of_labels_has_the_classes_of_its_objects(labels, layouts):
+    folder = labels("cvat")
+    spoil(folder, "annotations.xml", "<labels>", "<other>")
+    spoil(folder, "annotations.xml", "</labels>", "</other>")
+    assert read_labels(str(folder)).classes == sorted(layouts.CLASSES)
+
+
+def test_file_with_an_unlisted_label_is_named(labels, tmp_path):
+    folder = labels("cvat")
+    text = (folder / "annotations.xml").read_text()
+    (folder / "z.xml").write_text(text.partition("<image")[0] + "</annotations>")
+    spoil(folder, "annotations.xml", 'label="person"', 'label="x"')
+    with pytest.raises(AIDError, match=r"annotations.xml has label x, which is not in its list"):
+        read_labels(str(folder))
+
+
 def test_one_file_and_a_folder_of_images_can_be_given(labels, tmp_path):
     folder = labels("cvat")
     shutil.move(folder / "annotations.xml", tmp_path / "labels.xml")

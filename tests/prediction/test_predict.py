@@ -235,6 +235,17 @@ def test_classes_are_read_from_the_json_file(saved, toy_dataset, call, tmp_path)
     assert {x["category_id"] for x in written["annotations"]} <= {3, 7, 90}
 
 
+def test_number_of_detections_is_printed(saved, toy_dataset, load_script, tmp_path, capsys):
+    """Empty pictures are then no riddle."""
+    config, weights = saved("faster_rcnn")
+    args = ["--config-file", config, "--weights", weights, "--no-pictures", "--score-threshold"]
+    args += ["0", "--output", str(tmp_path / "out"), str(tmp_path / "0.png")]
+    load_script("tools/predict.py").main(args)
+    number = len(json.loads((tmp_path / "out/detections.json").read_text())["annotations"])
+    expected = f"1 image, {number} detections with a score of at least 0: {tmp_path}/out\n"
+    assert number > 1 and capsys.readouterr().out == expected
+
+
 class Claim:
     """Video of three frames, the second unreadable, whose header claims 2**31 - 1."""
 

@@ -47,7 +47,7 @@ def test_outcome_comes_first_and_tables_have_few_columns(parts):
     assert results.header == ["run", "AP", "AP50", "role", "iterations", "minutes"]
     assert cells(results) == ["student", "25.0", "50.0", "plain", "200", "1.6"]
     assert classes.header == ["run", "Car", "Cyclist"]
-    assert cells(classes) == ["student", "30.0", "nan"]
+    assert cells(classes) == ["student", "30.0", "-"]
     assert cost.header == ["run", "parameters", "GFLOPs", "s / image", "s / iteration"]
     headings = [x.text for x in actual if isinstance(x, Heading)]
     assert headings == ["AP by class", "Cost", "Training", "Detections"]
@@ -72,12 +72,13 @@ def test_class_named_like_a_result_is_supported(parts):
         (
             ["Car", "mostly hidden", "tiny"],
             "Each instance is in the first group that applies: the object is mostly hidden; the "
-            "object is tiny in the network's input; otherwise its class.",
+            "object is smaller than 16 pixels in the network's input; otherwise its class.",
         ),
         (
             ["Car", "wrong class", "jittered box", "mostly hidden", "tiny"],
             "applies: the label has the wrong class; the box is jittered; the object is mostly "
-            "hidden; the object is tiny in the network's input; otherwise its class.",
+            "hidden; the object is smaller than 16 pixels in the network's input; otherwise its "
+            "class.",
         ),
     ],
 )

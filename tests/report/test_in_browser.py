@@ -51,13 +51,13 @@ def test_page_loads_without_errors_or_requests(opened, tmp_path):
     assert opened.evaluate("document.title").startswith("title <img")
 
 
-def test_click_sorts_numbers_both_ways_with_nan_last(opened):
+def test_click_sorts_numbers_both_ways_with_missing_last(opened):
     button = f"{HEADER.format(2)}.querySelector('button')"
-    assert opened.evaluate(COLUMN.format(2)) == ["9.5", "10.2", "nan", "-1.0"]
+    assert opened.evaluate(COLUMN.format(2)) == ["9.5", "10.2", "-", "-1.0"]
     for state, expected in (
-        ("ascending", ["-1.0", "9.5", "10.2", "nan"]),
-        ("descending", ["10.2", "9.5", "-1.0", "nan"]),
-        ("ascending", ["-1.0", "9.5", "10.2", "nan"]),
+        ("ascending", ["-1.0", "9.5", "10.2", "-"]),
+        ("descending", ["10.2", "9.5", "-1.0", "-"]),
+        ("ascending", ["-1.0", "9.5", "10.2", "-"]),
     ):
         box = opened.evaluate(f"{button}.getBoundingClientRect().toJSON()")
         for kind in ("mousePressed", "mouseReleased"):

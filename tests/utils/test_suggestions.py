@@ -23,5 +23,7 @@ def test_nearest_file_is_in_the_same_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert did_you_mean_file("a/runs.yaml") == " (did you mean a/run.yaml?)"
     assert did_you_mean_file("b/run.yaml") == " (did you mean b/rum.yaml?)"  # run.yam is a folder
+    (tmp_path / "a/config.yaml").touch()  # a is the output folder of a run
+    assert did_you_mean_file("a") == " (did you mean a/config.yaml?)"
     assert did_you_mean_file("run.yaml") == did_you_mean_file("gone/run.yaml") == ""
     assert did_you_mean_file("ru.yaml", "", str(tmp_path / "a")) == " (did you mean run.yaml?)"

@@ -9,6 +9,7 @@ from .reading import (
     clear_load_errors,
     last_checkpoint,
     load_file,
+    local_file,
 )
 from .stored_classes import check_stored_classes
 from .strict_checkpointer import StrictCheckpointer
@@ -27,6 +28,7 @@ __all__ = [
     "clear_load_errors",
     "last_checkpoint",
     "load_file",
+    "local_file",
     "non_finite",
     "torchvision_weights",
 ]

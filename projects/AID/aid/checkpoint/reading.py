@@ -19,7 +19,14 @@ from ..utils.suggestions import did_you_mean_file
 from .finite import NonFiniteError, non_finite
 from .plain_pickle import check_pickle
 
-__all__ = ["SafeCheckpointer", "check_kinds", "clear_load_errors", "last_checkpoint", "load_file"]
+__all__ = [
+    "SafeCheckpointer",
+    "check_kinds",
+    "clear_load_errors",
+    "last_checkpoint",
+    "load_file",
+    "local_file",
+]
 
 # Largest ratio of the content of a file of PyTorch to the file. PyTorch does not compress.
 MAX_GROWTH = 4
@@ -161,6 +168,11 @@ class SafeCheckpointer(DetectionCheckpointer, _TensorsOnly):
         return incompatible
 
 
+def local_file(path: str) -> str:
+    """Path of weights on this machine without Detectron2's query ``?matching_heuristics=True``."""
+    return path if os.path.exists(path) else path.partition("?")[0]
+
+
 @contextmanager
 def clear_load_errors(key: str, path: str) -> Iterator[None]:
     """Convert errors of loading a file to an AIDError.
@@ -199,10 +211,10 @@ def clear_load_errors(key: str, path: str) -> Iterator[None]:
                 f"{os.path.join(get_cache_dir(), 'detectron2', name)}, or set {key} to a file you "
                 "have"
             ) from error
-        if "://" not in path and not os.path.exists(path):
+        if "://" not in path and not os.path.exists(local_file(path)):
             raise AIDError(
-                f"{key} {path} does not exist{did_you_mean_file(path)}: restore it, or name "
-                "another file"
+                f"{key} {path} does not exist{did_you_mean_file(local_file(path))}: restore it, or "
+                "name another file"
             ) from error
         raise AIDError(
             f"{key} {path} cannot be read ({reason}): the file may be cut off, or of another kind"

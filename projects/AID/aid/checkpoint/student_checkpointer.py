@@ -97,6 +97,7 @@ class StudentCheckpointer(SafeCheckpointer):
         """
         resumed = path and (checkpointables is None or "distillation" in checkpointables)
         self._resumes_from = path if resumed else None
+        self._path = path
         with clear_load_errors("--resume:" if resumed else "MODEL.WEIGHTS", path):
             rest = super().load(path, checkpointables)
         if resumed and (self._average is not None) != ("own_weights" in self._content):
@@ -137,17 +138,20 @@ class StudentCheckpointer(SafeCheckpointer):
         if path and "distillation" in self._content & set(self.checkpointables):
             check_kinds(checkpoint["distillation"], self.model.distillation.state_dict())
         incompatible = super()._load_model(checkpoint)
-        own_keys = {k for k, _ in self.model.named_parameters() if not k.startswith(PREFIX)}
-        other_shape = {key for key, *_ in incompatible.incorrect_shapes}
-        if own_keys <= other_shape.union(incompatible.missing_keys):
-            raise AIDError(
-                "MODEL.WEIGHTS: none of the weights in the file belongs to this detector; choose "
-                "another file, or an empty MODEL.WEIGHTS for random weights"
-            )
         # Adapters are loaded from the key "distillation", or initialized with new weights.
         incompatible.missing_keys[:] = [
             key for key in incompatible.missing_keys if not key.startswith(PREFIX)
         ]
+        own_keys = {k for k, _ in self.model.named_parameters() if not k.startswith(PREFIX)}
+        other_shape = {key for key, *_ in incompatible.incorrect_shapes}
+        if own_keys <= other_shape.union(incompatible.missing_keys):
+            advice = "append ?matching_heuristics=True to a file for MODEL.TORCHVISION, "
+            raise AIDError(
+                f"MODEL.WEIGHTS {self._path} has no weights of this detector "
+                f"({mismatches(incompatible)}): "
+                f"{'' if checkpoint.get('matching_heuristics') else advice}"
+                "choose another file, or an empty MODEL.WEIGHTS for random weights"
+            )
         return incompatible
 
     def _log_incompatible_keys(self, incompatible) -> None:

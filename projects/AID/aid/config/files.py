@@ -127,8 +127,9 @@ def check_exists(config_file: str) -> None:
         AIDError: there is none; the message suggests one of nearly the same name.
     """
     if not os.path.isfile(config_file):
+        fault = "is a folder" if os.path.isdir(config_file) else "does not exist"
         raise AIDError(
-            f"config file {config_file} does not exist{did_you_mean_file(config_file)}: check "
+            f"config file {config_file} {fault}{did_you_mean_file(config_file)}: check "
             "--config-file"
         )
 

@@ -170,7 +170,8 @@ def load_coco(
     """
     coco = read_coco(json_file, how_to_get)
     if not os.path.isdir(image_root):
-        raise AIDError(f"image folder {image_root} does not exist: {how_to_get}")
+        link = f", a link to {os.readlink(image_root)}," if os.path.islink(image_root) else ""
+        raise AIDError(f"image folder {image_root}{link} does not exist: {how_to_get}")
     files = [x["file_name"] for x in coco["images"]]
     exists = in_threads(lambda name: os.path.isfile(os.path.join(image_root, name)), files)
     missing = [name for name, there in zip(files, exists, strict=True) if not there]

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
-from ..checkpoint import clear_load_errors, last_checkpoint, load_file
+from ..checkpoint import clear_load_errors, last_checkpoint, load_file, local_file
 from ..config import get_value, load_config
 from ..data.classes import check_class_lists, class_list
 from ..data.conventions import warn_of_boxes
@@ -170,7 +170,7 @@ def weights_to_evaluate(cfg: CfgNode, resume: bool) -> str:
 def _check_weights(path: str) -> None:
     """Check that weights on this machine can be opened; "" are random ones."""
     if path and "://" not in path:
-        with clear_load_errors("MODEL.WEIGHTS", path), open(path, "rb"):
+        with clear_load_errors("MODEL.WEIGHTS", path), open(local_file(path), "rb"):
             pass
 
 

@@ -19,7 +19,8 @@ def inherit(student: nn.Module, teacher: nn.Module) -> list[str]:
     """Copy the teacher's FPN and heads into the student where names and shapes match.
 
     This is the inheriting strategy of FGD (Yang et al., CVPR 2022) and MGD (Yang et al., ECCV
-    2022). The log lists the modules that were copied and those that were not.
+    2022). The log lists the modules that were copied and those that were not, and of a module that
+    was copied in part its tensors.
 
     Args:
         student: a detector; changed in place.
@@ -50,14 +51,21 @@ def inherit(student: nn.Module, teacher: nn.Module) -> list[str]:
         )
     for name in inherited:
         student_state[name].copy_(teacher_state[name])
+    others = student_state.keys() - set(inherited)
     logging.getLogger(__name__).info(
         "Inherited from the teacher: %s; not inherited: %s",
-        _modules(inherited),
-        _modules(student_state.keys() - set(inherited)) or "none",
+        _modules(inherited, others),
+        _modules(others, inherited) or "none",
     )
     return inherited
 
 
-def _modules(names: Collection[str]) -> str:
-    """Names of the modules of these tensors, without duplicates."""
-    return ", ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in sorted(names)))
+def _modules(names: Collection[str], others: Collection[str]) -> str:
+    """Names of the modules of these tensors; of tensors where a module has some of the others."""
+    partly = {_module(name) for name in others}
+    shown = (name if _module(name) in partly else _module(name) for name in sorted(names))
+    return ", ".join(dict.fromkeys(shown))
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0] or name

@@ -21,12 +21,15 @@ def did_you_mean(name: object, names: Iterable[str]) -> str:
 
 
 def did_you_mean_file(path: str, *roots: str) -> str:
-    """Part of a message that suggests a file of nearly the same name in the same folder.
+    """Part of a message that suggests a file of nearly the same name in the same folder, or the
+    ``config.yaml`` in the output folder of a run.
 
     Args:
-        path: of a missing file.
+        path: of a missing file, or a folder in place of a file.
         roots: folders that a relative path may start from; default: the current folder.
     """
+    if os.path.isfile(os.path.join(path, "config.yaml")):
+        return f" (did you mean {os.path.join(path, 'config.yaml')}?)"
     folder, name = os.path.split(path)
     for root in roots or ("",):
         place = os.path.join(root, folder) or "."

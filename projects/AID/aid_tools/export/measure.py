@@ -35,6 +35,7 @@ class Row:
         milliseconds: median latency for one image; NaN before the measurement.
         ap: average precision by task; None if it was not measured.
         gflops: multiply-adds for one image, in units of 1e9; None if they were not counted.
+        pixels: height x width of the image of which GFLOPs and latency are.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Row:
     milliseconds: float = math.nan
     ap: dict[str, float] | None = None
     gflops: float | None = None
+    pixels: str = ""
 
 
 @torch.no_grad()
@@ -78,9 +80,11 @@ def size_of_weights(detector: nn.Module) -> float:
 
 
 def table(rows: list[Row]) -> str:
-    """Format the rows as a Markdown table, with GFLOPs and AP if any were measured."""
+    """Format the rows as a Markdown table; columns without values, or of one size, are omitted."""
+    sizes = [row.pixels for row in rows]
     columns = {
         "": [markdown_cell(row.name) for row in rows],
+        "pixels": sizes if len(set(sizes)) > 1 else [],
         "AP": [_format_ap(row.ap) for row in rows],
         "M parameters": [f"{row.parameters:.2f}" for row in rows],
         "GFLOPs": ["" if row.gflops is None else f"{row.gflops:.2f}" for row in rows],

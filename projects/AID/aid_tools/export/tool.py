@@ -124,10 +124,12 @@ def export_and_compare(
     pictures = list(_pictures(args, cfg))
     images = [as_input(picture, cfg)["image"].float() for picture in pictures]
     forms = [] if args.no_teacher else _teachers(cfg, pictures[0])
-    own = _eager("student" if forms else "detector", detector, cfg, pictures[0])
+    name = "student" if forms else "detector"
+    if baselines and os.path.isdir(args.config_file):
+        name = _folder_name(args.config_file)
+    own = _eager(name, detector, cfg, pictures[0])
     for folder, baseline in zip(args.baselines, baselines, strict=True):
-        name = os.path.basename(os.path.normpath(folder))
-        forms.append(_eager(name, baseline.model, baseline.cfg, pictures[0]))
+        forms.append(_eager(_folder_name(folder), baseline.model, baseline.cfg, pictures[0]))
     files = {
         kind: _export(kind, own, detector, images, args) for kind in dict.fromkeys(args.format)
     }
@@ -140,9 +142,10 @@ def export_and_compare(
             form.evaluate(args.evaluate)
     times = latencies([form.timed for form in forms], args.repeat)
     rows = [replace(form.row, milliseconds=ms) for form, ms in zip(forms, times, strict=True)]
+    sizes = {row.pixels for row in rows}
     setting = (
-        f"{'x'.join(map(str, images[0].shape[1:]))} pixels, one image at a time, CPU, threads: "
-        f"{args.threads}, median of {args.repeat} runs, torch {torch.__version__}"
+        f"{f'{own.row.pixels} pixels, ' if len(sizes) == 1 else ''}one image at a time, CPU, "
+        f"threads: {args.threads}, median of {args.repeat} runs, torch {torch.__version__}"
     )
     if args.int8 or args.evaluate:
         setting += f"; AP on {_dataset(args, cfg)}"
@@ -151,6 +154,10 @@ def export_and_compare(
     write_text(os.path.join(args.output, "export.md"), page)
     measured = {"setting": setting, "tolerance": TOLERANCE, "rows": [asdict(row) for row in rows]}
     write_json(os.path.join(args.output, "export.json"), measured)
+
+
+def _folder_name(path: str) -> str:
+    return os.path.basename(os.path.abspath(path))
 
 
 def _export(
@@ -196,7 +203,9 @@ def _pictures(args: Namespace, cfg: CfgNode) -> Iterator[np.ndarray]:
         check_dataset(cfg, "TEST", dataset)
         names = [x["file_name"] for x in DatasetCatalog.get(dataset)]
         return _frames(names[: args.num_images], cfg, args.num_images)
-    raise AIDError("no dataset of DATASETS.TEST is registered: add --images IMAGE ...")
+    raise AIDError(
+        "no dataset of DATASETS.TEST is registered: add --register FILE, or --images IMAGE ..."
+    )
 
 
 def _frames(inputs: list[str], cfg: CfgNode, number: int) -> Iterator[np.ndarray]:
@@ -235,6 +244,7 @@ def _eager(name: str, detector: nn.Module, cfg: CfgNode, picture: np.ndarray) ->
         size_of_weights(detector),
         num_parameters(detector),
         gflops=count_gflops(detector, sample),
+        pixels="x".join(map(str, sample["image"].shape[1:])),
     )
 
     def run(image: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -23,6 +23,9 @@ SMALL, MEDIUM, TINY = 32, 96, 8
 MAX_COMPARED = 20_000
 # Share of tiny objects from which the report advises larger images.
 MANY_TINY = 0.05
+# Share of labels outside of their image from which they seem to be of images of another size, which
+# KITTI's files do not tell.
+MANY_OUTSIDE = 0.05
 
 
 def measure(labels: Labels, splits: dict[str, Split], how_split: str) -> dict:
@@ -43,6 +46,7 @@ def measure(labels: Labels, splits: dict[str, Split], how_split: str) -> dict:
     size = InputSize([(x["width"], x["height"]) for x in train])
     names = Counter(os.path.basename(path) for split in splits.values() for path in split.paths)
     return {
+        "format": labels.format,
         "classes": labels.classes,
         "split": how_split,
         "input_size": {"MIN_SIZE_TEST": size.min_test, "MAX_SIZE_TEST": size.longest},
@@ -106,10 +110,12 @@ def describe(content: dict) -> str:
     ]
     parts = [
         "# Data",
-        f"{counted(len(content['classes']), 'class')}. Split: {markdown_text(content['split'])}.",
+        f"Format: {content['format']}. {counted(len(content['classes']), 'class')}. Split: "
+        f"{markdown_text(content['split'])}.",
         _table(header, [[name, *(x[k] for k in columns)] for name, x in splits.items()]),
         "Boxes that leave their image were clipped; those without area, or outside of their image, "
-        "were left out. Ignored regions are crowds: training and the metric skip them.",
+        "were left out. Ignored regions are crowds: the metric ignores detections there; training "
+        "takes them as background, or with INPUT.IGNORE_REGIONS ignores them, too.",
         "## Objects of each class",
         _table(["class", *splits], by_class),
         "## Sizes of the objects",
@@ -140,10 +146,19 @@ def _notes(content: dict) -> list[str]:
                 "detector can find such objects. They are left out: correct or remove them."
             )
     for name, split in splits.items():
+        labels = sum(split[k] for k in ("objects", "ignored_regions", "without area", "outside"))
+        if split["outside"] > MANY_OUTSIDE * labels:
+            notes.append(
+                f"{split['outside']} of {counted(labels, 'label')} of {name} are outside of their "
+                "image: if images were resized after the labeling, give those that were labeled."
+            )
         absent = [k for k, number in split["objects_by_class"].items() if not number]
         if absent:
             effect = "cannot be learned" if name == "train" else "have no AP"
-            notes.append(f"Without objects in {name}, so that they {effect}: {', '.join(absent)}.")
+            is_drawn = content["split"].startswith("drawn")
+            advice = "; another --seed may draw some" if is_drawn else ""
+            names = ", ".join(absent)
+            notes.append(f"Without objects in {name}, so that they {effect}: {names}{advice}.")
         if split["tiny"] > MANY_TINY * split["objects"]:
             notes.append(
                 f"{split['tiny'] / split['objects']:.0%} of the objects of {name} are smaller than "

@@ -49,7 +49,7 @@ class LabelFiles:
     def __init__(self, path: str):
         """
         Args:
-            path: a folder, or one label file.
+            path: a folder, or one label file; YOLO's data.yaml stands for its folder.
 
         Raises:
             AIDError: there is nothing at the path, a file is no regular one, or a list names an
@@ -58,7 +58,8 @@ class LabelFiles:
         if not os.path.exists(path):
             raise AIDError(f"{path} does not exist: name a folder of labels, or a label file")
         self.root = path if os.path.isdir(path) else os.path.dirname(path) or "."
-        self._paths = _walk(path) if os.path.isdir(path) else [path]
+        is_folder = os.path.isdir(path) or path.lower().endswith((".yaml", ".yml"))
+        self._paths = _walk(self.root) if is_folder else [path]
         _check_regular(self._paths)
         self.listed = self._read_lists()
 

@@ -64,6 +64,7 @@ def read_labels(path: str, image_root: str = "", name: str = "") -> Labels:
     if unused:
         labels.left_out[f"classes without any object ({', '.join(unused)})"] = len(unused)
     labels.classes = [x for x in labels.classes if x in used]
+    labels.format = name
     return labels
 
 

@@ -54,8 +54,10 @@ class Labels:
         classes: names of the classes, in the order of their ids.
         images: images with their objects.
         left_out: {description: number} of what was not read.
+        format: name of the format that they were read in.
     """
 
     classes: list[str]
     images: list[LabeledImage]
     left_out: Counter = field(default_factory=Counter)
+    format: str = ""

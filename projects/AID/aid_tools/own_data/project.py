@@ -300,7 +300,8 @@ def _coco_teacher(project: Project, classes: list[str]) -> str:
     unknown = [x for x in classes if x not in matches]
     if not entries:
         raise AIDError(
-            f"--teacher coco: COCO has none of the classes {', '.join(classes)}: train a teacher"
+            f"--teacher coco: COCO has none of the classes {', '.join(classes)}: train a "
+            "teacher, or map classes of other names by hand (docs/teachers.md)"
         )
     config_file, weights = DETECTORS[project.detector].coco_teacher
     note = f"  # COCO has no class for {_quoted(unknown)}.\n" if unknown else ""

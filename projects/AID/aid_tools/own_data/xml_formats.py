@@ -82,6 +82,8 @@ def is_cvat(files: LabelFiles) -> bool:
 def read_cvat(files: LabelFiles, images: Images) -> Labels:
     """Read CVAT for images: boxes, polygons, and the boxes of masks.
 
+    The classes are those of the list of labels in the file, or else those of the objects.
+
     Raises:
         AIDError: a file is malformed or one of CVAT for video, images are missing, or files have
             different lists of classes.
@@ -111,10 +113,10 @@ def read_cvat(files: LabelFiles, images: Images) -> Labels:
             shapes = [_cvat_object(x, labels.left_out) for x in node if "label" in x.attrib]
         objects, split = [x for x in shapes if x], split or images.split_of(image)
         labels.images.append(LabeledImage(image, path, objects, split, size))
-    labels.classes = same_classes(lists)
-    unknown = {x.name for image in labels.images for x in image.objects} - set(labels.classes)
-    if unknown:
-        raise AIDError(f"{path} has label {min(unknown)}, which is not in its list of labels")
+    sources = {x.name: image.source for image in labels.images for x in image.objects}
+    labels.classes = same_classes({k: x for k, x in lists.items() if x}) or sorted(sources)
+    for name in sorted(sources.keys() - set(labels.classes)):
+        raise AIDError(f"{sources[name]} has label {name}, which is not in its list of labels")
     return labels
 
 

@@ -44,7 +44,9 @@ def predict(
             yield frame, detections[detections.scores >= score_threshold]
 
 
-def predict_files(args: Namespace, predictor: Predictor, sources: list[Source]) -> tuple[int, int]:
+def predict_files(
+    args: Namespace, predictor: Predictor, sources: list[Source]
+) -> tuple[int, int, int]:
     """Run a detector on images and videos, and write its detections.
 
     Args:
@@ -53,9 +55,10 @@ def predict_files(args: Namespace, predictor: Predictor, sources: list[Source]) 
         sources: of :func:`~aid_tools.prediction.find_sources`.
 
     Returns:
-        Number of frames, and of those that were skipped since they cannot be read.
+        Number of frames, of their detections, and of frames that were skipped since they cannot be
+        read.
     """
-    num_frames, skipped = 0, []
+    num_frames, num_detections, skipped = 0, 0, []
     names, ids = predictor.class_names, predictor.class_ids
 
     def skip(line: str) -> None:
@@ -80,5 +83,6 @@ def predict_files(args: Namespace, predictor: Predictor, sources: list[Source]) 
             for writer in writers:
                 writer.write(frame, detections)
             num_frames += 1
+            num_detections += len(detections)
             bar.update()
-    return num_frames, len(skipped)
+    return num_frames, num_detections, len(skipped)

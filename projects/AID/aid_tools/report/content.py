@@ -162,7 +162,13 @@ def _note_on_seeds(settings: list[Setting]) -> str:
 def _by_class(findings: Findings) -> list[Part]:
     classes = findings.runs[0].classes
     table = [[TableCell(row["run"]), *_measured(row["classes"], classes)] for row in findings.rows]
-    return [Heading("AP by class"), Table("COCO AP by class", ["run", *classes], table)]
+    note = Text(f"-: a class without objects in {findings.runs[0].test_set}.")
+    lacks_ap = any(cell.text == "-" for row in table for cell in row[1:])
+    return [
+        Heading("AP by class"),
+        Table("COCO AP by class", ["run", *classes], table),
+        *([note] if lacks_ap else []),
+    ]
 
 
 def _measured(row: dict, measures: list[str]) -> list[TableCell]:

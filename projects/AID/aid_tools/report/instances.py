@@ -28,20 +28,20 @@ __all__ = [
     "read_records",
 ]
 
+# "tiny": square root of the box area, in pixels of the network's input.
+TINY_SIDE = 16
 # Groups of doubtful labels in the order of their tests, with their descriptions.
 DOUBTS = {
     "wrong class": "the label has the wrong class",
     "jittered box": "the box is jittered",
     "mostly hidden": "the object is mostly hidden",
-    "tiny": "the object is tiny in the network's input",
+    "tiny": f"the object is smaller than {TINY_SIDE} pixels in the network's input",
 }
 # Suffix of the group of a class that is named like a doubt.
 CLASS = " (class)"
 # "mostly hidden": less than this share of the silhouette is visible, or KITTI's occlusion state is
 # "largely occluded".
 HIDDEN_VISIBLE, HIDDEN_OCCLUDED = 0.45, 2
-# Square root of the box area, in pixels of the network's input.
-TINY_SIDE = 16.0
 
 
 @dataclass(frozen=True)

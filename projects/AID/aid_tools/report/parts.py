@@ -20,8 +20,8 @@ class TableCell:
 
 
 def number(value: float, form: str = "{:.1f}") -> TableCell:
-    """Make a cell from a number and its format; NaN gets no sort key."""
-    return TableCell(form.format(value), None if math.isnan(value) else float(value))
+    """Make a cell from a number and its format; NaN is a dash without a sort key."""
+    return TableCell("-") if math.isnan(value) else TableCell(form.format(value), float(value))
 
 
 def code(name: str) -> str:
