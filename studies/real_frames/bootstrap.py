@@ -72,9 +72,11 @@ class PooledEvaluation:
 def runs_of(root: str, rule: str) -> dict[str, list[str]]:
     """{seed: runs of a rule, one for each fold}."""
     runs: dict[str, list[str]] = {}
-    for path in sorted(glob.glob(f"{root}/runs/*/*/*/{rule}_*/strength_*/seed_*")):
-        if os.path.isfile(f"{path}/results.json"):
-            runs.setdefault(os.path.basename(path), []).append(path)
+    for path in sorted(glob.glob(f"{root}/runs/*/*/*/*/*/*/results.json")):
+        with open(path) as f:
+            labels = json.load(f)["labels"]
+        if labels["rule"] == rule:
+            runs.setdefault(f"seed_{labels['seed']}", []).append(os.path.dirname(path))
     return runs
 
 
