@@ -42,6 +42,22 @@ def nested(opening: str, closing: str, levels: int = 9) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("MODEL: {MASK_ON: True}\nVERSION: 2\nMODEL: {WEIGHTS: a.pth}\n", "line 3: MODEL is given"),
+        ("AID:\n  ALPHA: 0.2\n  CONSTANT: 0.5\n  ALPHA: 0.3\n", "line 4: ALPHA is given twice"),
+        ("TEACHER: {CLASS_MAP: [{a: 1, a: 2}]}\n", "line 1: a is given twice"),
+    ],
+)
+def test_key_given_twice_is_refused(text, message, tmp_path):
+    """YAML would keep the last one, and drop a whole section without a word."""
+    (tmp_path / "file.yaml").write_text("_BASE_: base.yaml\n")
+    (tmp_path / "base.yaml").write_text(text)
+    with pytest.raises(AIDError, match=f"base.yaml, {message}"):
+        load_config(str(tmp_path / "file.yaml"))
+
+
 MERGED = ["a0: &a0 {k: 1}"]
 MERGED += [f"a{k}: &a{k} {{<<: [{', '.join([f'*a{k - 1}'] * 9)}]}}" for k in range(1, 9)]
 
