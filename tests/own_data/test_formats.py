@@ -245,6 +245,15 @@ def test_images_that_are_missing_ambiguous_or_labeled_twice_are_refused(labels, 
         read_labels(str(folder))
 
 
+def test_old_labels_beside_those_of_yolo_are_refused(labels):
+    folder = labels("yolo")
+    shutil.copytree(folder / "train/labels", folder / "train/labels_old")
+    with pytest.raises(
+        AIDError, match=r"a\.png is labeled twice, by .*labels/a\.txt and .*labels_old"
+    ):
+        read_labels(str(folder))
+
+
 def test_labels_without_any_object_are_refused(labels):
     folder = labels("yolo")
     for path in folder.glob("*/labels/*.txt"):

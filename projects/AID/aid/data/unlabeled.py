@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from ..utils.errors import AIDError
+from ..utils.files import files_below
 from .images import IMAGES, ImageFault, check_header
 
 __all__ = ["load_images", "num_unlabeled", "register_images", "unlabeled_records", "upright_size"]
@@ -33,7 +34,8 @@ def load_images(folder: str) -> list[dict]:
     """List the images of a folder in Detectron2's standard format, without annotations.
 
     Args:
-        folder: searched with its subfolders for files with the extension of an image.
+        folder: searched with its subfolders for files with the extension of an image, see
+            :func:`~aid.utils.files.files_below`.
 
     Raises:
         AIDError: the folder does not exist or has no image, or the header of an image shows that
@@ -41,12 +43,7 @@ def load_images(folder: str) -> list[dict]:
     """
     if not os.path.isdir(folder):
         raise AIDError(f"image folder {folder} does not exist: check the path")
-    paths = sorted(
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(IMAGES)
-    )
+    paths = [x for x in files_below(folder) if x.lower().endswith(IMAGES)]
     if not paths:
         raise AIDError(f"image folder {folder} has no file with extension {', '.join(IMAGES)}")
     sizes = map(upright_size, paths)
@@ -61,12 +58,22 @@ def upright_size(path: str) -> tuple[int, int]:
     try:
         width, height = check_header(path)
         with Image.open(path) as image:
-            exif = Image.Exif()
-            exif.load(image.info.get("exif"))  # getexif() decodes a whole PNG
+            orientation = _orientation(image)
     except (OSError, ImageFault) as error:
         raise AIDError(f"image {path} cannot be read: {error}: replace or remove it") from error
-    swapped = exif.get(ORIENTATION_TAG) in SWAPPED
-    return (height, width) if swapped else (width, height)
+    return (height, width) if orientation in SWAPPED else (width, height)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """Orientation by which Detectron2 rotates an image; None without any, or if EXIF is damaged."""
+    try:
+        if image.format != "PNG":
+            return image.getexif().get(ORIENTATION_TAG)
+        exif = Image.Exif()
+        exif.load(image.info.get("exif"))  # getexif() decodes a whole PNG
+        return exif.get(ORIENTATION_TAG)
+    except Exception:  # of any type
+        return None
 
 
 def num_unlabeled(cfg: CfgNode, batch_size: int) -> int:

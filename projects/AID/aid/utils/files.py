@@ -17,6 +17,7 @@ __all__ = [
     "check_folder_name",
     "check_writable",
     "clear_write_errors",
+    "files_below",
     "json_text",
     "reason",
     "remove_parts",
@@ -85,6 +86,23 @@ def _finite(content: object) -> object:
         case float() if not math.isfinite(content):
             return None
     return content
+
+
+def files_below(root: str) -> list[str]:
+    """Sorted paths of all files in a folder and its subfolders, except hidden files.
+
+    Links out of the folder are followed; no folder is read twice.
+    """
+    paths, seen, inside = [], set(), os.path.join(os.path.realpath(root), "")
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        leads_back = folder != root and os.path.islink(folder) and real.startswith(inside)
+        if leads_back or real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        paths += [os.path.join(folder, x) for x in names if not x.startswith(".")]
+    return sorted(paths)
 
 
 def remove_parts(folder: str, *names: str) -> None:

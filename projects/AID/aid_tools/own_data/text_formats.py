@@ -57,14 +57,16 @@ def read_yolo(files: LabelFiles, images: Images) -> Labels:
     """
     names, splits, keypoints = _read_names(files, images)
     found = images.of_files(files, dict.fromkeys(_yolo_files(files)))
-    label_of = {image: path for path, image in found.items()}
+    labeled = set(found.values())
+    pairs = [(image, path) for path, image in found.items()]
+    pairs += [(image, "") for image in images.paths if image not in labeled]
     labels = Labels(names, [])
-    for image in images.paths:
+    for image, path in sorted(pairs):
         if splits and image not in splits:
             labels.left_out["images that data.yaml does not name"] += 1
             continue
-        objects, path = [], label_of.get(image)
-        if path is None:
+        objects = []
+        if not path:
             labels.left_out["images without a label file, used as images without objects"] += 1
         else:
             size = upright_size(image)
