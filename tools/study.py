@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Run a grid of trainings that a YAML file defines; finished runs are not repeated.
+"""Run a grid of trainings that a YAML file defines; finished runs are not repeated, and those whose
+settings in the file have changed since are an error.
 
     python tools/study.py studies/weighting.yaml
 
@@ -69,6 +70,7 @@ def main(args: Namespace) -> None:
 
     from aid.utils.errors import AIDError
     from aid_tools.study import (
+        check_settings,
         jobs_to_measure,
         jobs_with_gradients,
         load_study,
@@ -86,6 +88,7 @@ def main(args: Namespace) -> None:
         args.study, args.report = (x and os.path.abspath(x) for x in (args.study, args.report))
         os.chdir(ROOT)
     study = load_study(args.study, args.only)
+    check_settings(study.jobs)
     if args.list:
         for job in study.jobs:
             print("done" if is_done(job) else "    ", job.folder)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from aid.utils.errors import AIDError
-from aid_tools.study import load_study, measured, run_study
+from aid_tools.study import check_settings, load_study, measured, run_study
 from aid_tools.study import runner as runner_module
 
 CONTENT = yaml.safe_load("""
@@ -131,6 +131,17 @@ def test_jobs_of_a_single_experiment(study):
             "a rule's constant_of leads back to itself",
         ),
         ({"scenes": "x" * 2**18}, "has more than 262144 characters"),
+        ({"experiments": {"a": {**FIRST, "rules": "aid"}}}, "rules is 'aid': it must be a list"),
+        (
+            {"experiments": {"a": {**FIRST, "strengths": []}}},
+            r"strengths is \[\]: it must be a list",
+        ),
+        ({"experiments": {"a": {**FIRST, "seeds": ["0"]}}}, "a seed is '0': it must be a whole"),
+        ({"experiments": {"a": {**FIRST, "seeds": [-1]}}}, "a seed is -1: it must be a whole"),
+        (
+            {"scenes": {**CONTENT["scenes"], "kinds": {"day": {"folder": 5}, "mixed": {}}}},
+            "folder is 5: it must",
+        ),
     ],
 )
 def test_invalid_study_is_refused(study, changes, message):
@@ -176,6 +187,48 @@ def test_given_dataset_is_used_as_it_is(study, tmp_path, monkeypatch):
     assert os.listdir(job.scenes.root) == []
 
 
+def test_runs_of_other_settings_are_not_taken_for_those_of_the_study(study, monkeypatch):
+    def popen(command, **kwargs):
+        return None
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    jobs = study("second").jobs
+    for job in jobs:
+        runner_module._start(job)
+    check_settings(study().jobs)  # among them some that were not started
+    aid, teacher = jobs[2].folder, jobs[1].folder
+    changed = {**CONTENT["rules"], "aid": {"AID.ALPHA": 0.7}}
+    with pytest.raises(
+        AIDError, match=f"^{aid} was run with AID.ALPHA 0.3, which is 0.7 in the study now: "
+    ):
+        check_settings(study(rules=changed).jobs)
+    net = {**CONTENT["detectors"]["net"], "teacher": "other.yaml"}
+    with pytest.raises(
+        AIDError, match=f"^{teacher} was run with config t.yaml, which is other.yaml in "
+    ):
+        check_settings(study(detectors={"net": net}).jobs)
+    day = {"folder": "real"}
+    with pytest.raises(
+        AIDError, match=f"^{teacher} was run with data out/.*/day, which is real in "
+    ):
+        check_settings(
+            study(
+                scenes={**CONTENT["scenes"], "kinds": {**CONTENT["scenes"]["kinds"], "day": day}}
+            ).jobs
+        )
+
+
+def test_configs_are_checked_before_anything_runs(study, tiny_config, monkeypatch):
+    monkeypatch.setattr(runner_module, "_render", None)
+    with pytest.raises(AIDError, match="^config file p.yaml does not exist"):
+        run_study(study(), workers=1)
+    files = {x: tiny_config("faster_rcnn", name=x) for x in ("teacher", "plain", "student")}
+    net = {**CONTENT["detectors"]["net"], **files}
+    wrong = {**CONTENT["rules"], "aid": {"AID.ALPHA": "large"}}
+    with pytest.raises(AIDError, match="AID.ALPHA is 'large'"):
+        run_study(study("second", rules=wrong, detectors={"net": net}), workers=1)
+
+
 def test_malformed_study_file_is_refused(tmp_path):
     with pytest.raises(AIDError, match="gone.yaml cannot be read"):
         load_study("gone.yaml")
@@ -214,6 +267,7 @@ def fake_runs(monkeypatch):
             json.dump({"AP": 1.0}, f)
 
     monkeypatch.setattr(runner_module, "POLL", 0.01)
+    monkeypatch.setattr(runner_module, "_check_configs", lambda jobs: None)
     monkeypatch.setattr(runner_module, "_render", lambda *args: None)
     monkeypatch.setattr(runner_module, "_start", start)
     monkeypatch.setattr(runner_module, "_last_line", lambda job: "its last words")

@@ -187,7 +187,19 @@ class _Grid:
         self._output = content["output"]
 
     def size(self, experiment: dict) -> int:
-        """Number of combinations of an experiment."""
+        """Number of combinations of an experiment.
+
+        Raises:
+            ValueError: an axis is no list or an empty one, or a seed is no whole number from 0.
+        """
+        for axis in AXES:
+            if not isinstance(experiment[axis], list) or not experiment[axis]:
+                raise ValueError(
+                    f"{axis} is {experiment[axis]!r}: it must be a list of one or more"
+                )
+        for seed in experiment["seeds"]:
+            if type(seed) is not int or seed < 0:
+                raise ValueError(f"a seed is {seed!r}: it must be a whole number from 0")
         return math.prod(len(experiment[x]) for x in AXES)
 
     def jobs(self, experiment: dict) -> Iterator[Job]:
@@ -212,7 +224,10 @@ class _Grid:
     def _scenes(self, set_name: str, kind: str) -> Scenes:
         scenes = self._content["scenes"]
         if "folder" in scenes["kinds"][kind]:
-            return Scenes(scenes["kinds"][kind]["folder"], None)
+            folder = scenes["kinds"][kind]["folder"]
+            if not isinstance(folder, str):
+                raise ValueError(f"a folder is {folder!r}: it must be a path")
+            return Scenes(folder, None)
         options = {**scenes["options"], **scenes["kinds"][kind]}
         options["seed"] = scenes["sets"][set_name] + options.pop("seed_offset", 0)
         return Scenes(
