@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""Run a grid of trainings that a YAML file defines; finished runs are not repeated, and those whose
-settings in the file have changed since are an error.
+"""Run a grid of trainings that a YAML file defines; finished runs are not repeated.
 
     python tools/study.py studies/weighting.yaml
 
@@ -16,7 +15,8 @@ Write tables and figures of the finished runs:
 
     python tools/study.py studies/weighting.yaml --report docs/results
 
-Paths in the file, and those that are printed, start at the repository.
+Paths in the file, and those that are printed, start at the repository. A run whose settings were
+changed in the file after its start is an error.
 """
 
 import os

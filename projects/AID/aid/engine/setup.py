@@ -7,7 +7,7 @@ import shlex
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from ..checkpoint import clear_load_errors, last_checkpoint, load_file
@@ -199,9 +199,10 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
         Number of its images.
 
     Raises:
-        AIDError: the dataset is unknown, cannot be loaded or, if unlabeled, has no image; its
-            number of classes is not that of the model, it lacks masks for a model with masks, a
-            training set has no objects, or a test set has no evaluator or no unique image ids.
+        AIDError: the dataset is unknown, cannot be loaded, lacks sizes of images that are needed
+            or, if unlabeled, has no image; its number of classes is not that of the model, it lacks
+            masks for a model with masks, a training set has no objects, or a test set has no
+            evaluator or no unique image ids.
     """
     if name not in DatasetCatalog.list():
         known = ", ".join(n for n in DatasetCatalog.list() if "kitti" in n or "traffic" in n)
@@ -216,6 +217,7 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
         raise AIDError(
             f"DATASETS.{key}: {name} cannot be loaded ({error}): check DETECTRON2_DATASETS"
         ) from error
+    _check_sizes(cfg, key, name, records)
     if key == "UNLABELED":
         if not records:
             raise AIDError(f"DATASETS.UNLABELED: {name} has no image")
@@ -241,6 +243,19 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
     if cfg.MODEL.MASK_ON:
         check_masks(cfg, key, name, records)
     return len(records)
+
+
+def _check_sizes(cfg: CfgNode, key: str, name: str, records: list[dict]) -> None:
+    """Check that records have sizes if a training groups by them or COCO's metric converts them."""
+    is_converted = MetadataCatalog.get(name).get("json_file", None) is None
+    if not (is_converted if key == "TEST" else cfg.DATALOADER.ASPECT_RATIO_GROUPING):
+        return
+    for record in records:
+        if not {"width", "height"} <= record.keys():
+            raise AIDError(
+                f"DATASETS.{key}: in {name} {record['file_name']} has no width and height: add "
+                "both, in pixels, to the record of each image"
+            )
 
 
 def _has_object(record: dict) -> bool:
