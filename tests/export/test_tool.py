@@ -197,9 +197,19 @@ def test_int8_file_with_a_low_ap_is_not_kept(student, labeled, call, tmp_path, m
     aps = iter([{"bbox": 30.0}, {"bbox": 28.5}])
     monkeypatch.setattr(tool, "quantized", lambda path, images: Path(path).read_bytes())
     monkeypatch.setattr(tool, "average_precision", lambda *args: next(aps))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/model_int8.onnx").write_text("of an earlier export")
     status, errors = call(*student, *INT8, "--calibrate", str(tmp_path), "--evaluate", labeled)
     assert status == 2 and "its bbox AP on labeled_" in errors[0] and "28.5" in errors[0]
     assert not (tmp_path / "out/model_int8.onnx").exists()
+
+
+def test_files_of_an_earlier_export_do_not_stay(call, tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("model_traced.pt", "model_int8.onnx"):
+        (tmp_path / "out" / name).write_text("")
+    status, errors = call("--config-file", str(tmp_path), "--format", "trace", "onnx")
+    assert status == 2 and "out holds model_int8.onnx of another export: remove it" in errors[0]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -34,7 +35,7 @@ from .formats import FILES, INT8, TITLES, export, load_exported
 from .measure import Row, latencies, num_parameters, size_of_weights, table
 from .quantization import quantized
 
-__all__ = ["check_int8", "check_labels", "export_and_compare"]
+__all__ = ["check_int8", "check_labels", "check_output", "export_and_compare"]
 
 # Largest number of images whose activations set the scales of INT8, as --help says.
 MAX_CALIBRATION = 200
@@ -82,6 +83,21 @@ def check_int8(args: Namespace) -> None:
                 check_header(source.path)
             except ImageFault as error:
                 raise AIDError(f"--calibrate {source.path} cannot be used: {error}") from error
+
+
+def check_output(args: Namespace) -> None:
+    """Check that the output folder will hold no file of an earlier export beside the new ones.
+
+    Raises:
+        AIDError: it has one that this call does not replace.
+    """
+    written = {FILES[kind] for kind in args.format} | ({INT8} if args.int8 else set())
+    for name in {*FILES.values(), INT8} - written:
+        if os.path.exists(os.path.join(args.output, name)):
+            raise AIDError(
+                f"--output {args.output} holds {name} of another export: remove it, or choose "
+                "another folder"
+            )
 
 
 def _dataset(args: Namespace, cfg: CfgNode) -> str | None:
@@ -173,6 +189,9 @@ def _export(
 def _quantize(form: _Form, image: torch.Tensor, args: Namespace) -> _Form:
     """Quantize the ONNX file, and compare the AP of both."""
     path = os.path.join(args.output, FILES["onnx"])
+    target = os.path.join(args.output, INT8)
+    with suppress(FileNotFoundError):
+        os.remove(target)  # of an earlier export, if the new one is not kept
     pictures = _frames(args.calibrate, form.cfg, MAX_CALIBRATION)
     content = quantized(path, (as_input(x, form.cfg)["image"].float() for x in pictures))
     run = load_exported(content, "onnx", args.threads)
@@ -182,7 +201,7 @@ def _quantize(form: _Form, image: torch.Tensor, args: Namespace) -> _Form:
     for x in (form, int8):
         x.evaluate(dataset)
     check_drop(form.row.ap, int8.row.ap, args.max_ap_drop, dataset)
-    with whole_file(os.path.join(args.output, INT8)) as f:
+    with whole_file(target) as f:
         f.write(content)
     return int8
 
