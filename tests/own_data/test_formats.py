@@ -125,10 +125,14 @@ def test_coco_keeps_crowds_and_counts_what_is_left_out(labels):
     content["annotations"][0] |= {"iscrowd": 1, "segmentation": [], "keypoints": [1, 1, 2]}
     content["annotations"][1].pop("bbox")
     content["annotations"].append({**content["annotations"][2], "image_id": 99})
+    content["annotations"].append({**content["annotations"][2], "bbox": []})
+    content["images"][0] |= {"width": None, "height": None}
+    content["images"][1] |= {"width": 0, "height": 0}
     path.write_text(json.dumps(content))
     found = read_labels(str(folder))
     assert found.images[0].objects[0].crowd
-    assert sorted(found.left_out.values()) == [1, 1, 1]
+    assert found.images[0].size is found.images[1].size is None
+    assert sorted(found.left_out.values()) == [1, 1, 2]
 
 
 def test_one_file_and_a_folder_of_images_can_be_given(labels, tmp_path):
@@ -184,6 +188,13 @@ ANNOTATIONS = "annotations/instances_val2017.json"
         ("coco", ANNOTATIONS, '{"id": 1, "name', '{"id": 0, "name', "'categories' has id 0 twice"),
         ("coco", ANNOTATIONS, '"bbox"', '"ignore": 1, "bbox"', "has 'ignore' 1, which is not"),
         ("coco", ANNOTATIONS, '"bbox"', '"iscrowd": "0", "bbox"', "has 'iscrowd' '0': it must be"),
+        (
+            "coco",
+            ANNOTATIONS,
+            '"bbox": [',
+            '"bbox": [0, ',
+            "an annotation has 'bbox' [0, 0, 0, 120, 80]",
+        ),
         ("cvat", "annotations.xml", "<image", "<track/><image", "has tracks: export the task"),
         ("cvat", "annotations.xml", 'label="person"', 'label="x"', "has label x, which is not in"),
         ("cvat", "annotations.xml", "xtl=", "x=", "annotations.xml, in CVAT format, has no 'xtl'"),
