@@ -1,5 +1,6 @@
 """Images without labels: folders as datasets, and their share in the batches of a training."""
 
+import logging
 import math
 import os
 
@@ -11,7 +12,14 @@ from ..utils.errors import AIDError
 from ..utils.files import files_below
 from .images import IMAGES, ImageFault, check_header
 
-__all__ = ["load_images", "num_unlabeled", "register_images", "unlabeled_records", "upright_size"]
+__all__ = [
+    "load_images",
+    "num_unlabeled",
+    "register_images",
+    "unlabeled_records",
+    "upright_size",
+    "warn_of_test_images",
+]
 
 # EXIF orientations with the sides swapped, in which Detectron2 reads an image upright.
 ORIENTATION_TAG, SWAPPED = 0x0112, (5, 6, 7, 8)
@@ -106,6 +114,30 @@ def num_unlabeled(cfg: CfgNode, batch_size: int) -> int:
             "share, or raise SOLVER.IMS_PER_BATCH"
         )
     return number
+
+
+def warn_of_test_images(cfg: CfgNode) -> None:
+    """Log a warning if images of DATASETS.TEST are in DATASETS.UNLABELED, by whatever path."""
+    files = {_file(x["file_name"]) for x in unlabeled_records(cfg)} - {None}
+    tested = [x["file_name"] for name in cfg.DATASETS.TEST for x in DatasetCatalog.get(name)]
+    known = [path for path in tested if _file(path) in files]
+    if known:
+        logging.getLogger(__name__).warning(
+            "%d of %d images of DATASETS.TEST, first %s, are in DATASETS.UNLABELED, too: the "
+            "student trains on them, so that its AP may be higher than on new images",
+            len(known),
+            len(tested),
+            known[0],
+        )
+
+
+def _file(path: str) -> tuple[int, int] | None:
+    """Identity of a file, the same by all of its paths; None if it is not on this machine."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def unlabeled_records(cfg: CfgNode) -> list[dict]:

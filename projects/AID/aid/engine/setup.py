@@ -16,6 +16,7 @@ from ..data.classes import check_class_lists, class_list
 from ..data.conventions import warn_of_boxes
 from ..data.masks import check_masks
 from ..data.register import register_from_file
+from ..data.unlabeled import warn_of_test_images
 from ..evaluation import check_evaluator
 from ..modeling.families import num_classes_key
 from ..utils.commands import script_path
@@ -143,6 +144,8 @@ def _checked_config(args: argparse.Namespace, output: str | None) -> tuple[CfgNo
         for name in cfg.DATASETS[key]:
             sizes[name] = check_dataset(cfg, key, name)
     check_class_lists((f"DATASETS.{k}", x) for k in ("TRAIN", "TEST") for x in cfg.DATASETS[k])
+    if cfg.DATASETS.UNLABELED and comm.is_main_process() and not args.eval_only:
+        warn_of_test_images(cfg)
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(cfg, resume=args.resume)
     cfg.freeze()
