@@ -11,6 +11,7 @@ import yaml
 from aid.utils.errors import AIDError
 from aid_tools.study import check_settings, load_study, measured, run_study
 from aid_tools.study import runner as runner_module
+from aid_tools.study.results import collect_results
 
 CONTENT = yaml.safe_load("""
 output: out
@@ -297,3 +298,18 @@ def test_failed_job_skips_only_its_dependents(study, fake_runs, capsys):
     failing.clear()
     assert run_study(study(), workers=2) == []
     assert len(started) == len(jobs) + 1
+
+
+def test_run_without_an_evaluation_is_a_failed_one(study, fake_runs, monkeypatch, capsys):
+    job = study("second").jobs[0]
+
+    def collect(x):
+        os.makedirs(x.folder, exist_ok=True)
+        with open(os.path.join(x.folder, "metrics.json"), "w") as f:
+            f.write('{"iteration": 1, "total_loss": 1.0}\n')
+        collect_results(x)
+
+    monkeypatch.setattr(runner_module, "collect_results", collect)
+    failed = run_study(study("second"), workers=1)
+    assert job in failed and len(failed) == len(study("second").jobs)
+    assert f"failed: {job.folder}: metrics.json has no AP" in capsys.readouterr().out

@@ -10,6 +10,8 @@ from statistics import mean, median
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from aid.utils.errors import AIDError
+
 from ..files import write_json
 from .grid import Job
 
@@ -22,10 +24,15 @@ def collect_results(job: Job) -> None:
     """Write results.json of a finished run, and remove its large files that are not needed.
 
     The detections on a given dataset are kept, for statistics over its drives.
+
+    Raises:
+        AIDError: the run was not evaluated.
     """
     with open(os.path.join(job.folder, "metrics.json")) as f:
         lines = [json.loads(line) for line in f]
-    last = next(x for x in reversed(lines) if "bbox/AP" in x)
+    last = next((x for x in reversed(lines) if "bbox/AP" in x), None)
+    if last is None:
+        raise AIDError("metrics.json has no AP: name a dataset in DATASETS.TEST of its config")
     results = {key.removeprefix("bbox/"): last[key] for key in last if key.startswith("bbox/")}
     for key in last:
         if key.startswith("kitti/AP_R40") and key.endswith("moderate"):
@@ -34,7 +41,8 @@ def collect_results(job: Job) -> None:
     for name, key in (("map_mean", "aid/map_mean"), ("weight_mean", "aid/weight_mean")):
         values = [x[key] for x in lines if key in x]
         results[name] = mean(values) if values else None
-    results["seconds_per_iteration"] = median(x["time"] for x in lines if "time" in x)
+    times = [x["time"] for x in lines if "time" in x]
+    results["seconds_per_iteration"] = median(times) if times else None
     results["labels"] = job.labels
     write_json(os.path.join(job.folder, RESULTS), results)
     if job.scenes.is_rendered:

@@ -59,12 +59,11 @@ def run_study(study: Study, workers: int) -> list[Job]:
                     running[job] = _start(job)
                 time.sleep(POLL)
                 for job in [x for x, process in running.items() if process.poll() is not None]:
-                    if running.pop(job).returncode == 0:
-                        collect_results(job)
-                        bar.update()
-                    else:
+                    if reason := _failure(job, running.pop(job).returncode):
                         failed.append(job)
-                        bar.write(f"failed: {job.folder}: {_last_line(job)}")
+                        bar.write(f"failed: {job.folder}: {reason}")
+                    else:
+                        bar.update()
     finally:
         for process in running.values():
             process.terminate()
@@ -150,6 +149,17 @@ def _start(job: Job) -> subprocess.Popen:
         write_json(os.path.join(job.folder, SETTINGS), _settings(job))
         with open(log_file, "w") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _failure(job: Job, status: int) -> str:
+    """Collect the results of a job that has ended; the reason why there are none, or ""."""
+    if status:
+        return _last_line(job)
+    try:
+        collect_results(job)
+    except AIDError as error:
+        return str(error)
+    return ""
 
 
 def _last_line(job: Job) -> str:
