@@ -176,6 +176,7 @@ ANNOTATIONS = "annotations/instances_val2017.json"
         ("yolo", "data.yaml", "forklift", "~", "class name None is no text: put the name in"),
         ("yolo", "data.yaml", "forklift", "' '", "class name ' ' is blank or has several lines"),
         ("yolo", "data.yaml", "[forklift, person]", "{1: a, 2: b}", "the ids 1, 2: count from 0"),
+        ("yolo", "data.yaml", "nc: 2", "names: [a, b]", "data.yaml, line 5: names is given twice"),
         ("yolo", "data.yaml", "nc: 2", "nc: 3", "'nc' is 3, but 'names' has 2 names"),
         ("yolo", "data.yaml", "../val", "../train", "train and val both name "),
         ("yolo", "data.yaml", "nc: 2", "kpt_shape: [2, 3]", "has 5 fields: with the kpt_shape"),

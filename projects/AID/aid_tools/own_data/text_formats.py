@@ -1,10 +1,12 @@
 """YOLO and KITTI, with a text file for each image."""
 
+import io
 import math
 import os
 
 import yaml
 
+from aid.config.limits import read_limited
 from aid.data.kitti_labels import CLASSES as KITTI_CLASSES
 from aid.data.kitti_labels import IGNORED_AS, parse_label_file
 from aid.data.unlabeled import upright_size
@@ -122,7 +124,7 @@ def _names_in(content: dict) -> list[str]:
 
 def _read_yaml(path: str) -> dict:
     try:
-        content = yaml.safe_load(read_text(path))
+        content = yaml.safe_load(read_limited(path, io.StringIO(read_text(path))))
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from error
     return content if isinstance(content, dict) else {}
