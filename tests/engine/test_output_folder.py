@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from aid.config import load_config
-from aid.engine import AIDTrainer, output_folder, start_run
+from aid.engine import AIDTrainer, start_run
 from aid.engine.output_folder import check_output_folder
+from aid.utils import files
 from aid.utils.errors import AIDError
 
 
@@ -230,7 +231,7 @@ def test_earlier_run_is_unchanged_until_a_run_starts(configure, tmp_path):
 def locks(monkeypatch):
     """The folders that this process has locked."""
     found = {}
-    monkeypatch.setattr(output_folder, "_locked", found)
+    monkeypatch.setattr(files, "_locked", found)
     yield found
     for descriptor in found.values():
         os.close(descriptor)

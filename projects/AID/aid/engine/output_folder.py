@@ -1,6 +1,5 @@
 """Output folder of a run: checks before anything is written, logs and results."""
 
-import fcntl
 import logging
 import os
 import sys
@@ -21,7 +20,14 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import flat_keys, load_config
 from ..utils.errors import AIDError
-from ..utils.files import check_folder_name, clear_write_errors, json_text, remove_parts, write_text
+from ..utils.files import (
+    check_folder_name,
+    clear_write_errors,
+    json_text,
+    lock_folder,
+    remove_parts,
+    write_text,
+)
 from ..utils.logs import Screen, log_to_file
 
 __all__ = [
@@ -57,9 +63,6 @@ MAY_CHANGE = (
     "SOLVER.MAX_ITER",  # raised to train longer
     "SEED",  # compared with that of the checkpoint, when it is loaded
 )
-
-# {folder: descriptor} of the folders that this process has locked, until it ends.
-_locked: dict[str, int] = {}
 
 
 def check_output_folder(cfg: CfgNode, resume: bool) -> None:
@@ -183,42 +186,10 @@ def start_run(cfg: CfgNode, resume: bool) -> None:
         AIDError: the folder cannot be written, or another run is using it.
     """
     if comm.is_main_process():
-        _lock(cfg.OUTPUT_DIR)
+        lock_folder(cfg.OUTPUT_DIR)
         with clear_write_errors(cfg.OUTPUT_DIR):
             _clean_up(cfg.OUTPUT_DIR, resume)
     _write_config(cfg)
-
-
-def _lock(folder: str) -> None:
-    """Keep other runs out of a folder until this process ends, where the file system has locks.
-
-    Raises:
-        AIDError: another run is using it.
-    """
-    path = os.path.realpath(folder)
-    if path in _locked:
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            raise AIDError(
-                f"OUTPUT_DIR {folder} is in use by another run: wait for it, stop it, or choose "
-                "another folder"
-            ) from error
-    else:
-        _locked[path] = descriptor
-
-
-def _release() -> None:
-    """Close the descriptors of a forked worker, which would hold the locks of a killed run."""
-    while _locked:
-        os.close(_locked.popitem()[1])
-
-
-os.register_at_fork(after_in_child=_release)
 
 
 def _write_config(cfg: CfgNode) -> None:
