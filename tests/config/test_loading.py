@@ -268,6 +268,8 @@ def test_home_folder_in_output_dir_is_expanded(tmp_path, monkeypatch):
     (tmp_path / "run.yaml").write_text('OUTPUT_DIR: "~/x"\n')
     assert load_config(str(tmp_path / "run.yaml")).OUTPUT_DIR == f"{tmp_path}/x"
     assert load_config(str(tmp_path / "run.yaml"), ["OUTPUT_DIR", "a/~"]).OUTPUT_DIR == "a/~"
+    cfg = load_config(str(tmp_path / "run.yaml"), ["TEACHER.CACHE", "~/cache"])
+    assert cfg.TEACHER.CACHE == f"{tmp_path}/cache"
 
 
 def test_teacher_config_is_found_beside_the_student_config(tmp_path):

@@ -119,6 +119,7 @@ def test_jobs_of_a_single_experiment(study):
             r"Non-existent config key: AID.APLHA \(did you mean AID.ALPHA\?\)$",
         ),
         ({"experiments": 3}, "does not have the structure of a study"),
+        ({"experiments": {}}, "does not have the structure of a study: experiments is empty"),
         (
             {"experiments": {"endless": {**FIRST, "seeds": list(range(2000))}}},
             "more than 10000 combinations of seeds, .*: shorten",
@@ -179,7 +180,10 @@ def test_every_job_registers_the_files_of_the_study(study, tmp_path, monkeypatch
 
 def test_given_dataset_is_used_as_it_is(study, tmp_path, monkeypatch):
     kinds = {"day": {"folder": str(tmp_path / "data")}, "mixed": {}}
-    job = study(scenes={**CONTENT["scenes"], "kinds": kinds}).jobs[1]
+    scenes = {**CONTENT["scenes"], "kinds": {**kinds, "day": {"folder": "~/data"}}}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    job = study(scenes=scenes, output="~/out").jobs[1]
+    assert job.folder == str(tmp_path / "out/teachers/choose/day/net")
     assert job.is_teacher and job.scenes.root == str(tmp_path / "data" / "kitti")
     with pytest.raises(AIDError, match="kitti, a dataset of the study, does not exist"):
         runner_module._render(job.scenes, 1)

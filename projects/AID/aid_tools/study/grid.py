@@ -130,7 +130,10 @@ def load_study(path: str, only: Collection[str] = ()) -> Study:
     register = _files_to_register(path, content.get("register", []))
     jobs, size = {}, 0
     try:
+        output = os.path.expanduser(content["output"])
         experiments = dict(content["experiments"])
+        if not experiments:
+            raise ValueError("experiments is empty")
         unknown = [name for name in only if name not in experiments]
         if unknown:
             raise AIDError(
@@ -158,7 +161,7 @@ def load_study(path: str, only: Collection[str] = ()) -> Study:
         raise AIDError(f"{path} does not have the structure of a study: {error}") from error
     for key in sorted({key for job in jobs.values() for key in job.options[::2]}):
         check_key(key, path)
-    return Study(content["output"], list(jobs.values()))
+    return Study(output, list(jobs.values()))
 
 
 def _names(content: object) -> set[str]:
@@ -184,7 +187,7 @@ def _files_to_register(path: str, named: object) -> tuple[str, ...]:
 class _Grid:
     def __init__(self, content: dict):
         self._content = content
-        self._output = content["output"]
+        self._output = os.path.expanduser(content["output"])
 
     def size(self, experiment: dict) -> int:
         """Number of combinations of an experiment.
@@ -227,7 +230,7 @@ class _Grid:
             folder = scenes["kinds"][kind]["folder"]
             if not isinstance(folder, str):
                 raise ValueError(f"a folder is {folder!r}: it must be a path")
-            return Scenes(folder, None)
+            return Scenes(os.path.expanduser(folder), None)
         options = {**scenes["options"], **scenes["kinds"][kind]}
         options["seed"] = scenes["sets"][set_name] + options.pop("seed_offset", 0)
         return Scenes(
