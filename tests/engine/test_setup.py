@@ -124,6 +124,19 @@ def test_records_without_the_size_of_their_image_are_refused(key, configure, toy
         MetadataCatalog.remove(name)
 
 
+def test_test_set_without_class_names_is_refused(configure, toy_dataset):
+    """Such as a folder of images; COCO's metric would end with an error after the training."""
+    name = f"{toy_dataset}_unnamed"
+    DatasetCatalog.register(name, lambda: DatasetCatalog.get(toy_dataset))
+    try:
+        with pytest.raises(AIDError, match=f"^DATASETS.TEST: the names of the classes of {name}"):
+            configure(opts=["DATASETS.TEST", (name,)])
+        configure(opts=["DATASETS.TRAIN", (name,)])
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
 @pytest.mark.parametrize(
     "image_id, message",
     [(0, "3.png has the image_id of .*0.png: give every image"), (None, "3.png has no image_id")],

@@ -205,7 +205,7 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
         AIDError: the dataset is unknown, cannot be loaded, lacks sizes of images that are needed
             or, if unlabeled, has no image; its number of classes is not that of the model, it lacks
             masks for a model with masks, a training set has no objects, or a test set has no
-            evaluator or no unique image ids.
+            evaluator, no names of its classes or no unique image ids.
     """
     if name not in DatasetCatalog.list():
         known = ", ".join(n for n in DatasetCatalog.list() if "kitti" in n or "traffic" in n)
@@ -235,6 +235,11 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
         )
     if key == "TEST":
         check_evaluator(name)
+        if names is None and _is_converted(name):
+            raise AIDError(
+                f"DATASETS.TEST: the names of the classes of {name} are not known, which COCO's "
+                "metric needs: set thing_classes in its metadata, or name a dataset with labels"
+            )
         _check_image_ids(records, name)
     elif not any(_has_object(record) for record in records):
         raise AIDError(
@@ -250,8 +255,7 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
 
 def _check_sizes(cfg: CfgNode, key: str, name: str, records: list[dict]) -> None:
     """Check that records have sizes if a training groups by them or COCO's metric converts them."""
-    is_converted = MetadataCatalog.get(name).get("json_file", None) is None
-    if not (is_converted if key == "TEST" else cfg.DATALOADER.ASPECT_RATIO_GROUPING):
+    if not (_is_converted(name) if key == "TEST" else cfg.DATALOADER.ASPECT_RATIO_GROUPING):
         return
     for record in records:
         if not {"width", "height"} <= record.keys():
@@ -259,6 +263,11 @@ def _check_sizes(cfg: CfgNode, key: str, name: str, records: list[dict]) -> None
                 f"DATASETS.{key}: in {name} {record['file_name']} has no width and height: add "
                 "both, in pixels, to the record of each image"
             )
+
+
+def _is_converted(name: str) -> bool:
+    """Whether COCO's metric converts the records of a dataset, since there is no file of them."""
+    return MetadataCatalog.get(name).get("json_file", None) is None
 
 
 def _has_object(record: dict) -> bool:
