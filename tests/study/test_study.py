@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from aid.utils.errors import AIDError
-from aid_tools.study import check_settings, load_study, measured, run_study
+from aid_tools.study import check_settings, load_study, measured, read_results, run_study
 from aid_tools.study import runner as runner_module
 from aid_tools.study.results import collect_results
 
@@ -221,6 +221,19 @@ def test_runs_of_other_settings_are_not_taken_for_those_of_the_study(study, monk
                 scenes={**CONTENT["scenes"], "kinds": {**CONTENT["scenes"]["kinds"], "day": day}}
             ).jobs
         )
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+@pytest.mark.parametrize(
+    "name, read", [("job.json", check_settings), ("results.json", read_results)]
+)
+def test_damaged_file_of_a_run_is_a_one_line_error(name, read, text, study):
+    jobs = study().jobs
+    os.makedirs(jobs[3].folder)
+    with open(os.path.join(jobs[3].folder, name), "w") as f:
+        f.write(text)
+    with pytest.raises(AIDError, match=f"^{jobs[3].folder}/{name} .*: remove its folder"):
+        read(jobs)
 
 
 def test_configs_are_checked_before_anything_runs(study, tiny_config, monkeypatch):

@@ -15,7 +15,7 @@ from aid.utils.errors import AIDError
 from ..files import write_json
 from .grid import Job
 
-__all__ = ["RESULTS", "collect_results", "read_results"]
+__all__ = ["RESULTS", "collect_results", "read_object", "read_results"]
 
 RESULTS = "results.json"
 
@@ -78,12 +78,27 @@ def _by_condition(job: Job) -> dict[str, float]:
     return results
 
 
+def read_object(path: str) -> dict:
+    """Read a JSON file of a run.
+
+    Raises:
+        AIDError: it is damaged.
+    """
+    try:
+        with open(path) as f:
+            content = json.load(f)
+    except (OSError, ValueError, RecursionError) as error:
+        raise AIDError(f"{path} cannot be read ({error}): remove its folder") from error
+    if not isinstance(content, dict):
+        raise AIDError(f"{path} is not of a run: remove its folder")
+    return content
+
+
 def read_results(jobs: list[Job]) -> list[dict]:
     """Read the results of all finished jobs, including teachers, with the labels of the jobs."""
     results = []
     for job in jobs:
         path = os.path.join(job.folder, RESULTS)
         if os.path.isfile(path):
-            with open(path) as f:
-                results.append({**json.load(f), "labels": job.labels})
+            results.append({**read_object(path), "labels": job.labels})
     return results

@@ -1,6 +1,5 @@
 """Parallel execution of a study's jobs, one thread each, which can be interrupted and resumed."""
 
-import json
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from aid.utils.errors import AIDError
 
 from ..files import clear_file_errors, write_json
 from .grid import Job, Scenes, Study
-from .results import RESULTS, collect_results
+from .results import RESULTS, collect_results, read_object
 
 __all__ = ["check_settings", "is_done", "run_study"]
 
@@ -82,9 +81,7 @@ def check_settings(jobs: Iterable[Job]) -> None:
         path = os.path.join(job.folder, SETTINGS)
         if not os.path.isfile(path):
             continue
-        with open(path) as f:
-            before = json.load(f)
-        now = _settings(job)
+        before, now = read_object(path), _settings(job)
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):
                 raise AIDError(
@@ -132,8 +129,8 @@ def _render(scenes: Scenes, workers: int) -> None:
 def _start(job: Job) -> subprocess.Popen:
     options = list(job.options)
     if job.constant_of is not None:
-        with open(os.path.join(job.constant_of, RESULTS)) as f:
-            options += ["AID.CONSTANT", str(json.load(f)["map_mean"])]
+        mean = read_object(os.path.join(job.constant_of, RESULTS))["map_mean"]
+        options += ["AID.CONSTANT", str(mean)]
     command = [sys.executable, "train_net.py", "--config-file", job.config, "--num-gpus", "0"]
     command += [x for path in job.register for x in ("--register", path)]
     if "TEACHER.WEIGHTS" in options:  # many students share a teacher, and images have few views
