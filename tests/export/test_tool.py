@@ -85,6 +85,8 @@ def test_file_with_other_detections_is_removed(student, call, tmp_path, monkeypa
         return lambda image: (run(image)[0] + 1, *run(image)[1:])
 
     monkeypatch.setattr(tool, "load_exported", shifted)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/contract.json").write_text("of an earlier export")
     status, errors = call(*student, "--no-teacher", "--format", "trace")
     assert status == 2 and "boxes differ from the detector's by 1" in errors[0]
     assert not list((tmp_path / "out").iterdir())

@@ -39,6 +39,7 @@ __all__ = ["check_int8", "check_labels", "check_output", "export_and_compare"]
 
 # Largest number of images whose activations set the scales of INT8, as --help says.
 MAX_CALIBRATION = 200
+CONTRACT = "contract.json"
 
 
 @dataclass
@@ -144,10 +145,13 @@ def export_and_compare(
     for folder, baseline in zip(args.baselines, baselines, strict=True):
         name = os.path.basename(os.path.normpath(folder))
         forms.append(_eager(name, baseline.model, baseline.cfg, pictures[0]))
+    for name in (*FILES.values(), INT8, CONTRACT):  # of an earlier export, if this one fails
+        with suppress(FileNotFoundError):
+            os.remove(os.path.join(args.output, name))
     files = {
         kind: _export(kind, own, detector, images, args) for kind in dict.fromkeys(args.format)
     }
-    write_json(os.path.join(args.output, "contract.json"), contract(predictor))
+    write_json(os.path.join(args.output, CONTRACT), contract(predictor))
     if args.int8:
         files["int8"] = _quantize(files["onnx"], images[0], args)
     forms += [own, *files.values()]
@@ -189,9 +193,6 @@ def _export(
 def _quantize(form: _Form, image: torch.Tensor, args: Namespace) -> _Form:
     """Quantize the ONNX file, and compare the AP of both."""
     path = os.path.join(args.output, FILES["onnx"])
-    target = os.path.join(args.output, INT8)
-    with suppress(FileNotFoundError):
-        os.remove(target)  # of an earlier export, if the new one is not kept
     pictures = _frames(args.calibrate, form.cfg, MAX_CALIBRATION)
     content = quantized(path, (as_input(x, form.cfg)["image"].float() for x in pictures))
     run = load_exported(content, "onnx", args.threads)
@@ -201,7 +202,7 @@ def _quantize(form: _Form, image: torch.Tensor, args: Namespace) -> _Form:
     for x in (form, int8):
         x.evaluate(dataset)
     check_drop(form.row.ap, int8.row.ap, args.max_ap_drop, dataset)
-    with whole_file(target) as f:
+    with whole_file(os.path.join(args.output, INT8)) as f:
         f.write(content)
     return int8
 
