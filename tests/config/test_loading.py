@@ -6,6 +6,7 @@ import shlex
 import pytest
 
 from aid.config import check_key, load_config
+from aid.config.limits import read_limited
 from aid.modeling.teacher import load_teacher_config
 from aid.utils.errors import AIDError
 
@@ -56,6 +57,13 @@ def test_key_given_twice_is_refused(text, message, tmp_path):
     (tmp_path / "base.yaml").write_text(text)
     with pytest.raises(AIDError, match=f"base.yaml, {message}"):
         load_config(str(tmp_path / "file.yaml"))
+
+
+def test_equal_keys_of_different_sections_are_accepted(tmp_path):
+    text = "a: &a {<<: {k: 1}, <<: {m: 2}, k: 3}\nb: [*a, *a, {k: 1}]\nc: {1: x, '1': y}\n"
+    (tmp_path / "file.yaml").write_text(text)
+    with open(tmp_path / "file.yaml") as f:
+        assert read_limited("file.yaml", f) == text
 
 
 MERGED = ["a0: &a0 {k: 1}"]

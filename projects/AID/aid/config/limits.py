@@ -86,9 +86,9 @@ def _repeated_keys(node: yaml.Node, seen: set[int]) -> Iterator[yaml.ScalarNode]
     for child in node.value:
         key, value = child if isinstance(node, yaml.MappingNode) else (None, child)
         if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
-            if key.value in names:
+            if (key.tag, key.value) in names:
                 yield key
-            names.add(key.value)
+            names.add((key.tag, key.value))
         yield from _repeated_keys(value, seen)
 
 
