@@ -152,6 +152,8 @@ def test_unusable_folder_is_refused(network, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(AIDError, match="TEACHER.CACHE: .*file.*; name a folder"):
         FeatureCache(str(tmp_path / "file" / "cache"), 1.0, network, "")
+    (tmp_path / "features").mkdir()  # as tools/study.py makes beside a teacher
+    FeatureCache(str(tmp_path), 1.0, network, "")
     with pytest.raises(AIDError, match="TEACHER.CACHE_GIB is -1.0"):
         FeatureCache(str(tmp_path), -1.0, network, "")
 

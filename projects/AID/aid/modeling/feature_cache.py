@@ -47,7 +47,7 @@ class FeatureCache:
             raise AIDError(f"TEACHER.CACHE_GIB is {max_gib}: it must be 0 or more")
         self._folder = folder
         try:
-            check_writable(os.path.join(folder, "features"))
+            check_writable(os.path.join(folder, "features.pth"))
         except AIDError as error:
             raise AIDError(f"TEACHER.CACHE: {error}; name a folder that can be written") from error
         self._limit = max_gib * 2**30
