@@ -1,5 +1,6 @@
 """The LazyConfig example, compared with its YAML config."""
 
+import fcntl
 import json
 import os
 
@@ -160,6 +161,19 @@ def test_unusable_output_folder_is_refused(folder, reason, teacher, monkeypatch)
     with pytest.raises(AIDError, match="^train.output_dir .*" + reason) as error:
         script.main(args)
     assert str(error.value).isprintable()
+
+
+def test_folder_of_another_run_is_refused(repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(script, "default_setup", None)
+    options = [f"train.output_dir={tmp_path}/out"]
+    args = default_argument_parser().parse_args(["--config-file", LAZY, *options])
+    (tmp_path / "out").mkdir()
+    other = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(AIDError, match="^OUTPUT_DIR .*out is in use by another run"):
+        script.main(args)
+    os.close(other)
 
 
 @pytest.mark.parametrize("seed", [None, -1, "missing"])

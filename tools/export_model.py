@@ -113,7 +113,12 @@ def main(args: Namespace) -> None:
     from aid.data import register_from_file
     from aid.utils.errors import AIDError
     from aid_tools.export import check_packages
-    from aid_tools.export.tool import check_int8, check_labels, export_and_compare
+    from aid_tools.export.tool import (
+        check_int8,
+        check_labels,
+        check_output,
+        export_and_compare,
+    )
     from aid_tools.files import output_folder
 
     if min(args.num_images, args.repeat, args.threads) < 1:
@@ -122,6 +127,7 @@ def main(args: Namespace) -> None:
         check_int8(args)
     elif args.calibrate:
         raise AIDError("--calibrate is an option of --int8: add it")
+    check_output(args)
     check_packages(args.format)
     if args.register:
         register_from_file(args.register)

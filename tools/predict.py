@@ -24,6 +24,7 @@ from aid_tools.arguments import (
     add_overrides_option,
     add_register,
     make_parser,
+    score,
 )
 from aid_tools.command import command
 
@@ -43,7 +44,7 @@ def build_parser() -> ArgumentParser:
     )
     add(
         "--score-threshold",
-        type=float,
+        type=score,
         default=0.4,
         metavar="SCORE",
         help="minimum score of the detections to write and draw; 0 keeps all detections of an "

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if not installed
 
-from aid_tools.arguments import add_output, add_register, make_parser
+from aid_tools.arguments import add_output, add_register, make_parser, score
 from aid_tools.command import command
 
 
@@ -43,7 +43,7 @@ def build_parser() -> ArgumentParser:
     )
     add(
         "--threshold",
-        type=float,
+        type=score,
         default=0.4,
         metavar="SCORE",
         help="minimum score of the detections to draw (default: %(default)s)",

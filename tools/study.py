@@ -15,7 +15,8 @@ Write tables and figures of the finished runs:
 
     python tools/study.py studies/weighting.yaml --report docs/results
 
-Paths in the file, and those that are printed, start at the repository.
+Paths in the file, and those that are printed, start at the repository. A run whose settings were
+changed in the file after its start is an error.
 """
 
 import os
@@ -69,6 +70,7 @@ def main(args: Namespace) -> None:
 
     from aid.utils.errors import AIDError
     from aid_tools.study import (
+        check_settings,
         jobs_to_measure,
         jobs_with_gradients,
         load_study,
@@ -86,6 +88,7 @@ def main(args: Namespace) -> None:
         args.study, args.report = (x and os.path.abspath(x) for x in (args.study, args.report))
         os.chdir(ROOT)
     study = load_study(args.study, args.only)
+    check_settings(study.jobs)
     if args.list:
         for job in study.jobs:
             print("done" if is_done(job) else "    ", job.folder)

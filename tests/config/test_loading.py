@@ -6,6 +6,7 @@ import shlex
 import pytest
 
 from aid.config import check_key, load_config
+from aid.config.limits import read_limited
 from aid.modeling.teacher import load_teacher_config
 from aid.utils.errors import AIDError
 
@@ -40,6 +41,29 @@ def nested(opening: str, closing: str, levels: int = 9) -> str:
     for k in range(1, levels):
         lines.append(f"a{k}: &a{k} {opening} {', '.join(f'*a{k - 1}' for _ in range(9))} {closing}")
     return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("MODEL: {MASK_ON: True}\nVERSION: 2\nMODEL: {WEIGHTS: a.pth}\n", "line 3: MODEL is given"),
+        ("AID:\n  ALPHA: 0.2\n  CONSTANT: 0.5\n  ALPHA: 0.3\n", "line 4: ALPHA is given twice"),
+        ("TEACHER: {CLASS_MAP: [{a: 1, a: 2}]}\n", "line 1: a is given twice"),
+    ],
+)
+def test_key_given_twice_is_refused(text, message, tmp_path):
+    """YAML would keep the last one, and drop a whole section without a word."""
+    (tmp_path / "file.yaml").write_text("_BASE_: base.yaml\n")
+    (tmp_path / "base.yaml").write_text(text)
+    with pytest.raises(AIDError, match=f"base.yaml, {message}"):
+        load_config(str(tmp_path / "file.yaml"))
+
+
+def test_equal_keys_of_different_sections_are_accepted(tmp_path):
+    text = "a: &a {<<: {k: 1}, <<: {m: 2}, k: 3}\nb: [*a, *a, {k: 1}]\nc: {1: x, '1': y}\n"
+    (tmp_path / "file.yaml").write_text(text)
+    with open(tmp_path / "file.yaml") as f:
+        assert read_limited("file.yaml", f) == text
 
 
 MERGED = ["a0: &a0 {k: 1}"]
@@ -264,6 +288,8 @@ def test_home_folder_in_output_dir_is_expanded(tmp_path, monkeypatch):
     (tmp_path / "run.yaml").write_text('OUTPUT_DIR: "~/x"\n')
     assert load_config(str(tmp_path / "run.yaml")).OUTPUT_DIR == f"{tmp_path}/x"
     assert load_config(str(tmp_path / "run.yaml"), ["OUTPUT_DIR", "a/~"]).OUTPUT_DIR == "a/~"
+    cfg = load_config(str(tmp_path / "run.yaml"), ["TEACHER.CACHE", "~/cache"])
+    assert cfg.TEACHER.CACHE == f"{tmp_path}/cache"
 
 
 def test_teacher_config_is_found_beside_the_student_config(tmp_path):

@@ -65,16 +65,18 @@ def with_scores(*scores):
 @pytest.mark.parametrize(
     "min_score, expected", [(None, [0.9, 0.4]), (0.0, [0.9, 0.4]), (0.4, [0.9, 0.4]), (0.5, [0.9])]
 )
-def test_detections_as_labels_have_a_least_score(min_score, expected, dataset):
+def test_detections_as_labels_have_a_least_score(min_score, expected, dataset, caplog):
     name = dataset(with_scores(0.9, 0.4), min_score=min_score)
     records = DatasetCatalog.get(name)
+    assert "has a score" not in caplog.text
     assert [x["score"] for x in records[1]["annotations"]] == expected
     assert records[0]["annotations"] == []
 
 
-def test_labels_without_a_score_are_kept(dataset):
+def test_labels_without_a_score_are_kept(dataset, caplog):
     records = DatasetCatalog.get(dataset(min_score=0.9))
     assert len(records[1]["annotations"]) == 2 and "score" not in records[1]["annotations"][0]
+    assert "min_score is 0.9, but no annotation has a score: all of them are kept" in caplog.text
 
 
 @pytest.mark.parametrize("score", ["high", None, float("nan"), 1.5])

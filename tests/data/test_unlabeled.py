@@ -1,6 +1,7 @@
 """Images without labels in the training stream."""
 
 import copy
+import os
 from itertools import islice
 
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from aid.config import load_config
 from aid.data import load_images, register_images
 from aid.data.build import build_train_loader, start_at
+from aid.data.images import read_image
 from aid.data.unlabeled import num_unlabeled
 from aid.utils.errors import AIDError
 
@@ -183,6 +185,35 @@ def test_an_image_that_is_read_upright(folder):
     Image.new("RGB", (96, 64)).save(f"{folder}/0.png", exif=exif)
     first = load_images(folder)[0]
     assert (first["width"], first["height"]) == (64, 96)
+
+
+def test_sizes_are_those_that_detectron2_reads(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    damaged = b"Exif\x00\x00no TIFF header"
+    xmp = b'<rdf:Description tiff:Orientation="6"/>'
+    image = Image.new("RGB", (96, 64))
+    for name, options in (
+        ("damaged.jpg", {"exif": damaged}),
+        ("damaged.png", {"exif": damaged}),
+        ("rotated.png", {"exif": exif}),
+        ("rotated.tif", {"exif": exif}),
+        ("rotated.webp", {"exif": exif}),
+        ("xmp.jpg", {"xmp": xmp}),
+    ):
+        image.save(tmp_path / name, **options)
+    records = load_images(str(tmp_path))
+    assert len(records) == 6
+    for x in records:
+        assert read_image(x["file_name"], "RGB").shape == (x["height"], x["width"], 3)
+
+
+def test_no_image_of_a_folder_comes_twice(folder):
+    os.symlink(folder, f"{folder}/self")
+    os.symlink(f"{folder}/rear", f"{folder}/again")
+    with open(f"{folder}/._0.png", "w") as f:  # as macOS writes them beside images
+        f.write("no image")
+    assert len(load_images(folder)) == 6
 
 
 def test_folders_without_images(folder, tmp_path):

@@ -1,5 +1,8 @@
 """Checks of the output folder before a run, and protection of its files."""
 
+import errno
+import fcntl
+import multiprocessing
 import os
 from argparse import Namespace
 
@@ -9,6 +12,7 @@ from detectron2.utils.logger import setup_logger
 
 from aid.engine import AIDTrainer, start_run
 from aid.engine.output_folder import check_output_folder
+from aid.utils import files
 from aid.utils.errors import AIDError
 
 
@@ -222,6 +226,54 @@ def test_earlier_run_is_unchanged_until_a_run_starts(configure, tmp_path):
     start_run(changed, resume=False)
     assert cfg.SOLVER.MAX_ITER != 77
     assert "MAX_ITER: 77" in (tmp_path / "out" / "config.yaml").read_text()
+
+
+@pytest.fixture
+def locks(monkeypatch):
+    """The folders that this process has locked."""
+    found = {}
+    monkeypatch.setattr(files, "_locked", found)
+    yield found
+    for descriptor in found.values():
+        os.close(descriptor)
+
+
+def test_second_run_in_the_folder_is_refused_before_it_changes_a_file(configure, locks, tmp_path):
+    cfg = configure(start=False)
+    part = tmp_path / "out" / "model_0000001.pth.tmp"  # the other run is writing it
+    part.write_bytes(b"")
+    other = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(AIDError, match="^OUTPUT_DIR .*out is in use by another run: wait for it"):
+        start_run(cfg, resume=True)
+    assert part.exists() and not locks
+    os.close(other)
+    for _ in range(2):  # of one process
+        start_run(cfg, resume=True)
+    assert not part.exists() and len(locks) == 1
+
+
+def test_workers_of_a_killed_run_do_not_keep_its_folder(configure, locks, tmp_path):
+    start_run(configure(start=False), resume=False)
+    context = multiprocessing.get_context("fork")
+    end = context.Event()
+    worker = context.Process(target=end.wait)
+    worker.start()
+    os.close(locks.popitem()[1])  # as if this process had ended
+    try:
+        start_run(configure(start=False), resume=True)
+    finally:
+        end.set()
+        worker.join()
+
+
+def test_file_system_without_locks_is_used(configure, locks, monkeypatch):
+    def flock(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    start_run(configure(start=False), resume=False)
+    assert not locks
 
 
 @pytest.mark.parametrize("start_iter, expected", [(2, 1), (3, 0)])

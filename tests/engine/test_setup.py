@@ -106,6 +106,37 @@ def test_mixed_precision_is_refused_on_the_cpu(configure):
     assert configure(opts=[*amp, "SOLVER.AMP.DTYPE", "bfloat16"]).SOLVER.AMP.ENABLED
 
 
+@pytest.mark.parametrize("key", ["TRAIN", "UNLABELED", "TEST"])
+def test_records_without_the_size_of_their_image_are_refused(key, configure, toy_dataset):
+    records = DatasetCatalog.get(toy_dataset)
+    del records[3]["width"]
+    name = f"{toy_dataset}_{key}"
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).thing_classes = ["Car", "Pedestrian", "Cyclist"]
+    opts = [f"DATASETS.{key}", (name,), "UNLABELED.SHARE", 0.5 if key == "UNLABELED" else 0.0]
+    try:
+        with pytest.raises(AIDError, match=f"^DATASETS.{key}: in {name} .*3.png has no width and"):
+            configure(opts=opts)
+        if key == "TRAIN":
+            configure(opts=[*opts, "DATALOADER.ASPECT_RATIO_GROUPING", False])
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_test_set_without_class_names_is_refused(configure, toy_dataset):
+    """Such as a folder of images; COCO's metric would end with an error after the training."""
+    name = f"{toy_dataset}_unnamed"
+    DatasetCatalog.register(name, lambda: DatasetCatalog.get(toy_dataset))
+    try:
+        with pytest.raises(AIDError, match=f"^DATASETS.TEST: the names of the classes of {name}"):
+            configure(opts=["DATASETS.TEST", (name,)])
+        configure(opts=["DATASETS.TRAIN", (name,)])
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
 @pytest.mark.parametrize(
     "image_id, message",
     [(0, "3.png has the image_id of .*0.png: give every image"), (None, "3.png has no image_id")],

@@ -1,11 +1,14 @@
 """Runs with images without labels."""
 
 import os
+import shutil
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 
+from aid.data import register_images
 from aid.engine import AIDTrainer
 from aid.utils.errors import AIDError
 
@@ -85,6 +88,28 @@ def test_refused_before_the_model_is_built(opts, said, run_config, toy_dataset, 
     cfg = run_config("run", opts=[*KEYS, "DATASETS.UNLABELED", (toy_dataset,), *opts])
     with pytest.raises(AIDError, match=f"^{said}"):
         AIDTrainer(cfg)
+
+
+def test_a_warning_if_test_images_are_among_the_unlabeled(
+    configure, toy_dataset, no_handlers, tmp_path, capsys
+):
+    """Also by other paths, as a folder of all images and a split of it have them."""
+    others = tmp_path / "others"
+    others.mkdir()
+    shutil.copy(tmp_path / "0.png", others / "7.png")
+    name = f"{toy_dataset}_unlabeled"
+    register_images(name, str(others))
+    opts = ["DATASETS.UNLABELED", (name,), "UNLABELED.SHARE", 0.5]
+    try:
+        configure(opts=opts)
+        assert "of DATASETS.TEST" not in capsys.readouterr().out
+        os.symlink(tmp_path / "3.png", others / "8.png")
+        configure(opts=opts)
+        screen = capsys.readouterr().out
+        assert f"1 of 7 images of DATASETS.TEST, first {tmp_path}/3.png" in screen
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def test_a_dataset_that_is_not_registered(configure):

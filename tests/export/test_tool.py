@@ -86,6 +86,8 @@ def test_file_with_other_detections_is_removed(student, call, tmp_path, monkeypa
         return lambda image: (run(image)[0] + 1, *run(image)[1:])
 
     monkeypatch.setattr(tool, "load_exported", shifted)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/contract.json").write_text("of an earlier export")
     status, errors = call(*student, "--no-teacher", "--format", "trace")
     assert status == 2 and "boxes differ from the detector's by 1" in errors[0]
     assert not list((tmp_path / "out").iterdir())
@@ -219,9 +221,19 @@ def test_int8_file_with_a_low_ap_is_not_kept(student, labeled, call, tmp_path, m
     aps = iter([{"bbox": 30.0}, {"bbox": 28.5}])
     monkeypatch.setattr(tool, "quantized", lambda path, images: Path(path).read_bytes())
     monkeypatch.setattr(tool, "average_precision", lambda *args: next(aps))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/model_int8.onnx").write_text("of an earlier export")
     status, errors = call(*student, *INT8, "--calibrate", str(tmp_path), "--evaluate", labeled)
     assert status == 2 and "its bbox AP on labeled_" in errors[0] and "28.5" in errors[0]
     assert not (tmp_path / "out/model_int8.onnx").exists()
+
+
+def test_files_of_an_earlier_export_do_not_stay(call, tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("model_traced.pt", "model_int8.onnx"):
+        (tmp_path / "out" / name).write_text("")
+    status, errors = call("--config-file", str(tmp_path), "--format", "trace", "onnx")
+    assert status == 2 and "out holds model_int8.onnx of another export: remove it" in errors[0]
 
 
 @pytest.mark.parametrize(

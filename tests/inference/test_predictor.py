@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -154,6 +155,12 @@ def test_unusable_images_are_refused(image, message, run_folder):
     predictor = Predictor(run_folder())
     with pytest.raises(AIDError, match=message):
         predictor(image)
+
+
+@pytest.mark.parametrize("images", ["street.png", Path("street.png"), b"street.png"])
+def test_one_path_is_no_list_of_images(images, run_folder):
+    with pytest.raises(AIDError, match="street.png.* is no list of images: write predict"):
+        Predictor(run_folder()).predict(images)
 
 
 def test_other_channel_orders_are_refused(run_folder):

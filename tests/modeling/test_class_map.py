@@ -48,6 +48,15 @@ def test_classes_without_names_are_mapped_by_id():
     assert read(["1: 0"], 2, 1).targets == (None, 0)
 
 
+def test_class_names_may_have_colons():
+    entries = ["car:red: vehicle: red", "car: vehicle"]
+    teacher, student = ("car", "car:red", "car:blue"), ("vehicle", "vehicle: red")
+    assert ClassMap.from_entries(entries, teacher, student).targets == (0, 1, None)
+    twice = ["car:red: vehicle", "car:red:vehicle: red"]
+    with pytest.raises(AIDError, match="maps car:red twice, to vehicle and to vehicle: red"):
+        ClassMap.from_entries(twice, teacher, student)
+
+
 @pytest.mark.parametrize(
     "entries, teacher, message",
     [
@@ -55,7 +64,7 @@ def test_classes_without_names_are_mapped_by_id():
         (["car: Vehicel"], TEACHER, "the student has no class 'Vehicel'; it has Vehicle, Person, "),
         (["2: Vehicle"], TEACHER, "the teacher has no class '2'"),
         (["car: Person", "car: Vehicle"], TEACHER, "maps car twice, to Person and to Vehicle"),
-        (["car: Person", "Car: Person"], TEACHER, "maps Car twice"),
+        (["car: Person", "Car: Person"], TEACHER, "maps car twice"),
         (["car"], TEACHER, """'car' is no entry: write "teacher class: student class", in q"""),
         ([{"car": "Vehicle"}], TEACHER, "{'car': 'Vehicle'} is no entry"),
         (["by name"], ("dog", "cat"), "no class: the teacher's classes dog, cat and the student's"),

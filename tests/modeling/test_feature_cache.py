@@ -1,6 +1,7 @@
 """Cache of a teacher's features: what is read, computed and stored."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -94,6 +95,32 @@ def test_full_cache_computes(network, folder, caplog):
 
 
 @torch.no_grad()
+def test_room_is_left_on_the_disk_for_checkpoints(network, folder, caplog, monkeypatch):
+    usage = SimpleNamespace(free=2**30 - 1)
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda folder: usage)
+    FeatureCache(folder, 1.0, network, "")(network, images(0, 1))
+    assert os.listdir(folder) == [] and caplog.text.count("1 GiB free") == 1
+    usage.free = 2**31
+    FeatureCache(folder, 1.0, network, "")(network, images(0, 1))
+    assert len(os.listdir(folder)) == 2
+
+
+@torch.no_grad()
+def test_folder_that_cannot_be_written_any_more_costs_time_only(
+    network, folder, caplog, file_limit
+):
+    removed = FeatureCache(folder, 1.0, network, "")
+    os.rmdir(folder)
+    for seed in (0, 1):
+        assert torch.equal(removed(network, images(seed))["p3"], network.conv(images(seed)))
+    assert caplog.text.count("cannot be written (No such file") == 1
+    on_full_disk = FeatureCache(folder, 1.0, network, "")
+    with file_limit(100):
+        on_full_disk(network, images(0, 1))
+    assert os.listdir(folder) == [] and caplog.text.count("cannot be written (") == 2
+
+
+@torch.no_grad()
 def test_limit_holds_for_several_processes_together(network, folder, monkeypatch):
     monkeypatch.setattr(feature_cache, "COUNT", 1)
     limit = 8000
@@ -125,6 +152,8 @@ def test_unusable_folder_is_refused(network, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(AIDError, match="TEACHER.CACHE: .*file.*; name a folder"):
         FeatureCache(str(tmp_path / "file" / "cache"), 1.0, network, "")
+    (tmp_path / "features").mkdir()  # as tools/study.py makes beside a teacher
+    FeatureCache(str(tmp_path), 1.0, network, "")
     with pytest.raises(AIDError, match="TEACHER.CACHE_GIB is -1.0"):
         FeatureCache(str(tmp_path), -1.0, network, "")
 

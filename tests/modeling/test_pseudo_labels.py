@@ -274,6 +274,23 @@ def test_labels_come_from_the_first_of_several_teachers(
     assert all(losses[f"loss_distill_feature{suffix}"] > 0 for suffix in ("", "_1"))
 
 
+def test_a_teacher_without_the_class_of_a_label_does_not_teach_it(
+    student_model, make_batch, further, monkeypatch
+):
+    boxes = [[4.0, 4, 30, 30], [40, 10, 80, 50]]
+    says(monkeypatch, found(boxes, [0.9, 0.8], [0, 2]))
+    opts = further(("faster_rcnn", ["MODEL.ROI_HEADS.NUM_CLASSES", 2]))
+    opts += ["TEACHER.MORE_CLASS_MAPS", [["0: 0", "1: 1"]]]
+    model, _ = student_model("faster_rcnn", opts=[*opts, "DISTILLATION.LOSSES", ["ResponseLoss"]])
+    seen = []
+    mixing = model.mixing
+    model.mixing = lambda weights: seen.extend(mixing(weights)) or seen
+    step(model, without_labels(make_batch((2, 3)), (1,)))
+    first, second = (x.components for x in seen)
+    assert (first.cls[-2:] > 0).all() and (second.box[-2:] > 0).all()
+    assert second.cls[-2] > 0 and second.cls[-1] == 0
+
+
 def test_the_comparison_with_the_teacher_needs_labels(student_model, make_batch):
     from aid.engine.hooks import CompareTeacher
 

@@ -101,6 +101,13 @@ def test_labels_of_larger_images_are_noted(convert_dataset, labels):
     assert "labels of train are outside of their image: if images were resized" in text
 
 
+def test_note_on_classes_of_different_case(convert_dataset, labels):
+    folder = labels("yolo")
+    (folder / "data.yaml").write_text("names: [person, Person]\n")
+    text = convert_dataset(folder)[1]
+    assert "Classes that differ in upper and lower case only: person, Person: if they are" in text
+
+
 def test_number_of_compared_images_is_limited(convert_dataset, labels, monkeypatch, tmp_path):
     monkeypatch.setattr("aid_tools.own_data.data_report.MAX_COMPARED", 2)
     text = convert_dataset(labels("voc"))[1]

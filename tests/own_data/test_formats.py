@@ -125,10 +125,14 @@ def test_coco_keeps_crowds_and_counts_what_is_left_out(labels):
     content["annotations"][0] |= {"iscrowd": 1, "segmentation": [], "keypoints": [1, 1, 2]}
     content["annotations"][1].pop("bbox")
     content["annotations"].append({**content["annotations"][2], "image_id": 99})
+    content["annotations"].append({**content["annotations"][2], "bbox": []})
+    content["images"][0] |= {"width": None, "height": None}
+    content["images"][1] |= {"width": 0, "height": 0}
     path.write_text(json.dumps(content))
     found = read_labels(str(folder))
     assert found.images[0].objects[0].crowd
-    assert sorted(found.left_out.values()) == [1, 1, 1]
+    assert found.images[0].size is found.images[1].size is None
+    assert sorted(found.left_out.values()) == [1, 1, 2]
 
 
 def test_data_yaml_stands_for_its_folder(labels):
@@ -193,6 +197,7 @@ ANNOTATIONS = "annotations/instances_val2017.json"
         ("yolo", "data.yaml", "forklift", "~", "class name None is no text: put the name in"),
         ("yolo", "data.yaml", "forklift", "' '", "class name ' ' is blank or has several lines"),
         ("yolo", "data.yaml", "[forklift, person]", "{1: a, 2: b}", "the ids 1, 2: count from 0"),
+        ("yolo", "data.yaml", "nc: 2", "names: [a, b]", "data.yaml, line 5: names is given twice"),
         ("yolo", "data.yaml", "nc: 2", "nc: 3", "'nc' is 3, but 'names' has 2 names"),
         ("yolo", "data.yaml", "../val", "../train", "train and val both name "),
         ("yolo", "data.yaml", "nc: 2", "kpt_shape: [2, 3]", "has 5 fields: with the kpt_shape"),
@@ -205,6 +210,13 @@ ANNOTATIONS = "annotations/instances_val2017.json"
         ("coco", ANNOTATIONS, '{"id": 1, "name', '{"id": 0, "name', "'categories' has id 0 twice"),
         ("coco", ANNOTATIONS, '"bbox"', '"ignore": 1, "bbox"', "has 'ignore' 1, which is not"),
         ("coco", ANNOTATIONS, '"bbox"', '"iscrowd": "0", "bbox"', "has 'iscrowd' '0': it must be"),
+        (
+            "coco",
+            ANNOTATIONS,
+            '"bbox": [',
+            '"bbox": [0, ',
+            "an annotation has 'bbox' [0, 0, 0, 120, 80]",
+        ),
         ("cvat", "annotations.xml", "<image", "<track/><image", "has tracks: export the task"),
         ("cvat", "annotations.xml", 'label="person"', 'label="x"', "has label x, which is not in"),
         ("cvat", "annotations.xml", "xtl=", "x=", "annotations.xml, in CVAT format, has no 'xtl'"),
@@ -263,6 +275,15 @@ def test_images_that_are_missing_ambiguous_or_labeled_twice_are_refused(labels, 
     shutil.rmtree(folder / "JPEGImages/x")
     shutil.copy(folder / "Annotations/a.xml", folder / "Annotations/second.xml")
     with pytest.raises(AIDError, match=r"a\.png is labeled twice, by .*a\.xml and .*second\.xml"):
+        read_labels(str(folder))
+
+
+def test_old_labels_beside_those_of_yolo_are_refused(labels):
+    folder = labels("yolo")
+    shutil.copytree(folder / "train/labels", folder / "train/labels_old")
+    with pytest.raises(
+        AIDError, match=r"a\.png is labeled twice, by .*labels/a\.txt and .*labels_old"
+    ):
         read_labels(str(folder))
 
 

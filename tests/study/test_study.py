@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from aid.utils.errors import AIDError
-from aid_tools.study import load_study, measured, run_study
+from aid_tools.study import check_settings, load_study, measured, read_results, run_study
 from aid_tools.study import runner as runner_module
+from aid_tools.study.results import collect_results
 
 CONTENT = yaml.safe_load("""
 output: out
@@ -118,6 +119,7 @@ def test_jobs_of_a_single_experiment(study):
             r"Non-existent config key: AID.APLHA \(did you mean AID.ALPHA\?\)$",
         ),
         ({"experiments": 3}, "does not have the structure of a study"),
+        ({"experiments": {}}, "does not have the structure of a study: experiments is empty"),
         (
             {"experiments": {"endless": {**FIRST, "seeds": list(range(2000))}}},
             "more than 10000 combinations of seeds, .*: shorten",
@@ -131,6 +133,17 @@ def test_jobs_of_a_single_experiment(study):
             "a rule's constant_of leads back to itself",
         ),
         ({"scenes": "x" * 2**18}, "has more than 262144 characters"),
+        ({"experiments": {"a": {**FIRST, "rules": "aid"}}}, "rules is 'aid': it must be a list"),
+        (
+            {"experiments": {"a": {**FIRST, "strengths": []}}},
+            r"strengths is \[\]: it must be a list",
+        ),
+        ({"experiments": {"a": {**FIRST, "seeds": ["0"]}}}, "a seed is '0': it must be a whole"),
+        ({"experiments": {"a": {**FIRST, "seeds": [-1]}}}, "a seed is -1: it must be a whole"),
+        (
+            {"scenes": {**CONTENT["scenes"], "kinds": {"day": {"folder": 5}, "mixed": {}}}},
+            "folder is 5: it must",
+        ),
     ],
 )
 def test_invalid_study_is_refused(study, changes, message):
@@ -167,13 +180,71 @@ def test_every_job_registers_the_files_of_the_study(study, tmp_path, monkeypatch
 
 def test_given_dataset_is_used_as_it_is(study, tmp_path, monkeypatch):
     kinds = {"day": {"folder": str(tmp_path / "data")}, "mixed": {}}
-    job = study(scenes={**CONTENT["scenes"], "kinds": kinds}).jobs[1]
+    scenes = {**CONTENT["scenes"], "kinds": {**kinds, "day": {"folder": "~/data"}}}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    job = study(scenes=scenes, output="~/out").jobs[1]
+    assert job.folder == str(tmp_path / "out/teachers/choose/day/net")
     assert job.is_teacher and job.scenes.root == str(tmp_path / "data" / "kitti")
     with pytest.raises(AIDError, match="kitti, a dataset of the study, does not exist"):
         runner_module._render(job.scenes, 1)
     os.makedirs(job.scenes.root)
     runner_module._render(job.scenes, 1)
     assert os.listdir(job.scenes.root) == []
+
+
+def test_runs_of_other_settings_are_not_taken_for_those_of_the_study(study, monkeypatch):
+    def popen(command, **kwargs):
+        return None
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    jobs = study("second").jobs
+    for job in jobs:
+        runner_module._start(job)
+    check_settings(study().jobs)  # among them some that were not started
+    aid, teacher = jobs[2].folder, jobs[1].folder
+    changed = {**CONTENT["rules"], "aid": {"AID.ALPHA": 0.7}}
+    with pytest.raises(
+        AIDError, match=f"^{aid} was run with AID.ALPHA 0.3, which is 0.7 in the study now: "
+    ):
+        check_settings(study(rules=changed).jobs)
+    net = {**CONTENT["detectors"]["net"], "teacher": "other.yaml"}
+    with pytest.raises(
+        AIDError, match=f"^{teacher} was run with config t.yaml, which is other.yaml in "
+    ):
+        check_settings(study(detectors={"net": net}).jobs)
+    day = {"folder": "real"}
+    with pytest.raises(
+        AIDError, match=f"^{teacher} was run with data out/.*/day, which is real in "
+    ):
+        check_settings(
+            study(
+                scenes={**CONTENT["scenes"], "kinds": {**CONTENT["scenes"]["kinds"], "day": day}}
+            ).jobs
+        )
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+@pytest.mark.parametrize(
+    "name, read", [("job.json", check_settings), ("results.json", read_results)]
+)
+def test_damaged_file_of_a_run_is_a_one_line_error(name, read, text, study):
+    jobs = study().jobs
+    os.makedirs(jobs[3].folder)
+    with open(os.path.join(jobs[3].folder, name), "w") as f:
+        f.write(text)
+    with pytest.raises(AIDError, match=f"^{jobs[3].folder}/{name} .*: remove its folder"):
+        read(jobs)
+
+
+def test_configs_are_checked_before_anything_runs(study, tiny_config, monkeypatch):
+    monkeypatch.setattr(runner_module, "_render", None)
+    with pytest.raises(AIDError, match="^config file p.yaml does not exist"):
+        run_study(study(), workers=1)
+    files = {x: tiny_config("faster_rcnn", name=x) for x in ("teacher", "plain", "student")}
+    net = {**CONTENT["detectors"]["net"], **files}
+    wrong = {**CONTENT["rules"], "aid": {"AID.ALPHA": "large"}}
+    with pytest.raises(AIDError, match="AID.ALPHA is 'large'"):
+        run_study(study("second", rules=wrong, detectors={"net": net}), workers=1)
 
 
 def test_malformed_study_file_is_refused(tmp_path):
@@ -214,6 +285,7 @@ def fake_runs(monkeypatch):
             json.dump({"AP": 1.0}, f)
 
     monkeypatch.setattr(runner_module, "POLL", 0.01)
+    monkeypatch.setattr(runner_module, "_check_configs", lambda jobs: None)
     monkeypatch.setattr(runner_module, "_render", lambda *args: None)
     monkeypatch.setattr(runner_module, "_start", start)
     monkeypatch.setattr(runner_module, "_last_line", lambda job: "its last words")
@@ -243,3 +315,18 @@ def test_failed_job_skips_only_its_dependents(study, fake_runs, capsys):
     failing.clear()
     assert run_study(study(), workers=2) == []
     assert len(started) == len(jobs) + 1
+
+
+def test_run_without_an_evaluation_is_a_failed_one(study, fake_runs, monkeypatch, capsys):
+    job = study("second").jobs[0]
+
+    def collect(x):
+        os.makedirs(x.folder, exist_ok=True)
+        with open(os.path.join(x.folder, "metrics.json"), "w") as f:
+            f.write('{"iteration": 1, "total_loss": 1.0}\n')
+        collect_results(x)
+
+    monkeypatch.setattr(runner_module, "collect_results", collect)
+    failed = run_study(study("second"), workers=1)
+    assert job in failed and len(failed) == len(study("second").jobs)
+    assert f"failed: {job.folder}: metrics.json has no AP" in capsys.readouterr().out

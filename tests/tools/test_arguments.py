@@ -76,6 +76,27 @@ def test_common_options_are_parsed(load_script):
     assert load_script("tools/load_test.py").build_parser().get_default("num_gpus") == 0
 
 
+@pytest.mark.parametrize(
+    "value, is_score", [("0", True), ("1", True), ("40", False), ("nan", False)]
+)
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["predict", "a.png", "--config-file", "a.yaml", "--output", "out", "--score-threshold"],
+        ["report", "run", "--output", "out", "--threshold"],
+    ],
+)
+def test_scores_are_from_0_to_1(args, value, is_score, load_script, capsys):
+    name, *options = args
+    parser = load_script(f"tools/{name}.py").build_parser()
+    if is_score:
+        parser.parse_args([*options, value])
+        return
+    with pytest.raises(SystemExit):
+        parser.parse_args([*options, value])
+    assert f"{options[-1]}: {value} is no score from 0 to 1" in capsys.readouterr().err
+
+
 def test_every_script_is_an_entry(repository):
     found = {"train_net.py"}
     for folder in ("tools", "datasets"):

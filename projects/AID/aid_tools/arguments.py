@@ -6,7 +6,7 @@ Imports the standard library only, see :mod:`aid_tools.command`.
 from __future__ import annotations  # see aid_tools/command.py
 
 import os
-from argparse import REMAINDER, ArgumentParser, RawDescriptionHelpFormatter
+from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 
 __all__ = [
     "add_config_file",
@@ -21,6 +21,7 @@ __all__ = [
     "dataset_folder",
     "add_weights",
     "make_parser",
+    "score",
 ]
 
 OVERRIDES = "KEY VALUE pairs that override the config"
@@ -33,6 +34,14 @@ def make_parser(description: str) -> ArgumentParser:
         description: docstring of the tool, whose line breaks are kept in the help.
     """
     return ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+
+
+def score(text: str) -> float:
+    """Parse a number from 0 to 1, as the type of an option."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ArgumentTypeError(f"{text} is no score from 0 to 1")
+    return value
 
 
 def dataset_folder(name: str) -> str:

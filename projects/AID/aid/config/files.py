@@ -91,7 +91,8 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
 
     Paths in TEACHER.CONFIG_FILE and TEACHER.MORE_CONFIG_FILES that are relative to the file that
     sets them become absolute, so that the dumped config is valid in any folder. A ``~`` at the
-    start of OUTPUT_DIR is the home folder, as in a shell. Whole numbers are taken for floats.
+    start of OUTPUT_DIR and TEACHER.CACHE is the home folder, as in a shell. Whole numbers are taken
+    for floats.
 
     Args:
         config_file: path of the YAML file.
@@ -117,6 +118,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, allow_unsafe: boo
     _check_none(cfg)
     check_sizes(cfg)
     cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
+    cfg.TEACHER.CACHE = os.path.expanduser(cfg.TEACHER.CACHE)
     return cfg
 
 

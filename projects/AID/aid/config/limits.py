@@ -1,5 +1,6 @@
-"""Limits on image sizes and on the size of YAML files, which can stand for values without end."""
+"""Limits on image sizes, and on YAML files: their size, and keys that are given twice."""
 
+from collections.abc import Iterator
 from typing import TextIO
 
 import yaml
@@ -9,9 +10,11 @@ from ..utils.errors import AIDError
 
 __all__ = ["check_sizes", "read_limited"]
 
-# Largest size of a file, and of its content with all aliases written out. The dump of a whole
-# config has 15,000 characters.
+# Largest size of a file, and of its content with all aliases written out, which could be endless.
+# The dump of a whole config has 15,000 characters.
 MAX_CHARACTERS = 2**18
+# Tag of the key "<<", which may be repeated.
+MERGE = "tag:yaml.org,2002:merge"
 
 
 def check_sizes(cfg: CfgNode) -> None:
@@ -35,15 +38,16 @@ def check_sizes(cfg: CfgNode) -> None:
 
 
 def read_limited(path: str, file: TextIO) -> str:
-    """Read the text of a YAML file, and check its size before any object is built.
+    """Read the text of a YAML file, and check it before any object is built.
 
     Args:
         path: of the file, for messages.
         file: the open file.
 
     Raises:
-        AIDError: the file, or its content with all aliases written out, is too large.
-        yaml.YAMLError: the file has aliases and is no YAML.
+        AIDError: the file, or its content with all aliases written out, is too large, or a key is
+            given twice in one section, of which YAML would drop the first.
+        yaml.YAMLError: the file is no YAML.
         RecursionError: it is nested too deeply.
     """
     text = file.read(MAX_CHARACTERS + 1)
@@ -52,14 +56,40 @@ def read_limited(path: str, file: TextIO) -> str:
             f"{path} has more than {MAX_CHARACTERS} characters: a config or study has a few "
             "thousand; check that it is the right file"
         )
-    if "&" in text:  # an anchor, to which aliases refer
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if root is not None and _num_characters(root, {}) > MAX_CHARACTERS:
-            raise AIDError(
-                f"{path}: with its aliases (*name) written out it has more than {MAX_CHARACTERS} "
-                "characters: use fewer aliases inside of what other aliases refer to"
-            )
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is None:
+        return text
+    if "&" in text and _num_characters(root, {}) > MAX_CHARACTERS:  # "&" marks an anchor
+        raise AIDError(
+            f"{path}: with its aliases (*name) written out it has more than {MAX_CHARACTERS} "
+            "characters: use fewer aliases inside of what other aliases refer to"
+        )
+    for key in _repeated_keys(root, set()):
+        raise AIDError(
+            f"{path}, line {key.start_mark.line + 1}: {key.value} is given twice in one section, "
+            "where the last would replace the others: join them"
+        )
     return text
+
+
+def _repeated_keys(node: yaml.Node, seen: set[int]) -> Iterator[yaml.ScalarNode]:
+    """Keys of all sections in a node that are there before.
+
+    Args:
+        node: a node; an alias is the node that it refers to.
+        seen: ids of the nodes that were visited, extended in place.
+    """
+    if isinstance(node, yaml.ScalarNode) or id(node) in seen:
+        return
+    seen.add(id(node))
+    names = set()
+    for child in node.value:
+        key, value = child if isinstance(node, yaml.MappingNode) else (None, child)
+        if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+            if (key.tag, key.value) in names:
+                yield key
+            names.add((key.tag, key.value))
+        yield from _repeated_keys(value, seen)
 
 
 def _num_characters(node: yaml.Node, known: dict[int, float]) -> float:

@@ -195,8 +195,15 @@ def load_coco(
         )
     except (OverflowError, ValueError) as error:
         raise AIDError(f"{json_file} is not in COCO's instance format: {error}") from None
-    number = counted(len(records), "image")
-    logging.getLogger(__name__).info("%s: %s in %s", name, number, json_file)
+    logger, number = logging.getLogger(__name__), counted(len(records), "image")
+    logger.info("%s: %s in %s", name, number, json_file)
+    labels = coco["annotations"]
+    if labels and min_score is not None and not any("score" in x for x in labels):
+        logger.warning(
+            "%s: min_score is %g, but no annotation has a score: all of them are kept",
+            json_file,
+            min_score,
+        )
     return records
 
 

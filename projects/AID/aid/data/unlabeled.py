@@ -1,5 +1,6 @@
 """Images without labels: folders as datasets, and their share in the batches of a training."""
 
+import logging
 import math
 import os
 
@@ -8,10 +9,18 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from ..utils.errors import AIDError
+from ..utils.files import files_below
 from ..utils.text import counted
 from .images import IMAGES, ImageFault, check_header, in_threads
 
-__all__ = ["load_images", "num_unlabeled", "register_images", "unlabeled_records", "upright_size"]
+__all__ = [
+    "load_images",
+    "num_unlabeled",
+    "register_images",
+    "unlabeled_records",
+    "upright_size",
+    "warn_of_test_images",
+]
 
 # EXIF orientations with the sides swapped, in which Detectron2 reads an image upright.
 ORIENTATION_TAG, SWAPPED = 0x0112, (5, 6, 7, 8)
@@ -34,7 +43,8 @@ def load_images(folder: str) -> list[dict]:
     """List the images of a folder in Detectron2's standard format, without annotations.
 
     Args:
-        folder: searched with its subfolders for files with the extension of an image.
+        folder: searched with its subfolders for files with the extension of an image, see
+            :func:`~aid.utils.files.files_below`.
 
     Raises:
         AIDError: the folder does not exist or has no image, or the header of an image shows that
@@ -42,12 +52,7 @@ def load_images(folder: str) -> list[dict]:
     """
     if not os.path.isdir(folder):
         raise AIDError(f"image folder {folder} does not exist: check the path")
-    paths = sorted(
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(IMAGES)
-    )
+    paths = [x for x in files_below(folder) if x.lower().endswith(IMAGES)]
     if not paths:
         raise AIDError(f"image folder {folder} has no file with extension {', '.join(IMAGES)}")
     sizes = in_threads(upright_size, paths)
@@ -62,12 +67,22 @@ def upright_size(path: str) -> tuple[int, int]:
     try:
         width, height = check_header(path)
         with Image.open(path) as image:
-            exif = Image.Exif()
-            exif.load(image.info.get("exif"))  # getexif() decodes a whole PNG
+            orientation = _orientation(image)
     except (OSError, ImageFault) as error:
         raise AIDError(f"image {path} cannot be read: {error}: replace or remove it") from error
-    swapped = exif.get(ORIENTATION_TAG) in SWAPPED
-    return (height, width) if swapped else (width, height)
+    return (height, width) if orientation in SWAPPED else (width, height)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """Orientation by which Detectron2 rotates an image; None without any, or if EXIF is damaged."""
+    try:
+        if image.format != "PNG":
+            return image.getexif().get(ORIENTATION_TAG)
+        exif = Image.Exif()
+        exif.load(image.info.get("exif"))  # getexif() decodes a whole PNG
+        return exif.get(ORIENTATION_TAG)
+    except Exception:  # of any type
+        return None
 
 
 def num_unlabeled(cfg: CfgNode, batch_size: int) -> int:
@@ -101,6 +116,30 @@ def num_unlabeled(cfg: CfgNode, batch_size: int) -> int:
             "change the share, or raise SOLVER.IMS_PER_BATCH"
         )
     return number
+
+
+def warn_of_test_images(cfg: CfgNode) -> None:
+    """Log a warning if images of DATASETS.TEST are in DATASETS.UNLABELED, by whatever path."""
+    files = {_file(x["file_name"]) for x in unlabeled_records(cfg)} - {None}
+    tested = [x["file_name"] for name in cfg.DATASETS.TEST for x in DatasetCatalog.get(name)]
+    known = [path for path in tested if _file(path) in files]
+    if known:
+        logging.getLogger(__name__).warning(
+            "%d of %d images of DATASETS.TEST, first %s, are in DATASETS.UNLABELED, too: the "
+            "student trains on them, so that its AP may be higher than on new images",
+            len(known),
+            len(tested),
+            known[0],
+        )
+
+
+def _file(path: str) -> tuple[int, int] | None:
+    """Identity of a file, the same by all of its paths; None if it is not on this machine."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def unlabeled_records(cfg: CfgNode) -> list[dict]:

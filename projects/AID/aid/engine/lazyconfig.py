@@ -1,6 +1,7 @@
 """Training and evaluation with a LazyConfig, for tools/lazyconfig_train_net.py."""
 
 import logging
+import os
 
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetMapper
@@ -14,7 +15,7 @@ from ..config import check_exists
 from ..data.build import CheckedMapper
 from ..modeling.inheritance import inherit
 from ..utils.errors import AIDError, ignore_known_deprecations
-from ..utils.files import check_folder_name, clear_write_errors
+from ..utils.files import check_folder_name, clear_write_errors, lock_folder
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .errors import without_known_tracebacks
 from .hooks import SeedStep, TimeFirstSteps, strength_hooks
@@ -93,6 +94,9 @@ def main(args):
     check_folder_name("train.output_dir", folder)
     cfg.train.seed = _seed(cfg)
     with clear_write_errors(folder):
+        if not args.eval_only and comm.is_main_process():
+            os.makedirs(folder, exist_ok=True)
+            lock_folder(folder)
         default_setup(cfg, args)
         setup_logger(folder, distributed_rank=comm.get_rank(), name="aid")
     logging.getLogger(__name__).info("train.seed is %d", cfg.train.seed)

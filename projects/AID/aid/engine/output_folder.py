@@ -20,7 +20,14 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import flat_keys, load_config
 from ..utils.errors import AIDError
-from ..utils.files import check_folder_name, clear_write_errors, json_text, remove_parts, write_text
+from ..utils.files import (
+    check_folder_name,
+    clear_write_errors,
+    json_text,
+    lock_folder,
+    remove_parts,
+    write_text,
+)
 from ..utils.logs import Screen, log_to_file
 
 __all__ = [
@@ -177,9 +184,10 @@ def start_run(cfg: CfgNode, resume: bool) -> None:
         resume: whether the run continues from the checkpoint in the folder, if there is one.
 
     Raises:
-        AIDError: the folder cannot be written.
+        AIDError: the folder cannot be written, or another run is using it.
     """
     if comm.is_main_process():
+        lock_folder(cfg.OUTPUT_DIR)
         with clear_write_errors(cfg.OUTPUT_DIR):
             _clean_up(cfg.OUTPUT_DIR, resume)
     _write_config(cfg)

@@ -7,7 +7,7 @@ import shlex
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from ..checkpoint import clear_load_errors, last_checkpoint, load_file, local_file
@@ -16,6 +16,7 @@ from ..data.classes import check_class_lists, class_list
 from ..data.conventions import warn_of_boxes
 from ..data.masks import check_masks
 from ..data.register import register_from_file
+from ..data.unlabeled import warn_of_test_images
 from ..evaluation import check_evaluator
 from ..modeling.families import num_classes_key
 from ..utils.commands import script_path
@@ -143,6 +144,8 @@ def _checked_config(args: argparse.Namespace, output: str | None) -> tuple[CfgNo
         for name in cfg.DATASETS[key]:
             sizes[name] = check_dataset(cfg, key, name)
     check_class_lists((f"DATASETS.{k}", x) for k in ("TRAIN", "TEST") for x in cfg.DATASETS[k])
+    if cfg.DATASETS.UNLABELED and comm.is_main_process() and not args.eval_only:
+        warn_of_test_images(cfg)
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(cfg, resume=args.resume)
     cfg.freeze()
@@ -199,9 +202,10 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
         Number of its images.
 
     Raises:
-        AIDError: the dataset is unknown, cannot be loaded or, if unlabeled, has no image; its
-            number of classes is not that of the model, it lacks masks for a model with masks, a
-            training set has no objects, or a test set has no evaluator or no unique image ids.
+        AIDError: the dataset is unknown, cannot be loaded, lacks sizes of images that are needed
+            or, if unlabeled, has no image; its number of classes is not that of the model, it lacks
+            masks for a model with masks, a training set has no objects, or a test set has no
+            evaluator, no names of its classes or no unique image ids.
     """
     if name not in DatasetCatalog.list():
         known = ", ".join(n for n in DatasetCatalog.list() if "kitti" in n or "traffic" in n)
@@ -216,6 +220,7 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
         raise AIDError(
             f"DATASETS.{key}: {name} cannot be loaded ({error}): check DETECTRON2_DATASETS"
         ) from error
+    _check_sizes(cfg, key, name, records)
     if key == "UNLABELED":
         if not records:
             raise AIDError(f"DATASETS.UNLABELED: {name} has no image")
@@ -230,6 +235,11 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
         )
     if key == "TEST":
         check_evaluator(name)
+        if names is None and _is_converted(name):
+            raise AIDError(
+                f"DATASETS.TEST: the names of the classes of {name} are not known, which COCO's "
+                "metric needs: set thing_classes in its metadata, or name a dataset with labels"
+            )
         _check_image_ids(records, name)
     elif all(x.get("iscrowd", 0) for record in records for x in record.get("annotations", ())):
         raise AIDError(
@@ -242,6 +252,23 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
     if cfg.MODEL.MASK_ON:
         check_masks(cfg, key, name, records)
     return len(records)
+
+
+def _check_sizes(cfg: CfgNode, key: str, name: str, records: list[dict]) -> None:
+    """Check that records have sizes if a training groups by them or COCO's metric converts them."""
+    if not (_is_converted(name) if key == "TEST" else cfg.DATALOADER.ASPECT_RATIO_GROUPING):
+        return
+    for record in records:
+        if not {"width", "height"} <= record.keys():
+            raise AIDError(
+                f"DATASETS.{key}: in {name} {record['file_name']} has no width and height: add "
+                "both, in pixels, to the record of each image"
+            )
+
+
+def _is_converted(name: str) -> bool:
+    """Whether COCO's metric converts the records of a dataset, since there is no file of them."""
+    return MetadataCatalog.get(name).get("json_file", None) is None
 
 
 def _check_image_ids(records: list[dict], name: str) -> None:

@@ -93,6 +93,11 @@ class Predictor:
 
         Images of different sizes are padded to the largest, which may change the last digits.
         """
+        if isinstance(images, str | bytes | os.PathLike):
+            raise AIDError(
+                f"{str(images)!r} is no list of images: write predict([...]), or call the "
+                "predictor with the path"
+            )
         if not len(images):
             return []
         inputs = [as_input(self._pixels(image), self.cfg) for image in images]

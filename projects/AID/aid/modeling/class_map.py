@@ -61,10 +61,10 @@ class ClassMap:
                 continue
             source, target = _read(entry, sides, key)
             if source in explicit:
-                name, first, second = entry.partition(":")[0].strip(), explicit[source], target
+                first, second = (sides["student"][k] for k in (explicit[source], target))
                 raise AIDError(
-                    f"{key} maps {name} twice, to {sides['student'][first]} and to "
-                    f"{sides['student'][second]}: map each class of the teacher once"
+                    f"{key} maps {sides['teacher'][source]} twice, to {first} and to {second}: map "
+                    "each class of the teacher once"
                 )
             explicit[source] = target
         mapped = {**by_name, **explicit}
@@ -143,9 +143,14 @@ def _read(entry: object, sides: dict[str, list[str]], key: str) -> tuple[int, ..
             f'{key}: {entry!r} is no entry: write "teacher class: student class", in quotes, or '
             f'"{BY_NAME}" for all classes with equal names'
         )
+    parts = entry.split(":")
+    pairs = [
+        (":".join(parts[:i]).strip(), ":".join(parts[i:]).strip()) for i in range(1, len(parts))
+    ]
+    # Names may have colons, too; what fits no pair is reported for the first one.
+    fitting = [x for x in pairs if x[0] in sides["teacher"] and x[1] in sides["student"]]
     ids = []
-    for (side, names), text in zip(sides.items(), entry.split(":", 1), strict=True):
-        name = text.strip()
+    for (side, names), name in zip(sides.items(), (fitting or pairs)[0], strict=True):
         matches = [names.index(name)] if name in names else _alike(name, names)
         if len(matches) != 1:
             unnamed = " (names are not known here)" if names == _names(len(names)) else ""

@@ -166,8 +166,6 @@ class Distiller:
     ) -> Weights:
         """Imitation weights of this teacher, ignoring the others.
 
-        Predicted classes have weight 0 on instances without a counterpart in the teacher's classes.
-
         Args:
             stats: of :meth:`stats`.
             instances: ground truth of each image.
@@ -177,10 +175,20 @@ class Distiller:
         weights = self.weighting(stats, boxes, maps)
         if self.request:
             weights.components = self.weighting.component_weights(stats, boxes)
-            has_class = self.teacher.has_class(instances)
-            if has_class is not None:
-                weights.components.cls = torch.where(has_class, weights.components.cls, 0.0)
         return weights
+
+    def ignore_unknown_classes(self, weights: Weights, instances: list[Instances]) -> None:
+        """Set the weights of predicted classes to 0 on instances whose class the teacher lacks.
+
+        Args:
+            weights: weights of ``instances``, changed in place.
+            instances: ground truth or pseudo-labels of each image.
+        """
+        if weights.components is None:
+            return
+        has_class = self.teacher.has_class(instances)
+        if has_class is not None:
+            weights.components.cls = torch.where(has_class, weights.components.cls, 0.0)
 
     def aligned(self, view: TeacherView, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resample the teacher's maps, if any, of the imitated levels at the student's cells.

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -16,6 +17,8 @@ __all__ = ["FeatureCache"]
 
 # Number of files that a process writes before it measures the size of the folder again.
 COUNT = 32
+# Bytes that are left free on the disk, on which the checkpoints of the run may be, too.
+RESERVE = 2**30
 
 
 class FeatureCache:
@@ -44,12 +47,12 @@ class FeatureCache:
             raise AIDError(f"TEACHER.CACHE_GIB is {max_gib}: it must be 0 or more")
         self._folder = folder
         try:
-            check_writable(os.path.join(folder, "features"))
+            check_writable(os.path.join(folder, "features.pth"))
         except AIDError as error:
             raise AIDError(f"TEACHER.CACHE: {error}; name a folder that can be written") from error
         self._limit = max_gib * 2**30
         self._num_written = 0
-        self._is_full = False  # and a warning says so
+        self._is_open = True  # until a warning says that nothing more is stored
         self._network = _digest(repr(network), settings, torch.__version__)
         for name, x in network.state_dict().items():
             self._network = _digest(self._network, name, x)
@@ -82,26 +85,32 @@ class FeatureCache:
         return {k: torch.stack([y[k].to(x.device) for y in features]) for k in features[0]}
 
     def _write(self, path: str, features: dict[str, Tensor]) -> None:
-        if self._is_full:
-            return
-        if self._num_written % COUNT == 0:  # other processes may write there, too
-            self._left = self._limit - _size(self._folder)
-        if self._left < sum(x.nbytes for x in features.values()):
-            logging.getLogger(__name__).warning(
-                "TEACHER.CACHE %s is full: further features are computed at each use; raise "
-                "TEACHER.CACHE_GIB, or remove files that are not needed",
-                self._folder,
-            )
-            self._is_full = True
+        """Store the features of an image; a folder that has no room is not written any more."""
+        if not self._is_open:
             return
         own = f"{path}.{os.getpid()}"  # runs may store the same image at the same time
-        # A full disk, for which torch raises a RuntimeError, costs time only.
-        with suppress(OSError, RuntimeError):
-            with whole_file(own, sync=False) as f:
-                torch.save({k: y.cpu().clone() for k, y in features.items()}, f)
-            os.replace(own, path)
-            self._left -= os.path.getsize(path)
-            self._num_written += 1
+        try:
+            if self._num_written % COUNT == 0:  # other processes may write there, too
+                room = shutil.disk_usage(self._folder).free - RESERVE
+                self._left = min(self._limit - _size(self._folder), room)
+            if self._left >= sum(x.nbytes for x in features.values()):
+                with whole_file(own, sync=False) as f:
+                    torch.save({k: y.cpu().clone() for k, y in features.items()}, f)
+                os.replace(own, path)
+                self._left -= os.path.getsize(path)
+                self._num_written += 1
+                return
+            reason = "has the size of TEACHER.CACHE_GIB, or less than 1 GiB free on its disk"
+        except (OSError, RuntimeError) as error:  # torch raises a RuntimeError on a full disk
+            cause = error.strerror if isinstance(error, OSError) else "no room on its disk"
+            reason = f"cannot be written ({cause})"
+        self._is_open = False
+        logging.getLogger(__name__).warning(
+            "TEACHER.CACHE %s %s: further features are computed at each use; make room there, or "
+            "raise the limit",
+            self._folder,
+            reason,
+        )
 
 
 def _size(folder: str) -> int:

@@ -344,6 +344,7 @@ class DistillationMixin(_Detector):
                 of_batch = Weights.cat(of_batch, self.pseudo_labels.weights(pseudo, maps))
                 if of_teacher is not None:
                     of_teacher.teacher.predictions = None  # of the labeled images alone
+            distiller.ignore_unknown_classes(of_batch, instances)
             views.append(view)
             stats.append(of_teacher)
             weights.append(of_batch)

@@ -1,6 +1,7 @@
-"""Atomic file writes, and clear errors for folders that cannot be written."""
+"""Atomic file writes, locks of folders, and clear errors for those that cannot be written."""
 
 import errno
+import fcntl
 import json
 import math
 import os
@@ -17,7 +18,9 @@ __all__ = [
     "check_folder_name",
     "check_writable",
     "clear_write_errors",
+    "files_below",
     "json_text",
+    "lock_folder",
     "reason",
     "remove_parts",
     "whole_file",
@@ -31,6 +34,9 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # Errors of a folder without permissions or that was removed, or of one in a file's place; reading
 # other files raises them too.
 NO_RIGHT = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+
+# {folder: descriptor} of the folders that this process has locked, until it ends.
+_locked: dict[str, int] = {}
 
 
 @contextmanager
@@ -85,6 +91,23 @@ def _finite(content: object) -> object:
         case float() if not math.isfinite(content):
             return None
     return content
+
+
+def files_below(root: str) -> list[str]:
+    """Sorted paths of all files in a folder and its subfolders, except hidden files.
+
+    Links out of the folder are followed; no folder is read twice.
+    """
+    paths, seen, inside = [], set(), os.path.join(os.path.realpath(root), "")
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        leads_back = folder != root and os.path.islink(folder) and real.startswith(inside)
+        if leads_back or real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        paths += [os.path.join(folder, x) for x in names if not x.startswith(".")]
+    return sorted(paths)
 
 
 def remove_parts(folder: str, *names: str) -> None:
@@ -187,3 +210,38 @@ def cannot_write(error: BaseException | None, folder: str) -> OSError | None:
             codes = NO_ROOM
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
+
+
+def lock_folder(folder: str) -> None:
+    """Keep other runs out of a folder until this process ends, where the file system has locks.
+
+    Args:
+        folder: OUTPUT_DIR of the run, which exists.
+
+    Raises:
+        AIDError: another run is using it.
+    """
+    path = os.path.realpath(folder)
+    if path in _locked:
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise AIDError(
+                f"OUTPUT_DIR {folder} is in use by another run: wait for it, stop it, or choose "
+                "another folder"
+            ) from error
+    else:
+        _locked[path] = descriptor
+
+
+def _release() -> None:
+    """Close the descriptors of a forked worker, which would hold the locks of a killed run."""
+    while _locked:
+        os.close(_locked.popitem()[1])
+
+
+os.register_at_fork(after_in_child=_release)

@@ -3,6 +3,7 @@
 import os
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -34,10 +35,11 @@ from .formats import FILES, INT8, TITLES, export, load_exported
 from .measure import Row, latencies, num_parameters, size_of_weights, table
 from .quantization import quantized
 
-__all__ = ["check_int8", "check_labels", "export_and_compare"]
+__all__ = ["check_int8", "check_labels", "check_output", "export_and_compare"]
 
 # Largest number of images whose activations set the scales of INT8, as --help says.
 MAX_CALIBRATION = 200
+CONTRACT = "contract.json"
 
 
 @dataclass
@@ -82,6 +84,21 @@ def check_int8(args: Namespace) -> None:
                 check_header(source.path)
             except ImageFault as error:
                 raise AIDError(f"--calibrate {source.path} cannot be used: {error}") from error
+
+
+def check_output(args: Namespace) -> None:
+    """Check that the output folder will hold no file of an earlier export beside the new ones.
+
+    Raises:
+        AIDError: it has one that this call does not replace.
+    """
+    written = {FILES[kind] for kind in args.format} | ({INT8} if args.int8 else set())
+    for name in {*FILES.values(), INT8} - written:
+        if os.path.exists(os.path.join(args.output, name)):
+            raise AIDError(
+                f"--output {args.output} holds {name} of another export: remove it, or choose "
+                "another folder"
+            )
 
 
 def _dataset(args: Namespace, cfg: CfgNode) -> str | None:
@@ -130,10 +147,13 @@ def export_and_compare(
     own = _eager(name, detector, cfg, pictures[0])
     for folder, baseline in zip(args.baselines, baselines, strict=True):
         forms.append(_eager(_folder_name(folder), baseline.model, baseline.cfg, pictures[0]))
+    for name in (*FILES.values(), INT8, CONTRACT):  # of an earlier export, if this one fails
+        with suppress(FileNotFoundError):
+            os.remove(os.path.join(args.output, name))
     files = {
         kind: _export(kind, own, detector, images, args) for kind in dict.fromkeys(args.format)
     }
-    write_json(os.path.join(args.output, "contract.json"), contract(predictor))
+    write_json(os.path.join(args.output, CONTRACT), contract(predictor))
     if args.int8:
         files["int8"] = _quantize(files["onnx"], images[0], args)
     forms += [own, *files.values()]

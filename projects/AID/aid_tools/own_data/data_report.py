@@ -138,6 +138,13 @@ def _table(header: list[str], rows: list[list]) -> str:
 def _notes(content: dict) -> list[str]:
     splits, pairs = content["splits"], content["near_duplicates"]
     notes = [f"Not read: {what}: {number}." for what, number in content["left_out"].items()]
+    folded = Counter(map(str.casefold, content["classes"]))
+    alike = [name for name in content["classes"] if folded[name.casefold()] > 1]
+    if alike:
+        notes.append(
+            f"Classes that differ in upper and lower case only: {', '.join(alike)}: if they are "
+            "one class, correct their labels."
+        )
     for name in set(splits) & {"val", "test"}:
         lost = splits[name]["without area"] + splits[name]["outside"]
         if lost:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from aid.data.images import IMAGES
 from aid.utils.errors import AIDError
+from aid.utils.files import files_below
 
 from .labels import Labels
 
@@ -59,7 +60,7 @@ class LabelFiles:
             raise AIDError(f"{path} does not exist: name a folder of labels, or a label file")
         self.root = path if os.path.isdir(path) else os.path.dirname(path) or "."
         is_folder = os.path.isdir(path) or path.lower().endswith((".yaml", ".yml"))
-        self._paths = _walk(self.root) if is_folder else [path]
+        self._paths = files_below(self.root) if is_folder else [path]
         _check_regular(self._paths)
         self.listed = self._read_lists()
 
@@ -128,7 +129,7 @@ class Images:
         """
         if not os.path.isdir(root):
             raise AIDError(f"--images {root} is no folder: name the folder of the images")
-        paths = [x for x in _walk(root) if x.lower().endswith(IMAGES)]
+        paths = [x for x in files_below(root) if x.lower().endswith(IMAGES)]
         _check_regular(paths)
         if not paths:
             raise AIDError(f"{root} has no image: name the folder of the images by --images")
@@ -259,20 +260,6 @@ def check_found(found: dict[str, str | None], images: Images) -> None:
             f"{len(missing)} of {len(found)} labeled images are not below {images.root}, first "
             f"that of {missing[0]}: complete them, or name their folder by --images"
         )
-
-
-def _walk(root: str) -> list[str]:
-    """Sorted paths of all files. Links out of the folder are followed; no folder is read twice."""
-    paths, seen, inside = [], set(), os.path.join(os.path.realpath(root), "")
-    for folder, below, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        leads_back = folder != root and os.path.islink(folder) and real.startswith(inside)
-        if leads_back or real in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        paths += [os.path.join(folder, x) for x in names if not x.startswith(".")]
-    return sorted(paths)
 
 
 def _check_regular(paths: list[str]) -> None:

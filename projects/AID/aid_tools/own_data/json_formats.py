@@ -46,13 +46,18 @@ def read_labelme(files: LabelFiles, images: Images) -> Labels:
     for path, image in images.of_files(files, names).items():
         with clear_errors(path, "Labelme"):
             objects = _labelme_objects(contents[path]["shapes"], labels.left_out)
-            sides = [contents[path].get(x) for x in ("imageWidth", "imageHeight")]
-            size = (pixels(sides[0]), pixels(sides[1])) if all(sides) else None
+            size = _size(contents[path], "imageWidth", "imageHeight")
         split = find_split(files, images, path, image)
         labels.images.append(LabeledImage(image, path, objects, split, size))
     count_unused(files, images, labels)
     labels.classes = sorted({x.name for image in labels.images for x in image.objects})
     return labels
+
+
+def _size(content: dict, width: str, height: str) -> tuple[int, int] | None:
+    """Size of an image by two keys; None if one is missing, null or 0."""
+    sides = content.get(width), content.get(height)
+    return (pixels(sides[0]), pixels(sides[1])) if all(sides) else None
 
 
 def _labelme_objects(shapes: list[dict], left_out: Counter) -> list[LabeledObject]:
@@ -106,9 +111,7 @@ def read_coco(files: LabelFiles, images: Images) -> Labels:
             for image in content["images"]:
                 name = image["file_name"]
                 found[f"{name} in {path}"] = images.find(name, path, split)
-                size = None
-                if "width" in image:
-                    size = pixels(image["width"]), pixels(image["height"])
+                size = _size(image, "width", "height")
                 of_image = objects.pop(image["id"], [])
                 labels.images.append(
                     LabeledImage(found[f"{name} in {path}"], path, of_image, split, size)
@@ -134,12 +137,15 @@ def _coco_objects(
     """{image id: objects}"""
     objects, names = defaultdict(list), {x["id"]: class_name(x["name"]) for x in categories}
     for annotation in annotations:
-        if "bbox" not in annotation:
+        box = annotation.get("bbox")
+        if not box:
             left_out["annotations without a bbox"] += 1
             continue
         if annotation.get("keypoints"):
             left_out["keypoints of an object"] += 1
-        x, y, w, h = map(number, annotation["bbox"])
+        if not isinstance(box, list) or len(box) != 4:
+            raise ValueError(f"an annotation has 'bbox' {box!r}: it must be x, y, width, height")
+        x, y, w, h = map(number, box)
         if annotation["category_id"] not in names:
             raise ValueError(f"category_id {annotation['category_id']} is not in 'categories'")
         crowd = annotation.get("iscrowd") or 0

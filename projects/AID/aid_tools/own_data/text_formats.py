@@ -1,10 +1,12 @@
 """YOLO and KITTI, with a text file for each image."""
 
+import io
 import math
 import os
 
 import yaml
 
+from aid.config.limits import read_limited
 from aid.data.kitti_labels import CLASSES as KITTI_CLASSES
 from aid.data.kitti_labels import IGNORED_AS, parse_label_file
 from aid.data.unlabeled import upright_size
@@ -57,14 +59,16 @@ def read_yolo(files: LabelFiles, images: Images) -> Labels:
     """
     names, splits, keypoints = _read_names(files, images)
     found = images.of_files(files, dict.fromkeys(_yolo_files(files)))
-    label_of = {image: path for path, image in found.items()}
+    labeled = set(found.values())
+    pairs = [(image, path) for path, image in found.items()]
+    pairs += [(image, "") for image in images.paths if image not in labeled]
     labels = Labels(names, [])
-    for image in images.paths:
+    for image, path in sorted(pairs):
         if splits and image not in splits:
             labels.left_out["images that data.yaml does not name"] += 1
             continue
-        objects, path = [], label_of.get(image)
-        if path is None:
+        objects = []
+        if not path:
             labels.left_out["images without a label file, used as images without objects"] += 1
         else:
             size = upright_size(image)
@@ -120,7 +124,7 @@ def _names_in(content: dict) -> list[str]:
 
 def _read_yaml(path: str) -> dict:
     try:
-        content = yaml.safe_load(read_text(path))
+        content = yaml.safe_load(read_limited(path, io.StringIO(read_text(path))))
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from error
     return content if isinstance(content, dict) else {}

@@ -5,7 +5,7 @@ from .gradients import compare_gradients, jobs_with_gradients, measure_gradients
 from .grid import Job, Study, load_study
 from .page import write_study
 from .results import read_results
-from .runner import run_study
+from .runner import check_settings, run_study
 from .separation import jobs_to_measure, measure_weights
 from .strengths import tune
 
@@ -14,6 +14,7 @@ __all__ = [
     "EQUAL_TIME",
     "Job",
     "Study",
+    "check_settings",
     "compare_gradients",
     "compare_rules",
     "jobs_to_measure",

@@ -130,7 +130,10 @@ def load_study(path: str, only: Collection[str] = ()) -> Study:
     register = _files_to_register(path, content.get("register", []))
     jobs, size = {}, 0
     try:
+        output = os.path.expanduser(content["output"])
         experiments = dict(content["experiments"])
+        if not experiments:
+            raise ValueError("experiments is empty")
         unknown = [name for name in only if name not in experiments]
         if unknown:
             raise AIDError(
@@ -158,7 +161,7 @@ def load_study(path: str, only: Collection[str] = ()) -> Study:
         raise AIDError(f"{path} does not have the structure of a study: {error}") from error
     for key in sorted({key for job in jobs.values() for key in job.options[::2]}):
         check_key(key, path)
-    return Study(content["output"], list(jobs.values()))
+    return Study(output, list(jobs.values()))
 
 
 def _names(content: object) -> set[str]:
@@ -184,10 +187,22 @@ def _files_to_register(path: str, named: object) -> tuple[str, ...]:
 class _Grid:
     def __init__(self, content: dict):
         self._content = content
-        self._output = content["output"]
+        self._output = os.path.expanduser(content["output"])
 
     def size(self, experiment: dict) -> int:
-        """Number of combinations of an experiment."""
+        """Number of combinations of an experiment.
+
+        Raises:
+            ValueError: an axis is no list or an empty one, or a seed is no whole number from 0.
+        """
+        for axis in AXES:
+            if not isinstance(experiment[axis], list) or not experiment[axis]:
+                raise ValueError(
+                    f"{axis} is {experiment[axis]!r}: it must be a list of one or more"
+                )
+        for seed in experiment["seeds"]:
+            if type(seed) is not int or seed < 0:
+                raise ValueError(f"a seed is {seed!r}: it must be a whole number from 0")
         return math.prod(len(experiment[x]) for x in AXES)
 
     def jobs(self, experiment: dict) -> Iterator[Job]:
@@ -212,7 +227,10 @@ class _Grid:
     def _scenes(self, set_name: str, kind: str) -> Scenes:
         scenes = self._content["scenes"]
         if "folder" in scenes["kinds"][kind]:
-            return Scenes(scenes["kinds"][kind]["folder"], None)
+            folder = scenes["kinds"][kind]["folder"]
+            if not isinstance(folder, str):
+                raise ValueError(f"a folder is {folder!r}: it must be a path")
+            return Scenes(os.path.expanduser(folder), None)
         options = {**scenes["options"], **scenes["kinds"][kind]}
         options["seed"] = scenes["sets"][set_name] + options.pop("seed_offset", 0)
         return Scenes(

@@ -10,10 +10,12 @@ from statistics import mean, median
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from aid.utils.errors import AIDError
+
 from ..files import write_json
 from .grid import Job
 
-__all__ = ["RESULTS", "collect_results", "read_results"]
+__all__ = ["RESULTS", "collect_results", "read_object", "read_results"]
 
 RESULTS = "results.json"
 
@@ -22,10 +24,15 @@ def collect_results(job: Job) -> None:
     """Write results.json of a finished run, and remove its large files that are not needed.
 
     The detections on a given dataset are kept, for statistics over its drives.
+
+    Raises:
+        AIDError: the run was not evaluated.
     """
     with open(os.path.join(job.folder, "metrics.json")) as f:
         lines = [json.loads(line) for line in f]
-    last = next(x for x in reversed(lines) if "bbox/AP" in x)
+    last = next((x for x in reversed(lines) if "bbox/AP" in x), None)
+    if last is None:
+        raise AIDError("metrics.json has no AP: name a dataset in DATASETS.TEST of its config")
     results = {key.removeprefix("bbox/"): last[key] for key in last if key.startswith("bbox/")}
     for key in last:
         if key.startswith("kitti/AP_R40") and key.endswith("moderate"):
@@ -34,7 +41,8 @@ def collect_results(job: Job) -> None:
     for name, key in (("map_mean", "aid/map_mean"), ("weight_mean", "aid/weight_mean")):
         values = [x[key] for x in lines if key in x]
         results[name] = mean(values) if values else None
-    results["seconds_per_iteration"] = median(x["time"] for x in lines if "time" in x)
+    times = [x["time"] for x in lines if "time" in x]
+    results["seconds_per_iteration"] = median(times) if times else None
     results["labels"] = job.labels
     write_json(os.path.join(job.folder, RESULTS), results)
     if job.scenes.is_rendered:
@@ -70,12 +78,27 @@ def _by_condition(job: Job) -> dict[str, float]:
     return results
 
 
+def read_object(path: str) -> dict:
+    """Read a JSON file of a run.
+
+    Raises:
+        AIDError: it is damaged.
+    """
+    try:
+        with open(path) as f:
+            content = json.load(f)
+    except (OSError, ValueError, RecursionError) as error:
+        raise AIDError(f"{path} cannot be read ({error}): remove its folder") from error
+    if not isinstance(content, dict):
+        raise AIDError(f"{path} is not of a run: remove its folder")
+    return content
+
+
 def read_results(jobs: list[Job]) -> list[dict]:
     """Read the results of all finished jobs, including teachers, with the labels of the jobs."""
     results = []
     for job in jobs:
         path = os.path.join(job.folder, RESULTS)
         if os.path.isfile(path):
-            with open(path) as f:
-                results.append({**json.load(f), "labels": job.labels})
+            results.append({**read_object(path), "labels": job.labels})
     return results

@@ -1,6 +1,5 @@
 """Parallel execution of a study's jobs, one thread each, which can be interrupted and resumed."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,15 +8,18 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
+from aid.config import load_config
 from aid.utils.errors import AIDError
 
-from ..files import clear_file_errors
+from ..files import clear_file_errors, write_json
 from .grid import Job, Scenes, Study
-from .results import RESULTS, collect_results
+from .results import RESULTS, collect_results, read_object
 
-__all__ = ["is_done", "run_study"]
+__all__ = ["check_settings", "is_done", "run_study"]
 
 POLL = 0.5  # seconds
+# Settings with which a run was started, in its folder.
+SETTINGS = "job.json"
 
 
 def run_study(study: Study, workers: int) -> list[Job]:
@@ -33,8 +35,10 @@ def run_study(study: Study, workers: int) -> list[Job]:
         Failed and skipped jobs.
 
     Raises:
-        AIDError: the scenes cannot be rendered, or a given dataset does not exist.
+        AIDError: a config cannot be loaded, the scenes cannot be rendered, or a given dataset does
+            not exist.
     """
+    _check_configs(study.jobs)
     for scenes in dict.fromkeys(job.scenes for job in study.jobs):
         _render(scenes, workers)
     waiting = [job for job in study.jobs if not is_done(job)]
@@ -54,16 +58,49 @@ def run_study(study: Study, workers: int) -> list[Job]:
                     running[job] = _start(job)
                 time.sleep(POLL)
                 for job in [x for x, process in running.items() if process.poll() is not None]:
-                    if running.pop(job).returncode == 0:
-                        collect_results(job)
-                        bar.update()
-                    else:
+                    if reason := _failure(job, running.pop(job).returncode):
                         failed.append(job)
-                        bar.write(f"failed: {job.folder}: {_last_line(job)}")
+                        bar.write(f"failed: {job.folder}: {reason}")
+                    else:
+                        bar.update()
     finally:
         for process in running.values():
             process.terminate()
     return failed
+
+
+def check_settings(jobs: Iterable[Job]) -> None:
+    """Check that the runs in the folders of jobs were started with the jobs' settings.
+
+    Runs of versions that did not write their settings are not checked.
+
+    Raises:
+        AIDError: the study was changed since a run was started.
+    """
+    for job in jobs:
+        path = os.path.join(job.folder, SETTINGS)
+        if not os.path.isfile(path):
+            continue
+        before, now = read_object(path), _settings(job)
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                raise AIDError(
+                    f"{job.folder} was run with {key} {before.get(key)}, which is {now.get(key)} "
+                    "in the study now: remove the folder and those of the runs that need it, or "
+                    "give what has changed another name"
+                )
+
+
+def _settings(job: Job) -> dict[str, str]:
+    options = dict(zip(job.options[::2], job.options[1::2], strict=True))
+    return {"config": job.config, "data": job.scenes.folder, **options}
+
+
+def _check_configs(jobs: Iterable[Job]) -> None:
+    """Load a config of each rule with its overrides, before the first run takes hours."""
+    one_of_each = {(job.config, job.labels.get("rule")): job for job in jobs if not is_done(job)}
+    for job in one_of_each.values():
+        load_config(job.config, job.options)
 
 
 def is_done(job: Job) -> bool:
@@ -92,8 +129,8 @@ def _render(scenes: Scenes, workers: int) -> None:
 def _start(job: Job) -> subprocess.Popen:
     options = list(job.options)
     if job.constant_of is not None:
-        with open(os.path.join(job.constant_of, RESULTS)) as f:
-            options += ["AID.CONSTANT", str(json.load(f)["map_mean"])]
+        mean = read_object(os.path.join(job.constant_of, RESULTS))["map_mean"]
+        options += ["AID.CONSTANT", str(mean)]
     command = [sys.executable, "train_net.py", "--config-file", job.config, "--num-gpus", "0"]
     command += [x for path in job.register for x in ("--register", path)]
     if "TEACHER.WEIGHTS" in options:  # many students share a teacher, and images have few views
@@ -106,8 +143,20 @@ def _start(job: Job) -> subprocess.Popen:
     log_file = os.path.join(job.folder, "stdout.txt")
     with clear_file_errors(log_file):
         os.makedirs(job.folder, exist_ok=True)
+        write_json(os.path.join(job.folder, SETTINGS), _settings(job))
         with open(log_file, "w") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _failure(job: Job, status: int) -> str:
+    """Collect the results of a job that has ended; the reason why there are none, or ""."""
+    if status:
+        return _last_line(job)
+    try:
+        collect_results(job)
+    except AIDError as error:
+        return str(error)
+    return ""
 
 
 def _last_line(job: Job) -> str:
