@@ -86,8 +86,11 @@ def commands(text: str) -> list[list[str]]:
 def test_commands_of_the_page_are_those_that_are_printed(
     page, load_script, tmp_path, monkeypatch, capsys
 ):
-    (convert,), (new,), run, (detect,) = map(commands, page["sh"])
-    for name, command in (("convert_dataset", convert), ("new_project", new), ("predict", detect)):
+    (convert,), (new,), run, (predict, export), (detect,) = map(commands, page["sh"])
+    for name, command in (
+        ("convert_dataset", convert), ("new_project", new), ("predict", predict),
+        ("export_model", export), ("predict", detect),
+    ):  # fmt: skip
         assert command[:2] == ["python", f"tools/{name}.py"]
         load_script(command[1]).build_parser().parse_args(command[2:])
     monkeypatch.chdir(tmp_path)

@@ -268,7 +268,8 @@ def _add_unlabeled(cfg: CN) -> None:
     # of small Faster R-CNN and GFL teachers on rendered scenes; for a RetinaNet it is 0.3.
     cfg.UNLABELED.SCORE_THRESH = 0.5
     # Exponent of the imitation weight of such a label, w = score ** ALPHA. 0.0: weight 1 for all.
-    # Default: the share of right labels if scores are calibrated; not tuned.
+    # Default: the share of right labels if scores are calibrated. It made no difference on rendered
+    # scenes, see docs/unlabeled.md.
     cfg.UNLABELED.ALPHA = 1.0
 
 
