@@ -168,6 +168,6 @@ def test_check_keeps_the_split_files(prepare, tmp_path):
     assert {x.name: x.read_bytes() for x in (tmp_path / "ImageSets").iterdir()} == before
     assert "leave out options of a new split" in prepare("--check", "--seed", "1")[1]
     (tmp_path / "training/label_2/000003.txt").write_text("Cat")
-    assert "000003.txt, line 1: 1 fields" in prepare("--check")[1]
+    assert "000003.txt, line 1: 1 field where" in prepare("--check")[1]
     (tmp_path / "ImageSets/trainval.txt").write_text("000001\n")
     assert "trainval.txt does not list exactly the images of train" in prepare("--check")[1]
