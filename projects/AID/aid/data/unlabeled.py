@@ -81,7 +81,7 @@ def _orientation(image: Image.Image) -> int | None:
         exif = Image.Exif()
         exif.load(image.info.get("exif"))  # getexif() decodes a whole PNG
         return exif.get(ORIENTATION_TAG)
-    except Exception:  # of any type
+    except Exception:  # Pillow raises errors of any type for damaged EXIF data
         return None
 
 
