@@ -19,13 +19,13 @@ from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.box_regression import Box2BoxTransformLinear
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
-from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ...utils.errors import AIDError
-from ..boxes import elementwise_box_giou
+from ..boxes import anchor_iou, elementwise_box_giou
 from .gfl_losses import distribution_focal_losses, quality_focal_losses
 
 __all__ = ["GFL", "GFLHead", "IntegralTransform", "assign_cells"]
@@ -369,7 +369,7 @@ def assign_cells(boxes: Boxes, anchors: list[Boxes], topk: int) -> tuple[Tensor,
         level.
     """
     cells = Boxes.cat(anchors)
-    iou = pairwise_iou(boxes, cells)
+    iou = anchor_iou(boxes, cells)
     centers = cells.get_centers()
     offset = boxes.get_centers()[:, None] - centers
     distance = torch.hypot(*offset.unbind(dim=2))  # (G, R)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.matcher import Matcher
-from detectron2.structures import Boxes, pairwise_iou
+from detectron2.structures import Boxes
 from torch import Tensor, nn
 
+from ..boxes import anchor_iou
 from .base import PerInstanceLosses, Targets, box_losses, mean_by
 from .ignore_regions import boxes_in_regions
 
@@ -200,6 +201,6 @@ def match_by_overlap(
     matcher: Matcher, anchors: Boxes, boxes: Boxes
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A :data:`Match` by Detectron2's matcher; the best anchor is the one that overlaps most."""
-    iou = pairwise_iou(boxes, anchors)
+    iou = anchor_iou(boxes, anchors)
     matches, labels = matcher(iou)
     return matches, labels, iou.argmax(dim=1)
