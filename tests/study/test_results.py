@@ -141,6 +141,15 @@ def test_study_page_lists_every_run(tmp_path):
         write_study([], [], [], str(tmp_path))
 
 
+def test_ap_over_time_needs_plain_students_of_several_lengths(tmp_path):
+    rules = {"plain_student": 1.0, "plain_student_double": 2.0, "recipe": 1.5}
+    runs = [{**result(x, 0, 0, 10.0), "minutes": minutes} for x, minutes in rules.items()]
+    for number, results in enumerate((runs[1:], runs)):
+        write_study(results, [], [], str(tmp_path))
+        assert ("_time.png" in (tmp_path / "tables.md").read_text()) == bool(number)
+    assert (tmp_path / "choose_gap_net_50_time.png").stat().st_size > 5000
+
+
 def test_special_characters_in_names_are_escaped(tmp_path):
     """Names of rules, detectors and conditions come from a file of the user."""
     names = {"rule": "a|b <i> `c` $x_{", "detector": "../net](x) \x1b"}

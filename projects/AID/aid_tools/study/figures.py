@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ..text import figure_text
 from .cells import BASELINES, GridCells
 
-__all__ = ["draw_differences", "draw_strengths"]
+__all__ = ["draw_differences", "draw_strengths", "draw_times"]
 
 # Labels of a comparison, in the order in which they are shown.
 LABELS = {
@@ -45,6 +45,33 @@ def draw_strengths(cells: GridCells) -> Figure:
     axes.set_xticks([], minor=True)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
+    return figure
+
+
+def draw_times(cells: GridCells) -> Figure | None:
+    """Draw AP over minutes of training, means over seeds; plain students are joined by a line.
+
+    Returns:
+        None without plain students of different lengths.
+    """
+    points = {}
+    for (rule, strength), cell in cells.items():
+        minutes = [x["minutes"] for x in cell.runs.values() if x.get("minutes")]
+        if minutes:
+            points[rule, strength] = mean(minutes), mean(cell.values("AP").values())
+    plain = sorted(x for (rule, _), x in points.items() if rule.startswith("plain_student"))
+    if len(plain) < 2:
+        return None
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    axes.plot(*zip(*plain, strict=True), color="black", linestyle="--")
+    for (rule, _), point in sorted(points.items()):
+        color = "black" if rule.startswith("plain_student") else "tab:blue"
+        axes.plot(*point, "o", color=color)
+        axes.annotate(figure_text(rule), point, (6, -4), textcoords="offset points", fontsize=9)
+    axes.set(xlabel="minutes of training", ylabel="AP")
+    right, top = (max(values) for values in zip(*points.values(), strict=True))
+    axes.set(xlim=(0, 1.3 * right), ylim=(0, 1.1 * top))  # with room for the names
+    axes.grid(alpha=0.3)
     return figure
 
 

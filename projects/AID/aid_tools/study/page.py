@@ -14,7 +14,7 @@ from ..paired_difference import PairedDifference
 from ..report.markdown import markdown_table
 from ..text import markdown_text
 from .cells import BASELINES, EQUAL_TIME, GridCells, Group, against, cells_of, compare_rules
-from .figures import draw_differences, draw_strengths
+from .figures import draw_differences, draw_strengths, draw_times
 from .strengths import FACTORS, REPORT, Tuned, tune
 
 __all__ = ["write_study"]
@@ -71,7 +71,7 @@ def _as_json(lists: dict[str, list[dict]]) -> str:
 
 def _as_run(result: dict) -> dict:
     metrics = {k: v for k, v in result.items() if k.startswith("AP") or k == "conditions"}
-    return {**result["labels"], **metrics, "map_mean": result.get("map_mean")}
+    return {**result["labels"], **metrics, **{k: result.get(k) for k in ("map_mean", "minutes")}}
 
 
 def _save(figure: Figure, folder: str, name: str) -> str:
@@ -180,6 +180,9 @@ def _group(group: Group, cells: GridCells, folder: str) -> list[str]:
     if len({strength for _, strength in cells}) > 2:
         name = _save(draw_strengths(cells), folder, f"{_file_name(group)}.png")
         parts.append(f"![AP against strength]({name})")
+    if figure := draw_times(cells):
+        name = _save(figure, folder, f"{_file_name(group)}_time.png")
+        parts.append(f"![AP against minutes of training]({name})")
     return parts
 
 

@@ -43,6 +43,7 @@ def collect_results(job: Job) -> None:
         results[name] = mean(values) if values else None
     times = [x["time"] for x in lines if "time" in x]
     results["seconds_per_iteration"] = median(times) if times else None
+    results["minutes"] = median(times) * (last["iteration"] + 1) / 60 if times else None
     results["labels"] = job.labels
     write_json(os.path.join(job.folder, RESULTS), results)
     if job.scenes.is_rendered:

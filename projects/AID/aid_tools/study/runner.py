@@ -133,7 +133,8 @@ def _start(job: Job) -> subprocess.Popen:
         options += ["AID.CONSTANT", str(mean)]
     command = [sys.executable, "train_net.py", "--config-file", job.config, "--num-gpus", "0"]
     command += [x for path in job.register for x in ("--register", path)]
-    if "TEACHER.WEIGHTS" in options:  # many students share a teacher, and images have few views
+    # Many students share a teacher, and images have few views.
+    if "TEACHER.WEIGHTS" in options and "TEACHER.CACHE" not in options:
         weights = options[options.index("TEACHER.WEIGHTS") + 1]
         options += ["TEACHER.CACHE", os.path.join(os.path.dirname(weights), "features")]
     command += ["--resume", *options, "VIS_PERIOD", "0", "OUTPUT_DIR", job.folder]
