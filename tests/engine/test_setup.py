@@ -314,7 +314,7 @@ def test_screen_has_a_summary_and_the_log_everything(configure, no_handlers, tmp
         "--resume: no checkpoint yet, a fresh start",
     ):
         assert fact in screen
-    assert len(screen.splitlines()) == 8
+    assert len(screen.splitlines()) == 9  # with a warning: it is tested on its training set
     log = (tmp_path / "out" / "log.txt").read_text()
     for fact in (*screen.splitlines(), "Environment info", "MAX_ITER: 40000", "Model:\n", "Serial"):
         assert fact.split("]: ")[-1] in log

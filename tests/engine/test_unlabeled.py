@@ -90,10 +90,10 @@ def test_refused_before_the_model_is_built(opts, said, run_config, toy_dataset, 
         AIDTrainer(cfg)
 
 
-def test_a_warning_if_test_images_are_among_the_unlabeled(
+def test_a_warning_if_a_student_trains_on_test_images(
     configure, toy_dataset, no_handlers, tmp_path, capsys
 ):
-    """Also by other paths, as a folder of all images and a split of it have them."""
+    """Unlabeled ones also by other paths, as a folder of all images and a split of it have them."""
     others = tmp_path / "others"
     others.mkdir()
     shutil.copy(tmp_path / "0.png", others / "7.png")
@@ -102,11 +102,14 @@ def test_a_warning_if_test_images_are_among_the_unlabeled(
     opts = ["DATASETS.UNLABELED", (name,), "UNLABELED.SHARE", 0.5]
     try:
         configure(opts=opts)
-        assert "of DATASETS.TEST" not in capsys.readouterr().out
+        screen = capsys.readouterr().out
+        assert f"7 of 7 images of DATASETS.TEST, first {tmp_path}/0.png, are in DATA" in screen
+        assert "in DATASETS.TRAIN, too" in screen and "in DATASETS.UNLABELED" not in screen
         os.symlink(tmp_path / "3.png", others / "8.png")
         configure(opts=opts)
         screen = capsys.readouterr().out
         assert f"1 of 7 images of DATASETS.TEST, first {tmp_path}/3.png" in screen
+        assert "in DATASETS.UNLABELED, too" in screen
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)

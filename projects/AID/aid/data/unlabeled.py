@@ -119,18 +119,27 @@ def num_unlabeled(cfg: CfgNode, batch_size: int) -> int:
 
 
 def warn_of_test_images(cfg: CfgNode) -> None:
-    """Log a warning if images of DATASETS.TEST are in DATASETS.UNLABELED, by whatever path."""
-    files = {_file(x["file_name"]) for x in unlabeled_records(cfg)} - {None}
-    tested = [x["file_name"] for name in cfg.DATASETS.TEST for x in DatasetCatalog.get(name)]
-    known = [path for path in tested if _file(path) in files]
-    if known:
-        logging.getLogger(__name__).warning(
-            "%d of %d images of DATASETS.TEST, first %s, are in DATASETS.UNLABELED, too: the "
-            "student trains on them, so that its AP may be higher than on new images",
-            len(known),
-            len(tested),
-            known[0],
-        )
+    """Log a warning if a student trains on images of DATASETS.TEST.
+
+    Those of DATASETS.UNLABELED are recognized by whatever path.
+    """
+    tested = _paths(cfg.DATASETS.TEST)
+    for key, identity in (("TRAIN", os.path.abspath), ("UNLABELED", _file)):
+        files = set(map(identity, _paths(cfg.DATASETS[key]))) - {None}
+        known = [path for path in tested if files and identity(path) in files]
+        if known:
+            logging.getLogger(__name__).warning(
+                "%d of %d images of DATASETS.TEST, first %s, are in DATASETS.%s, too: the detector "
+                "trains on them, so that its AP may be higher than on new images",
+                len(known),
+                len(tested),
+                known[0],
+                key,
+            )
+
+
+def _paths(datasets: tuple[str, ...]) -> list[str]:
+    return [x["file_name"] for name in datasets for x in DatasetCatalog.get(name)]
 
 
 def _file(path: str) -> tuple[int, int] | None:

@@ -144,7 +144,7 @@ def _checked_config(args: argparse.Namespace, output: str | None) -> tuple[CfgNo
         for name in cfg.DATASETS[key]:
             sizes[name] = check_dataset(cfg, key, name)
     check_class_lists((f"DATASETS.{k}", x) for k in ("TRAIN", "TEST") for x in cfg.DATASETS[k])
-    if cfg.DATASETS.UNLABELED and comm.is_main_process() and not args.eval_only:
+    if comm.is_main_process() and not args.eval_only:
         warn_of_test_images(cfg)
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(cfg, resume=args.resume)
