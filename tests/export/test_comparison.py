@@ -7,7 +7,8 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from aid.utils.errors import AIDError
-from aid_tools.export import Row, compare_detections, latencies, table
+from aid_tools.cost import latencies
+from aid_tools.export import Row, compare_detections, table
 from aid_tools.export.comparison import Difference
 
 IMAGE = torch.zeros(3, 40, 60)
@@ -101,7 +102,7 @@ def test_every_image_is_compared_in_two_sizes():
 
 def test_latency_is_the_median_after_the_warm_up(monkeypatch):
     clock = {"now": 0.0}
-    monkeypatch.setattr("aid_tools.export.measure.time.perf_counter", lambda: clock["now"])
+    monkeypatch.setattr("aid_tools.cost.time.perf_counter", lambda: clock["now"])
     calls = []
 
     def run(seconds):

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from aid.config import load_config
-from aid_tools.report.cost import Cost
+from aid_tools.cost import Cost
 from aid_tools.report.outcome import outcome, plain_student
 from aid_tools.report.runs import Run
 

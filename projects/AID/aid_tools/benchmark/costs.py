@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 from aid.modeling.meta_arch import plain_architecture
 from aid.modeling.teacher import load_teacher_config
 
-from ..report.cost import count_gflops
+from ..cost import count_gflops
 from .inputs import random_batch
 from .nets import random_detector
 from .settings import Settings

@@ -4,7 +4,7 @@ from .accuracy import average_precision, check_drop
 from .comparison import compare_detections
 from .deployed import OUTPUTS, deployed
 from .formats import FILES, OPSET, TITLES, check_packages, export, load_exported
-from .measure import Row, latencies, num_parameters, size_of_weights, table
+from .measure import Row, num_parameters, size_of_weights, table
 from .quantization import quantized
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "compare_detections",
     "deployed",
     "export",
-    "latencies",
     "load_exported",
     "num_parameters",
     "quantized",

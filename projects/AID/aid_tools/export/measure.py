@@ -3,23 +3,16 @@
 import io
 import math
 import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 from tabulate import tabulate
 from torch import nn
-from tqdm import tqdm
 
 from ..text import markdown_cell
 from .comparison import Difference
 
-__all__ = ["Row", "latencies", "num_parameters", "size_of_weights", "table"]
-
-# Untimed runs; TorchScript optimizes during the first ones.
-WARM_UP = 5
+__all__ = ["Row", "num_parameters", "size_of_weights", "table"]
 
 
 @dataclass(frozen=True)
@@ -46,25 +39,6 @@ class Row:
     ap: dict[str, float] | None = None
     gflops: float | None = None
     pixels: str = ""
-
-
-@torch.no_grad()
-def latencies(runs: list[Callable[[], object]], repeat: int) -> list[float]:
-    """Median time of each function in milliseconds, after warm-up.
-
-    Args:
-        runs: functions to time. They run in turn, so that a temporary slowdown of the machine
-            affects all of them.
-        repeat: number of timed runs of each function.
-    """
-    seconds = [[] for _ in runs]
-    for number in tqdm(range(WARM_UP + repeat), desc="Timing", unit="round"):
-        for run, times in zip(runs, seconds, strict=True):
-            start = time.perf_counter()
-            run()
-            if number >= WARM_UP:
-                times.append(time.perf_counter() - start)
-    return [1000 * median(times) for times in seconds]
 
 
 def num_parameters(detector: nn.Module) -> float:

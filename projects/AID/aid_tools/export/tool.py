@@ -24,15 +24,15 @@ from aid.modeling.teacher_keys import DETECTOR, teacher_kinds
 from aid.utils.errors import AIDError, check_not_negative
 from aid.utils.files import whole_file, write_text
 
+from ..cost import count_gflops, latencies
 from ..files import write_json
 from ..prediction import Source, find_sources, read_frames
-from ..report.cost import count_gflops
 from .accuracy import average_precision, check_drop
 from .comparison import TOLERANCE, compare_detections
 from .contract import contract
 from .deployed import deployed
 from .formats import FILES, INT8, TITLES, export, load_exported
-from .measure import Row, latencies, num_parameters, size_of_weights, table
+from .measure import Row, num_parameters, size_of_weights, table
 from .quantization import quantized
 
 __all__ = ["check_int8", "check_labels", "check_output", "export_and_compare"]

@@ -193,8 +193,8 @@ def _cost(findings: Findings) -> list[Part]:
         Table("Cost of every run", header, table),
         Text(
             "GFLOPs: multiply-adds for one image, in billions. s / image: median inference time "
-            f"over up to {NUM_TIMED} images, one at a time; {device}. s / iteration: median of "
-            "training."
+            f"over up to {NUM_TIMED} images, one at a time, all detectors in turn; {device}. "
+            "s / iteration: median of training."
         ),
     ]
 

@@ -8,8 +8,8 @@ from statistics import mean
 
 from aid.utils.text import counted
 
+from ..cost import Cost
 from ..paired_difference import paired_difference
-from .cost import Cost
 from .pairs import Comparison, Setting, choose, differences, settings_of
 from .parts import code
 from .runs import Run, roles

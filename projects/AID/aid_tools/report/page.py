@@ -9,16 +9,17 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
+from torch import nn
 from tqdm import tqdm
 
 from aid.data.images import clear_image_errors, read_image
 from aid.utils.errors import AIDError
 from aid.utils.files import json_text, write_text
 
+from ..cost import Cost, measure_costs
 from ..files import output_folder
 from ..visualization.sample import load_sample
 from .content import NUM_TIMED, Findings, describe, official_metric
-from .cost import Cost, measure_cost
 from .figures import draw_curves, draw_groups, draw_precision_recall, draw_sheet, save
 from .html import to_html
 from .instances import ImageStats, group_of, groups_of, image_stats, read_records
@@ -83,11 +84,13 @@ def _write(
     val = DatasetCatalog.get(runs[0].test_set)
     shown = val[:: max(1, len(val) // num_images)][:num_images]
 
-    costs, detections = [], []
-    for run in tqdm(runs, desc="Running the detectors", unit="run"):
-        cost, detected = _run_detector(run, val[:NUM_TIMED], shown)
-        costs.append(cost)
-        detections.append(detected)
+    detectors = [run.build() for run in runs]
+    timed = [[load_sample(run.cfg, x)[0] for x in val[:NUM_TIMED]] for run in runs]
+    costs = measure_costs(detectors, timed)
+    detections = [
+        _detections(run, detector, shown)
+        for run, detector in zip(tqdm(runs, desc="Detecting", unit="run"), detectors, strict=True)
+    ]
     rows = [_row(*columns) for columns in zip(runs, role_of, costs, strict=True)]
 
     save(draw_curves(runs, labels), os.path.join(output, "curves.png"))
@@ -159,12 +162,10 @@ def _read_all_curves(runs: list[Run], missing: list[str]) -> list[dict[str, dict
     return curves
 
 
-def _run_detector(run: Run, timed: list[dict], shown: list[dict]) -> tuple[Cost, list[Instances]]:
-    model = run.build()
-    cost = measure_cost(model, [load_sample(run.cfg, record)[0] for record in timed])
-    with torch.no_grad():
-        outputs = [model([load_sample(run.cfg, record)[0]])[0] for record in shown]
-    return cost, [x["instances"].to("cpu") for x in outputs]
+@torch.no_grad()
+def _detections(run: Run, detector: nn.Module, shown: list[dict]) -> list[Instances]:
+    outputs = [detector([load_sample(run.cfg, record)[0]])[0] for record in shown]
+    return [x["instances"].to("cpu") for x in outputs]
 
 
 def _row(run: Run, role: str, cost: Cost) -> dict:

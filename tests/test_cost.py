@@ -2,7 +2,7 @@
 
 import pytest
 
-from aid_tools.report.cost import measure_cost
+from aid_tools.cost import measure_costs
 
 
 @pytest.mark.parametrize(
@@ -11,7 +11,7 @@ from aid_tools.report.cost import measure_cost
 def test_cost_of_every_family_is_measured(kind, tiny_model, make_batch):
     model = tiny_model(kind)
     samples = make_batch((1, 2, 0))
-    cost = measure_cost(model, samples)
+    (cost,) = measure_costs([model], [samples])
     assert cost.parameters == sum(p.numel() for p in model.parameters()) / 1e6
     assert cost.seconds > 0
     # Lower bound, the stem: 7x7 kernels from 3 to 8 channels over half the height and width.
