@@ -22,6 +22,9 @@ __all__ = ["write_study"]
 # Labels shown for measurements on finished runs.
 MEASURED = ("set", "regime", "detector", "iterations", "rule")
 
+# Results of a run, besides its APs, that are in study.json if they were measured.
+KEPT = ("conditions", "minutes")
+
 
 def write_study(
     results: list[dict], weights: list[dict], gradients: list[dict], folder: str
@@ -70,8 +73,8 @@ def _as_json(lists: dict[str, list[dict]]) -> str:
 
 
 def _as_run(result: dict) -> dict:
-    metrics = {k: v for k, v in result.items() if k.startswith("AP") or k == "conditions"}
-    return {**result["labels"], **metrics, **{k: result.get(k) for k in ("map_mean", "minutes")}}
+    metrics = {k: v for k, v in result.items() if k.startswith("AP") or k in KEPT}
+    return {**result["labels"], **metrics, "map_mean": result.get("map_mean")}
 
 
 def _save(figure: Figure, folder: str, name: str) -> str:
