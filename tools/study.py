@@ -5,7 +5,7 @@
 
 Run only some of its experiments:
 
-    python tools/study.py studies/weighting.yaml --only reduced
+    python tools/study.py studies/weighting.yaml --only features
 
 List finished and unfinished runs:
 

@@ -19,6 +19,6 @@ def test_paths_in_the_file_start_at_the_repository(load_script, monkeypatch, tmp
     for folder, path in ((ROOT, "studies/weighting.yaml"), (tmp_path, "weighting.yaml")):
         (tmp_path / "weighting.yaml").write_text((ROOT / "studies/weighting.yaml").read_text())
         monkeypatch.chdir(folder)
-        main([path, "--list", "--only", "reduced"])
+        main([path, "--list", "--only", "features"])
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1] and "output/study/runs/" in outputs[0]
