@@ -276,7 +276,7 @@ def test_data_warnings_are_logged_once_per_dataset(configure, odd_boxes, tmp_pat
     log = (tmp_path / "out" / "log.txt").read_text()
     lines = [x for x in log.splitlines() if "boxes leave their image" in x]
     assert ["DATASETS.TRAIN" in x for x in lines] == [True, False]
-    assert all("aid.data.conventions" in x and "WARNING" in x for x in lines)
+    assert all("aid.data.plausibility" in x and "WARNING" in x for x in lines)
     output = capsys.readouterr()
     assert output.out.count("leave their image") == 2 and "leave" not in output.err
 

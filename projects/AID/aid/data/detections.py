@@ -20,8 +20,8 @@ from detectron2.utils import comm
 from ..utils.errors import AIDError
 from ..utils.text import counted
 from .classes import class_list, known_classes
-from .conventions import warn_of_boxes
 from .kitti_labels import parse_label_file
+from .plausibility import warn_of_boxes
 
 __all__ = ["DETECTIONS", "DetectionMapper", "transformed_boxes", "with_detections"]
 

@@ -1,6 +1,5 @@
 """Images without labels: folders as datasets, and their share in the batches of a training."""
 
-import logging
 import math
 import os
 
@@ -19,7 +18,6 @@ __all__ = [
     "register_images",
     "unlabeled_records",
     "upright_size",
-    "warn_of_test_images",
 ]
 
 # EXIF orientations with the sides swapped, in which Detectron2 reads an image upright.
@@ -116,39 +114,6 @@ def num_unlabeled(cfg: CfgNode, batch_size: int) -> int:
             "change the share, or raise SOLVER.IMS_PER_BATCH"
         )
     return number
-
-
-def warn_of_test_images(cfg: CfgNode) -> None:
-    """Log a warning if a student trains on images of DATASETS.TEST.
-
-    Those of DATASETS.UNLABELED are recognized by whatever path.
-    """
-    tested = _paths(cfg.DATASETS.TEST)
-    for key, identity in (("TRAIN", os.path.abspath), ("UNLABELED", _file)):
-        files = set(map(identity, _paths(cfg.DATASETS[key]))) - {None}
-        known = [path for path in tested if files and identity(path) in files]
-        if known:
-            logging.getLogger(__name__).warning(
-                "%d of %d images of DATASETS.TEST, first %s, are in DATASETS.%s, too: the detector "
-                "trains on them, so that its AP may be higher than on new images",
-                len(known),
-                len(tested),
-                known[0],
-                key,
-            )
-
-
-def _paths(datasets: tuple[str, ...]) -> list[str]:
-    return [x["file_name"] for name in datasets for x in DatasetCatalog.get(name)]
-
-
-def _file(path: str) -> tuple[int, int] | None:
-    """Identity of a file, the same by all of its paths; None if it is not on this machine."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def unlabeled_records(cfg: CfgNode) -> list[dict]:

@@ -13,10 +13,9 @@ from detectron2.utils import comm
 from ..checkpoint import clear_load_errors, last_checkpoint, load_file, local_file
 from ..config import get_value, load_config
 from ..data.classes import check_class_lists, class_list
-from ..data.conventions import warn_of_boxes
 from ..data.masks import check_masks
+from ..data.plausibility import warn_of_boxes, warn_of_test_images
 from ..data.register import register_from_file
-from ..data.unlabeled import warn_of_test_images
 from ..evaluation import check_evaluator
 from ..modeling.families import num_classes_key
 from ..utils.commands import script_path

@@ -1,10 +1,13 @@
-"""Warnings of boxes that seem to be in another convention than their dataset says."""
+"""Warnings of datasets that can be read, but seem to be wrong."""
 
 import logging
+import os
 
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 
-__all__ = ["warn_of_boxes"]
+__all__ = ["warn_of_boxes", "warn_of_test_images"]
 
 # Share of the boxes that may leave their image by more than a pixel.
 FEW = 0.1
@@ -44,3 +47,36 @@ def warn_of_boxes(where: str, records: list[dict]) -> None:
             outside,
             total,
         )
+
+
+def warn_of_test_images(cfg: CfgNode) -> None:
+    """Log a warning if a student trains on images of DATASETS.TEST.
+
+    Those of DATASETS.UNLABELED are recognized by whatever path.
+    """
+    tested = _paths(cfg.DATASETS.TEST)
+    for key, identity in (("TRAIN", os.path.abspath), ("UNLABELED", _file)):
+        files = set(map(identity, _paths(cfg.DATASETS[key]))) - {None}
+        known = [path for path in tested if files and identity(path) in files]
+        if known:
+            logging.getLogger(__name__).warning(
+                "%d of %d images of DATASETS.TEST, first %s, are in DATASETS.%s, too: the detector "
+                "trains on them, so that its AP may be higher than on new images",
+                len(known),
+                len(tested),
+                known[0],
+                key,
+            )
+
+
+def _paths(datasets: tuple[str, ...]) -> list[str]:
+    return [x["file_name"] for name in datasets for x in DatasetCatalog.get(name)]
+
+
+def _file(path: str) -> tuple[int, int] | None:
+    """Identity of a file, the same by all of its paths; None if it is not on this machine."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -3,7 +3,7 @@
 import pytest
 from detectron2.structures import BoxMode
 
-from aid.data.conventions import warn_of_boxes
+from aid.data.plausibility import warn_of_boxes
 
 PIXELS = [[1, 2, 30, 20], [60, 40, 30, 20], [70, 30, 26, 34], [5, 5, 40, 40]]
 
