@@ -2,6 +2,7 @@
 """Write the files of a project: registration of the data, and configs of teacher and students.
 
     python tools/new_project.py fleet --data fleet_data --gpus 4
+    python tools/new_project.py fleet --data fleet_data --student MobileNetV3L
     python tools/new_project.py fleet --data fleet_data --detector retinanet --teacher coco
     python tools/new_project.py fleet --train-json a.json --val-json b.json --images photos
 
@@ -34,6 +35,13 @@ def build_parser() -> ArgumentParser:
         choices=("faster_rcnn", "retinanet", "gfl", "fcos"),
         default="faster_rcnn",
         help="family of teacher and students (default: %(default)s)",
+    )
+    add(
+        "--student",
+        choices=("R18", "R50", "MobileNetV3L", "EfficientNetB0", "RegNetY400MF"),
+        default="R18",
+        help="backbone of the students; the last three have a narrower FPN and heads, too "
+        "(default: %(default)s)",
     )
     add(
         "--teacher",
@@ -82,6 +90,7 @@ def main(args: Namespace) -> None:
         args.name,
         *files,
         detector=args.detector,
+        student=args.student,
         coco_teacher=args.teacher == "coco",
         epochs=args.epochs,
         gpus=args.gpus,

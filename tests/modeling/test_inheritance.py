@@ -54,9 +54,13 @@ def test_teacher_of_another_family_provides_its_fpn(student_model, tiny_model):
     assert inherited and all(name.startswith("backbone.fpn_") for name in inherited)
 
 
-def test_no_inheritable_tensor_is_a_one_line_error(student_model, tiny_model):
+@pytest.mark.parametrize("family", ["retinanet", "faster_rcnn"])
+def test_no_inheritable_weight_is_a_one_line_error(family, student_model, tiny_model):
+    """Of a Faster R-CNN of another width the biases of the class scores match."""
     model, _ = student_model("faster_rcnn")
-    other = tiny_model("retinanet", ["MODEL.FPN.OUT_CHANNELS", 12])
-    with pytest.raises(AIDError, match="TEACHER.INHERIT is on, but no tensor") as error:
-        inherit(model, other)
+    keys = ["MODEL.FPN.OUT_CHANNELS", 12, "MODEL.ROI_BOX_HEAD.FC_DIM", 24]
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(AIDError, match="TEACHER.INHERIT is on, but no weight") as error:
+        inherit(model, tiny_model(family, keys))
     assert "\n" not in str(error.value)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

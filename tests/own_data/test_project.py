@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from aid.config import load_config
 from aid.data import register_from_file
 from aid.modeling.class_map import ClassMap
+from aid_tools.own_data.project import LIGHT
 
 
 @pytest.fixture
@@ -134,6 +135,28 @@ def test_coco_teacher_has_a_map_of_equal_names(new_project, tmp_path):
     coco = MetadataCatalog.get("coco_2017_val").thing_classes
     mapped = ClassMap.from_entries(aid.TEACHER.CLASS_MAP, coco, ["forklift", "person"])
     assert mapped.targets[0] == 1 and set(mapped.targets[1:]) == {None}
+
+
+@pytest.mark.parametrize("student", LIGHT)
+def test_teacher_of_a_light_student_has_its_fpn_and_heads(student, new_project, tmp_path):
+    new_project("fleet", "--student", student)
+    teacher, plain, aid = (load(tmp_path, x) for x in ("teacher", "student", "aid"))
+    assert teacher.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone"
+    for cfg in (plain, aid):
+        assert cfg.MODEL.BACKBONE.NAME == "build_torchvision_fpn_backbone"
+        assert cfg.MODEL.WEIGHTS == f"torchvision://{cfg.MODEL.TORCHVISION.NAME}"
+        for key in ("FPN", "ROI_BOX_HEAD", "RPN", "ROI_HEADS"):
+            assert cfg.MODEL[key] == teacher.MODEL[key]
+    assert aid.MODEL.FPN.OUT_CHANNELS == 128 and aid.TEACHER.INHERIT
+
+
+def test_light_student_inherits_nothing_of_a_coco_teacher(new_project, tmp_path):
+    for name, options, inherits in (
+        ("fleet", [], True),
+        ("light", ["--student", "MobileNetV3L"], False),
+    ):
+        new_project(name, "--teacher", "coco", *options)
+        assert load(tmp_path, "aid", name).TEACHER.INHERIT == inherits
 
 
 def test_coco_names_match_in_any_spelling(new_project, tmp_path):

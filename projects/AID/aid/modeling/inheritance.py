@@ -30,7 +30,7 @@ def inherit(student: nn.Module, teacher: nn.Module) -> list[str]:
         Names of the tensors that were copied.
 
     Raises:
-        AIDError: no tensor matches.
+        AIDError: no weight matches; biases alone do not count.
     """
     teacher_state = teacher.state_dict()
     student_state = {
@@ -43,11 +43,12 @@ def inherit(student: nn.Module, teacher: nn.Module) -> list[str]:
         for name, x in student_state.items()
         if name in teacher_state and teacher_state[name].shape == x.shape
     ]
-    if not inherited:
+    # Biases that are as long as the list of classes match nets of any width.
+    if not any(student_state[name].dim() > 1 for name in inherited):
         raise AIDError(
-            "TEACHER.INHERIT is on, but no tensor of the student's FPN and heads has the name and "
+            "TEACHER.INHERIT is on, but no weight of the student's FPN and heads has the name and "
             "shape of one of the teacher's: turn it off, or choose a teacher of the same family "
-            "and width"
+            "and width (MODEL.FPN.OUT_CHANNELS)"
         )
     for name in inherited:
         student_state[name].copy_(teacher_state[name])

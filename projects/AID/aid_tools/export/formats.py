@@ -44,7 +44,7 @@ def check_packages(kinds: list[str]) -> None:
         except ImportError as error:
             raise AIDError(
                 f"--format onnx needs {package}, which cannot be imported ({error}): "
-                "pip install 'aid-detectron2[export]', or choose trace or script"
+                "pip install -e '.[export]' in the repository, or choose trace or script"
             ) from error
 
 

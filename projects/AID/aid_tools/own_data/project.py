@@ -19,7 +19,7 @@ from aid.utils.text import counted
 from ..files import clear_file_errors
 from .input_size import InputSize
 
-__all__ = ["DETECTORS", "Project", "write_project"]
+__all__ = ["DETECTORS", "LIGHT", "Project", "write_project"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ DETECTORS = {
     "gfl": Detector("Base-GFL.yaml", "Base-GFL.yaml", "GFL", 0.01),
     "fcos": Detector("Base-FCOS.yaml", "Base-FCOS.yaml", "FCOS", 0.01),
 }
+# Backbones of light students, whose FPN and heads are narrower.
+LIGHT = ("MobileNetV3L", "EfficientNetB0", "RegNetY400MF")
 # Epochs of the students by default, and iterations that they last at least, for small datasets.
 EPOCHS = 12
 MIN_ITERATIONS = 1000
@@ -81,6 +83,8 @@ class Project:
         train_json, val_json: annotations in COCO's format.
         images: folder of the images.
         detector: one of DETECTORS.
+        student: backbone of the students, the name of a file in configs/backbones. A teacher of its
+            own has the FPN and heads of a light student, so that the student can inherit them.
         coco_teacher: whether the teacher is a COCO detector of Detectron2's model zoo.
         epochs: of the students; a teacher is trained twice as long. None for EPOCHS, or as many as
             make MIN_ITERATIONS.
@@ -94,6 +98,7 @@ class Project:
     val_json: str
     images: str
     detector: str = "faster_rcnn"
+    student: str = "R18"
     coco_teacher: bool = False
     epochs: int | None = None
     gpus: int = 1
@@ -132,7 +137,7 @@ def write_project(project: Project, repository: Path) -> tuple[list[str], list[s
     files = {
         "register.py": _registration(project),
         "data.yaml": _data(project, train, classes, epoch),
-        "student.yaml": _plain(project, repository, "R18", "student"),
+        "student.yaml": _plain(project, repository, project.student, "student"),
     }
     if project.coco_teacher:
         files["aid.yaml"] = _distilled(project, repository, _coco_teacher(project, classes))
@@ -266,7 +271,10 @@ def _schedule(iterations: int) -> str:
 
 def _plain(project: Project, repository: Path, backbone: str, name: str, schedule: str = "") -> str:
     configs = repository / "configs"
-    bases = [configs / DETECTORS[project.detector].base, configs / f"backbones/{backbone}.yaml"]
+    files = [DETECTORS[project.detector].base, f"backbones/{backbone}.yaml"]
+    if project.student in LIGHT:
+        files.insert(1, "Base-Light.yaml")
+    bases = [configs / x for x in files]
     bases = [*(_from_folder(project, x) for x in bases), "data.yaml"]
     text = f"_BASE_: {_quoted(bases)}\n"
     text += f"{schedule}\n" if schedule else ""
@@ -304,11 +312,12 @@ def _coco_teacher(project: Project, classes: list[str]) -> str:
             "teacher, or map classes of other names by hand (docs/teachers.md)"
         )
     config_file, weights = DETECTORS[project.detector].coco_teacher
+    width = "  INHERIT: False  # its FPN and heads are wider\n" if project.student in LIGHT else ""
     note = f"  # COCO has no class for {_quoted(unknown)}.\n" if unknown else ""
     note += f"  # Left out for a class of the same name: {_quoted(others)}.\n" if others else ""
     return (
         f"TEACHER:\n  CONFIG_FILE: {_quoted(config_file)}\n  WEIGHTS: {_quoted(weights)}\n"
-        f"{note}  CLASS_MAP: {_quoted(entries)}\n"
+        f"{width}{note}  CLASS_MAP: {_quoted(entries)}\n"
         "  EVAL_FIRST: True  # its AP on the test set is in the log\n"
     )
 
