@@ -99,14 +99,14 @@ def test_weights_are_powers_of_the_score():
     assert parts.background.tolist() == pytest.approx([0.485, 1.0])
 
 
-def test_exponent_0_is_weight_1():
+def test_all_weights_are_1_by_default():
     labels = [pseudo([[0.0, 0, 16, 16], [48, 32, 64, 64]], [0.9, 0.4])]
-    weights = PseudoLabels(alpha=0.0).weights(labels, LEVELS)
+    weights = PseudoLabels().weights(labels, LEVELS)
     assert all((x == 1).all() for x in (*weights.maps.values(), weights.instance))
 
 
 def test_joined_weights_lack_what_one_lacks():
-    whole = PseudoLabels().weights([pseudo([[0.0, 0, 16, 16]], [0.5])], LEVELS)
+    whole = PseudoLabels(alpha=1.0).weights([pseudo([[0.0, 0, 16, 16]], [0.5])], LEVELS)
     plain = Weights({level: torch.ones(2, 1, *size) for level, (size, _) in LEVELS.items()})
     joined = Weights.cat(plain, whole)
     assert joined.instance is None and joined.loss is None and joined.components is None
@@ -142,7 +142,7 @@ def test_right_labels_of_weight_1_are_the_ground_truth(
         monkeypatch,
         *(found(x.gt_boxes.tensor.tolist(), [0.7] * len(x), x.gt_classes.tolist()) for x in truth),
     )
-    model, _ = student_model(kind, opts=[*opts, "UNLABELED.ALPHA", 0.0])
+    model, _ = student_model(kind, opts=opts)
     losses, found_gradients, log = step(model, without_labels(batch, (1, 2)))
     assert equal(losses, expected) and equal(found_gradients, gradients)
     assert log["aid/num_pseudo_labels"] == 4

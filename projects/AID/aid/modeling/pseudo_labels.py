@@ -40,7 +40,7 @@ class PseudoLabels:
     """
 
     @configurable
-    def __init__(self, *, score_thresh: float = 0.5, alpha: float = 1.0):
+    def __init__(self, *, score_thresh: float = 0.5, alpha: float = 0.0):
         """
         Args:
             score_thresh: least score of a pseudo-label.
