@@ -50,7 +50,7 @@ def warn_of_boxes(where: str, records: list[dict]) -> None:
 
 
 def warn_of_test_images(cfg: CfgNode) -> None:
-    """Log a warning if a student trains on images of DATASETS.TEST.
+    """Log a warning if a detector trains on images of DATASETS.TEST.
 
     Those of DATASETS.UNLABELED are recognized by whatever path.
     """
