@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from detectron2 import model_zoo
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
@@ -57,6 +57,17 @@ def test_every_config_is_consistent(subtests):
                     check_teacher_of_the_zoo(file, cfg, model)
                 else:
                     check_teachers(file, cfg)
+
+
+def test_baselines_of_plain_detectron2_load_there(subtests):
+    """Without the keys of this project, as docs/getting_started.md says."""
+    plain = [f for f in DETECTORS if re.match(r"(KITTI|COCO-Traffic)/(\w+rcnn|retinanet)_R\d", f)]
+    assert len(plain) == 15
+    for file in plain:
+        with subtests.test(file):
+            cfg = get_cfg()
+            cfg.merge_from_file(os.path.join(ROOT, file))
+            assert cfg.SOLVER.MAX_ITER == load(file).SOLVER.MAX_ITER
 
 
 @functools.cache
