@@ -126,6 +126,18 @@ def test_changed_conditions_are_reported_at_resume(run_config, toy_dataset, capl
     assert "and is 5 now: from here on" in caplog.text
 
 
+def test_changed_solver_keys_apply_at_resume(run_config):
+    """Otherwise a diverged run could not go on with a lower learning rate."""
+    train(run_config("run"), stop_at=2)
+    opts = ["SOLVER.BASE_LR", 0.001, "SOLVER.WEIGHT_DECAY", 0.02, "SOLVER.STEPS", (2,)]
+    trainer = AIDTrainer(run_config("run", opts=opts))
+    trainer.resume_or_load(resume=True)
+    group = trainer.optimizer.param_groups[0]
+    assert (trainer.start_iter, group["weight_decay"]) == (3, 0.02)
+    assert group["lr"] == pytest.approx(1e-4)
+    assert trainer.scheduler.base_lrs[0] == 0.001
+
+
 @pytest.mark.core
 def test_run_writes_metrics_and_detections(run_config):
     opts = ["SOLVER.MAX_ITER", 20, "SOLVER.CHECKPOINT_PERIOD", 100]

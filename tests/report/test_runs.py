@@ -1,5 +1,6 @@
 """Reading of runs, their roles, and the choice of runs to compare."""
 
+import json
 import math
 import os
 import shutil
@@ -10,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from aid.config import load_config
 from aid.utils.errors import AIDError
 from aid_tools.report.pairs import choose, differences, settings_of
-from aid_tools.report.runs import Run, load_run, load_runs, roles
+from aid_tools.report.runs import Run, load_run, load_runs, read_metrics, roles
 
 
 @pytest.fixture
@@ -142,6 +143,17 @@ def test_class_named_ap_does_not_change_the_ap_of_the_run(run):
         MetadataCatalog.remove(name)
 
 
+def test_ap_of_a_single_class_is_that_of_the_run(run):
+    name = "single_class"
+    MetadataCatalog.get(name).thing_classes = ["Car"]
+    actual = run("x", ["DATASETS.TEST", (name,)])
+    actual.metrics.append({"iteration": 9, "bbox/AP": 30.0})
+    try:
+        assert actual.class_results == {"Car": 30.0}
+    finally:
+        MetadataCatalog.remove(name)
+
+
 def test_mapped_teacher_is_no_plain_student(run):
     opts = ["TEACHER.CLASS_MAP", ["a: b"]]
     runs = [run("teacher"), run("distilled", opts, teacher="teacher"), run("plain")]
@@ -198,6 +210,24 @@ def test_invalid_metrics_json_is_refused(line, folder):
     with pytest.raises(AIDError, match="metrics.json is not one JSON object per line: ") as error:
         load_run(folder('{"iteration": 1, "bbox/AP": 1.0}\n' + line))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "iterations, expected",
+    [
+        ([9, 19, 29, 9], [9]),  # a new start in the folder
+        ([9, 19, 29, 24], [9, 19, 24]),  # resumed after iteration 20
+        ([9, 19, 19, 29], [9, 19, 29]),
+    ],
+)
+def test_metrics_of_an_earlier_run_are_dropped(iterations, expected, tmp_path):
+    path = tmp_path / "metrics.json"
+    lines = [json.dumps({"iteration": x, "line": i}) for i, x in enumerate(iterations)]
+    path.write_text("\n".join(lines))
+    actual = read_metrics(str(path), 100)
+    assert [x["iteration"] for x in actual] == expected
+    if iterations[-1] != 29:
+        assert actual[-1]["line"] == 3
 
 
 def test_run_without_test_sets_is_refused(folder):

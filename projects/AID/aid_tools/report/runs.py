@@ -148,6 +148,8 @@ class Run:
     def class_results(self) -> dict[str, float]:
         """COCO's AP of each class at the end of the run, in percent; NaN if missing."""
         metrics = self.metrics_at_end("bbox")
+        if len(self.classes) == 1:  # for which Detectron2 writes the AP only
+            return {self.classes[0]: self.results["AP"]}
         return {name: metrics.get(f"AP-{name}", math.nan) for name in self.classes}
 
     @property
@@ -297,17 +299,23 @@ def read_metrics(path: str, max_iter: int) -> list[dict]:
 def _by_iteration(lines: Iterable[dict], max_iter: int) -> list[dict]:
     """Merge the lines of each iteration; a resumed run logs some iterations twice.
 
+    From an iteration that is lower than the one before, another run begins, resumed or new.
+
     Raises:
         ValueError: a line is not what train_net.py writes.
     """
     merged: dict[int, dict] = {}
+    last = -1
     for number, line in enumerate(lines, start=1):
         known = isinstance(line, dict) and isinstance(line.get("iteration"), int)
         if not known or not all(isinstance(x, int | float | None) for x in line.values()):
             raise ValueError(f"line {number} has no iteration, or values that are no numbers")
-        if line["iteration"] <= max_iter:
+        if line["iteration"] < last:
+            merged = {k: x for k, x in merged.items() if k < line["iteration"]}
+        last = line["iteration"]
+        if last <= max_iter:
             values = {k: math.nan if v is None else v for k, v in line.items()}
-            merged.setdefault(line["iteration"], {}).update(values)
+            merged.setdefault(last, {}).update(values)
     return [merged[iteration] for iteration in sorted(merged)]
 
 
