@@ -13,6 +13,7 @@ from PIL import Image
 from aid.data import build_train_loader, register_coco
 from aid.engine import AIDTrainer, setup, start_run
 from aid.evaluation import build_evaluator
+from aid.evaluation.coco_evaluation import CheckedCOCOEvaluator
 from aid.utils.errors import AIDError
 from aid_tools.report import load_run, write_report
 from aid_tools.train_arguments import argument_parser
@@ -141,6 +142,16 @@ def test_mask_teacher_is_evaluated_by_boxes_without_mask_labels(
     trainer.model.teacher.detector.roi_heads.box_predictor.test_score_thresh = 0.0
     (results,) = trainer.test_teachers()
     assert set(results) == {"bbox"}
+
+
+def test_labels_without_masks_are_evaluated_by_boxes_and_keypoints(dataset, tmp_path):
+    def change(coco):
+        coco["annotations"][0].pop("segmentation")
+        coco["annotations"].append({**coco["annotations"][1], "id": 99, "image_id": 99})
+
+    evaluator = CheckedCOCOEvaluator(dataset(change=change), str(tmp_path))
+    prediction = {"segmentation": as_rle(ellipse(BOXES[0])), "keypoints": [1.0, 1.0, 2.0]}
+    assert evaluator._tasks_from_predictions([prediction]) == ["bbox", "keypoints"]
 
 
 @pytest.mark.parametrize("crop", [False, True])

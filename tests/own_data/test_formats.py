@@ -135,6 +135,24 @@ def test_coco_keeps_crowds_and_counts_what_is_left_out(labels):
     assert sorted(found.left_out.values()) == [1, 1, 2]
 
 
+def test_images_in_another_folder_than_the_labels_say_are_named(labels, convert_dataset):
+    """Those of another camera may have the same names."""
+    folder = labels("coco")
+    path = folder / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    base = os.path.basename(content["images"][0]["file_name"])
+    (image,) = folder.rglob(base)
+    content["images"][0]["file_name"] = f"cam_front/{base}"
+    path.write_text(json.dumps(content))
+    (folder / "images/cam_rear").mkdir(parents=True)
+    image.rename(folder / "images/cam_rear" / base)
+    found = read_labels(str(folder))
+    assert found.elsewhere == {f"cam_front/{base}": str(folder / "images/cam_rear" / base)}
+    assert "* 1 image found by the file name alone, in another fol" in convert_dataset(folder)[1]
+    (folder / "images/cam_rear").rename(folder / "images/cam_front")
+    assert read_labels(str(folder)).elsewhere == {}
+
+
 def test_data_yaml_stands_for_its_folder(labels):
     folder = labels("yolo")
     assert read_labels(str(folder / "data.yaml")) == read_labels(str(folder))

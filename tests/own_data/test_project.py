@@ -226,6 +226,9 @@ def test_errors_are_one_line(new_project, tmp_path):
     text = path.read_text()
     path.write_text(text.replace('"person"', '"walker"'))
     assert "class lists differ: class 1 is person in" in new_project("fleet")[1]
+    path.write_text(text.replace('"width": 120', '"width": 121'))
+    error = new_project("fleet")[1]
+    assert "val.json: " in error and "has 121x" in error and "in the file 120x" in error
     path.write_text(text.replace("d.png", "gone.png"))
     assert "lacks 1 of 2 images in converted/val.json" in new_project("fleet")[1]
     path.unlink()

@@ -180,9 +180,11 @@ def clear_image_errors(file_name: str) -> Iterator[None]:
         raise
     except Exception as error:  # decoders and transforms raise errors of any type
         if isinstance(error, CAUSED_BY_IMAGES) or not _is_readable(file_name):
+            what_to_do = "replace the file, or take it out of the dataset"
+            if isinstance(error, detection_utils.SizeMismatchError):
+                what_to_do = "correct the size in the labels, or replace the file"
             raise AIDError(
-                f"image {file_name} cannot be used: {_one_line(error)}: replace the file, or "
-                "take it out of the dataset"
+                f"image {file_name} cannot be used: {_one_line(error)}: {what_to_do}"
             ) from error
         raise
 

@@ -40,9 +40,12 @@ class CheckedCOCOEvaluator(COCOEvaluator):
             # The converted file is read already. Its path must not stay in the metadata: later
             # evaluators would read this file even if data or output folder have changed.
             del metadata.json_file
+        images = self._coco_api.imgs
         labels = self._coco_api.dataset.get("annotations", [])
+        # Of images that the file does not list, COCO's code evaluates none.
+        labels = [x for x in labels if x["image_id"] in images]
         for label in labels:
-            image = self._coco_api.imgs[label["image_id"]]
+            image = images[label["image_id"]]
             try:
                 # Of the polygons only those that training sees, too.
                 label["segmentation"] = usable_mask(
@@ -53,8 +56,11 @@ class CheckedCOCOEvaluator(COCOEvaluator):
                     f"{dataset_name}: annotation {label['id']} of image {label['image_id']}: "
                     f"{error}"
                 ) from None
-        if not all(label["segmentation"] for label in labels):
-            self._tasks = ("bbox",)
+        self._has_masks = all(label["segmentation"] for label in labels)
+
+    def _tasks_from_predictions(self, predictions: list[dict]) -> list[str]:
+        tasks = super()._tasks_from_predictions(predictions)
+        return tasks if self._has_masks else [x for x in tasks if x != "segm"]
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict | None:
         with redirect_stdout(io.StringIO()) as printed:

@@ -52,6 +52,10 @@ def measure(labels: Labels, splits: dict[str, Split], how_split: str) -> dict:
         "input_size": {"MIN_SIZE_TEST": size.min_test, "MAX_SIZE_TEST": size.longest},
         "splits": {name: _measure_split(split, size) for name, split in splits.items()},
         "left_out": dict(labels.left_out),
+        "elsewhere": {
+            "number": len(labels.elsewhere),
+            "first": next(iter(labels.elsewhere.items()), None),
+        },
         "equal_names": sorted(name for name, number in names.items() if number > 1),
         **_near_duplicates(splits),
     }
@@ -138,6 +142,12 @@ def _table(header: list[str], rows: list[list]) -> str:
 def _notes(content: dict) -> list[str]:
     splits, pairs = content["splits"], content["near_duplicates"]
     notes = [f"Not read: {what}: {number}." for what, number in content["left_out"].items()]
+    if number := content["elsewhere"]["number"]:
+        name, path = content["elsewhere"]["first"]
+        notes.append(
+            f"{counted(number, 'image')} found by the file name alone, in another folder than the "
+            f"labels say (first {name}: {path}): check that they belong together."
+        )
     folded = Counter(map(str.casefold, content["classes"]))
     alike = [name for name in content["classes"] if folded[name.casefold()] > 1]
     if alike:

@@ -104,6 +104,7 @@ class Images:
     Attributes:
         root: the folder.
         paths: sorted paths of all images.
+        elsewhere: {name: path} of the images that were found in other folders than the name has.
     """
 
     def __init__(self, root: str, paths: list[str]):
@@ -114,6 +115,7 @@ class Images:
         """
         self.root = root
         self.paths = paths
+        self.elsewhere: dict[str, str] = {}
         self._by_name = defaultdict(list)
         for path in self.paths:
             name = os.path.basename(path)
@@ -159,12 +161,13 @@ class Images:
         found = [
             x for x in self._by_name.get(base, ()) if not split or self.split_of(x) in (None, split)
         ]
-        agreement = [
-            _num_equal_at_end(folders, _parts(os.path.relpath(x, self.root))[:-1]) for x in found
-        ]
+        own_folders = [_parts(os.path.relpath(x, self.root))[:-1] for x in found]
+        agreement = [_num_equal_at_end(folders, x) for x in own_folders]
         best = [x for x, n in zip(found, agreement, strict=True) if n == max(agreement)]
         if len(best) > 1:
             raise AIDError(f"{source}: image {name} may be {best[0]} or {best[1]}: rename one")
+        if best and folders and max(agreement) == 0 and own_folders[found.index(best[0])]:
+            self.elsewhere[name] = best[0]
         return best[0] if best else None
 
     def of_files(self, files: LabelFiles, names: dict[str, str | None]) -> dict[str, str]:

@@ -45,7 +45,8 @@ def read_labels(path: str, image_root: str = "", name: str = "") -> Labels:
     """
     files = LabelFiles(path)
     name = name or _recognize(files, path)
-    labels = FORMATS[name][1](files, Images.in_folder(image_root or files.root))
+    images = Images.in_folder(image_root or files.root)
+    labels = FORMATS[name][1](files, images)
     if not labels.images:
         raise AIDError(f"no {name} labels in {path}: name another folder or --format")
     sources: dict[str, str] = {}
@@ -64,7 +65,7 @@ def read_labels(path: str, image_root: str = "", name: str = "") -> Labels:
     if unused:
         labels.left_out[f"classes without any object ({', '.join(unused)})"] = len(unused)
     labels.classes = [x for x in labels.classes if x in used]
-    labels.format = name
+    labels.format, labels.elsewhere = name, images.elsewhere
     return labels
 
 

@@ -55,9 +55,11 @@ class Labels:
         images: images with their objects.
         left_out: {description: number} of what was not read.
         format: name of the format that they were read in.
+        elsewhere: see :class:`Images`.
     """
 
     classes: list[str]
     images: list[LabeledImage]
     left_out: Counter = field(default_factory=Counter)
     format: str = ""
+    elsewhere: dict[str, str] = field(default_factory=dict)

@@ -12,6 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from aid.data import load_coco
 from aid.data.classes import check_class_lists, class_list
+from aid.data.images import in_threads
+from aid.data.unlabeled import upright_size
 from aid.utils.errors import AIDError
 from aid.utils.files import check_folder_name, write_text
 from aid.utils.text import counted
@@ -191,6 +193,8 @@ def _read_data(project: Project) -> tuple[list[dict], list[str]]:
             load_coco(name, path, project.images, "convert the labels, or correct the path")
             for name, path in zip(names, paths, strict=True)
         ]
+        for path, of_split in zip(paths, records, strict=True):
+            _check_sizes(path, of_split)
         check_class_lists(zip(paths, names, strict=True))
         classes = class_list(names[0])
     finally:
@@ -201,6 +205,21 @@ def _read_data(project: Project) -> tuple[list[dict], list[str]]:
         path = paths[bool(train)]
         raise AIDError(f"{path} has no {'image' if train else 'object to train on'}: add some")
     return train, classes
+
+
+def _check_sizes(path: str, records: list[dict]) -> None:
+    """Check that the images have the sizes that their labels say.
+
+    Training checks each image when it reads it, which for the last one may be hours later.
+    """
+    sizes = in_threads(upright_size, [x["file_name"] for x in records])
+    for record, size in zip(records, sizes, strict=True):
+        if size != (record["width"], record["height"]):
+            raise AIDError(
+                f"{path}: {record['file_name']} has {record['width']}x{record['height']} pixels, "
+                "in the file {}x{}: correct the sizes and boxes, or give the images that were "
+                "labeled".format(*size)
+            )
 
 
 def _registration(project: Project) -> str:
