@@ -110,6 +110,22 @@ def test_config_of_the_other_kind_is_refused(teacher):
         setup(args)
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["train.max_itr=3"], "train.max_itr is no key .*did you mean max_iter"),
+        (["train.max_iter", "3"], "train.max_iter: overrides are KEY=VALUE here, such"),
+        (["train.seed=20240115123456"], f"train.seed is 20240115123456: .* {2**32 - 1} at most"),
+        (["--eval-only"], r"--eval-only needs weights: add train.init_checkpoint=FILE"),
+    ],
+)
+def test_invalid_command_line_is_refused(options, message, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    args = default_argument_parser().parse_args(["--config-file", LAZY, *options])
+    with pytest.raises(AIDError, match=message):
+        script.main(args)
+
+
 def test_invalid_distillers_are_refused(lazy):
     losses = list(lazy.model.distillers[0].losses)
     lazy.model.distillers[0].losses = [*losses, losses[0]]

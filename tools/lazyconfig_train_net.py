@@ -6,9 +6,9 @@
     python tools/lazyconfig_train_net.py --config-file ... --eval-only \\
         train.init_checkpoint=output/.../model_final.pth
 
-The config's `model` is a call of aid.modeling.distilled, or any detector. A LazyConfig is a Python
-program: run trusted ones only. Unlike train_net.py, this script neither checks configs and datasets
-before training nor continues the stream of data when it resumes.
+The config's `model` is a call of aid.modeling.build_distilled, or any detector. A LazyConfig is a
+Python program: run trusted ones only. Unlike train_net.py, this script neither checks configs and
+datasets before training nor continues the stream of data when it resumes.
 """
 
 import sys

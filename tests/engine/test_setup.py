@@ -35,6 +35,11 @@ def test_trainer_without_a_seed_is_refused(configure):
         AIDTrainer(cfg)
 
 
+def test_seed_that_numpy_does_not_take_is_refused(configure):
+    with pytest.raises(AIDError, match=f"SEED is 20240115123456: it must be {2**32 - 1} at most"):
+        configure(opts=["SEED", 20240115123456])
+
+
 def test_drawn_seed_is_restored_at_resume(configure):
     seed = configure(opts=["SEED", -1]).SEED
     assert seed >= 0

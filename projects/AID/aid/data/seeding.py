@@ -6,8 +6,26 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from detectron2.utils import comm
 
-__all__ = ["seed_all", "seeded"]
+from ..utils.errors import AIDError
+
+__all__ = ["check_seed", "seed_all", "seeded"]
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Check that NumPy takes a seed, and the following ones, of which each process has one.
+
+    Args:
+        name: of the key, for the message.
+        seed: 0 or more.
+
+    Raises:
+        AIDError: it is too large.
+    """
+    limit = 2**32 - comm.get_world_size()
+    if seed > limit:
+        raise AIDError(f"{name} is {seed}: it must be {limit} at most")
 
 
 def seed_all(*key: int) -> None:

@@ -13,9 +13,11 @@ from detectron2.utils.logger import setup_logger
 from ..checkpoint import StrictCheckpointer, StudentCheckpointer
 from ..config import check_exists
 from ..data.build import CheckedMapper
+from ..data.seeding import check_seed
 from ..modeling.inheritance import inherit
 from ..utils.errors import AIDError, ignore_known_deprecations
 from ..utils.files import check_folder_name, clear_write_errors, lock_folder
+from ..utils.suggestions import did_you_mean
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .errors import without_known_tracebacks
 from .hooks import SeedStep, TimeFirstSteps, strength_hooks
@@ -81,15 +83,40 @@ def do_train(cfg, resume):
 def _seed(cfg):
     """Value of train.seed; if that is missing, None or negative, a seed drawn for all processes."""
     drawn, given = comm.shared_random_seed(), cfg.train.get("seed")
-    return drawn if given is None or given < 0 else given
+    if given is None or given < 0:
+        return drawn
+    check_seed("train.seed", given)
+    return given
+
+
+def _load(args):
+    """Load a LazyConfig and apply the overrides of the command line.
+
+    Raises:
+        AIDError: it is none, or an override is no KEY=VALUE or has an unknown key of ``train``,
+            which nothing would read.
+    """
+    if not args.config_file.endswith(".py"):
+        raise AIDError(f"{args.config_file} is no LazyConfig (.py): train_net.py takes YAML files")
+    check_exists(args.config_file)
+    cfg = LazyConfig.load(args.config_file)
+    known = {"seed", "inherit", *cfg.train}
+    for word in args.opts:
+        key, is_pair, _ = word.partition("=")
+        if not is_pair and not word.startswith("~"):
+            raise AIDError(f"{word}: overrides are KEY=VALUE here, such as train.max_iter=100")
+        section, _, rest = key.lstrip("+~").partition(".")
+        name = rest.split(".")[0]
+        if section == "train" and name not in known:
+            raise AIDError(f"{key} is no key of the config{did_you_mean(name, known)}: correct it")
+    return LazyConfig.apply_overrides(cfg, args.opts)
 
 
 def main(args):
     ignore_known_deprecations()  # in each process
-    if not args.config_file.endswith(".py"):
-        raise AIDError(f"{args.config_file} is no LazyConfig (.py): train_net.py takes YAML files")
-    check_exists(args.config_file)
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    cfg = _load(args)
+    if args.eval_only and not cfg.train.init_checkpoint:
+        raise AIDError("--eval-only needs weights: add train.init_checkpoint=FILE")
     folder = cfg.train.output_dir
     check_folder_name("train.output_dir", folder)
     cfg.train.seed = _seed(cfg)

@@ -16,6 +16,7 @@ from ..data.classes import check_class_lists, class_list
 from ..data.masks import check_masks
 from ..data.plausibility import warn_of_boxes, warn_of_test_images
 from ..data.register import register_from_file
+from ..data.seeding import check_seed
 from ..evaluation import check_evaluator
 from ..modeling.families import num_classes_key
 from ..utils.commands import script_path
@@ -147,6 +148,7 @@ def _checked_config(args: argparse.Namespace, output: str | None) -> tuple[CfgNo
         warn_of_test_images(cfg)
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(cfg, resume=args.resume)
+    check_seed("SEED", cfg.SEED)
     cfg.freeze()
     return cfg, sizes
 
