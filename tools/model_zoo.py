@@ -46,7 +46,6 @@ def build_parser() -> ArgumentParser:
 @command(build_parser)
 def main(args: Namespace) -> None:
     # Imported late, see aid_tools/command.py.
-    from pathlib import Path
 
     from aid.data import register_from_file
     from aid.utils.errors import AIDError

@@ -71,6 +71,16 @@ def test_initial_weights_do_not_restore_adapters(saved, student_model, caplog):
     assert "not found in the checkpoint" not in caplog.text
 
 
+def test_resume_with_adapters_of_another_teacher_is_refused(saved, student_model):
+    model, _, path = saved
+    content = torch.load(path)
+    name = next(k for k, x in content["distillation"].items() if x.dim() > 0)
+    content["distillation"][name] = content["distillation"][name][:1]
+    torch.save(content, path)
+    with pytest.raises(AIDError, match=f"of other teachers or losses .1 tensors, first {name}"):
+        StudentCheckpointer(student_model("faster_rcnn")[0]).load(path)
+
+
 def test_resume_without_adapters_is_refused(saved, student_model):
     model, _, path = saved
     content = torch.load(path)

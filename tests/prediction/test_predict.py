@@ -144,6 +144,17 @@ def test_inputs_without_images_or_videos_are_refused(pattern, tmp_path):
         find_sources([f"{tmp_path}/{pattern}"])
 
 
+def test_linked_folders_are_searched_and_hidden_files_are_not(tmp_path):
+    """As tools/convert_dataset.py links images, and as macOS adds files."""
+    photos, data = tmp_path / "photos", tmp_path / "data"
+    photos.mkdir()
+    data.mkdir()
+    for name in ("a.png", "._a.png"):
+        (photos / name).touch()
+    (data / "images").symlink_to(photos)
+    assert [x.path for x in find_sources([str(data)])] == [f"{data}/images/a.png"]
+
+
 def test_output_folder_with_files_is_refused(saved, toy_dataset, call, tmp_path):
     files, image = saved("faster_rcnn"), str(tmp_path / "0.png")
     assert call(files, image)[0] == 0

@@ -10,6 +10,7 @@ from .reading import (
     last_checkpoint,
     load_file,
     local_file,
+    of_other_shapes,
 )
 from .stored_classes import check_stored_classes
 from .strict_checkpointer import StrictCheckpointer
@@ -29,6 +30,7 @@ __all__ = [
     "last_checkpoint",
     "load_file",
     "local_file",
+    "of_other_shapes",
     "non_finite",
     "torchvision_weights",
 ]

@@ -26,6 +26,7 @@ __all__ = [
     "last_checkpoint",
     "load_file",
     "local_file",
+    "of_other_shapes",
 ]
 
 # Largest ratio of the content of a file of PyTorch to the file. PyTorch does not compress.
@@ -116,6 +117,15 @@ def check_kinds(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.
                 raise TypeError(
                     f"{name} is {found[key].dtype} in the file, {tensor.dtype} in the model"
                 )
+
+
+def of_other_shapes(
+    found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> list[str]:
+    """Sorted names of the tensors that differ in shape or that only one of the two has."""
+    shapes = [{k: x.shape for k, x in tensors.items()} for tensors in (found, expected)]
+    names = found.keys() | expected.keys()
+    return sorted(k for k in names if shapes[0].get(k) != shapes[1].get(k))
 
 
 def _kind(x: torch.Tensor) -> str:

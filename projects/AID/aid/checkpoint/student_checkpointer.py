@@ -10,7 +10,13 @@ from torch import nn
 from ..utils.errors import AIDError
 from ..utils.files import clear_write_errors, whole_file, write_text
 from .finite import NonFiniteError, non_finite
-from .reading import SafeCheckpointer, check_kinds, clear_load_errors, load_file
+from .reading import (
+    SafeCheckpointer,
+    check_kinds,
+    clear_load_errors,
+    load_file,
+    of_other_shapes,
+)
 from .stored_classes import check_stored_classes
 from .strict_checkpointer import mismatches
 
@@ -136,7 +142,14 @@ class StudentCheckpointer(SafeCheckpointer):
                 "resume with the datasets of that run, or choose another OUTPUT_DIR",
             )
         if path and "distillation" in self._content & set(self.checkpointables):
-            check_kinds(checkpoint["distillation"], self.model.distillation.state_dict())
+            adapters, expected = checkpoint["distillation"], self.model.distillation.state_dict()
+            check_kinds(adapters, expected)
+            if others := of_other_shapes(adapters, expected):
+                raise AIDError(
+                    f"--resume: the adapters in {path} are of other teachers or losses "
+                    f"({len(others)} tensors, first {others[0]}): leave the keys of TEACHER and "
+                    "DISTILLATION as they were, or choose another OUTPUT_DIR"
+                )
         incompatible = super()._load_model(checkpoint)
         # Adapters are loaded from the key "distillation", or initialized with new weights.
         incompatible.missing_keys[:] = [

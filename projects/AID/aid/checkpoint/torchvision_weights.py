@@ -83,9 +83,6 @@ class TorchvisionHandler(PathHandler):
             os.replace(part, local)
         return local
 
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs):
-        return open(self._get_local_path(path), mode, buffering=buffering)
-
 
 def check_torchvision_weights(cfg: CfgNode) -> None:
     """Check that ``torchvision://`` weights in MODEL.WEIGHTS fit the backbone and the images.

@@ -58,7 +58,7 @@ def dry_run(args: Namespace) -> None:
     parent = existing_parent(output)
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
         raise AIDError(f"OUTPUT_DIR {output} cannot be written: {parent} is no writable folder")
-    with tempfile.TemporaryDirectory(prefix="aid_dry_run_") as folder:
+    with tempfile.TemporaryDirectory(prefix=".aid_dry_run_", dir=parent) as folder:
         resumed = _stand_in(folder, output) if args.resume else ""
         try:
             with datasets_loaded_once():

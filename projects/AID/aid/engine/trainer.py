@@ -406,7 +406,9 @@ class AIDTrainer(DefaultTrainer):
         Raises:
             AIDError: the config cannot be used, or OUTPUT_DIR cannot be written.
         """
-        if comm.get_world_size() > 1:
+        # Those of teachers are equal, and may be on a device that the processes do not share.
+        is_trained = any(x.requires_grad for x in model.parameters())
+        if is_trained and comm.get_world_size() > 1:
             for buffer in _unwrap(model).buffers():
                 torch.distributed.broadcast(buffer, 0)
         with clear_write_errors(cfg.OUTPUT_DIR), clear_run_errors(cfg):

@@ -11,6 +11,7 @@ import numpy as np
 
 from aid.data.images import IMAGES, ImageFault, check_size, read_image
 from aid.utils.errors import AIDError
+from aid.utils.files import files_below
 
 __all__ = ["Frame", "Source", "count_frames", "find_sources", "read_frames"]
 
@@ -75,7 +76,8 @@ def find_sources(inputs: list[str]) -> list[Source]:
     paths, folders = [], []
     for item in inputs:
         if os.path.isdir(item):
-            files = _files_below(item)
+            suffixes = (*IMAGES, *VIDEOS)
+            files = [x for x in files_below(item) if x.lower().endswith(suffixes)]
             folders.append(os.path.abspath(item))
         elif glob.has_magic(item) and not os.path.exists(item):
             files = sorted(x for x in glob.glob(item, recursive=True) if os.path.isfile(x))
@@ -94,11 +96,6 @@ def find_sources(inputs: list[str]) -> list[Source]:
     ]
     _check_names(sources)
     return sources
-
-
-def _files_below(folder: str) -> list[str]:
-    paths = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
-    return sorted(path for path in paths if path.lower().endswith((*IMAGES, *VIDEOS)))
 
 
 def _check_names(sources: list[Source]) -> None:

@@ -14,6 +14,7 @@ from aid.checkpoint import (
     clear_load_errors,
     load_file,
     non_finite,
+    of_other_shapes,
 )
 from aid.engine.setup import check_dataset
 from aid.modeling.build import build_detector
@@ -89,14 +90,10 @@ def load_trained(student: DistillationMixin, path: str) -> bool:
         check_kinds(adapters or {}, distillation.state_dict())
     if adapters is None:
         return False
-    expected = {k: v.shape for k, v in distillation.state_dict().items()}
-    actual = {k: v.shape for k, v in adapters.items()}
-    names = expected.keys() | actual.keys()
-    mismatched = sorted(k for k in names if expected.get(k) != actual.get(k))
-    if mismatched:
+    if others := of_other_shapes(adapters, distillation.state_dict()):
         raise AIDError(
-            f"--weights {path}: its adapters are of other teachers or losses ({len(mismatched)} "
-            f"tensors, first {mismatched[0]}): give the config.yaml of its run as --config-file"
+            f"--weights {path}: its adapters are of other teachers or losses ({len(others)} "
+            f"tensors, first {others[0]}): give the config.yaml of its run as --config-file"
         )
     distillation.load_state_dict(adapters)
     return True

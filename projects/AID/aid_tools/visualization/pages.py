@@ -15,7 +15,6 @@ from tqdm import tqdm
 from aid.data.ignore_regions import ignore_boxes
 from aid.modeling.losses.attention import spatial_attention
 from aid.modeling.losses.functional import standardized
-from aid.utils.errors import AIDError
 from aid.utils.text import counted
 
 from ..files import output_folder
@@ -98,7 +97,7 @@ class Pages:
 
     def _collect(self, records: list[dict], title: str) -> Iterator[tuple[dict, list[Seen]]]:
         for record in tqdm(records, desc=title, unit="image"):
-            sample = self._load(record)
+            sample = load_sample(self.cfg, record)[0]
             yield sample, collect(self.student, sample, self._attention)
 
     def _attention(self, features: Tensor) -> Tensor:
@@ -107,15 +106,6 @@ class Pages:
         if keys.STANDARDIZE:
             features = standardized(features, torch.ones_like(features[:, :1]))
         return spatial_attention(features, keys.ATTENTION.TEMPERATURE)
-
-    def _load(self, record: dict) -> dict:
-        try:
-            return load_sample(self.cfg, record)[0]
-        except OSError as error:
-            raise AIDError(
-                f"image {record['file_name']} cannot be read: {error}: replace the file, or remove "
-                "it from the dataset"
-            ) from error
 
     def _rgb(self, sample: dict) -> np.ndarray:
         return convert_image_to_rgb(sample["image"].permute(1, 2, 0), self.cfg.INPUT.FORMAT)
@@ -192,7 +182,7 @@ class Pages:
         path = os.path.join(output, "contact_sheet.png")
         shown = {entry.file_name for _, section in sections for entry in section}
         images = {
-            record["file_name"]: self._rgb(self._load(record))
+            record["file_name"]: self._rgb(load_sample(self.cfg, record)[0])
             for record in records
             if record["file_name"] in shown
         }
