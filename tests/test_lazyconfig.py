@@ -136,6 +136,12 @@ def test_invalid_distillers_are_refused(lazy):
     lazy.model.distillers[0].levels = ["p2", "p7"]
     with pytest.raises(AIDError, match="no common level p7"):
         script.do_train(lazy, resume=False)
+    lazy.model.distillers[0].levels = ["p2", "p3"]
+    message = (
+        r"PKDLoss has channels .*'p6': .*the levels to imitate, .*, are \{'p2': \(64, 64\), 'p3'"
+    )
+    with pytest.raises(AIDError, match=message):
+        script.do_train(lazy, resume=False)
     lazy.model.distillers[0].levels = ["p2", "p3", "p4", "p5", "p6"]
     lazy.model.student.roi_heads.num_classes = 4
     with pytest.raises(AIDError, match="has 3 classes, the student 4"):

@@ -104,6 +104,15 @@ def test_balance_is_invariant_to_the_loss_scale(student_model, make_batch):
     assert factors[0] == factors[1] > 0
 
 
+def test_balance_measures_from_the_first_iteration_of_imitation(student_model, make_batch):
+    """Imitation that starts late would have no strength until the next tenth iteration."""
+    model, _ = student_model("faster_rcnn", opts=[*PKD, "DISTILLATION.SCHEDULE.START_ITER", 13])
+    for iteration in (13, 14):
+        step(model, make_batch(), iteration)
+    losses, _ = losses_of(model, make_batch(), 15)
+    assert losses["loss_distill_pkd"] > 0
+
+
 def test_weight_and_schedule_multiply_the_balance_factor(student_model, make_batch):
     model, _ = student_model("faster_rcnn", opts=PKD)
     step(model, make_batch(), 0)

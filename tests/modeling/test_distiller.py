@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from aid.utils.errors import AIDError
+
 
 @pytest.fixture
 def inputs_of_losses(student_model, make_batch, storage):
@@ -35,3 +37,13 @@ def test_losses_on_predictions_alone_get_no_features(inputs_of_losses):
         "ResponseLoss": ({}, {}),
         "CrossKDLoss": ({}, {}),
     }
+
+
+@pytest.mark.parametrize("name", ["loss_cls", "loss_distill_pkd"])
+def test_term_that_would_replace_another_loss_is_refused(name, student_model, make_batch, storage):
+    losses = ["PKDLoss", "FitNetLoss"]
+    model, _ = student_model("retinanet", opts=["DISTILLATION.LOSSES", losses])
+    other = model.distillers[0].losses["FitNetLoss"]
+    other.term_weights = dict.fromkeys([name], 1.0)
+    with pytest.raises(AIDError, match=f"FitNetLoss returns a term {name}: its name must start"):
+        model(make_batch())

@@ -224,10 +224,7 @@ ON = ["AID.GRANULARITY", "instance"]
 @pytest.mark.parametrize(
     "opts, message",
     [
-        (
-            ON,
-            "pyramid.pt has no heads: ExponentialWeighting needs the teacher's loss D; set",
-        ),
+        (ON, "pyramid.pt has no heads: ExponentialWeighting needs the teacher's loss D or detec"),
         (["DISTILLATION.LOSSES", "['ResponseLoss']"], "heads: ResponseLoss needs predictions; na"),
         (["TEACHER.WEIGHTS", "x.pth"], "TEACHER.WEIGHTS is x.pth, but the TorchScript file"),
         (["TEACHER.FEATURES", "[]"], r"FEATURES is \[\], .* are 0, 1: name one of these"),

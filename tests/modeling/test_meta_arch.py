@@ -10,7 +10,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from aid.modeling.losses import FitNetLoss, LocalisationLoss
+from aid.modeling.losses import FitNetLoss, LocalisationLoss, NonLocalLoss
 from aid.modeling.weighting import ExponentialWeighting
 from aid.utils.errors import AIDError
 
@@ -239,6 +239,8 @@ def test_empty_or_unknown_losses_are_refused(student_config):
     cfg = student_config("faster_rcnn", opts=["DISTILLATION.LOSSES", ["FGD"]])
     with pytest.raises(AIDError, match=r"'FGD' is unknown \(did you mean FGDLoss\?\), choose"):
         build_model(cfg).build_distillation(cfg)
+    with pytest.raises(AIDError, match="DISTILLATION.SCALE: 'SUM'"):  # as with a LazyConfig
+        NonLocalLoss(channels={"p2": (4, 4)}, subsample=[2], weight=1.0, scale="SUM")
     cfg = student_config("faster_rcnn", opts=["DISTILLATION.SCALE", "mean"])
     with pytest.raises(AIDError, match="DISTILLATION.SCALE: 'mean'"):
         build_model(cfg).build_distillation(cfg)

@@ -45,6 +45,16 @@ def test_shares_are_the_softmax_of_minus_alpha_times_loss():
     assert (actual.sum(dim=0) <= w.amax(dim=0)).all()
 
 
+def test_teacher_whose_losses_need_no_predictions_keeps_its_place():
+    parts = ComponentWeights(*(torch.tensor([x]) for x in (0.5, 0.25, 1.0)))
+    instance = torch.tensor([0.5])
+    without = weights({"p2": [[0.5]]}, instance=instance)
+    with_parts = weights({"p2": [[0.5]]}, instance=instance, components=parts)
+    first, second = mixed(without, with_parts)
+    assert first.components is None
+    assert [x.item() for x in (second.components.cls, second.components.box)] == [0.5, 0.25]
+
+
 @pytest.mark.parametrize(
     "other, message",
     [

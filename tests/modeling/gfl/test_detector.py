@@ -208,10 +208,23 @@ def test_gradients_in_several_processes_equal_one(processes, tiny_model, make_ba
             assert error <= 5e-4 * gradient.abs().max() + 1e-6, name
 
 
-def test_group_norm_requires_divisible_channels(tiny_model, make_batch):
-    with pytest.raises(AIDError, match="GN makes 32 groups.*OUT_CHANNELS is 8: choose a multiple"):
-        tiny_model("gfl", ["MODEL.GFL.NORM", "GN"])
+def test_group_norm_trains(tiny_model, make_batch):
     model = tiny_model("gfl", ["MODEL.GFL.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 32])
     assert sum(isinstance(x, nn.GroupNorm) for x in model.head.modules()) == 2
     losses, _ = step(model, make_batch())
     assert all(x.isfinite() for x in losses.values())
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("REG_MAX", 0, "1 or more"),
+        ("TOPK", 0, "1 or more"),
+        ("NUM_CONVS", 0, "1 or more"),
+        ("ANCHOR_SCALE", 0.0, "above 0, and finite"),
+        ("GIOU_WEIGHT", -2.0, "0 or more, and finite"),
+    ],
+)
+def test_invalid_keys_are_named(key, value, message, tiny_model):
+    with pytest.raises(AIDError, match=f"^MODEL.GFL.{key} is {value}: it must be {message}"):
+        tiny_model("gfl", [f"MODEL.GFL.{key}", value])

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..checkpoint import check_pickle, clear_load_errors
 from ..utils.d2 import train_loader_from_config
-from ..utils.errors import AIDError
+from ..utils.errors import AIDError, check_one_or_more
 from .detections import DetectionMapper, with_detections
 from .ignore_regions import IgnoreRegionsMapper, log_regions
 from .images import check_crops, check_header, clear_image_errors
@@ -137,8 +137,7 @@ def micro_batch_size(cfg: CfgNode) -> int:
         AIDError: the batch is not divisible by processes and micro-batches.
     """
     images, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION_STEPS
-    if steps < 1:
-        raise AIDError(f"SOLVER.ACCUMULATION_STEPS is {steps}: it must be 1 or more")
+    check_one_or_more("SOLVER.ACCUMULATION_STEPS", steps)
     size, rest = divmod(images, comm.get_world_size() * steps)
     if rest or size < 1:
         raise AIDError(

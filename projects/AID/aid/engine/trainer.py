@@ -30,7 +30,7 @@ from ..modeling.meta_arch import DistillationMixin, plain_architecture
 from ..modeling.placement import dtype_named
 from ..modeling.teacher import Teacher
 from ..modeling.teacher_check import is_of_another_size
-from ..utils.errors import AIDError
+from ..utils.errors import AIDError, check_one_or_more
 from ..utils.files import clear_write_errors
 from ..utils.text import counted
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
@@ -92,10 +92,7 @@ class AIDTrainer(DefaultTrainer):
         _check_unlabeled(cfg, micro_batch_size(cfg))  # fail before the model is built
         if cfg.SEED < 0:
             raise AIDError(f"SEED is {cfg.SEED}: set one of 0 or more; aid.engine.setup draws one")
-        if cfg.SOLVER.CHECKPOINT_PERIOD < 1:
-            raise AIDError(
-                f"SOLVER.CHECKPOINT_PERIOD is {cfg.SOLVER.CHECKPOINT_PERIOD}: it must be 1 or more"
-            )
+        check_one_or_more("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)

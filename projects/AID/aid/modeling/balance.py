@@ -11,8 +11,8 @@ from ..utils.errors import check_not_negative
 
 __all__ = ["Balance", "GradientRatio"]
 
-# The ratio is measured in each of the first iterations, where it changes fastest, then in every
-# tenth, since a measurement computes the gradients of the distillation losses a second time.
+# The ratio is measured in each of the first iterations of imitation, where it changes fastest, then
+# in every tenth, since it computes the gradients of the distillation losses a second time.
 PERIOD = 10
 # Weight of a new measurement in the running mean.
 RATE = 0.3
@@ -119,7 +119,7 @@ class Balance(GradientRatio):
 
     as a running geometric mean over the iterations in which it is measured, which is saved in
     checkpoints. It makes the result independent of the common scale of the distillation losses;
-    only their proportion to each other matters. In the first iteration of a run, before any
+    only their proportion to each other matters. In the first iteration with imitation, before any
     measurement, the factor is 0. A warning is logged if it still is after the measurements of the
     first iterations.
     """
@@ -147,7 +147,7 @@ class Balance(GradientRatio):
 
     @staticmethod
     def is_due(iteration: int) -> bool:
-        """Whether the ratio is measured in an iteration, counted from 0."""
+        """Whether the ratio is measured in an iteration, counted from the start of imitation."""
         return iteration < PERIOD or iteration % PERIOD == 0
 
     @torch.no_grad()

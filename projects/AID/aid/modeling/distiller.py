@@ -246,22 +246,34 @@ class Distiller:
             context: for the losses.
 
         Raises:
-            AIDError: no loss returned a term.
+            AIDError: no loss returned a term, or a name is that of another one.
         """
-        terms = {}
+        terms: dict[str, Tensor] = {}
         student, teacher = {}, {}
         if any(getattr(loss, "reads_features", True) for loss in self.losses.values()):
             # In half precision every loss would convert them again.
             student = in_float32({k: features[k] for k in self.strides})
             teacher = in_float32(self.aligned(view, features))
         for loss in self.losses.values():
-            terms.update(loss(student, teacher, weights.maps, context))
+            of_loss = loss(student, teacher, weights.maps, context)
+            _check_names(of_loss, terms, type(loss).__name__)
+            terms.update(of_loss)
         if not terms:
             raise AIDError(
                 f"no distillation term came from {', '.join(self.losses)}: the student would train "
                 "without its teacher; see DISTILLATION.LOSSES"
             )
         return {f"{name}{self._suffix}": term for name, term in terms.items()}
+
+
+def _check_names(new: Iterable[str], known: Iterable[str], loss: str) -> None:
+    """Refuse terms that would replace others in the sum of the losses."""
+    for name in new:
+        if not name.startswith("loss_distill") or name in known:
+            raise AIDError(
+                f"{loss} returns a term {name}: its name must start with loss_distill and differ "
+                f"from those of the teacher's other losses, {', '.join(known) or 'none yet'}"
+            )
 
 
 def _check_features_suffice(
@@ -275,10 +287,10 @@ def _check_features_suffice(
     start = f"the teacher of {teacher.name} has no heads: "
     for name in requests:
         raise AIDError(f"{start}{name} needs predictions; name losses on features alone")
-    if weighting.requires_stats and weighting.requires_loss:
+    if weighting.requires_stats and (weighting.requires_loss or weighting.requires_quality):
         raise AIDError(
-            f"{start}{type(weighting).__name__} needs the teacher's loss D; set AID.GRANULARITY to "
-            "none, or AID.WEIGHTING to ConstantWeighting"
+            f"{start}{type(weighting).__name__} needs the teacher's loss D or detections; set "
+            "AID.GRANULARITY to none, or AID.WEIGHTING to ConstantWeighting"
         )
 
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from ..utils.errors import AIDError
 from .distiller import Distiller
+from .losses.base import channels_of
 from .meta_arch import DistillationMixin
 from .schedule import Schedule
 from .teacher_base import TeacherBase
@@ -63,15 +64,37 @@ def build_distilled(
         schedule, weight, balance: see :meth:`DistillationMixin.set_distillers`.
 
     Raises:
-        AIDError: a teacher does not fit this student, or has two losses of one class.
+        AIDError: a teacher does not fit this student, or its losses do not, or two are of one
+            class.
     """
     built = []
     for number, x in enumerate(distillers):
         levels = check_match(x["teacher"], student, x["levels"], x["datasets"])
         losses = _by_class(x["losses"])
+        _check_channels(losses, levels, student, x["teacher"])
         built.append(Distiller(student, x["teacher"], losses, x["weighting"], levels, number))
     student.set_distillers(built, schedule, weight, balance)
     return student
+
+
+def _check_channels(
+    losses: nn.ModuleDict, levels: tuple[str, ...], student: nn.Module, teacher: TeacherBase
+) -> None:
+    """Check that losses were built for the levels to imitate, and their channels.
+
+    Raises:
+        AIDError: one was not.
+    """
+    for name, loss in losses.items():
+        channels = getattr(loss, "channels", None)
+        if channels is None:
+            continue
+        expected = channels_of(levels, student.backbone.output_shape(), teacher.output_shape())
+        if {k: tuple(x) for k, x in channels.items()} != expected:
+            raise AIDError(
+                f"{name} has channels {dict(channels)}, but the levels to imitate, with channels "
+                f"of student and teacher, are {expected}: set channels or levels"
+            )
 
 
 def _by_class(losses: list[nn.Module]) -> nn.ModuleDict:

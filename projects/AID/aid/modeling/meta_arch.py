@@ -256,7 +256,7 @@ class DistillationMixin(_Detector):
         strength: float | Tensor = weight
         if (balance := self.balance) is not None:
             balance.update(iteration)
-            ratio = balance if balance.is_due(iteration) else None
+            ratio = balance if balance.is_due(iteration - self.schedule.start) else None
             strength = weight * balance.factor
         log_distillation_weight(strength)
         weighted = {name: strength * term for name, term in terms.items()}

@@ -50,6 +50,18 @@ def check_not_negative(key: str, value: float) -> None:
         raise AIDError(f"{key} is {value}: it must be 0 or more, and finite")
 
 
+def check_positive(key: str, value: float) -> None:
+    """Check that a number is above 0 and finite; see :func:`check_not_negative`."""
+    if not 0 < value < float("inf"):
+        raise AIDError(f"{key} is {value}: it must be above 0, and finite")
+
+
+def check_one_or_more(key: str, value: int) -> None:
+    """Check that a number is 1 or more; see :func:`check_not_negative`."""
+    if value < 1:
+        raise AIDError(f"{key} is {value}: it must be 1 or more")
+
+
 def main_with_clear_errors(main: Callable) -> Callable:
     """Decorate an entry point so that an :class:`AIDError` ends it with one line on stderr.
 

@@ -12,6 +12,8 @@ from detectron2.modeling.meta_arch import fcos
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
+from ...utils.errors import check_one_or_more
+
 __all__ = ["FCOS", "build_fcos_resnet_fpn_backbone"]
 
 # Logit of a class for which background has a focal loss of exactly 0.
@@ -60,6 +62,7 @@ class FCOS(fcos.FCOS):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         keys = cfg.MODEL.FCOS
+        check_one_or_more("MODEL.FCOS.NUM_CONVS", keys.NUM_CONVS)
         backbone = build_backbone(cfg)
         shapes = [backbone.output_shape()[level] for level in keys.IN_FEATURES]
         head = fcos.FCOSHead(

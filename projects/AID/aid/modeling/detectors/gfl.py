@@ -24,7 +24,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ...utils.errors import AIDError
+from ...utils.errors import check_not_negative, check_one_or_more, check_positive
 from ..boxes import anchor_iou, elementwise_box_giou
 from .gfl_losses import distribution_focal_losses, quality_focal_losses
 
@@ -102,7 +102,13 @@ class GFL(DenseDetector):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        backbone, keys = build_backbone(cfg), cfg.MODEL.GFL
+        keys = cfg.MODEL.GFL
+        for name in ("REG_MAX", "TOPK", "NUM_CONVS"):
+            check_one_or_more(f"MODEL.GFL.{name}", keys[name])
+        check_positive("MODEL.GFL.ANCHOR_SCALE", keys.ANCHOR_SCALE)
+        for name in ("QUALITY_BETA", "GIOU_WEIGHT", "DISTRIBUTION_WEIGHT"):
+            check_not_negative(f"MODEL.GFL.{name}", keys[name])
+        backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         return {
             "backbone": backbone,
@@ -290,11 +296,6 @@ class GFLHead(RetinaNetHead):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict:
         channels, keys = input_shape[0].channels, cfg.MODEL.GFL
-        if keys.NORM == "GN" and channels % 32:
-            raise AIDError(
-                f"MODEL.GFL.NORM GN makes 32 groups of channels, MODEL.FPN.OUT_CHANNELS is "
-                f"{channels}: choose a multiple of 32, or another NORM"
-            )
         return {
             "input_shape": input_shape,
             "num_classes": keys.NUM_CLASSES,

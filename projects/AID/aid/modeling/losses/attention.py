@@ -10,12 +10,13 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ...utils.errors import check_positive
 from .base import (
     DISTILLATION_LOSS_REGISTRY,
     Context,
     FeatureLoss,
     average_norm,
-    check_temperature,
+    check_scale,
     make_adapter,
     norm_per_image,
 )
@@ -97,8 +98,8 @@ class AttentionGuidedLoss(FeatureLoss):
     With w^2 under the root a constant map is a factor of the loss. The means are signed, as in the
     authors' code. Where student and teacher differ in channels, which the authors' do not, the
     student's channel attention is computed behind the adapter. The authors always adapt
-    (DISTILLATION.ADAPT_EQUAL_WIDTHS), and do not standardize features. The channel term of
-    standardized features is 0, as their means over positions are.
+    (DISTILLATION.ADAPT_EQUAL_WIDTHS), and do not standardize features. For a
+    constant weight map, the channel term of standardized features is 0.
     """
 
     @configurable
@@ -130,8 +131,9 @@ class AttentionGuidedLoss(FeatureLoss):
             "loss_distill_channel": channel_weight,
             "loss_distill_spatial": spatial_weight,
         }
-        super().__init__(term_weights, standardize)
-        check_temperature("DISTILLATION.ATTENTION.TEMPERATURE", temperature)
+        super().__init__(term_weights, standardize, channels)
+        check_scale(scale)
+        check_positive("DISTILLATION.ATTENTION.TEMPERATURE", temperature)
         self.adapters = nn.ModuleDict(
             {k: _Adapters(*c, adapt_equal_widths) for k, c in channels.items()}
         )

@@ -27,7 +27,7 @@ __all__ = [
     "average_norm",
     "average_sum",
     "channels_of",
-    "check_temperature",
+    "check_scale",
     "in_float32",
     "make_adapter",
     "make_adapters",
@@ -133,16 +133,23 @@ class FeatureLoss(DistillationLoss):
 
     Attributes:
         term_weights: {name of a term: its weight}.
+        channels: {level: (C_s, C_t)} that the loss was built for; None if it fits any.
         can_standardize: whether DISTILLATION.STANDARDIZE is read.
     """
 
     can_standardize = True
 
-    def __init__(self, term_weights: dict[str, float], standardize: bool = True):
+    def __init__(
+        self,
+        term_weights: dict[str, float],
+        standardize: bool = True,
+        channels: dict[str, tuple[int, int]] | None = None,
+    ):
         """
         Args:
             term_weights: weights of the terms that :meth:`level` returns, in the same order.
             standardize: see DISTILLATION.STANDARDIZE.
+            channels: see the attributes.
 
         Raises:
             AIDError: a negative weight.
@@ -151,6 +158,7 @@ class FeatureLoss(DistillationLoss):
         for name, weight in term_weights.items():
             check_not_negative(f"the weight of {name} in {type(self).__name__}", weight)
         self.term_weights = term_weights
+        self.channels = channels
         self.standardize = standardize and self.can_standardize
 
     @classmethod
@@ -250,7 +258,7 @@ class SingleTermLoss(FeatureLoss):
             weight: weight of the term.
             standardize, adapt_equal_widths: see the keys of DISTILLATION.
         """
-        super().__init__({self.term: weight}, standardize)
+        super().__init__({self.term: weight}, standardize, channels)
         self.adapters = make_adapters(channels, adapt_equal_widths)
 
     @classmethod
@@ -340,17 +348,14 @@ def make_adapters(channels: dict[str, tuple[int, int]], always: bool = False) ->
     return nn.ModuleDict({k: make_adapter(x, always) for k, x in channels.items()})
 
 
-def check_temperature(key: str, value: float) -> None:
-    """Check that a temperature is positive and finite.
-
-    Args:
-        key: its config key, for the message.
+def check_scale(scale: str) -> None:
+    """Check a DISTILLATION.SCALE.
 
     Raises:
-        AIDError: it is not.
+        AIDError: it is neither "sum" nor "rms".
     """
-    if not 0 < value < float("inf"):
-        raise AIDError(f"{key} is {value}: it must be above 0, and finite")
+    if scale not in ("sum", "rms"):
+        raise AIDError(f"DISTILLATION.SCALE: {scale!r} is not one of sum, rms")
 
 
 def in_float32(features: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from ...utils.errors import AIDError, check_not_negative
 from ...utils.suggestions import did_you_mean
-from .base import DISTILLATION_LOSS_REGISTRY
+from .base import DISTILLATION_LOSS_REGISTRY, check_scale
 
 __all__ = ["build_distillation_losses"]
 
@@ -35,8 +35,7 @@ def build_distillation_losses(
         raise AIDError(
             "DISTILLATION.LOSSES is empty: name at least one distillation loss, e.g. PKDLoss"
         )
-    if cfg.DISTILLATION.SCALE not in ("sum", "rms"):
-        raise AIDError(f"DISTILLATION.SCALE: {cfg.DISTILLATION.SCALE!r} is not one of sum, rms")
+    check_scale(cfg.DISTILLATION.SCALE)
     losses = nn.ModuleDict()
     for name in cfg.DISTILLATION.LOSSES:
         if not isinstance(name, str) or name not in DISTILLATION_LOSS_REGISTRY:

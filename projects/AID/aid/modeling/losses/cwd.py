@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from .base import DISTILLATION_LOSS_REGISTRY, Context, SingleTermLoss, check_temperature
+from ...utils.errors import check_positive
+from .base import DISTILLATION_LOSS_REGISTRY, Context, SingleTermLoss
 from .functional import spatial_log_softmax
 
 __all__ = ["CWDLoss"]
@@ -46,7 +47,7 @@ class CWDLoss(SingleTermLoss):
             AIDError: a temperature that is not positive.
         """
         super().__init__(**kwargs)
-        check_temperature("DISTILLATION.CWD.TEMPERATURE", temperature)
+        check_positive("DISTILLATION.CWD.TEMPERATURE", temperature)
         self.temperature = temperature
 
     @classmethod

@@ -7,13 +7,14 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
+from ...utils.errors import check_positive
 from ..boxes import covered_cells, rasterize_max
 from .base import (
     DISTILLATION_LOSS_REGISTRY,
     Context,
     FeatureLoss,
     average_sum,
-    check_temperature,
+    check_scale,
     make_adapters,
 )
 from .functional import spatial_log_softmax, spatial_mean
@@ -130,8 +131,9 @@ class FGDLoss(FeatureLoss):
             "loss_distill_fgd_attention": attention_weight,
             "loss_distill_fgd_global": global_weight,
         }
-        super().__init__(term_weights, standardize)
-        check_temperature("DISTILLATION.FGD.TEMPERATURE", temperature)
+        super().__init__(term_weights, standardize, channels)
+        check_scale(scale)
+        check_positive("DISTILLATION.FGD.TEMPERATURE", temperature)
         self.adapters = make_adapters(channels, adapt_equal_widths)
         self.blocks = nn.ModuleDict(
             {

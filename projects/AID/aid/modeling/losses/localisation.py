@@ -6,8 +6,9 @@ Shape letters: N images, S samples.
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
+from ...utils.errors import check_positive
 from ..families import PairedPredictions, PredictionRequest
-from .base import DISTILLATION_LOSS_REGISTRY, PredictionLoss, check_temperature
+from .base import DISTILLATION_LOSS_REGISTRY, PredictionLoss
 from .functional import edge_divergences
 
 __all__ = ["LocalisationLoss"]
@@ -37,7 +38,7 @@ class LocalisationLoss(PredictionLoss):
         Raises:
             AIDError: a temperature that is not positive.
         """
-        check_temperature("DISTILLATION.LOCALISATION.TEMPERATURE", temperature)
+        check_positive("DISTILLATION.LOCALISATION.TEMPERATURE", temperature)
         super().__init__({"box": ("loss_distill_localisation", weight * temperature**2)})
         self.temperature = temperature
         self.weight = weight

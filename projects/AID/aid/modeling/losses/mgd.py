@@ -10,7 +10,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from ...utils.errors import AIDError
-from .base import DISTILLATION_LOSS_REGISTRY, Context, SingleTermLoss, average_sum
+from .base import DISTILLATION_LOSS_REGISTRY, Context, SingleTermLoss, average_sum, check_scale
 
 __all__ = ["MGDLoss"]
 
@@ -54,6 +54,7 @@ class MGDLoss(SingleTermLoss):
             AIDError: a share outside of [0, 1).
         """
         super().__init__(channels=channels, **kwargs)
+        check_scale(scale)
         if not 0 <= masked_share < 1:
             raise AIDError(
                 f"DISTILLATION.MGD.MASKED_SHARE is {masked_share}: it must be at least 0, below 1"

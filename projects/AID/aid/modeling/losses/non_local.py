@@ -17,6 +17,7 @@ from .base import (
     Context,
     FeatureLoss,
     average_norm,
+    check_scale,
     make_adapter,
 )
 from .functional import residual_norm
@@ -115,17 +116,6 @@ class NonLocalBlock(nn.Module):
             norm.num_batches_tracked.add_(1)
         return mean, variance
 
-    def forward(self, x: Tensor) -> Tensor:
-        """
-        Args:
-            x: (N, C, H, W).
-
-        Returns:
-            (N, C, H, W)
-        """
-        mixing, queries, offset = self.mix(x)
-        return x + (mixing @ queries + offset[:, None]).view_as(x)
-
 
 class _Blocks(nn.Module):
     """Non-local blocks of one level, and the adapter between them."""
@@ -180,7 +170,8 @@ class NonLocalLoss(FeatureLoss):
         Raises:
             AIDError: no kernel size, or one that is no whole number above 0.
         """
-        super().__init__({"loss_distill_non_local": weight}, standardize)
+        super().__init__({"loss_distill_non_local": weight}, standardize, channels)
+        check_scale(scale)
         if not subsample or not all(isinstance(x, int) and x > 0 for x in subsample):
             raise AIDError(
                 f"DISTILLATION.NON_LOCAL.SUBSAMPLE is {list(subsample)}: name kernel sizes, whole "

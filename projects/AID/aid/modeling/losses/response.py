@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from ...utils.errors import AIDError
+from ...utils.errors import AIDError, check_positive
 from ..boxes import elementwise_box_giou
 from ..families import PairedPredictions, PredictionRequest
-from .base import DISTILLATION_LOSS_REGISTRY, PredictionLoss, check_temperature
+from .base import DISTILLATION_LOSS_REGISTRY, PredictionLoss
 from .functional import finite_only, softmax_divergences
 
 __all__ = ["ResponseLoss", "box_losses", "check_min_score", "soft_target_losses"]
@@ -61,7 +61,7 @@ class ResponseLoss(PredictionLoss):
                 "box": ("loss_distill_response_box", box_weight),
             }
         )
-        check_temperature("DISTILLATION.RESPONSE.TEMPERATURE", temperature)
+        check_positive("DISTILLATION.RESPONSE.TEMPERATURE", temperature)
         if num_rois < 0:
             raise AIDError(f"DISTILLATION.RESPONSE.NUM_ROIS is {num_rois}: it must be 0 or more")
         check_min_score(min_score)

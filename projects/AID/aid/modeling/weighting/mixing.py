@@ -81,7 +81,7 @@ class TeacherMixing:
     def _components(
         self, weights: list[ComponentWeights | None], normalize: bool
     ) -> list[ComponentWeights | None]:
-        """Mixed weights of predictions; None for each teacher if there are none."""
+        """Mixed weights of predictions; None for a teacher whose losses need none."""
         given = [x for x in weights if x is not None]
         if not given:
             return weights
@@ -90,10 +90,9 @@ class TeacherMixing:
         if normalize:
             cls, box = (normalized(x, by=x.sum(dim=0)) for x in (cls, box))
         sizes = [len(given[0].cls), len(given[0].background)]
-        return [
-            ComponentWeights(c, b, background)
-            for (c, background), b in zip((x.split(sizes) for x in cls), box, strict=True)
-        ]
+        pairs = zip((x.split(sizes) for x in cls), box, strict=True)
+        mixed = iter([ComponentWeights(c, b, background) for (c, background), b in pairs])
+        return [None if x is None else next(mixed) for x in weights]
 
 
 def mix(weights: list[Tensor]) -> Tensor:
