@@ -233,8 +233,8 @@ def _add_weighting(cfg: CN) -> None:
     # of an image; scale-wise in the AID paper), "image", "none" (plain distillation without D).
     cfg.AID.GRANULARITY = "instance"
     # Weight of the background if GRANULARITY is "instance". Options: "mean" (mean weight of the
-    # image's instances), "loss" (from the teacher's loss on the background), "one". Images without
-    # instances use "loss".
+    # image's instances), "loss" (from the teacher's loss on the background), "one". With "mean",
+    # images without instances use "loss".
     cfg.AID.BACKGROUND = "mean"
     # Weight in ConstantWeighting.
     cfg.AID.CONSTANT = 1.0

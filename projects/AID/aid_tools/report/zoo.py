@@ -34,7 +34,7 @@ HEADER = """\
 """
 NOT_RUN = """
 <details>
-<summary>{} configs that were not run, with their commands</summary>
+<summary>{} configs without a row, with their commands</summary>
 
 | config | command |
 |---|---|

@@ -49,16 +49,23 @@ def draw_strengths(cells: GridCells) -> Figure:
 
 
 def draw_times(cells: GridCells) -> Figure | None:
-    """Draw AP over minutes of training, means over seeds; plain students are joined by a line.
+    """Draw AP over minutes of training, means over the seeds that all points have.
+
+    Plain students are joined by a line.
 
     Returns:
         None without plain students of different lengths.
     """
+    runs = {
+        key: {seed: x for seed, x in cell.runs.items() if x.get("minutes")}
+        for key, cell in cells.items()
+    }
+    timed = {key: of_cell for key, of_cell in runs.items() if of_cell}
+    shared = set.intersection(*map(set, timed.values())) if timed else set()
     points = {}
-    for (rule, strength), cell in cells.items():
-        minutes = [x["minutes"] for x in cell.runs.values() if x.get("minutes")]
-        if minutes:
-            points[rule, strength] = mean(minutes), mean(cell.values("AP").values())
+    for key, of_cell in timed.items():
+        chosen = [x for seed, x in of_cell.items() if seed in shared or not shared]
+        points[key] = mean(x["minutes"] for x in chosen), mean(x["AP"] for x in chosen)
     plain = sorted(x for (rule, _), x in points.items() if rule.startswith("plain_student"))
     if len(plain) < 2:
         return None

@@ -102,7 +102,7 @@ class Weighting(nn.Module):
     def requires_background(self) -> bool:
         """Whether the background loss is also needed for images with instances.
 
-        Otherwise it is needed only for images without an instance of finite loss.
+        Otherwise it is needed only for images without instances.
         """
         return self.granularity != "instance" or self.background == "loss"
 
