@@ -12,6 +12,7 @@ from aid.engine import AIDTrainer
 from aid.engine.hooks import CheckStrength, CompareTeacher, TimeFirstSteps
 from aid.modeling.balance import GradientRatio
 from aid.modeling.teacher import Teacher
+from aid.utils.errors import AIDError
 
 LOGGER = "aid.engine.hooks"
 
@@ -135,6 +136,8 @@ def test_teacher_worse_than_the_student_is_reported(run_config, caplog):
 
 
 def test_non_finite_teacher_is_reported_as_worse(caplog):
+    with pytest.raises(AIDError, match="^TEACHER.COMPARE_BATCHES is -1: it must be 0 or more"):
+        CompareTeacher(None, -1)
     hook = CompareTeacher(None, 1)
     with caplog.at_level(logging.WARNING):
         hook._check("TEACHER.CONFIG_FILE", torch.tensor([[1.0, 2.0, 9.0], [2.0, 3.0, torch.inf]]))

@@ -283,7 +283,7 @@ def test_duplicate_loss_is_refused(student_config):
         build_model(cfg).build_distillation(cfg)
 
 
-@pytest.mark.parametrize("sizes", [[], [0], [8, -2], [2.5], ["8"]])
+@pytest.mark.parametrize("sizes", [[], [0], [8, -2], [2.5], ["8"], [True]])
 def test_invalid_subsampling_kernels_are_refused(sizes, student_config):
     key = "DISTILLATION.NON_LOCAL.SUBSAMPLE"
     cfg = student_config("faster_rcnn", opts=[key, sizes])

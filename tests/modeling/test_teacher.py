@@ -242,6 +242,8 @@ def test_levels_and_strides_must_agree(tiny_model, student_config):
     assert check_teacher(teacher, student, chosen) == ("p3", "p4")
     with pytest.raises(AIDError, match="no common level p7.*p2, p3, p4, p5, p6"):
         check_teacher(teacher, student, change(cfg, DISTILLATION__LEVELS=["p3", "p7"]))
+    with pytest.raises(AIDError, match="no common level 3: "):
+        check_teacher(teacher, student, change(cfg, DISTILLATION__LEVELS=[3]))
     teacher.detector.backbone._out_feature_strides["p3"] = 16
     with pytest.raises(AIDError, match="level p3: stride 16 in the teacher, 8 in the student"):
         check_teacher(teacher, student, cfg)

@@ -17,6 +17,7 @@ from ..modeling.balance import PERIOD, Balance, GradientRatio
 from ..modeling.meta_arch import DistillationMixin
 from ..modeling.pseudo_labels import is_unlabeled
 from ..modeling.teacher_check import are_comparable, compare
+from ..utils.errors import check_not_negative
 from .weight_average import WeightAverage
 
 __all__ = [
@@ -46,7 +47,11 @@ class CompareTeacher(HookBase):
         Args:
             student: with its teachers.
             num_batches: number of batches, or micro-batches, of this process to compare on.
+
+        Raises:
+            AIDError: a negative number.
         """
+        check_not_negative("TEACHER.COMPARE_BATCHES", num_batches)
         self._student = student
         self._left = num_batches
         self._losses = []

@@ -87,7 +87,7 @@ def check_match(
     _check_format(teacher, student)
     student_shapes, teacher_shapes = student.backbone.output_shape(), teacher.output_shape()
     shared = [level for level in teacher.levels if level in student_shapes]
-    wanted = list(levels) or shared
+    wanted = list(map(str, levels)) or shared
     missing = [level for level in wanted if level not in shared]
     if missing or not wanted:
         raise AIDError(

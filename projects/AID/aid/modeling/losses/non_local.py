@@ -172,7 +172,7 @@ class NonLocalLoss(FeatureLoss):
         """
         super().__init__({"loss_distill_non_local": weight}, standardize, channels)
         check_scale(scale)
-        if not subsample or not all(isinstance(x, int) and x > 0 for x in subsample):
+        if not subsample or not all(type(x) is int and x > 0 for x in subsample):
             raise AIDError(
                 f"DISTILLATION.NON_LOCAL.SUBSAMPLE is {list(subsample)}: name kernel sizes, whole "
                 "numbers of at least 1"
