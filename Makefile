@@ -5,6 +5,9 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 export DETECTRON2_DATASETS ?= datasets
+ifneq ($(words $(DETECTRON2_DATASETS)),1)
+$(error DETECTRON2_DATASETS is "$(DETECTRON2_DATASETS)": make needs a path without spaces)
+endif
 SCENES := $(DETECTRON2_DATASETS)/synthetic_kitti
 RUNS := output/quickstart
 TEACHER := faster_rcnn_R34_FPN

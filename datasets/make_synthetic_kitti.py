@@ -50,7 +50,11 @@ def build_parser() -> ArgumentParser:
     ):
         noise.add_argument(option, type=float, default=0.0, metavar="SHARE", help=help)
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), metavar="N", help="number of processes"
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="number of processes",
     )
     parser.add_argument("--force", action="store_true", help="replace existing scenes")
     return parser

@@ -72,11 +72,13 @@ def main(args: Namespace) -> None:
     print(
         f"{', '.join(cfg.DATASETS.TRAIN)} with {args.config_file}; "
         f"batches: {args.batches} of {counted(cfg.SOLVER.IMS_PER_BATCH, 'image')}; "
-        f"{counted(os.cpu_count(), 'core')}"
+        f"{counted(len(os.sched_getaffinity(0)), 'core')}"
     )
     print(tabulate(rows, ["workers", "images / s", "per worker"], floatfmt=".1f"))
     if args.json:
-        write_json(args.json, {"images_per_second": rates, "cores": os.cpu_count()}, "--json")
+        write_json(
+            args.json, {"images_per_second": rates, "cores": len(os.sched_getaffinity(0))}, "--json"
+        )
 
 
 if __name__ == "__main__":

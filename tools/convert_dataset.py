@@ -67,10 +67,9 @@ def main(args: Namespace) -> None:
     from aid.utils.errors import AIDError
     from aid.utils.files import write_text
     from aid.utils.text import visible
-    from aid_tools.files import check_empty, output_folder, write_json
+    from aid_tools.files import check_empty, check_outside, output_folder, write_json
     from aid_tools.own_data import (
         assign_splits,
-        check_outside,
         convert,
         describe,
         measure,

@@ -19,6 +19,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "projects/AID"))  # if
 
 from aid_tools.arguments import add_config_file, make_parser
 from aid_tools.command import command
+from aid_tools.train_arguments import add_process_options
 
 
 def build_parser() -> ArgumentParser:
@@ -28,10 +29,7 @@ def build_parser() -> ArgumentParser:
     add_config_file(parser, "LazyConfig, a Python file")
     add("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
     add("--eval-only", action="store_true", help="evaluate train.init_checkpoint")
-    add("--num-gpus", type=int, default=1, metavar="N", help="GPUs per machine; default: 1")
-    add("--num-machines", type=int, default=1, metavar="N", help="default: 1")
-    add("--machine-rank", type=int, default=0, metavar="N", help="index of this machine, from 0")
-    add("--dist-url", default="auto", metavar="URL", help="for several machines: tcp://HOST:PORT")
+    add_process_options(parser, on_cpu=False)
     add("opts", nargs=REMAINDER, metavar="KEY=VALUE", help="overrides of the config")
     return parser
 
@@ -39,24 +37,10 @@ def build_parser() -> ArgumentParser:
 @command(build_parser)
 def start(args: Namespace) -> None:
     # Imported late, see aid_tools/command.py.
-    from detectron2.engine import launch
-
+    from aid.engine import launch
     from aid.engine.lazyconfig import main
-    from aid.utils.errors import AIDError
 
-    if args.num_machines > 1 and args.dist_url == "auto":
-        raise AIDError(
-            f"--num-machines {args.num_machines} needs --dist-url tcp://HOST:PORT, a free port of "
-            "machine 0"
-        )
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch(main, args)
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ def main(args: Namespace) -> None:
     from aid.data import register_from_file
     from aid.utils.errors import AIDError
     from aid.utils.text import counted, visible
-    from aid_tools.files import check_empty, output_folder
-    from aid_tools.prediction import find_sources
+    from aid_tools.files import check_empty, check_outside, output_folder
+    from aid_tools.prediction import check_names, find_sources
     from aid_tools.prediction.tool import predict_files
 
     if args.batch_size < 1:
@@ -80,6 +80,8 @@ def main(args: Namespace) -> None:
     if args.register:
         register_from_file(args.register)
     sources = find_sources(args.inputs)
+    check_names(sources)
+    check_outside(args.output, *args.inputs)
     predictor = Predictor(args.config_file, args.weights, args.device, args.opts)
     with output_folder(args.output):
         check_empty(args.output)

@@ -43,7 +43,7 @@ def build_parser() -> ArgumentParser:
     add(
         "--workers",
         type=int,
-        default=os.cpu_count(),
+        default=len(os.sched_getaffinity(0)),
         metavar="N",
         help="number of parallel runs, of one thread each (default: number of cores)",
     )

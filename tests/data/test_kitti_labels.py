@@ -108,6 +108,11 @@ LINES = st.lists(FIELDS | st.text(max_size=4), min_size=14, max_size=17).map(" "
 TEXTS = st.lists(LINES | st.text(max_size=20), max_size=4).map("\n".join)
 
 
+def test_byte_order_mark_is_no_part_of_a_type(tmp_path):
+    (tmp_path / "a.txt").write_text(CAR, encoding="utf-8-sig")
+    assert [x.type for x in parse_label_file(str(tmp_path / "a.txt"))] == ["Car"]
+
+
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=TEXTS, with_score=st.booleans())
 def test_any_text_is_parsed_or_its_line_is_named(text, with_score, tmp_path):

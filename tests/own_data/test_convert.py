@@ -95,6 +95,15 @@ def test_list_of_validation_images_is_used_and_checked(convert_dataset, labels, 
         listed.write_text(content)
         code, error = convert_dataset(folder, "--val-list", listed)
         assert code == 2 and message in error
+    for name, listed_there in (("val", "d"), ("test", "e")):
+        (folder / f"ImageSets/Main/{name}.txt").write_text(listed_there)
+    listed.write_text("b\ne\n")
+    code, error = convert_dataset(folder, "--val-list", listed)
+    assert code == 2 and "lists e, which is in the test set: correct the list" in error
+    listed.write_text("b\n")
+    assert convert_dataset(folder, "--val-list", listed)[0] == 0
+    split = [names(tmp_path, x) for x in ("train", "val", "test")]
+    assert split == [["a", "c", "d"], ["b"], ["e"]]
     code, error = convert_dataset(folder, "--val-list", listed, "--val-share", "0.5")
     assert code == 2 and "leave out --val-share" in error
 

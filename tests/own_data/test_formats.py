@@ -153,6 +153,56 @@ def test_images_in_another_folder_than_the_labels_say_are_named(labels, convert_
     assert read_labels(str(folder)).elsewhere == {}
 
 
+def splits_of(folder, images=""):
+    found = read_labels(str(folder), str(images))
+    return {os.path.basename(x.path)[0]: (x.split, len(x.objects)) for x in found.images}
+
+
+SPLIT = {
+    **{name: ("train", number) for name, number in (("a", 2), ("b", 1), ("c", 0))},
+    **{name: ("val", number) for name, number in (("d", 1), ("e", 2))},
+}
+
+
+@pytest.mark.parametrize("layout", ["darknet", "ultralytics", "folders of labels"])
+def test_split_of_yolo_is_that_of_its_lists_and_label_folders(layout, layouts, tmp_path):
+    names = {"train": "abc", "val": "de"}
+    image = {"darknet": "obj_train_data/{}.png", "ultralytics": "images/{1}2017/{0}.png"}
+    image = image.get(layout, "photos/{}.png")
+    text = image.replace(".png", ".txt").replace("images", "labels")
+    if layout == "folders of labels":
+        text = "labels/{1}/{0}.txt"
+    for split, of_split in names.items():
+        for seed, name in enumerate(of_split):
+            layouts.write_image(tmp_path / image.format(name, split), seed)
+            path = tmp_path / text.format(name, split)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(layouts.yolo_text(layouts.OBJECTS[name]))
+        lines = "".join(f"./{image.format(name, split)}\n" for name in of_split)
+        if layout == "darknet":
+            path = tmp_path / f"{'valid' if split == 'val' else split}.txt"
+            path.write_text(lines.replace("./", "data/"))
+        elif layout == "ultralytics":
+            (tmp_path / f"{split}2017.txt").write_text(lines)
+    if layout == "ultralytics":
+        content = "train: train2017.txt\nval: val2017.txt\nnames: [forklift, person]\n"
+        (tmp_path / "coco.yaml").write_text(content)
+        (tmp_path / "notes.txt").write_text("labeled in May\n")
+    else:
+        (tmp_path / "classes.txt").write_text("forklift\nperson\n")
+    is_apart = layout == "folders of labels"
+    assert splits_of(tmp_path, tmp_path / "photos" if is_apart else "") == SPLIT
+
+
+def test_label_file_with_the_name_of_a_list_is_read(layouts, tmp_path):
+    layouts.write_image(tmp_path / "images/train.png", 0)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/train.txt").write_text(layouts.yolo_text(layouts.OBJECTS["a"]))
+    (tmp_path / "classes.txt").write_text("forklift\nperson\n")
+    (image,) = read_labels(str(tmp_path)).images
+    assert len(image.objects) == 2
+
+
 def test_data_yaml_stands_for_its_folder(labels):
     folder = labels("yolo")
     assert read_labels(str(folder / "data.yaml")) == read_labels(str(folder))

@@ -18,6 +18,7 @@ from aid_tools.prediction import (
     KITTIWriter,
     PictureWriter,
     Source,
+    check_names,
     count_frames,
     find_sources,
     predict,
@@ -135,7 +136,7 @@ def test_outputs_of_the_same_name_are_refused(files, tmp_path):
     for name in files:
         (tmp_path / name).touch()
     with pytest.raises(AIDError, match="same name"):
-        find_sources([str(tmp_path)])
+        check_names(find_sources([str(tmp_path)]))
 
 
 @pytest.mark.parametrize("pattern", [".", "*.png"])
@@ -149,7 +150,8 @@ def test_linked_folders_are_searched_and_hidden_files_are_not(tmp_path):
     photos, data = tmp_path / "photos", tmp_path / "data"
     photos.mkdir()
     data.mkdir()
-    for name in ("a.png", "._a.png"):
+    (photos / ".Trash").mkdir()
+    for name in ("a.png", "._a.png", ".Trash/b.png"):
         (photos / name).touch()
     (data / "images").symlink_to(photos)
     assert [x.path for x in find_sources([str(data)])] == [f"{data}/images/a.png"]
@@ -322,6 +324,14 @@ def test_images_and_videos_are_written_atomically(suffix, file_limit, tmp_path):
         writer.write(frames[0], detection())
         assert (os.listdir(tmp_path) == ["a.jpg"]) == (suffix == "png")
     assert os.listdir(tmp_path) == ["a.mp4" if suffix == "avi" else "a.jpg"]
+
+
+@pytest.mark.parametrize("rate", [119.9812, 90000.0])
+def test_video_of_a_rate_that_mpeg4_lacks_is_written(rate, tmp_path):
+    image = np.zeros((*SIZE[::-1], 3), np.uint8)
+    with PictureWriter(str(tmp_path), ["Car"]) as writer:
+        writer.write(Frame(Source("slow.mp4", "slow"), image, 0, rate), detection())
+    assert (tmp_path / "slow.mp4").stat().st_size > 0
 
 
 def test_interrupted_video_is_removed(tmp_path):

@@ -77,6 +77,7 @@ def test_best_strength_is_chosen_on_separate_scenes():
         for seed in (0, 1)
     ]
     two = [result("plain", s, 0, 1.0, on=on) for s in (1, 2) for on in ("choose", "report")]
+    two += [result("aid", 0, 0, 50.0, on=on) for on in ("choose", "report")]  # no imitation
     (actual,) = tune([*chosen, *reported, *two])
     assert (actual.rule, actual.strength, actual.group.set) == ("aid", 2, "report")
     assert actual.ap("best") == {0: 18, 1: 19}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from aid.utils.errors import AIDError
 from aid.utils.files import cannot_write, check_folder_name, json_text, reason, whole_file
 
-__all__ = ["check_empty", "clear_file_errors", "output_folder", "write_json"]
+__all__ = ["check_empty", "check_outside", "clear_file_errors", "output_folder", "write_json"]
 
 
 def write_json(path: str, content: object, option: str = "") -> None:
@@ -76,3 +76,19 @@ def check_empty(folder: str) -> None:
             f"--output {folder} is not empty: choose a new folder, so that results of different "
             "calls are not mixed"
         )
+
+
+def check_outside(output: str, *inputs: str) -> None:
+    """Check that a later call will not read what this one writes.
+
+    Args:
+        output: output folder.
+        inputs: paths that are read.
+
+    Raises:
+        AIDError: the output folder is inside of one of them.
+    """
+    target = os.path.realpath(output) + os.sep
+    for folder in filter(os.path.isdir, inputs):
+        if target.startswith(os.path.realpath(folder) + os.sep):
+            raise AIDError(f"--output {output} is inside of {folder}: choose a folder beside it")

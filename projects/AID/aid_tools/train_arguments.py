@@ -2,7 +2,7 @@
 
 import argparse
 
-__all__ = ["argument_parser"]
+__all__ = ["add_process_options", "argument_parser"]
 
 # Detectron2's default of --timeout, in minutes.
 TIMEOUT = 30.0
@@ -74,6 +74,17 @@ def argument_parser() -> argparse.ArgumentParser:
         "space of the whole run, without changing OUTPUT_DIR",
     )
 
+    add_process_options(parser)
+    return parser
+
+
+def add_process_options(parser: argparse.ArgumentParser, on_cpu: bool = True) -> None:
+    """Add the options of :func:`aid.engine.launch`; see :func:`argument_parser`.
+
+    Args:
+        parser: to which they are added.
+        on_cpu: whether to offer several processes on the CPU.
+    """
     add = parser.add_argument_group("processes").add_argument
     add(
         "--num-gpus",
@@ -81,7 +92,9 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="GPUs per machine, one process each; default 1; 0 for the CPU",
     )
-    add("--num-processes", type=int, metavar="N", help="processes per machine on the CPU")
+    if on_cpu:
+        add("--num-processes", type=int, metavar="N", help="processes per machine on the CPU")
+    parser.set_defaults(num_processes=None)
     add(
         "--num-machines",
         type=int,
@@ -109,4 +122,3 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="MINUTES",
         help="longest time that a process waits for the others; default %(default)g",
     )
-    return parser

@@ -67,7 +67,7 @@ def parse_label_file(
         AIDError: the file cannot be read, or a line is malformed.
     """
     try:
-        with open(path, encoding="utf-8") as f:
+        with open(path, encoding="utf-8-sig") as f:
             lines = f.read().split("\n")
     except FileNotFoundError:
         raise AIDError(f"label file {path} does not exist: every listed image needs one") from None

@@ -98,7 +98,10 @@ def _join(args: Namespace) -> None:
             f"torchrun started {local_size} of {world_size} processes here: start as many on every "
             "machine"
         )
-    on_cpu = args.num_gpus == 0 or load_config(args.config_file, args.opts).MODEL.DEVICE == "cpu"
+    on_cpu = args.num_gpus == 0 or (
+        not args.config_file.endswith(".py")  # a LazyConfig
+        and load_config(args.config_file, args.opts).MODEL.DEVICE == "cpu"
+    )
     if not on_cpu:
         _check_gpus(f"--nproc-per-node {local_size}", local_size)
         torch.cuda.set_device(local_rank)

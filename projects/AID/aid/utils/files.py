@@ -94,7 +94,7 @@ def _finite(content: object) -> object:
 
 
 def files_below(root: str) -> list[str]:
-    """Sorted paths of all files in a folder and its subfolders, except hidden files.
+    """Sorted paths of all files in a folder and its subfolders, except hidden ones.
 
     Links out of the folder are followed; no folder is read twice.
     """
@@ -106,6 +106,7 @@ def files_below(root: str) -> list[str]:
             below.clear()
             continue
         seen.add(real)
+        below[:] = [x for x in below if not x.startswith(".")]
         paths += [os.path.join(folder, x) for x in names if not x.startswith(".")]
     return sorted(paths)
 

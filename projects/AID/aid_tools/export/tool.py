@@ -1,6 +1,7 @@
 """Work of tools/export_model.py: export, comparison, quantization, measurement and table."""
 
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from aid.data.classes import class_list
 from aid.data.images import ImageFault, check_header, longest_side
 from aid.engine.setup import check_dataset
 from aid.inference import as_input
+from aid.modeling.lazy_teacher import UNKNOWN_SIZE
 from aid.modeling.teacher import build_teacher
 from aid.modeling.teacher_keys import DETECTOR, teacher_kinds
 from aid.utils.errors import AIDError, check_not_negative
@@ -245,14 +247,23 @@ def _fail(message: str) -> None:
 
 
 def _teachers(cfg: CfgNode, picture: np.ndarray) -> list[_Form]:
-    """Build the teachers that the config names, if it is the config of a student."""
+    """Build the teachers that the config names, if it is the config of a student.
+
+    One that cannot be built, as where only the student was copied, is left out with a message.
+    """
+    cfg.TEACHER.DEVICE = cfg.TEACHER.CACHE = ""  # those of the training
     teachers = []
     for number, kind in enumerate(teacher_kinds(cfg) if cfg.TEACHER.CONFIG_FILE else ()):
         if kind != DETECTOR:
             continue
-        teacher = build_teacher(cfg, number)
         name = f"teacher {number + 1}" if number else "teacher"
-        teachers.append(_eager(name, teacher.detector, teacher.cfg, picture))
+        try:
+            teacher = build_teacher(cfg, number)
+        except AIDError as error:
+            print(f"warning: without a row of the {name}: {error}", file=sys.stderr)
+            continue
+        if teacher.cfg.INPUT.MIN_SIZE_TEST != UNKNOWN_SIZE:
+            teachers.append(_eager(name, teacher.detector, teacher.cfg, picture))
     return teachers
 
 

@@ -1,6 +1,6 @@
 """From a folder of labels in any common format to the files of a project."""
 
-from .convert import check_outside, convert, write_splits
+from .convert import convert, write_splits
 from .data_report import describe, measure
 from .formats import FORMATS, read_labels
 from .project import DETECTORS, Project, write_project
@@ -11,7 +11,6 @@ __all__ = [
     "FORMATS",
     "Project",
     "assign_splits",
-    "check_outside",
     "convert",
     "describe",
     "measure",

@@ -19,7 +19,7 @@ from aid.utils.files import write_text
 from ..files import clear_file_errors
 from .labels import SPLITS, LabeledImage, LabeledObject, Labels
 
-__all__ = ["Split", "check_outside", "convert", "write_splits"]
+__all__ = ["Split", "convert", "write_splits"]
 
 # Pixels by which boxes may leave their image without being counted.
 TOLERANCE = 1.0
@@ -176,19 +176,3 @@ def _area(mask: list | dict | None, box: tuple[float, float, float, float]) -> f
         counts = mask["counts"]
         return float(sum(counts[1::2]) if isinstance(counts, list) else mask_util.area(mask))
     return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def check_outside(output: str, *inputs: str) -> None:
-    """Check that a later conversion will not read what this one writes.
-
-    Args:
-        output: output folder.
-        inputs: paths that are read.
-
-    Raises:
-        AIDError: the output folder is inside of one of them.
-    """
-    target = os.path.realpath(output) + os.sep
-    for folder in filter(os.path.isdir, inputs):
-        if target.startswith(os.path.realpath(folder) + os.sep):
-            raise AIDError(f"--output {output} is inside of {folder}: choose a folder beside it")

@@ -141,6 +141,10 @@ class Images:
         """Split of an image according to the folders that it is in."""
         return _split_of(os.path.relpath(path, self.root))
 
+    def has(self, name: str) -> bool:
+        """Whether an image has the file name, with or without extension."""
+        return name in self._by_name
+
     def find(self, name: str, source: str, split: str | None = None) -> str | None:
         """Find an image by its name.
 

@@ -52,7 +52,9 @@ def assign_splits(
 
 
 def read_val_list(path: str, images: list[LabeledImage]) -> str:
-    """Set the split of every image: validation if a list names it, training otherwise.
+    """Set the split of the images: validation if a list names it, training otherwise.
+
+    Images of the test set stay there.
 
     Args:
         path: text file with one name or path of an image a line.
@@ -62,9 +64,11 @@ def read_val_list(path: str, images: list[LabeledImage]) -> str:
         Description of the split.
 
     Raises:
-        AIDError: the list cannot be read, or names none or all of the images, or an unknown one.
+        AIDError: the list cannot be read, or names none or all of the images, an unknown one, or
+            one of the test set.
     """
-    for image in images:
+    others = [x for x in images if x.split != "test"]
+    for image in others:
         image.split = "train"
     by_path = {x.path: x for x in images}
     labeled = Images(os.path.commonpath(map(os.path.dirname, by_path)), list(by_path))
@@ -73,7 +77,9 @@ def read_val_list(path: str, images: list[LabeledImage]) -> str:
         found = labeled.find(name, path)
         if found not in by_path:
             raise AIDError(f"{path} lists {name}, which is no labeled image: correct the list")
+        if by_path[found].split == "test":
+            raise AIDError(f"{path} lists {name}, which is in the test set: correct the list")
         by_path[found].split = "val"
-    if {x.split for x in images} != set(SPLITS[:2]):
-        raise AIDError(f"{path} lists {len(names)} of {len(images)} images: list some of them")
+    if {x.split for x in others} != set(SPLITS[:2]):
+        raise AIDError(f"{path} lists {len(names)} of {len(others)} images: list some of them")
     return f"validation images listed in {path}"

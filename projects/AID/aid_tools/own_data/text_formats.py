@@ -12,7 +12,15 @@ from aid.data.kitti_labels import IGNORED_AS, parse_label_file
 from aid.data.unlabeled import upright_size
 from aid.utils.errors import AIDError
 
-from .files import Images, LabelFiles, check_found, count_unused, find_split, read_text
+from .files import (
+    Images,
+    LabelFiles,
+    check_found,
+    count_unused,
+    find_split,
+    read_text,
+    split_named,
+)
 from .labels import SPLITS, LabeledImage, LabeledObject, Labels
 from .values import around, class_name, clear_errors, number, polygon, same_classes
 
@@ -20,8 +28,8 @@ __all__ = ["is_kitti", "is_yolo", "read_kitti", "read_yolo"]
 
 # Files of YOLO's layouts with the names of the classes, one a line.
 NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels")
-# Text files beside the labels that are none.
-NO_LABELS = ("classes", "train", "val", "valid", "test", "trainval")
+# Names of text files that list images, unless they have lines of numbers.
+IMAGE_LISTS = ("train", "val", "valid", "test", "trainval")
 
 
 def is_yolo(files: LabelFiles) -> bool:
@@ -30,17 +38,25 @@ def is_yolo(files: LabelFiles) -> bool:
 
 
 def _yolo_files(files: LabelFiles) -> list[str]:
-    stems = {x: os.path.splitext(os.path.basename(x))[0] for x in files.with_extension(".txt")}
+    """Text files that may be labels by their names."""
+    stems = {x: _stem(x) for x in files.with_extension(".txt")}
     return [
         path
         for path, stem in stems.items()
-        if stem not in NO_LABELS and not stem.lower().startswith("readme")
+        if os.path.basename(path) not in NAME_LISTS
+        and not stem.lower().startswith("readme")
+        and (stem not in IMAGE_LISTS or _has_numbers(path))
     ]
 
 
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
 def _has_numbers(path: str) -> bool:
+    """Whether the first line that is not blank has five or more numbers, and nothing else."""
     try:
-        fields = [number(x) for x in read_text(path).partition("\n")[0].split()]
+        fields = [number(x) for x in read_text(path).lstrip().partition("\n")[0].split()]
     except (AIDError, ValueError):
         return False
     return len(fields) >= 5
@@ -58,14 +74,17 @@ def read_yolo(files: LabelFiles, images: Images) -> Labels:
             labels are missing.
     """
     names, splits, keypoints = _read_names(files, images)
-    found = images.of_files(files, dict.fromkeys(_yolo_files(files)))
+    texts = _yolo_files(files)
+    # Others are lists of images or notes.
+    paths = [x for x in texts if images.has(_stem(x)) or _has_numbers(x)]
+    found = images.of_files(files, dict.fromkeys(paths))
     labeled = set(found.values())
     pairs = [(image, path) for path, image in found.items()]
     pairs += [(image, "") for image in images.paths if image not in labeled]
     labels = Labels(names, [])
     for image, path in sorted(pairs):
         if splits and image not in splits:
-            labels.left_out["images that data.yaml does not name"] += 1
+            labels.left_out["images that data.yaml or the lists do not name"] += 1
             continue
         objects = []
         if not path:
@@ -77,14 +96,14 @@ def read_yolo(files: LabelFiles, images: Images) -> Labels:
                 objects = [_yolo_object(x, names, keypoints, *size) for x in lines]
             if keypoints and objects:
                 labels.left_out["keypoints of an object"] += len(objects)
-        split = splits.get(image) or images.split_of(image)
+        split = splits.get(image) or (path and files.split_of(path)) or images.split_of(image)
         labels.images.append(LabeledImage(image, path or image, objects, split))
     return labels
 
 
 def _read_names(files: LabelFiles, images: Images) -> tuple[list[str], dict[str, str], int]:
-    """Names of the classes, {image: split} where a data.yaml says so, and the number of values that
-    a line has for keypoints."""
+    """Names of the classes, {image: split} where a data.yaml or lists beside it say so, and the
+    number of values that a line has for keypoints."""
     lists, splits, keypoints = {}, {}, 0
     for path in files.with_extension(".yaml", ".yml"):
         with clear_errors(path, "YOLO's data.yaml"):
@@ -95,6 +114,8 @@ def _read_names(files: LabelFiles, images: Images) -> tuple[list[str], dict[str,
             if content.get("kpt_shape"):
                 keypoints = int(math.prod(map(number, content["kpt_shape"])))
             splits.update(_listed_splits(content, path, images))
+    if not splits:
+        splits = _splits_of_lists(files, images)
     for path in files.with_extension(".txt", ".names", ".labels"):
         if os.path.basename(path) in NAME_LISTS:
             with clear_errors(path, "YOLO's classes.txt"):
@@ -148,16 +169,35 @@ def _listed_splits(content: dict, path: str, images: Images) -> dict[str, str]:
             tried = [os.path.join(base, name) for name in names for base in bases]
             place = next(filter(os.path.exists, tried), None)
             if place is not None:
-                for image in _images_in(place, images):
-                    of_both = {splits.setdefault(image, split), split}
-                    if len(of_both) == 2 and of_both != {"val", "test"}:  # often one set for both
-                        raise AIDError(
-                            f"{path}: {splits[image]} and {split} both name {image}: take it out "
-                            f"of one, or take out {split}"
-                        )
+                _assign(_images_in(place, images), split, splits, path)
             elif split != "test":  # which exports name without delivering it
                 raise AIDError(f"{path}: {split} names {entry}, which does not exist: correct it")
     return splits
+
+
+def _splits_of_lists(files: LabelFiles, images: Images) -> dict[str, str]:
+    """{image: split} of the lists train.txt, valid.txt etc., as Darknet and CVAT write them."""
+    splits: dict[str, str] = {}
+    for path in files.with_extension(".txt"):
+        split = split_named(_stem(path))
+        if split and not _has_numbers(path):
+            _assign(_images_in(path, images), split, splits, path)
+    return splits
+
+
+def _assign(chosen: list[str], split: str, splits: dict[str, str], path: str) -> None:
+    """Add images to {image: split}.
+
+    Raises:
+        AIDError: an image is in train and another split.
+    """
+    for image in chosen:
+        of_both = {splits.setdefault(image, split), split}
+        if len(of_both) == 2 and of_both != {"val", "test"}:  # often one set for both
+            raise AIDError(
+                f"{path}: {splits[image]} and {split} both name {image}: take it out of one, or "
+                f"take out {split}"
+            )
 
 
 def _images_in(place: str, images: Images) -> list[str]:

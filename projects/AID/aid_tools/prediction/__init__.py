@@ -1,6 +1,6 @@
 """Inference with trained detectors on image and video files."""
 
-from .sources import Source, count_frames, find_sources, read_frames
+from .sources import Source, check_names, count_frames, find_sources, read_frames
 from .tool import predict
 from .writers import KITTIWriter, PictureWriter
 
@@ -8,6 +8,7 @@ __all__ = [
     "KITTIWriter",
     "PictureWriter",
     "Source",
+    "check_names",
     "count_frames",
     "find_sources",
     "predict",

@@ -71,7 +71,7 @@ def find_sources(inputs: list[str]) -> list[Source]:
             and shell patterns, with ``**`` for any depth.
 
     Raises:
-        AIDError: a folder or pattern matches no file, or two files would have the same output name.
+        AIDError: a folder or pattern matches no file.
     """
     paths, folders = [], []
     for item in inputs:
@@ -94,12 +94,16 @@ def find_sources(inputs: list[str]) -> list[Source]:
         Source(path, os.path.splitext(os.path.relpath(full, root))[0])
         for full, path in unique.items()
     ]
-    _check_names(sources)
     return sources
 
 
-def _check_names(sources: list[Source]) -> None:
-    seen = {}
+def check_names(sources: list[Source]) -> None:
+    """Check that no two files would have the same output name.
+
+    Raises:
+        AIDError: two would.
+    """
+    seen: dict[str, Source] = {}
     videos = {source.name: source for source in sources if source.is_video}
     for source in sources:
         # The outputs of a video's frames are in a folder with the name of the video.

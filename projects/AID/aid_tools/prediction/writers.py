@@ -25,6 +25,8 @@ from .sources import Frame
 __all__ = ["COCOWriter", "KITTIWriter", "PictureWriter"]
 
 COLORS = colormap(rgb=True, maximum=1)
+# Frames per second; those of MPEG-4 are fractions of numbers below 2^16.
+MAX_RATE = 600.0
 
 
 class KITTIWriter(ExitStack):
@@ -164,6 +166,7 @@ class _Video:
         self._part = f"{os.path.join('.', path)}{PART}.mp4"
         self._number = 0
         fourcc = cv2.VideoWriter_fourcc(*"mp4v")
+        rate = min(round(rate, 2), MAX_RATE)
         self._writer = cv2.VideoWriter(self._part, fourcc, rate, size)
         if not self._writer.isOpened():
             self.end(is_complete=False)

@@ -80,7 +80,8 @@ def tune(results: list[dict]) -> list[Tuned]:
 
 
 def _of(cells: GridCells, rule: str) -> list[GridCell]:
-    return [cell for cell in cells.values() if cell.rule == rule]
+    """Cells of a rule that imitates, which strength 0 does not."""
+    return [cell for cell in cells.values() if cell.rule == rule and cell.strength > 0]
 
 
 def _near(cells: GridCells, rule: str, strength: float) -> GridCell | None:
