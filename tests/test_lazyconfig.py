@@ -84,6 +84,15 @@ def test_lazyconfig_run_equals_the_yaml_run_bit_for_bit(
         assert all(torch.equal(expected[section][k], v) for k, v in actual[section].items())
 
 
+def test_changed_learning_rate_applies_at_resume(lazy, tmp_path):
+    run_training(lazy)
+    lazy.train.max_iter, lazy.optimizer.lr = 5, 3e-5
+    script.do_train(lazy, resume=True)
+    saved = torch.load(tmp_path / "lazy/model_final.pth")
+    groups = saved["trainer"]["optimizer"]["param_groups"]
+    assert saved["iteration"] == 4 and {x["initial_lr"] for x in groups} == {3e-5}
+
+
 def test_evaluation_needs_no_teacher(lazy, tmp_path, monkeypatch):
     run_training(lazy)
     weights = tmp_path / "lazy/model_final.pth"

@@ -21,7 +21,7 @@ from ..utils.suggestions import did_you_mean
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .errors import without_known_tracebacks
 from .hooks import SeedStep, TimeFirstSteps, strength_hooks
-from .optimizer import pause_adapters
+from .optimizer import own_settings, pause_adapters
 from .writers import PunctualWriter, own_writers
 
 __all__ = ["build_loader", "do_test", "do_train", "main"]
@@ -72,7 +72,8 @@ def do_train(cfg, resume):
         hook = hooks.PeriodicWriter(writers, period=cfg.train.log_period)
         trainer_hooks.append(PunctualWriter(hook))
     trainer.register_hooks(trainer_hooks)
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    with own_settings(optimizer):
+        checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     resumed = resume and checkpointer.has_checkpoint()
     if cfg.train.get("inherit", False) and not resumed:
         inherit(student, student.teacher.detector)

@@ -1,5 +1,8 @@
 """Optimizers, and the exclusion of adapters while imitation pauses."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.solver import build_optimizer as build_sgd
@@ -10,7 +13,7 @@ from torch import nn
 from ..modeling.meta_arch import DistillationMixin
 from ..utils.errors import AIDError
 
-__all__ = ["build_optimizer", "clipped", "pause_adapters"]
+__all__ = ["build_optimizer", "clipped", "own_settings", "pause_adapters"]
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -49,6 +52,19 @@ def clipped(
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = clip_type
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = clip_value
     return maybe_add_gradient_clipping(cfg, optimizer)
+
+
+@contextmanager
+def own_settings(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Keep the learning rates, weight decay etc. of a config while a checkpoint is loaded.
+
+    Detectron2 goes on with those of the checkpoint, also if they were changed. The current learning
+    rates are left to the scheduler, which multiplies "initial_lr" of each parameter group.
+    """
+    settings = [{k: x for k, x in g.items() if k != "params"} for g in optimizer.param_groups]
+    yield
+    for group, new in zip(optimizer.param_groups, settings, strict=True):
+        group.update({"initial_lr": new["lr"], **new, "lr": group["lr"]})
 
 
 def pause_adapters(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:

@@ -46,7 +46,7 @@ from .hooks import (
     TimeFirstSteps,
     strength_hooks,
 )
-from .optimizer import build_optimizer, pause_adapters
+from .optimizer import build_optimizer, own_settings, pause_adapters
 from .output_folder import write_results
 from .tensorboard import GroupingTensorboardWriter
 from .weight_average import WeightAverage
@@ -339,19 +339,9 @@ class AIDTrainer(DefaultTrainer):
                     before,
                     now[name],
                 )
+        with own_settings(self.optimizer):
+            super().load_state_dict(state_dict)
         groups = self.optimizer.param_groups
-        settings = [{k: x for k, x in group.items() if k != "params"} for group in groups]
-        super().load_state_dict(state_dict)
-        self._apply(settings)
-
-    def _apply(self, settings: list[dict]) -> None:
-        """Set learning rates, weight decay etc. of the parameter groups, as the config has them.
-
-        Detectron2 goes on with those of the checkpoint, also if the keys were changed.
-        """
-        groups = self.optimizer.param_groups
-        for group, new in zip(groups, settings, strict=True):
-            group.update({k: x for k, x in new.items() if k != "lr"})
         self.scheduler.base_lrs = [group["initial_lr"] for group in groups]
         for group, lr in zip(groups, self.scheduler.get_lr(), strict=True):
             group["lr"] = lr
