@@ -21,6 +21,10 @@ from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
+# Those of the caller would move the datasets and the weights that tests expect.
+for variable in ("DETECTRON2_DATASETS", "FVCORE_CACHE"):
+    os.environ.pop(variable, None)
+
 import aid  # noqa: F401  (registers the project's models)
 from aid.config import load_config
 from aid.data import register_from_file

@@ -25,7 +25,7 @@ FAMILIES = [
     ("retinanet", "faster_rcnn"),
     ("faster_rcnn", "fcos"),
 ]
-# Families of losses on predictions; losses on features support every family.
+# Families of losses on predictions; losses on features know no family, two will do.
 SUPPORTED = {
     "CrossKDLoss": DENSE,
     "LocalisationLoss": [("gfl", "gfl")],
@@ -49,7 +49,7 @@ AID: {{WEIGHTING: {rule}}}
 
 def combinations():
     """Triples (loss, rule, family) that cover every valid pair at least once."""
-    families = {loss: SUPPORTED.get(loss, FAMILIES) for loss in LOSSES}
+    families = {loss: SUPPORTED.get(loss, [TWO_STAGE[0], DENSE[0]]) for loss in LOSSES}
     chosen = [
         (loss, RULES[(i + FAMILIES.index(family)) % len(RULES)], family)
         for i, loss in enumerate(LOSSES)

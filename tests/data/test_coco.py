@@ -251,7 +251,9 @@ def test_rle_counts_are_decoded_like_in_pycocotools(seed):
 def test_masks_unsafe_for_pycocotools_are_refused(dataset, segmentation, message):
     """Such masks make pycocotools crash, loop forever or allocate a terabyte."""
     name = dataset(edited("annotations", 0, segmentation=segmentation))
-    with pytest.raises(AIDError, match=f"a.json.*annotation 1 of image 4: its .*{message}") as e:
+    with pytest.raises(
+        AIDError, match=f"a.json.*annotation 1 of image 4: its .*(?:{message})"
+    ) as e:
         DatasetCatalog.get(name)
     assert "\n" not in str(e.value) and len(str(e.value)) < 600
 

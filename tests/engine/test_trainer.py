@@ -165,29 +165,6 @@ def test_default_metric_is_coco(run_config, toy_dataset):
     assert isinstance(evaluator, COCOEvaluator)
 
 
-def test_teacher_is_evaluated_first_with_eval_first(run_config):
-    cfg = run_config("run", opts=["TEACHER.EVAL_FIRST", True, "SOLVER.MAX_ITER", 1])
-    # Every detection is kept: without one, there is no AP.
-    order, actual = [], []
-    original = AIDTrainer.test.__func__
-
-    class RecordingTrainer(AIDTrainer):
-        @classmethod
-        def test(cls, cfg, model, evaluators=None):
-            order.append(type(model).__name__)
-            actual.append(original(cls, cfg, model, evaluators))
-            return actual[-1]
-
-    trainer = RecordingTrainer(cfg)
-    trainer.resume_or_load(False)
-    trainer.train()
-    assert order == ["GeneralizedRCNN", "AIDGeneralizedRCNN"]
-    folder = os.path.join(cfg.OUTPUT_DIR, "teacher")
-    assert os.path.isdir(os.path.join(folder, "inference"))
-    with open(os.path.join(folder, "metrics.json")) as f:
-        assert json.load(f)["bbox/AP"] == actual[0]["bbox"]["AP"]
-
-
 @pytest.mark.parametrize("size, sizes", [(48, [64]), (32, [64, 32])])
 def test_teacher_of_another_size_is_evaluated_at_both_sizes(size, sizes, run_config, caplog):
     """The second evaluation, at the student's size, does not change the teacher's config."""

@@ -93,12 +93,21 @@ def test_losses_stay_on_the_device_without_synchronization(name, cfg, fake):
     assert actual and all(value.device.type == GPU for value in actual.values())
 
 
+# The base class handles granularity and background.
+MAPS = [("instance", x) for x in ("mean", "loss", "one")]
+MAPS += [(x, "mean") for x in ("level", "image", "none")]
+RULES = sorted(k for k, _ in WEIGHTING_REGISTRY if k != "ClassWeighting")
+
+
 @pytest.mark.parametrize(
-    "granularity, background",  # BACKGROUND is read for instances only
-    [("instance", x) for x in ("mean", "loss", "one")]
-    + [(x, "mean") for x in ("level", "image", "none")],
+    "name, granularity, background",
+    [
+        (x, *y)
+        for x in RULES
+        for y in MAPS
+        if x == "ExponentialWeighting" or y in (MAPS[0], MAPS[3])
+    ],
 )
-@pytest.mark.parametrize("name", sorted(k for k, _ in WEIGHTING_REGISTRY if k != "ClassWeighting"))
 def test_weights_stay_on_the_device_without_synchronization(
     name, granularity, background, cfg, fake
 ):

@@ -110,8 +110,10 @@ def test_without_regions_training_is_detectron2s_bit_for_bit(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_detector_keeps_its_name_parameters_and_detections(kind, tiny_model, make_batch):
-    model = tiny_model(kind)
+    section = {"gfl": "GFL", "fcos": "FCOS", "retinanet": "RETINANET"}.get(kind, "ROI_HEADS")
+    model = tiny_model(kind, [f"MODEL.{section}.SCORE_THRESH_TEST", 0.0])
     (before,), name = model(make_batch((2,))), type(model).__name__
+    assert len(before["instances"]) > 0
     keys, shown = list(model.state_dict()), str(model)
     respect_ignore_regions(model)
     assert type(model).__name__ == name and list(model.state_dict()) == keys and str(model) == shown
@@ -202,7 +204,7 @@ def test_positives_in_a_region_keep_their_loss(kind, respectful, make_batch):
         gradients.append(torch.cat([x.flatten() for x in of_logits]))
     whole, inside = gradients
     assert positives > 0 and (inside != 0).sum() == 3 * positives  # 3 classes
-    torch.testing.assert_close(inside[inside != 0], whole[inside != 0])
+    torch.testing.assert_close(inside[inside != 0], whole[inside != 0], rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "cascade_rcnn"])

@@ -54,6 +54,8 @@ UNWEIGHTED += [("retinanet", "gfl", ["AID.WEIGHTING", x]) for x in RULES if "Stu
 UNWEIGHTED += [(x, x, with_losses(["ResponseLoss"])) for x in KINDS if x != "cascade_rcnn"]
 UNWEIGHTED += [(x, x, with_losses(["CrossKDLoss"])) for x in ("retinanet", "gfl", "fcos")]
 UNWEIGHTED += [(x, x, with_losses(ON_FEATURES)) for x in ("faster_rcnn", "retinanet")]
+RECIPE = [*with_losses(["PKDLoss"]), "DISTILLATION.BALANCE", 10.0]
+UNWEIGHTED += [(x, x, RECIPE) for x in ("faster_rcnn", "gfl")]
 
 
 @pytest.mark.parametrize("student, teacher, opts", UNWEIGHTED)

@@ -39,7 +39,7 @@ def test_instance_losses_do_not_depend_on_the_background(kind, tiny_model, make_
     assert torch.equal(reduced.level_share, whole.level_share)
     # An image without instances keeps its background loss.
     for name, component in whole.background.items():
-        torch.testing.assert_close(reduced.background[name][1], component[1])
+        torch.testing.assert_close(reduced.background[name][1], component[1], rtol=1e-4, atol=0)
 
 
 def test_background_rois_are_not_pooled_without_the_background(tiny_model, make_batch):
@@ -147,8 +147,10 @@ def test_box_without_area_leaves_other_losses_finite(kind, tiny_model, make_batc
     combined = losses_of(model, batch)
     assert not sum(combined.components.values())[2].isfinite()
     assert sum(combined.components.values())[:2].isfinite().all()
+    # RetinaNet's matcher gives some anchors to the flat box.
+    rtol = 0.05 if kind == "retinanet" else 1e-4
     torch.testing.assert_close(
-        combined.components["cls"][:2], alone.components["cls"], rtol=0.5, atol=0.5
+        combined.components["cls"][:2], alone.components["cls"], rtol=rtol, atol=0
     )
 
 

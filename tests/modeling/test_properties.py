@@ -256,4 +256,4 @@ def test_per_instance_losses_are_finite_and_permutation_equivariant(
             and component.isfinite().all()
             and (component >= 0).all()
         )
-        torch.testing.assert_close(reordered.background[name], component)
+        torch.testing.assert_close(reordered.background[name], component, rtol=1e-4, atol=0)

@@ -62,7 +62,7 @@ def test_frame_and_equal_image_have_equal_detections(saved, video, call, read_de
     for i in range(6):
         cv2.imwrite(str(tmp_path / f"{i}.png"), reader.read()[1])
     files = saved("faster_rcnn")
-    args = [clip, str(tmp_path / "*.png"), "--batch-size", "4", "--format", "kitti", "coco"]
+    args = [clip, str(tmp_path / "*.png"), "--batch-size", "6", "--format", "kitti", "coco"]
     assert call(files, *args) == (0, [])
     actual = read_detections()
     for i in range(6):

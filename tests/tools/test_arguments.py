@@ -223,7 +223,8 @@ def test_missing_config_is_found_without_torch(repository):
         ("datasets/make_synthetic_kitti.py", []),
     ],
 )
-def test_missing_package_is_a_one_line_error(script, args, repository):
+def test_missing_package_is_a_one_line_error(script, args, repository, monkeypatch):
+    monkeypatch.chdir(repository)
     done = run_without_packages(os.path.join(repository, script), *args)
     assert done.returncode == 1 and done.stdout == ""
     how = "run `make install`, then `. .venv/bin/activate`"

@@ -15,7 +15,8 @@ def registered(monkeypatch):
     return files
 
 
-def test_command_has_the_options_of_this_process(tmp_path):
+def test_command_has_the_options_of_this_process(repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(repository)
     assert commands.train_command("a.yaml", "cuda") == "python train_net.py --config-file a.yaml"
     path = tmp_path / "my register.py"
     path.write_text("")
