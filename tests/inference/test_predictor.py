@@ -55,10 +55,9 @@ def test_detection_shows_no_warning_of_torch(run_folder, tmp_path, capfd):
     assert capfd.readouterr().err == "" and logging.getLogger(name).level == level
 
 
-@pytest.mark.parametrize("channels", ["RGB", "BGR"])
-def test_detections_equal_those_of_the_default_predictor(channels, run_folder, tmp_path):
-    opts = ["INPUT.FORMAT", channels, "INPUT.MIN_SIZE_TEST", 80]
-    folder = run_folder("faster_rcnn", opts)
+@pytest.mark.parametrize("kind, channels", [("faster_rcnn", "RGB"), ("mask_rcnn", "BGR")])
+def test_detections_equal_those_of_the_default_predictor(kind, channels, run_folder, tmp_path):
+    folder = run_folder(kind, ["INPUT.FORMAT", channels, "INPUT.MIN_SIZE_TEST", 80])
     cfg = get_cfg()
     add_aid_config(cfg)
     cfg.merge_from_file(f"{folder}/config.yaml")
@@ -68,9 +67,10 @@ def test_detections_equal_those_of_the_default_predictor(channels, run_folder, t
     expected = DefaultPredictor(cfg)(image)["instances"]
     actual = Predictor(folder)(image)
     assert len(actual) > 10
-    for name in ("scores", "pred_classes"):
-        assert torch.equal(actual.get(name), expected.get(name))
-    assert torch.equal(actual.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert actual.has("pred_masks") == (kind == "mask_rcnn")
+    for name in actual.get_fields():
+        ours, theirs = (getattr(x.get(name), "tensor", x.get(name)) for x in (actual, expected))
+        assert torch.equal(ours, theirs)
 
 
 def test_checkpoint_has_the_classes_beside_the_plain_model(run_folder):
