@@ -93,6 +93,14 @@ def test_changed_learning_rate_applies_at_resume(lazy, tmp_path):
     assert saved["iteration"] == 4 and {x["initial_lr"] for x in groups} == {3e-5}
 
 
+def test_diverged_training_is_a_one_line_error(lazy):
+    lazy.optimizer.lr = 1e9
+    message = r"diverged at iteration \d+: .*; lower optimizer.lr"
+    with pytest.raises(AIDError, match=message) as error:
+        run_training(lazy)
+    assert "\n" not in str(error.value)
+
+
 def test_evaluation_needs_no_teacher(lazy, tmp_path, monkeypatch):
     run_training(lazy)
     weights = tmp_path / "lazy/model_final.pth"

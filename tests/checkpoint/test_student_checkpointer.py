@@ -173,7 +173,7 @@ def test_non_finite_state_is_not_saved(section, saved):
         checkpointer.save("bad")
 
 
-def test_non_finite_checkpoint_is_not_resumed(saved, student_model):
+def test_non_finite_or_damaged_checkpoint_is_not_resumed(saved, student_model):
     model, _, path = saved
     folder = os.path.dirname(path)
     bad = torch.load(path)
@@ -184,6 +184,8 @@ def test_non_finite_checkpoint_is_not_resumed(saved, student_model):
     other, _ = student_model("faster_rcnn", seed=1)
     with pytest.raises(AIDError, match=f"--resume: .*{message}.*; write model.pth, the last good"):
         StudentCheckpointer(other, folder).load(f"{folder}/bad.pth")
+    with pytest.raises(AIDError, match="damaged.pth cannot be .* kind; write model.pth, the last"):
+        StudentCheckpointer(other, folder).load(f"{folder}/damaged.pth")
     os.remove(path)
     with pytest.raises(AIDError, match="no other checkpoint beside it is good: start without"):
         StudentCheckpointer(other, folder).load(f"{folder}/bad.pth")

@@ -186,6 +186,7 @@ def test_whole_number_is_taken_for_a_float(version, tmp_path):
     "key, value, message, spelling",
     [
         ("DATASETS.UNLABELED", "un", "'un', but must be a list", """'("un",)'"""),
+        ("DATASETS.UNLABELED", "(un,)", "'(un,)', but must be a list", """'("un",)'"""),
         ("DATASETS.TRAIN", "a,b", "'a,b', but must be a list", """'("a", "b")'"""),
         ("DATASETS.TEST", "", "'', but must be a list", "'()'"),
         ("DISTILLATION.LOSSES", "PKDLoss", "'PKDLoss', but must be a list", """'["PKDLoss"]'"""),

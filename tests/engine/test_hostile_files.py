@@ -22,12 +22,11 @@ def refused(cfg, resume=False) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("name", ["evil.pth", "evil.pkl"])
 @pytest.mark.parametrize("key", ["MODEL.WEIGHTS", "TEACHER.WEIGHTS"])
-def test_weights_that_would_run_code_are_refused(key, name, hostile_file, run_config):
+def test_weights_that_would_run_code_are_refused(key, hostile_file, run_config):
     # The weights fit; the pickle also holds code.
     state = torch.load(run_config("fine").TEACHER.WEIGHTS)["model"]
-    path, marker = hostile_file(name, state)
+    path, marker = hostile_file("evil.pth", state)
     assert refused(run_config("run", opts=[key, path])).startswith(f"{key} {path}")
     assert not marker.exists()
 

@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import re
+import select
 import signal
 import time
 from datetime import timedelta
@@ -199,6 +200,27 @@ def test_unexpected_error_keeps_its_traceback(capfd):
 def test_killed_process_is_reported():
     with pytest.raises(AIDError, match="process [01] .* ended by SIGKILL.* --resume goes on"):
         launch(be_killed, parse("--num-processes", "2"))
+
+
+@pytest.mark.usefixtures("forks")
+def test_processes_end_with_their_launcher():
+    """Otherwise they keep training, and hold the output folder."""
+    alive, end = os.pipe()
+
+    def wait(args):
+        os.write(end, b".")
+        time.sleep(60)
+
+    launcher = os.fork()
+    if launcher == 0:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for `train_net.py ... &`
+        launch(wait, parse("--num-processes", "2"))
+    os.close(end)
+    assert os.read(alive, 1) + os.read(alive, 1) == b".."
+    os.kill(launcher, signal.SIGKILL)
+    os.waitpid(launcher, 0)
+    assert select.select([alive], [], [], 30)[0] and os.read(alive, 1) == b""  # no writer is left
+    os.close(alive)
 
 
 def lose_connection(rank, folder, timeout):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from detectron2.utils.logger import setup_logger
 
-from aid.engine import AIDTrainer, start_run
+from aid.engine import AIDTrainer, evaluate, start_run
 from aid.engine.output_folder import check_output_folder
 from aid.utils import files
 from aid.utils.errors import AIDError
@@ -246,6 +246,8 @@ def test_second_run_in_the_folder_is_refused_before_it_changes_a_file(configure,
     fcntl.flock(other, fcntl.LOCK_EX)
     with pytest.raises(AIDError, match="^OUTPUT_DIR .*out is in use by another run: wait for it"):
         start_run(cfg, resume=True)
+    with pytest.raises(AIDError, match="in use by another run"):
+        evaluate(cfg, resume=False)  # which would replace its files in inference
     assert part.exists() and not locks
     os.close(other)
     for _ in range(2):  # of one process

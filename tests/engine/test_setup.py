@@ -82,6 +82,15 @@ def test_evaluation_keeps_the_config_of_the_run(configure, tmp_path):
     assert configure("--resume", opts=["SEED", -1]).SEED == seed
 
 
+def test_reference_number_of_processes_is_in_the_records_of_the_run(configure):
+    """Reports read the values of the run from them."""
+    opts = ["SOLVER.REFERENCE_WORLD_SIZE", 2, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 3]
+    cfg = configure(opts=opts)
+    saved = load_config(f"{cfg.OUTPUT_DIR}/config.yaml")
+    assert (saved.SOLVER.IMS_PER_BATCH, saved.SOLVER.MAX_ITER) == (2, 6)
+    assert AIDTrainer(cfg).max_iter == 6
+
+
 def test_missing_gpu_is_refused(configure, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(AIDError, match="MODEL.DEVICE is cuda, but torch finds no GPU"):
@@ -156,7 +165,7 @@ def test_missing_or_duplicate_image_ids_are_refused(image_id, message, configure
 
 
 @pytest.mark.parametrize("annotations", [[], [{"iscrowd": 1}], None])
-def test_dataset_without_objects_is_refused(annotations, configure, toy_dataset):
+def test_dataset_without_objects_is_refused(annotations, configure, toy_dataset, caplog):
     records = [{**x, "annotations": annotations} for x in DatasetCatalog.get(toy_dataset)]
     if annotations is None:
         records = [{k: v for k, v in x.items() if k != "annotations"} for x in records]
@@ -165,6 +174,7 @@ def test_dataset_without_objects_is_refused(annotations, configure, toy_dataset)
     with pytest.raises(AIDError, match="has no object to train on in 7 images"):
         configure()
     configure("--eval-only")
+    assert "has no object in 7 images, and every AP will be NaN: check its labels" in caplog.text
     records.clear()
     with pytest.raises(AIDError, match="DATASETS.TEST: .* has no image"):
         configure("--eval-only")

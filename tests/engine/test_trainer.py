@@ -103,7 +103,8 @@ def test_resumed_finished_run_is_reported_and_evaluated(run_config, caplog):
     metrics = os.path.join(cfg.OUTPUT_DIR, "metrics.json")
     os.remove(metrics)
     after = train(cfg, resume=True)
-    assert "holds a finished run of 4 iterations: nothing is left to train" in caplog.text
+    message = "holds a run of 4 iterations, SOLVER.MAX_ITER is 4: nothing is left to train"
+    assert message in caplog.text
     assert all(torch.equal(before["model"][k], v) for k, v in after["model"].items())
     with open(metrics) as f:
         assert "bbox/AP50" in json.loads(f.read().splitlines()[-1])
@@ -163,6 +164,11 @@ def test_default_metric_is_coco(run_config, toy_dataset):
     del MetadataCatalog.get(toy_dataset).evaluator_type
     evaluator = AIDTrainer.build_evaluator(run_config("run"), toy_dataset)
     assert isinstance(evaluator, COCOEvaluator)
+
+
+def test_sigmas_of_keypoints_are_passed_to_the_metric(run_config, toy_dataset):
+    cfg = run_config("run", opts=["TEST.KEYPOINT_OKS_SIGMAS", [0.05, 0.1]])
+    assert AIDTrainer.build_evaluator(cfg, toy_dataset)._kpt_oks_sigmas == [0.05, 0.1]
 
 
 @pytest.mark.parametrize("size, sizes", [(48, [64]), (32, [64, 32])])

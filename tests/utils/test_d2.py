@@ -1,4 +1,4 @@
-"""Private names of Detectron2 that the project uses, checked against its version."""
+"""Private names of Detectron2 and torch that the project uses, checked against their versions."""
 
 import inspect
 import re
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import detectron2.data.build
 import pytest
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetMapper
@@ -29,6 +30,7 @@ NAMES = [
     (DenseDetector, "_transpose_dense_predictions"),
     (DenseDetector, "_decode_multi_level_predictions"),
     (FCOS, "_match_anchors"),
+    (torch.multiprocessing, "_prctl_pr_set_pdeathsig"),
     (RPN, "_subsample_labels"),
     (CascadeROIHeads, "_match_and_label_boxes"),
     (DatasetMapper, "_transform_annotations"),

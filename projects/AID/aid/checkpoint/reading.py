@@ -3,7 +3,7 @@
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pickle import UnpicklingError
 from urllib.parse import urlparse
@@ -184,12 +184,15 @@ def local_file(path: str) -> str:
 
 
 @contextmanager
-def clear_load_errors(key: str, path: str) -> Iterator[None]:
+def clear_load_errors(
+    key: str, path: str, remedy: Callable[[str], str] | None = None
+) -> Iterator[None]:
     """Convert errors of loading a file to an AIDError.
 
     Args:
         key: config key of the path.
         path: of the file.
+        remedy: function of ``path`` that returns advice for a damaged file.
 
     Raises:
         AIDError: the file cannot be read, is not safe, or holds NaN or infinity.
@@ -228,4 +231,5 @@ def clear_load_errors(key: str, path: str) -> Iterator[None]:
             ) from error
         raise AIDError(
             f"{key} {path} cannot be read ({reason}): the file may be cut off, or of another kind"
+            + (f"; {remedy(path)}" if remedy else "")
         ) from error

@@ -104,7 +104,8 @@ class StudentCheckpointer(SafeCheckpointer):
         resumed = path and (checkpointables is None or "distillation" in checkpointables)
         self._resumes_from = path if resumed else None
         self._path = path
-        with clear_load_errors("--resume:" if resumed else "MODEL.WEIGHTS", path):
+        key, remedy = ("--resume:", _way_back) if resumed else ("MODEL.WEIGHTS", None)
+        with clear_load_errors(key, path, remedy):
             rest = super().load(path, checkpointables)
         if resumed and (self._average is not None) != ("own_weights" in self._content):
             on, off = ("without", "with") if self._average is None else ("with", "without")
@@ -178,7 +179,7 @@ class StudentCheckpointer(SafeCheckpointer):
 
 
 def _way_back(path: str) -> str:
-    """Advice that names the newest finite checkpoint in the folder of one that is not finite."""
+    """Advice that names the newest good checkpoint in the folder of a damaged one."""
     others = [x for x in Path(path).parent.glob("*.pth") if x.name != os.path.basename(path)]
     for other in sorted(others, key=lambda x: x.stat().st_mtime, reverse=True):
         with suppress(Exception):  # a damaged file can raise any

@@ -137,9 +137,9 @@ def _add_feature_losses(cfg: CN) -> None:
     # detectors; for single-stage detectors it has 0.1, 5.6e-4, 2.4e-2 and 2.4e-2.
     cfg.DISTILLATION.ATTENTION = CN()
     cfg.DISTILLATION.ATTENTION.TEMPERATURE = 0.5  # of the softmax in both attentions
-    cfg.DISTILLATION.ATTENTION.FEATURE_WEIGHT = 4e-5  # of the loss on features
-    cfg.DISTILLATION.ATTENTION.CHANNEL_WEIGHT = 8e-3  # of the loss on channel attention
-    cfg.DISTILLATION.ATTENTION.SPATIAL_WEIGHT = 8e-3  # of the loss on spatial attention
+    cfg.DISTILLATION.ATTENTION.FEATURE_WEIGHT = 4e-5  # of features, weighted by both attentions
+    cfg.DISTILLATION.ATTENTION.CHANNEL_WEIGHT = 8e-3  # of the means over positions, by channel
+    cfg.DISTILLATION.ATTENTION.SPATIAL_WEIGHT = 8e-3  # of the means over channels, by position
 
     cfg.DISTILLATION.NON_LOCAL = CN()
     # Weight of NonLocalLoss (Zhang & Ma, ICLR 2021). Default: AID's released code for two-stage

@@ -99,10 +99,11 @@ def _spelling(default: object, value: object) -> str | None:
     if isinstance(default, list | tuple):
         # Of a list whose quotes a shell has taken away only the brackets are left.
         words = re.split(r"[\s,]+", value.strip("[]() ")) if isinstance(value, str) else [value]
-        items = ", ".join(json.dumps(x, ensure_ascii=False) for x in words if x != "")
+        words = [x for x in words if x != ""]  # a trailing comma leaves an empty one
+        items = ", ".join(json.dumps(x, ensure_ascii=False) for x in words)
         if isinstance(default, list):
             return f"[{items}]"
-        return f"({items},)" if len(words) == 1 and items else f"({items})"
+        return f"({items},)" if len(words) == 1 else f"({items})"
     if isinstance(default, bool):
         word = str(value).lower()
         return next((switch for switch, words in SWITCHES.items() if word in words), None)

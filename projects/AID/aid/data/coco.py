@@ -85,6 +85,7 @@ def _check(coco: object) -> None:
         ids[key] = _unique(key, "id", entries)
         if max(map(abs, ids[key]), default=0) > MAX_ID:
             raise ValueError(f"{key!r} has an id beyond {MAX_ID}")
+    _unique("images", "file_name", coco["images"])
     _unique("categories", "name", coco["categories"])
     if not coco["categories"]:
         raise ValueError("'categories' is empty")
@@ -119,8 +120,11 @@ def _check(coco: object) -> None:
                 "not supported: set 'iscrowd' to 1 for a region that the metric ignores, and take "
                 "'ignore' out"
             )
-        if not math.isfinite(annotation["area"]):
-            raise ValueError(f"annotation {annotation['id']} has area {annotation['area']}")
+        if not 0 <= annotation["area"] < math.inf:  # of less, COCO's metric ignores the object
+            raise ValueError(
+                f"annotation {annotation['id']} has area {annotation['area']}: it must be a number "
+                "of pixels, 0 or more"
+            )
         if not _is_box(annotation["bbox"], *sizes[annotation["image_id"]]):
             raise ValueError(
                 f"annotation {annotation['id']} of image {annotation['image_id']} has bbox "

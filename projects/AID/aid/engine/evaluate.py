@@ -10,6 +10,7 @@ from detectron2.utils import comm
 from ..checkpoint import StrictCheckpointer, check_stored_classes
 from ..data.classes import known_classes
 from ..modeling.build import build_detector
+from ..utils.files import lock_folder
 from .output_folder import write_results
 from .setup import weights_to_evaluate
 from .trainer import AIDTrainer
@@ -26,9 +27,12 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
         cfg, resume: see :func:`~aid.engine.setup.weights_to_evaluate`.
 
     Raises:
-        AIDError: there are no weights, they cannot be read, they do not fit the detector, or
-            they are of a detector of other classes than the dataset.
+        AIDError: OUTPUT_DIR is in use by another run; there are no weights, they cannot be read,
+            they do not fit the detector, or they are of a detector of other classes than the
+            dataset.
     """
+    if comm.is_main_process():
+        lock_folder(cfg.OUTPUT_DIR)
     model = build_detector(cfg)
     weights = weights_to_evaluate(cfg, resume)
     logging.getLogger(__name__).info("Evaluating %s", weights)

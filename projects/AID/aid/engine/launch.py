@@ -1,8 +1,10 @@
 """Launch of the processes of a run, by Detectron2 or torchrun."""
 
 import logging
+import multiprocessing
 import os
 import re
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..config import load_config
+from ..utils.d2 import end_with_parent
 from ..utils.errors import AIDError, error_line, ignore_known_deprecations, no_file
 from ..utils.logs import log_to_file
 from ..utils.text import counted
@@ -63,6 +66,9 @@ def launch(main: Callable[[Namespace], object], args: Namespace) -> None:
 
 def _run(main: Callable[[Namespace], object], args: Namespace) -> None:
     """Run ``main`` in a process that has joined the group."""
+    if multiprocessing.parent_process() is not None:
+        # torch chose SIGINT, which processes that a shell starts in the background ignore.
+        end_with_parent(signal.SIGTERM)
     ignore_known_deprecations()
     try:
         with clear_connection_errors():

@@ -77,8 +77,15 @@ def do_train(cfg, resume):
     resumed = resume and checkpointer.has_checkpoint()
     if cfg.train.get("inherit", False) and not resumed:
         inherit(student, student.teacher.detector)
-    with clear_write_errors(folder), without_known_tracebacks(folder):
-        trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
+    try:
+        with clear_write_errors(folder), without_known_tracebacks(folder):
+            trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
+    except FloatingPointError as error:
+        reason = " ".join(str(error).split())
+        raise AIDError(
+            f"training diverged at iteration {trainer.iter}: {reason}; lower optimizer.lr, and "
+            f"check the last losses in {os.path.join(folder, 'metrics.json')}"
+        ) from error
 
 
 def _seed(cfg):

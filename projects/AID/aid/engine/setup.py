@@ -8,6 +8,7 @@ import shlex
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
 from ..checkpoint import clear_load_errors, last_checkpoint, load_file, local_file
@@ -24,6 +25,7 @@ from ..utils.errors import AIDError
 from ..utils.malloc import keep_freed_memory
 from ..utils.suggestions import did_you_mean
 from ..utils.text import counted
+from .errors import clear_run_errors
 from .launch import num_cores
 from .output_folder import check_output_folder, early_messages, start_records
 
@@ -149,6 +151,8 @@ def _checked_config(args: argparse.Namespace, output: str | None) -> tuple[CfgNo
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(cfg, resume=args.resume)
     check_seed("SEED", cfg.SEED)
+    with clear_run_errors(cfg):
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
     cfg.freeze()
     return cfg, sizes
 
@@ -242,12 +246,23 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
                 "metric needs: set thing_classes in its metadata, or name a dataset with labels"
             )
         _check_image_ids(records, name)
-    elif all(x.get("iscrowd", 0) for record in records for x in record.get("annotations", ())):
-        raise AIDError(
-            f"DATASETS.TRAIN: {name} has no object to train on in "
-            f"{counted(len(records), 'image')}: check its labels, where only objects of the "
-            "classes count that are no crowds or ignored regions"
+    if all(x.get("iscrowd", 0) for record in records for x in record.get("annotations", ())):
+        images = counted(len(records), "image")
+        remedy = (
+            "check its labels, where only objects of the classes count that are no crowds or "
+            "ignored regions"
         )
+        if key == "TRAIN":
+            raise AIDError(
+                f"DATASETS.TRAIN: {name} has no object to train on in {images}: {remedy}"
+            )
+        if comm.is_main_process() and _is_labeled(name):
+            logging.getLogger(__name__).warning(
+                "DATASETS.TEST: %s has no object in %s, and every AP will be NaN: %s",
+                name,
+                images,
+                remedy,
+            )
     if comm.is_main_process():
         warn_of_boxes(f"DATASETS.{key}: {name}", records)
     if cfg.MODEL.MASK_ON:
@@ -270,6 +285,12 @@ def _check_sizes(cfg: CfgNode, key: str, name: str, records: list[dict]) -> None
 def _is_converted(name: str) -> bool:
     """Whether COCO's metric converts the records of a dataset, since there is no file of them."""
     return MetadataCatalog.get(name).get("json_file", None) is None
+
+
+def _is_labeled(name: str) -> bool:
+    """Whether a test set has labels; KITTI's own has none."""
+    metadata = MetadataCatalog.get(name)
+    return metadata.get("evaluator_type", None) != "kitti" or metadata.kitti_labels is not None
 
 
 def _check_image_ids(records: list[dict], name: str) -> None:

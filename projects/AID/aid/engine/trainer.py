@@ -31,7 +31,7 @@ from ..modeling.placement import dtype_named
 from ..modeling.teacher import Teacher
 from ..modeling.teacher_check import is_of_another_size
 from ..utils.errors import AIDError, check_one_or_more
-from ..utils.files import clear_write_errors
+from ..utils.files import clear_write_errors, lock_folder
 from ..utils.text import counted
 from .accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from .errors import clear_run_errors, without_known_tracebacks
@@ -218,15 +218,19 @@ class AIDTrainer(DefaultTrainer):
             See :meth:`DefaultTrainer.train`.
 
         Raises:
-            AIDError: a loss is NaN or infinite, or OUTPUT_DIR cannot be written.
+            AIDError: a loss is NaN or infinite, or OUTPUT_DIR cannot be written or is in use by
+                another run.
         """
         if self.start_iter >= self.max_iter:
             logging.getLogger(__name__).warning(
-                "%s holds a finished run of %s: nothing is left to train; raise "
+                "%s holds a run of %s, SOLVER.MAX_ITER is %d: nothing is left to train; raise "
                 "SOLVER.MAX_ITER to go on, or choose another OUTPUT_DIR to start afresh",
                 self.cfg.OUTPUT_DIR,
                 counted(self.start_iter, "iteration"),
+                self.max_iter,
             )
+            if comm.is_main_process():
+                lock_folder(self.cfg.OUTPUT_DIR)
         if self.cfg.TEACHER.EVAL_FIRST and self.start_iter == 0:
             self.test_teachers()
         with self.clear_errors():
@@ -404,7 +408,8 @@ class AIDTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         logging.getLogger(__name__).info("Evaluating on %s", dataset_name)
-        return build_evaluator(dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference"))
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+        return build_evaluator(dataset_name, folder, cfg.TEST.KEYPOINT_OKS_SIGMAS)
 
 
 def _check_unlabeled(cfg: CfgNode, batch_size: int) -> None:

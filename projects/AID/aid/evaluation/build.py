@@ -1,5 +1,7 @@
 """Choice of a dataset's evaluator by ``evaluator_type`` in its metadata."""
 
+from collections.abc import Sequence
+
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
@@ -9,28 +11,28 @@ from .kitti_evaluation import KITTIEvaluator
 
 __all__ = ["build_evaluator", "check_evaluator"]
 
-# {evaluator_type: function (dataset name, output folder) -> evaluator}
-EVALUATORS = {
-    "coco": CheckedCOCOEvaluator,
-    "kitti": KITTIEvaluator,
-    # Datasets registered without evaluator_type, as in Detectron2's tutorial.
-    None: CheckedCOCOEvaluator,
-}
+# Values of evaluator_type; None is a dataset registered without it, as in Detectron2's tutorial.
+TYPES = ("coco", "kitti", None)
 
 
-def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
+def build_evaluator(
+    dataset_name: str, output_dir: str, kpt_oks_sigmas: Sequence[float] = ()
+) -> DatasetEvaluator:
     """Build the evaluator of a dataset.
 
     Args:
         dataset_name: in Detectron2's catalogs.
         output_dir: folder for detections.
+        kpt_oks_sigmas: TEST.KEYPOINT_OKS_SIGMAS; () are COCO's own.
 
     Raises:
         AIDError: see :func:`check_evaluator`.
     """
     check_evaluator(dataset_name)
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
-    return EVALUATORS[kind](dataset_name, output_dir)
+    if kind == "kitti":
+        return KITTIEvaluator(dataset_name, output_dir)
+    return CheckedCOCOEvaluator(dataset_name, output_dir, kpt_oks_sigmas)
 
 
 def check_evaluator(dataset_name: str) -> None:
@@ -47,7 +49,7 @@ def check_evaluator(dataset_name: str) -> None:
             f"DATASETS.TEST: {dataset_name} has detections in place of labels (min_score): "
             "evaluate on a dataset with labels"
         )
-    if kind not in EVALUATORS:
+    if kind not in TYPES:
         raise AIDError(
             f"DATASETS.TEST: {dataset_name} has evaluator_type {kind!r}, this project evaluates by "
             "COCO's and KITTI's metrics only: set evaluator_type 'coco' in its metadata"

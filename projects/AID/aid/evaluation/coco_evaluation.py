@@ -2,6 +2,7 @@
 
 import io
 import logging
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 
 from detectron2.data import MetadataCatalog
@@ -24,18 +25,24 @@ class CheckedCOCOEvaluator(COCOEvaluator):
     every label has one; Detectron2 would fail otherwise.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str):
+    def __init__(self, dataset_name: str, output_dir: str, kpt_oks_sigmas: Sequence[float] = ()):
         """
         Args:
             dataset_name: in Detectron2's catalogs.
             output_dir: folder for detections.
+            kpt_oks_sigmas: see Detectron2's evaluator.
 
         Raises:
             AIDError: the numbers of a mask are not those of its image.
         """
         metadata = MetadataCatalog.get(dataset_name)
         generated = metadata.get("json_file", None) is None
-        super().__init__(dataset_name, output_dir=output_dir, allow_cached_coco=False)
+        super().__init__(
+            dataset_name,
+            output_dir=output_dir,
+            kpt_oks_sigmas=kpt_oks_sigmas,
+            allow_cached_coco=False,
+        )
         if generated:
             # The converted file is read already. Its path must not stay in the metadata: later
             # evaluators would read this file even if data or output folder have changed.

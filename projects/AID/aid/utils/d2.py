@@ -1,4 +1,4 @@
-"""Access to Detectron2's private names outside of subclasses, all in one place.
+"""Access to private names of Detectron2 and torch outside of subclasses, all in one place.
 
 They may change without notice; ``tests/utils/test_d2.py`` lists those of the whole project.
 """
@@ -9,9 +9,11 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import Boxes
 from torch import Tensor, nn
+from torch.multiprocessing import _prctl_pr_set_pdeathsig as end_with_parent
 
 __all__ = [
     "decode_value",
+    "end_with_parent",
     "match_fcos_points",
     "padding",
     "train_loader_from_config",
