@@ -5,6 +5,7 @@ import os
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from aid.data import load_coco
 
@@ -169,12 +170,18 @@ def test_images_of_another_size_or_that_are_broken_are_refused(
     assert code == 2 and "b.png cannot be read: it is no image" in error
 
 
-def test_size_after_the_rotation_of_a_photo_counts(convert_dataset, labels, layouts, tmp_path):
+@pytest.mark.parametrize("where", ["exif", "xmp"])
+def test_size_after_the_rotation_of_a_photo_counts(
+    where, convert_dataset, labels, layouts, tmp_path
+):
     folder = labels("voc")
     with Image.open(folder / "JPEGImages/a.png") as image:
-        exif = Image.Exif()
-        exif[0x0112] = 6  # to be rotated by 90 degrees
-        image.resize((80, 120)).save(folder / "JPEGImages/a.png", exif=exif)
+        exif, info = Image.Exif(), PngInfo()
+        if where == "exif":
+            exif[0x0112] = 6  # to be rotated by 90 degrees
+        else:
+            info.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
+        image.resize((80, 120)).save(folder / "JPEGImages/a.png", exif=exif, pnginfo=info)
     assert convert_dataset(folder)[0] == 0
     assert read(tmp_path, "train")["images"][0] | {"id": 0, "file_name": ""} == {
         "id": 0,
@@ -207,6 +214,40 @@ def test_data_with_validation_images_only_are_refused(convert_dataset, labels):
     assert code == 2 and "have a validation set, but no training set: give --val-share" in error
     code, error = convert_dataset(folder, "--val-share", "0")
     assert code == 2 and "leaves a split empty" in error
+
+
+def test_data_with_test_images_only_are_refused(convert_dataset, labels, tmp_path):
+    folder = labels("coco")
+    for path in list(folder.glob("annotations/*.json")):
+        path.rename(path.with_name(f"test_{path.name}"))
+    for split in ("train", "val"):
+        (folder / "images" / split).rename(folder / "images" / f"{split}_drive")
+    (tmp_path / "list.txt").write_text("a\n")
+    for options in ((), ("--val-list", tmp_path / "list.txt")):
+        code, error = convert_dataset(folder, *options)
+        assert code == 2 and "all 5 labeled images are test images, by the names of" in error
+
+
+def test_boxes_in_parts_of_the_image_are_refused(convert_dataset, labels):
+    folder = labels("coco")
+    for path in folder.glob("annotations/*.json"):
+        content = json.loads(path.read_text())
+        for x in content["annotations"]:
+            x["bbox"] = [side / 120 for side in x["bbox"]]
+        path.write_text(json.dumps(content))
+    code, error = convert_dataset(folder)
+    assert code == 2 and "all 6 labels are in the first pixel of their image, first in" in error
+    assert "train2017.json: boxes must be in pixels as x, y, width and height, and" in error
+
+
+def test_boxes_of_yolo_in_pixels_are_refused(convert_dataset, labels, layouts):
+    folder = labels("yolo")
+    for path in folder.glob("*/labels/*.txt"):
+        boxes = layouts.OBJECTS[path.stem]
+        path.write_text(layouts.yolo_text([x for x in boxes if x[1]], 1, 1))
+    code, error = convert_dataset(folder)
+    assert code == 2 and "all 5 labels are without area or outside of their image, fi" in error
+    assert error.endswith("a.txt: YOLO's coordinates must be parts of the image, 0 to 1")
 
 
 def test_images_beside_the_output_can_be_converted_again(

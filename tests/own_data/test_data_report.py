@@ -75,8 +75,10 @@ def test_notes_name_what_harms_a_training(convert_dataset, labels, layouts, tmp_
     layouts.write_image(folder / "val/images/d.png", 0)  # that of a.png
     (folder / "val/labels/d.txt").write_text(layouts.yolo_text([("person", 10, 10, 12, 12)]))
     (folder / "val/labels/e.txt").write_text("")
+    (folder / "train/labels/c.txt").unlink()
     text = convert_dataset(folder)[1]
     for note in (
+        "* 1 image without a label file: used as images without objects.",
         '1 image with a near-duplicate in another split, first "',
         "Without objects in val, so that they have no AP: forklift.",
         "100% of the objects of val are smaller than 8 px at the net's input: raise",
@@ -89,7 +91,17 @@ def test_notes_name_what_harms_a_training(convert_dataset, labels, layouts, tmp_
 
 def test_another_draw_is_advised_if_a_class_is_in_one_split_only(convert_dataset, labels):
     text = convert_dataset(labels("yolo"), "--val-share", "0.2", "--seed", "1")[1]
-    assert "so that they have no AP: forklift; another --seed may draw some." in text
+    assert "so that they have no AP: forklift; another --seed may draw forklift." in text
+
+
+def test_no_draw_is_advised_for_a_class_without_objects(convert_dataset, labels):
+    folder = labels("voc")
+    text = (folder / "Annotations/e.xml").read_text().replace("person", "pallet")
+    (folder / "Annotations/e.xml").write_text(text.replace("<xmin>3<", "<xmin>300<"))
+    text = convert_dataset(folder, "--val-share", "0.4")[1]
+    notes = [x for x in text.splitlines() if x.startswith("* Without objects in ")]
+    assert len(notes) == 2 and all("pallet" in x.partition("; another")[0] for x in notes)
+    assert any(x.endswith(": pallet.") for x in notes)
 
 
 def test_labels_of_larger_images_are_noted(convert_dataset, labels):
@@ -98,7 +110,21 @@ def test_labels_of_larger_images_are_noted(convert_dataset, labels):
     for path in folder.glob("training/label_2/*.txt"):
         path.write_text("Car 0 0 0 130 10 150 20 0 0 0 0 0 0 0\n" + path.read_text())
     text = convert_dataset(folder)[1]
-    assert "labels of train are outside of their image: if images were resized" in text
+    assert "labels of train are outside of their image: boxes must be in pixels, and" in text
+    assert "labels of train leave" not in text
+
+
+def test_boxes_of_two_corners_are_noted(convert_dataset, labels, layouts):
+    folder = labels("coco")
+    path = folder / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    for x in content["annotations"]:
+        left, top, width, height = x["bbox"]
+        x["bbox"] = [left, top, left + width, top + height]
+    path.write_text(json.dumps(content))
+    text = convert_dataset(folder)[1]
+    note = "3 labels of train leave their image and were clipped: boxes must be in pixels as x, y,"
+    assert note in text and "of val leave" not in text
 
 
 def test_note_on_classes_of_different_case(convert_dataset, labels):

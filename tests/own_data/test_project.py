@@ -231,9 +231,27 @@ def test_errors_are_one_line(new_project, tmp_path):
     assert "val.json: " in error and "has 121x" in error and "in the file 120x" in error
     path.write_text(text.replace("d.png", "gone.png"))
     assert "lacks 1 of 2 images in converted/val.json" in new_project("fleet")[1]
+    content = json.loads(text)
+    path.write_text(json.dumps(content | {"annotations": []}))
+    assert "converted/val.json has no object to evaluate: add some" in new_project("fleet")[1]
     path.unlink()
     assert "converted/val.json does not exist: convert the labels" in new_project("fleet")[1]
     assert not (tmp_path / "fleet").exists()
+
+
+def test_images_in_both_training_and_validation_are_refused(new_project):
+    files = ["--train-json", "converted/train.json", "--images", "converted/images"]
+    code, error = new_project("fleet", *files, "--val-json", "converted/train.json")
+    assert code == 2 and "3 of 3 images in converted/train.json are in converted/train" in error
+
+
+def test_output_of_another_project_of_the_name_is_warned_of(
+    new_project, load_script, tmp_path, capsys
+):
+    (tmp_path / "output/fleet").mkdir(parents=True)
+    load_script("tools/new_project.py").main(["sub/fleet", "--data", "converted"])
+    warning = "warning: output/fleet exists, perhaps of another project called fleet: move it away"
+    assert warning in capsys.readouterr().err
 
 
 def test_coco_teacher_without_a_common_class_is_refused(new_project, tmp_path):

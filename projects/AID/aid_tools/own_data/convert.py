@@ -19,7 +19,7 @@ from aid.utils.files import write_text
 from ..files import clear_file_errors
 from .labels import SPLITS, LabeledImage, LabeledObject, Labels
 
-__all__ = ["Split", "convert", "write_splits"]
+__all__ = ["Split", "box_advice", "convert", "write_splits"]
 
 # Pixels by which boxes may leave their image without being counted.
 TOLERANCE = 1.0
@@ -51,8 +51,8 @@ def convert(labels: Labels) -> dict[str, Split]:
         {name: split} of the splits that have images.
 
     Raises:
-        AIDError: an image or a mask cannot be used, or an image has another size than its labels
-            say.
+        AIDError: an image or a mask cannot be used, an image has another size than its labels say,
+            or no box can be right.
     """
     sizes = {x.path: upright_size(x.path) for x in labels.images}
     _check_sizes(labels.images, sizes)
@@ -62,7 +62,30 @@ def convert(labels: Labels) -> dict[str, Split]:
         images = sorted((x for x in labels.images if x.split == name), key=lambda x: x.path)
         if images:
             splits[name] = _to_coco(images, sizes, labels.classes, root)
+    _check_boxes(labels, splits)
     return splits
+
+
+def box_advice(name: str) -> str:
+    """What the boxes of a format must be, for messages on those that do not fit their image."""
+    if name == "yolo":
+        return "YOLO's coordinates must be parts of the image, 0 to 1"
+    layout = " as x, y, width and height" if name == "coco" else ""
+    return f"boxes must be in pixels{layout}, and the images those that were labeled"
+
+
+def _check_boxes(labels: Labels, splits: dict[str, Split]) -> None:
+    boxes = [(x.box, image) for image in labels.images for x in image.objects]
+    fault = ""
+    if not any(x.coco["annotations"] for x in splits.values()):
+        fault = "without area or outside of their image"
+    elif labels.format != "yolo" and all(max(box) <= 1 for box, _ in boxes):
+        fault = "in the first pixel of their image"
+    if fault:
+        raise AIDError(
+            f"all {len(boxes)} labels are {fault}, first in {boxes[0][1].source}: "
+            f"{box_advice(labels.format)}"
+        )
 
 
 def _root(paths: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from tabulate import tabulate
 from aid.utils.text import counted
 
 from ..text import markdown_cell, markdown_text
-from .convert import Split
+from .convert import Split, box_advice
 from .input_size import InputSize
 from .labels import Labels
 from .near_duplicates import find_pairs, hash_images
@@ -26,6 +26,8 @@ MANY_TINY = 0.05
 # Share of labels outside of their image from which they seem to be of images of another size, which
 # KITTI's files do not tell.
 MANY_OUTSIDE = 0.05
+# Share of clipped boxes from which they seem to be in another layout, such as of two corners.
+MANY_CLIPPED = 0.1
 
 
 def measure(labels: Labels, splits: dict[str, Split], how_split: str) -> dict:
@@ -52,6 +54,7 @@ def measure(labels: Labels, splits: dict[str, Split], how_split: str) -> dict:
         "input_size": {"MIN_SIZE_TEST": size.min_test, "MAX_SIZE_TEST": size.longest},
         "splits": {name: _measure_split(split, size) for name, split in splits.items()},
         "left_out": dict(labels.left_out),
+        "taken_as_empty": labels.taken_as_empty,
         "elsewhere": {
             "number": len(labels.elsewhere),
             "first": next(iter(labels.elsewhere.items()), None),
@@ -142,6 +145,10 @@ def _table(header: list[str], rows: list[list]) -> str:
 def _notes(content: dict) -> list[str]:
     splits, pairs = content["splits"], content["near_duplicates"]
     notes = [f"Not read: {what}: {number}." for what, number in content["left_out"].items()]
+    if number := content["taken_as_empty"]:
+        notes.append(
+            f"{counted(number, 'image')} without a label file: used as images without objects."
+        )
     if number := content["elsewhere"]["number"]:
         name, path = content["elsewhere"]["first"]
         notes.append(
@@ -167,13 +174,20 @@ def _notes(content: dict) -> list[str]:
         if split["outside"] > MANY_OUTSIDE * labels:
             notes.append(
                 f"{split['outside']} of {counted(labels, 'label')} of {name} are outside of their "
-                "image: if images were resized after the labeling, give those that were labeled."
+                f"image: {box_advice(content['format'])}."
+            )
+        if split["clipped"] > MANY_CLIPPED * labels:
+            notes.append(
+                f"{split['clipped']} of {counted(labels, 'label')} of {name} leave their image and "
+                f"were clipped: {box_advice(content['format'])}."
             )
         absent = [k for k, number in split["objects_by_class"].items() if not number]
         if absent:
             effect = "cannot be learned" if name == "train" else "have no AP"
             is_drawn = content["split"].startswith("drawn")
-            advice = "; another --seed may draw some" if is_drawn else ""
+            others = [splits[x]["objects_by_class"] for x in ("train", "val")]
+            drawable = [k for k in absent if is_drawn and any(x[k] for x in others)]
+            advice = f"; another --seed may draw {', '.join(drawable)}" if drawable else ""
             names = ", ".join(absent)
             notes.append(f"Without objects in {name}, so that they {effect}: {names}{advice}.")
         if split["tiny"] > MANY_TINY * split["objects"]:

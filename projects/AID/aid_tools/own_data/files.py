@@ -16,8 +16,10 @@ __all__ = [
     "Images",
     "LOOKED_AT",
     "LabelFiles",
+    "ROLES",
+    "apply_lists",
     "check_found",
-    "count_unused",
+    "count_unlabeled",
     "find_split",
     "read_json",
     "read_text",
@@ -76,6 +78,10 @@ class LabelFiles:
         """Split of a label file according to the folders that it is in; None if unknown."""
         return _split_of(os.path.relpath(path, self.root))
 
+    def beside(self, path: str, name: str) -> str:
+        """Name of an image with the folders of the label file that names it, below the root."""
+        return os.path.join(os.path.relpath(os.path.dirname(path) or ".", self.root), name)
+
     def _read_lists(self) -> dict[str, str]:
         by_folder: dict[str, dict[str, str]] = defaultdict(dict)
         for path in self.with_extension(".txt"):
@@ -87,7 +93,7 @@ class LabelFiles:
             for line in filter(None, map(str.strip, read_text(path).splitlines())):
                 # Pascal VOC's lists of persons have the number of the person, too.
                 entry = line.split()[0] if folders[-1] in ("Action", "Layout") else line
-                image = "/".join(_parts(entry))
+                image = _lower_suffix("/".join(_parts(entry)))
                 # KITTI counts its test images anew from 000000: train and val, read later, win.
                 if splits.get(image, "test") not in ("test", split):
                     raise AIDError(
@@ -116,10 +122,11 @@ class Images:
         self.root = root
         self.paths = paths
         self.elsewhere: dict[str, str] = {}
-        self._by_name = defaultdict(list)
+        self._by_name, self._by_lower_suffix = defaultdict(list), defaultdict(list)
         for path in self.paths:
             name = os.path.basename(path)
             self._by_name[name].append(path)
+            self._by_lower_suffix[_lower_suffix(name)].append(path)
             self._by_name[os.path.splitext(name)[0]].append(path)
 
     @classmethod
@@ -148,7 +155,9 @@ class Images:
     def find(self, name: str, source: str, split: str | None = None) -> str | None:
         """Find an image by its name.
 
-        Among images of equal names it is the one whose folders agree most with those of the name.
+        Among images of equal names it is the one whose folders agree most with those of the name,
+        at their end or else at their start. The extension may be in another case if no image has it
+        as it is.
 
         Args:
             name: with or without extension and folders.
@@ -162,16 +171,19 @@ class Images:
             AIDError: several images have the name.
         """
         *folders, base = _parts(name)
-        found = [
-            x for x in self._by_name.get(base, ()) if not split or self.split_of(x) in (None, split)
-        ]
+        named = self._by_name.get(base) or self._by_lower_suffix.get(_lower_suffix(base), ())
+        found = [x for x in named if not split or self.split_of(x) in (None, split)]
         own_folders = [_parts(os.path.relpath(x, self.root))[:-1] for x in found]
-        agreement = [_num_equal_at_end(folders, x) for x in own_folders]
+        agreement = [
+            (_num_equal(folders[::-1], x[::-1]), _num_equal(folders, x)) for x in own_folders
+        ]
         best = [x for x, n in zip(found, agreement, strict=True) if n == max(agreement)]
         if len(best) > 1:
             raise AIDError(f"{source}: image {name} may be {best[0]} or {best[1]}: rename one")
-        if best and folders and max(agreement) == 0 and own_folders[found.index(best[0])]:
-            self.elsewhere[name] = best[0]
+        if best and folders and own_folders[found.index(best[0])]:
+            at_end, at_start = max(agreement)
+            if not at_end and at_start < len(folders):
+                self.elsewhere[name] = best[0]
         return best[0] if best else None
 
     def of_files(self, files: LabelFiles, names: dict[str, str | None]) -> dict[str, str]:
@@ -192,25 +204,28 @@ class Images:
             name = os.path.splitext(os.path.relpath(path, files.root))[0]
             split = files.split_of(path)
             found[path] = self.find(name, path, split) or (
-                self.find(other, path, split) if other else None
+                self.find(files.beside(path, other), path, split) if other else None
             )
         check_found(found, self)
         return found
 
 
-def find_split(files: LabelFiles, images: Images, path: str, image: str) -> str | None:
+def find_split(
+    files: LabelFiles, images: Images, path: str, image: str, ignored: str = ""
+) -> str | None:
     """Split of an image according to lists, the folder of its label file, or its own folder.
 
     Args:
         files, images: all label files and images.
         path: label file of the image.
         image: path of the image.
+        ignored: split that folders do not tell.
 
     Returns:
         "train", "val" or "test"; None if the data do not say.
     """
-    listed = _listed_split(files, images, image)
-    return listed or files.split_of(path) or images.split_of(image)
+    of_folder = files.split_of(path) or images.split_of(image)
+    return _listed_split(files, images, image) or (None if of_folder == ignored else of_folder)
 
 
 def _listed_split(files: LabelFiles, images: Images, image: str) -> str | None:
@@ -221,23 +236,39 @@ def _names(image: str, images: Images) -> list[str]:
     """Names that a list may give an image: with and without folders and extension."""
     parts = _parts(os.path.relpath(image, images.root))
     names = ["/".join(parts[i:]) for i in range(len(parts))]
-    return [x for name in names for x in (name, os.path.splitext(name)[0])]
+    return [x for name in names for x in (_lower_suffix(name), os.path.splitext(name)[0])]
 
 
-def count_unused(files: LabelFiles, images: Images, labels: Labels) -> None:
-    """Count images and names in lists that have no labels, in ``labels.left_out``.
+def _lower_suffix(name: str) -> str:
+    """Name with the extension of an image in lower case."""
+    stem, suffix = os.path.splitext(name)
+    return stem + suffix.lower() if suffix.lower() in IMAGES else name
+
+
+def count_unlabeled(files: LabelFiles, images: Images, labels: Labels) -> None:
+    """Count images that have no labels, in ``labels.left_out``.
 
     Test images are not counted: datasets often come without the labels of their test.
-
-    Raises:
-        AIDError: no name in the lists of train and val is one of a labeled image.
     """
     labeled = {x.path for x in labels.images}
     without = [x for x in images.paths if x not in labeled]
     splits = ((_listed_split(files, images, x), images.split_of(x)) for x in without)
     number = sum("test" not in x for x in splits)
     if number:
-        labels.left_out["images without a label file"] = number
+        labels.left_out["images without labels"] = number
+
+
+def apply_lists(files: LabelFiles, images: Images, labels: Labels) -> None:
+    """Leave out images of which neither the lists in ImageSets nor folders say a split.
+
+    If there is no list for training, they stay: it has all images that the other lists do not name.
+    Images that are left out, and names of the lists that no labeled image has, are counted in
+    ``labels.left_out``.
+
+    Raises:
+        AIDError: no name in the lists of train and val is one of a labeled image.
+    """
+    labeled = {x.path for x in labels.images}
     names = {name for path in labeled for name in _names(path, images)}
     listed = [x for x, split in files.listed.items() if split != "test"]
     unknown = [x for x in listed if x not in names]
@@ -249,6 +280,12 @@ def count_unused(files: LabelFiles, images: Images, labels: Labels) -> None:
     if unknown:
         what = f"names in ImageSets that no labeled image has (first {unknown[0]})"
         labels.left_out[what] = len(unknown)
+    if "train" in files.listed.values():
+        named = [x for x in labels.images if x.split]
+        if len(named) < len(labels.images):
+            what = "images that the lists in ImageSets do not name"
+            labels.left_out[what] = len(labels.images) - len(named)
+        labels.images = named
 
 
 def check_found(found: dict[str, str | None], images: Images) -> None:
@@ -290,8 +327,9 @@ def _parts(name: str) -> list[str]:
     return [*(x for x in parts[:-1] if x.lower() not in ROLES), *parts[-1:]] or [""]
 
 
-def _num_equal_at_end(a: list[str], b: list[str]) -> int:
-    pairs = zip(reversed(a), reversed(b), strict=False)
+def _num_equal(a: list[str], b: list[str]) -> int:
+    """Number of elements that are equal from the start on."""
+    pairs = zip(a, b, strict=False)
     return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
 
 

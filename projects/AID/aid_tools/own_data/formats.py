@@ -14,7 +14,7 @@ from aid.utils.text import counted
 
 from .files import Images, LabelFiles
 from .json_formats import is_coco, is_labelme, read_coco, read_labelme
-from .labels import Labels
+from .labels import LabeledImage, LabeledObject, Labels
 from .text_formats import is_kitti, is_yolo, read_kitti, read_yolo
 from .xml_formats import is_cvat, is_voc, read_cvat, read_voc
 
@@ -49,15 +49,8 @@ def read_labels(path: str, image_root: str = "", name: str = "") -> Labels:
     labels = FORMATS[name][1](files, images)
     if not labels.images:
         raise AIDError(f"no {name} labels in {path}: name another folder or --format")
-    sources: dict[str, str] = {}
-    for image in labels.images:
-        key = os.path.realpath(image.path)
-        if key in sources:
-            raise AIDError(
-                f"image {image.path} is labeled twice, by {sources[key]} and {image.source}: "
-                "remove one"
-            )
-        sources[key] = image.source
+    _check_files(labels.images)
+    _leave_out_repeated(labels)
     used = {x.name for image in labels.images for x in image.objects}
     if not used:
         raise AIDError(f"{path} has no labeled object in {counted(len(labels.images), 'image')}")
@@ -67,6 +60,38 @@ def read_labels(path: str, image_root: str = "", name: str = "") -> Labels:
     labels.classes = [x for x in labels.classes if x in used]
     labels.format, labels.elsewhere = name, images.elsewhere
     return labels
+
+
+def _check_files(images: list[LabeledImage]) -> None:
+    """Check that no two images are one file, for which links count as their targets."""
+    by_file: dict[str, LabeledImage] = {}
+    for image in images:
+        first = by_file.setdefault(os.path.realpath(image.path), image)
+        if first is image:
+            continue
+        for x in (first, image):
+            if x.source == x.path:
+                raise AIDError(
+                    f"images {first.path} and {image.path} are one file, and {x.path} has no label "
+                    "file: remove it"
+                )
+        raise AIDError(
+            f"image {image.path} is labeled twice, by {first.source} and {image.source}: remove one"
+        )
+
+
+def _leave_out_repeated(labels: Labels) -> None:
+    """Leave out, and count, objects with the class and box of another one of their image.
+
+    Regions to ignore stay, which may be those of several types of objects.
+    """
+    for image in labels.images:
+        unique: dict[tuple, LabeledObject] = {}
+        for index, x in enumerate(image.objects):
+            unique.setdefault((x.name, x.box, x.difficult, index if x.crowd else None), x)
+        if repeated := len(image.objects) - len(unique):
+            labels.left_out["labels that repeat one of the same class and box"] += repeated
+            image.objects = list(unique.values())
 
 
 def _recognize(files: LabelFiles, path: str) -> str:

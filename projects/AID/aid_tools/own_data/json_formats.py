@@ -7,8 +7,9 @@ from .files import (
     LOOKED_AT,
     Images,
     LabelFiles,
+    apply_lists,
     check_found,
-    count_unused,
+    count_unlabeled,
     find_split,
     read_json,
     split_in_name,
@@ -49,7 +50,8 @@ def read_labelme(files: LabelFiles, images: Images) -> Labels:
             size = _size(contents[path], "imageWidth", "imageHeight")
         split = find_split(files, images, path, image)
         labels.images.append(LabeledImage(image, path, objects, split, size))
-    count_unused(files, images, labels)
+    count_unlabeled(files, images, labels)
+    apply_lists(files, images, labels)
     labels.classes = sorted({x.name for image in labels.images for x in image.objects})
     return labels
 
@@ -110,7 +112,7 @@ def read_coco(files: LabelFiles, images: Images) -> Labels:
             objects = _coco_objects(content["annotations"], categories, labels.left_out)
             for image in content["images"]:
                 name = image["file_name"]
-                found[f"{name} in {path}"] = images.find(name, path, split)
+                found[f"{name} in {path}"] = images.find(files.beside(path, name), path, split)
                 size = _size(image, "width", "height")
                 of_image = objects.pop(image["id"], [])
                 labels.images.append(
@@ -121,6 +123,7 @@ def read_coco(files: LabelFiles, images: Images) -> Labels:
     check_found(found, images)
     for image in labels.images:
         image.split = image.split or images.split_of(image.path)
+    count_unlabeled(files, images, labels)
     labels.classes = same_classes(lists)
     return labels
 

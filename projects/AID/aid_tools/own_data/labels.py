@@ -56,6 +56,7 @@ class Labels:
         left_out: {description: number} of what was not read.
         format: name of the format that they were read in.
         elsewhere: see :class:`Images`.
+        taken_as_empty: number of images without a label file that count as images without objects.
     """
 
     classes: list[str]
@@ -63,3 +64,4 @@ class Labels:
     left_out: Counter = field(default_factory=Counter)
     format: str = ""
     elsewhere: dict[str, str] = field(default_factory=dict)
+    taken_as_empty: int = 0

@@ -131,6 +131,13 @@ def write_project(project: Project, repository: Path) -> tuple[list[str], list[s
     """
     _check(project)
     train, classes = _read_data(project)
+    warnings = []
+    outputs = _output(project)
+    if os.path.lexists(outputs):
+        warnings.append(
+            f"{outputs} exists, perhaps of another project called {project.name}: move it away, or "
+            "choose another name, so that their runs are not mixed"
+        )
     epoch = max(1, round(len(train) / project.batch_size))
     enough = -(-MIN_ITERATIONS // epoch)
     if project.epochs is None:
@@ -151,7 +158,6 @@ def write_project(project: Project, repository: Path) -> tuple[list[str], list[s
         os.makedirs(project.folder)
         for name, text in files.items():
             write_text(os.path.join(project.folder, name), text)
-    warnings = []
     if iterations < MIN_ITERATIONS:
         warnings.append(
             f"the schedule has {counted(iterations, 'iteration')}, "
@@ -200,11 +206,26 @@ def _read_data(project: Project) -> tuple[list[dict], list[str]]:
     finally:
         for name in names:
             MetadataCatalog.pop(name, None)
-    train = [x for x in records[0] if any(not a["iscrowd"] for a in x["annotations"])]
-    if not train or not records[1]:
-        path = paths[bool(train)]
-        raise AIDError(f"{path} has no {'image' if train else 'object to train on'}: add some")
+    _check_apart(paths, records)
+    train, val = (
+        [x for x in of_split if any(not a["iscrowd"] for a in x["annotations"])]
+        for of_split in records
+    )
+    for path, usable, purpose in ((paths[0], train, "train on"), (paths[1], val, "evaluate")):
+        if not usable:
+            raise AIDError(f"{path} has no object to {purpose}: add some")
     return train, classes
+
+
+def _check_apart(paths: list[str], records: list[list[dict]]) -> None:
+    """Check that no image is in both training and validation, whose results would be too good."""
+    train = {os.path.normpath(x["file_name"]) for x in records[0]}
+    shared = [x["file_name"] for x in records[1] if os.path.normpath(x["file_name"]) in train]
+    if shared:
+        raise AIDError(
+            f"{len(shared)} of {counted(len(records[1]), 'image')} in {paths[1]} are in "
+            f"{paths[0]}, too, first {shared[0]}: take them out of one"
+        )
 
 
 def _check_sizes(path: str, records: list[dict]) -> None:
@@ -347,8 +368,8 @@ def _quoted(value: str | list[str]) -> str:
     return text.strip()
 
 
-def _output(project: Project, name: str) -> str:
-    return os.path.join("output", project.name, name)
+def _output(project: Project, *name: str) -> str:
+    return os.path.join("output", project.name, *name)
 
 
 def _from_folder(project: Project, path: str | Path) -> str:

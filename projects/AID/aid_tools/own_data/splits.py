@@ -32,6 +32,7 @@ def assign_splits(
     Raises:
         AIDError: training or validation would have no image.
     """
+    _check_not_all_test(images)
     for image in images:
         image.split = image.split or "train"
     if val_share is None and not whole_folders and any(x.split == "val" for x in images):
@@ -65,8 +66,9 @@ def read_val_list(path: str, images: list[LabeledImage]) -> str:
 
     Raises:
         AIDError: the list cannot be read, or names none or all of the images, an unknown one, or
-            one of the test set.
+            one of the test set, or all images are of the test set.
     """
+    _check_not_all_test(images)
     others = [x for x in images if x.split != "test"]
     for image in others:
         image.split = "train"
@@ -83,3 +85,12 @@ def read_val_list(path: str, images: list[LabeledImage]) -> str:
     if {x.split for x in others} != set(SPLITS[:2]):
         raise AIDError(f"{path} lists {len(names)} of {len(others)} images: list some of them")
     return f"validation images listed in {path}"
+
+
+def _check_not_all_test(images: list[LabeledImage]) -> None:
+    if all(x.split == "test" for x in images):
+        raise AIDError(
+            f"all {len(images)} labeled images are test images, by the names of folders or label "
+            f"files or by lists, first {images[0].path} of {images[0].source}: rename them, or "
+            "correct the lists"
+        )

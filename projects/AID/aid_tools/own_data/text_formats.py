@@ -13,10 +13,12 @@ from aid.data.unlabeled import upright_size
 from aid.utils.errors import AIDError
 
 from .files import (
+    ROLES,
     Images,
     LabelFiles,
+    apply_lists,
     check_found,
-    count_unused,
+    count_unlabeled,
     find_split,
     read_text,
     split_named,
@@ -88,7 +90,7 @@ def read_yolo(files: LabelFiles, images: Images) -> Labels:
             continue
         objects = []
         if not path:
-            labels.left_out["images without a label file, used as images without objects"] += 1
+            labels.taken_as_empty += 1
         else:
             size = upright_size(image)
             with clear_errors(path, "YOLO"):
@@ -155,23 +157,31 @@ def _listed_splits(content: dict, path: str, images: Images) -> dict[str, str]:
     """{image: split} of the entries train, val and test of a data.yaml.
 
     Raises:
-        AIDError: train or val names what does not exist, or an image is in train and
-            another one.
+        AIDError: train or val names what does not exist or has no image, or an image is in train
+            and another one.
     """
     folder = os.path.dirname(path)
     splits: dict[str, str] = {}
-    # Paths start at the file, at its "path", or, in some exports, at a folder beside the file.
-    bases = (os.path.join(folder, str(content.get("path") or "")), folder)
+    # Paths start at the file, at its "path", at the folder of the images, or, in some exports, at a
+    # folder beside the file.
+    bases = (os.path.join(folder, str(content.get("path") or "")), folder, images.root)
     for split in SPLITS:
         entries = content.get(split) or []
         for entry in [entries] if isinstance(entries, str) else map(str, entries):
             names = (entry, entry.lstrip("./"))
             tried = [os.path.join(base, name) for name in names for base in bases]
-            place = next(filter(os.path.exists, tried), None)
-            if place is not None:
-                _assign(_images_in(place, images), split, splits, path)
-            elif split != "test":  # which exports name without delivering it
-                raise AIDError(f"{path}: {split} names {entry}, which does not exist: correct it")
+            first, _, rest = names[1].partition("/")
+            if rest and first.lower() in ROLES:  # the folder of --images may be images itself
+                tried.append(os.path.join(images.root, rest))
+            places = list(filter(os.path.exists, tried))
+            chosen = next(filter(None, (_images_in(x, images) for x in places)), [])
+            _assign(chosen, split, splits, path)
+            if not chosen and split != "test":  # which exports name without delivering it
+                fault = "has no image" if places else "does not exist"
+                raise AIDError(
+                    f"{path}: {split} names {entry}, which {fault}: correct it, or name the folder "
+                    "of the images by --images"
+                )
     return splits
 
 
@@ -203,11 +213,18 @@ def _assign(chosen: list[str], split: str, splits: dict[str, str], path: str) ->
 def _images_in(place: str, images: Images) -> list[str]:
     """Images in a folder, or in a text file with one path a line."""
     if os.path.isdir(place):
-        inside = os.path.realpath(place) + os.sep
-        return [x for x in images.paths if os.path.realpath(x).startswith(inside)]
+        inside = tuple(os.path.join(f(place), "") for f in (os.path.abspath, os.path.realpath))
+        return [x for x in images.paths if any(y.startswith(inside) for y in _locations(x))]
     found = {x: images.find(x, place) for x in map(str.strip, read_text(place).splitlines()) if x}
     check_found(found, images)
     return list(found.values())
+
+
+def _locations(path: str) -> tuple[str, ...]:
+    """Paths of a file: as it is named, in its resolved folder, and with its last link resolved."""
+    folder, name = os.path.split(path)
+    in_folder = os.path.join(os.path.realpath(folder), name)
+    return os.path.abspath(path), in_folder, os.path.realpath(path)
 
 
 def _yolo_object(
@@ -272,7 +289,9 @@ def read_kitti(files: LabelFiles, images: Images) -> Labels:
             for x in parse_label_file(path, types=types)
             for name in ignored_as.get(x.type, (x.type,))
         ]
-        split = find_split(files, images, path, image)
+        # Folder training has the images of validation, too.
+        split = find_split(files, images, path, image, ignored="train")
         labels.images.append(LabeledImage(image, path, objects, split))
-    count_unused(files, images, labels)
+    count_unlabeled(files, images, labels)
+    apply_lists(files, images, labels)
     return labels

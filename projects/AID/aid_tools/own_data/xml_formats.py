@@ -10,8 +10,9 @@ from .files import (
     LOOKED_AT,
     Images,
     LabelFiles,
+    apply_lists,
     check_found,
-    count_unused,
+    count_unlabeled,
     find_split,
     read_xml,
     split_named,
@@ -59,7 +60,8 @@ def read_voc(files: LabelFiles, images: Images) -> Labels:
         # Some programs write a size of 0.
         size = sides if sides and all(sides) else None
         labels.images.append(LabeledImage(image, path, objects, split, size))
-    count_unused(files, images, labels)
+    count_unlabeled(files, images, labels)
+    apply_lists(files, images, labels)
     labels.classes = sorted({x.name for image in labels.images for x in image.objects})
     return labels
 
@@ -103,7 +105,7 @@ def read_cvat(files: LabelFiles, images: Images) -> Labels:
                 if subset and not split_named(subset):
                     labels.left_out[f"subset names of images ({subset}, which is no split)"] += 1
                 split = split_named(subset) or files.split_of(path)
-                image = images.find(node.attrib["name"], path, split)
+                image = images.find(files.beside(path, node.attrib["name"]), path, split)
                 found[f"{node.attrib['name']} in {path}"] = image
                 nodes.append((path, node, image, split))
     check_found(found, images)
@@ -113,6 +115,7 @@ def read_cvat(files: LabelFiles, images: Images) -> Labels:
             shapes = [_cvat_object(x, labels.left_out) for x in node if "label" in x.attrib]
         objects, split = [x for x in shapes if x], split or images.split_of(image)
         labels.images.append(LabeledImage(image, path, objects, split, size))
+    count_unlabeled(files, images, labels)
     sources = {x.name: image.source for image in labels.images for x in image.objects}
     labels.classes = same_classes({k: x for k, x in lists.items() if x}) or sorted(sources)
     for name in sorted(sources.keys() - set(labels.classes)):
