@@ -154,7 +154,7 @@ def time_steps(
     for own in dict.fromkeys(settings.values()):
         cfg = own.apply()
         cfg.TEACHER.WEIGHTS = teacher_weights
-        nets[own] = Nets(cfg, own.amp, batch[:1])
+        nets[own] = Nets(cfg, batch[:1])
         nets[own].teacher = next(iter(nets.values())).teacher
 
     def together(parts: Iterable[Callable]) -> Callable:

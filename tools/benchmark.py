@@ -3,7 +3,7 @@
 
     python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml
     python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml \\
-        --device cuda --amp --batch 8 --size 544x1826 --repeat 50 --json output/benchmark.json
+        --device cuda --batch 8 --json output/benchmark.json SOLVER.AMP.ENABLED True
     python tools/benchmark.py --config-file configs/Quickstart/faster_rcnn_R18_from_R34.yaml \\
         --size 96x320 --sweep --figure output/sweep.png AID.BACKGROUND one
     python tools/benchmark.py --config-file configs/AID/faster_rcnn_R18_from_R101.yaml --flops
@@ -49,7 +49,6 @@ def build_parser() -> ArgumentParser:
         help="ground truth boxes per image (default: %(default)s)",
     )
     add_device(parser, "cpu")
-    add("--amp", action="store_true", help="use half precision; needs a GPU")
     add("--threads", type=int, metavar="N", help="number of CPU threads (default: torch's choice)")
     add("--seed", type=int, default=0, metavar="N", help="random seed (default: %(default)s)")
     add_register(parser, "losses, rules or detectors")
@@ -101,7 +100,7 @@ def main(args: Namespace) -> None:
     for path in filter(None, (args.json, args.figure)):
         check_writable(path)
     height, width = parse_size(args.size)
-    names = ("config_file", "batch", "instances", "device", "amp", "threads", "seed", "register")
+    names = ("config_file", "batch", "instances", "device", "threads", "seed", "register")
     settings = Settings(
         height=height,
         width=width,

@@ -38,10 +38,9 @@ def build_parser() -> ArgumentParser:
     add(
         "--format",
         nargs="+",
-        choices=("trace", "script", "onnx"),
+        choices=("trace", "onnx"),
         default=["trace", "onnx"],
-        help="formats to export: TorchScript by tracing or by scripting, or ONNX (default: trace "
-        "onnx)",
+        help="formats to export: TorchScript by tracing, or ONNX (default: both)",
     )
     add(
         "--images",

@@ -76,6 +76,26 @@ def test_families_are_benchmarked(kind, config_file, benchmark, tmp_path):
     assert "measuring gradients" in page
 
 
+def test_precision_is_that_of_the_config(config_file, benchmark, tmp_path, monkeypatch):
+    seen = set()
+    forward = GeneralizedRCNN.forward
+
+    def observed(model, batch):
+        if model.training:
+            seen.add(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
+        return forward(model, batch)
+
+    monkeypatch.setattr(GeneralizedRCNN, "forward", observed)
+    path, options = tmp_path / "numbers.json", ["--no-memory", "--instances", "3"]
+    for amp, expected in ((True, torch.bfloat16), (False, False)):
+        seen.clear()
+        config = config_file(opts=["SOLVER.AMP.ENABLED", amp, "SOLVER.AMP.DTYPE", "bfloat16"])
+        page = benchmark("--config-file", config, *options, "--json", str(path))
+        name = "bfloat16" if amp else "float32"
+        assert seen == {expected} and f"{name}; torch" in page
+        assert json.loads(path.read_text())["setup"]["precision"] == name
+
+
 OWN_LOSS = """
 import torch
 from aid.modeling.losses import DISTILLATION_LOSS_REGISTRY
@@ -154,7 +174,8 @@ def test_sweep_over_sizes_batches_and_instances(config_file, benchmark, tmp_path
         (["--seconds", "nan"], "--seconds: nan is not above 0"),
         (["--device", "abacus"], "--device: 'abacus' is not one of cpu, cuda, cuda:N"),
         (["--device", "cuda:99"], "--device cuda:99: torch finds"),
-        (["--amp"], "--amp needs a GPU"),
+        (["SOLVER.AMP.ENABLED", "True"], "but --device is cpu: mixed precision needs a GPU"),
+        (["SOLVER.AMP.DTYPE", "float32"], "SOLVER.AMP.DTYPE is 'float32': choose one of float16"),
         (["--figure", "f.png"], "--figure needs the results of --sweep"),
         (["--sweep", "--figure", "f.word"], "f.word: choose one of the file extensions"),
         (["--json", "/dev/null/f.json"], "/dev/null/f.json cannot be written"),
@@ -228,7 +249,7 @@ def test_plain_net_is_detectron2_and_steps_keep_the_weights(config_file, tmp_pat
     batch = random_batch(settings, cfg)
     cfg.TEACHER.WEIGHTS = str(tmp_path / "teacher.pth")
     write_teacher_weights(cfg, batch[:1], cfg.TEACHER.WEIGHTS)
-    nets = Nets(cfg, False, batch[:1])
+    nets = Nets(cfg, batch[:1])
     assert type(nets.plain.model) is GeneralizedRCNN
     assert nets.distilled.model.teacher is nets.teacher
     for net in (nets.plain, nets.distilled):

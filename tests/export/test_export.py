@@ -9,20 +9,17 @@ import torch
 
 from aid.utils.errors import AIDError
 from aid_tools.export import (
-    FILES,
     OPSET,
     OUTPUTS,
     check_packages,
     compare_detections,
-    export,
+    exported,
     load_exported,
 )
 from aid_tools.export.comparison import SCALES
 
 KINDS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "gfl", "fcos"]
-SCRIPTABLE = ["faster_rcnn", "mask_rcnn", "retinanet"]
 CASES = [(kind, fmt) for kind in KINDS for fmt in ("trace", "onnx")]
-CASES += [(kind, "script") for kind in SCRIPTABLE]
 SECTIONS = ("ROI_HEADS", "RETINANET", "GFL", "FCOS")
 
 
@@ -49,15 +46,15 @@ def nodes_of(graph):
             yield from nodes_of(attribute.g)
 
 
-def exported(detector, kind, path):
-    export(detector, kind, noise(64, 96), str(path))
-    return load_exported(str(path), kind, threads=1)
+def content_of(detector, kind):
+    return exported(detector, kind, noise(64, 96))
 
 
 @pytest.mark.parametrize("kind, fmt", CASES)
-def test_exported_detections_equal_the_detector(kind, fmt, detector, tmp_path):
+def test_exported_detections_equal_the_detector(kind, fmt, detector):
     model = detector(kind)
-    run = exported(model, fmt, tmp_path / FILES[fmt])
+    content = content_of(model, fmt)
+    run = load_exported(content, fmt, threads=1)
     # Sizes other than that of the export, upright, and not divisible by the strides.
     images = [noise(64, 96, seed=1), noise(128, 80), noise(65, 99)]
     difference = compare_detections(run, model, images, fmt)
@@ -67,7 +64,7 @@ def test_exported_detections_equal_the_detector(kind, fmt, detector, tmp_path):
     assert ("masks" in difference.largest) == (kind == "mask_rcnn")
     assert difference.largest.get("masks", 0) <= (1e-5 if fmt == "onnx" else 0)
     if fmt == "onnx":  # other engines, such as TensorRT, have the standard operators only
-        file = onnx.load(tmp_path / FILES[fmt])
+        file = onnx.load_from_string(content)
         assert [(x.domain, x.version) for x in file.opset_import] == [("", OPSET)]
         nodes = list(nodes_of(file.graph))
         assert {node.domain for node in nodes} == {""}
@@ -82,25 +79,19 @@ def test_exported_detections_equal_the_detector(kind, fmt, detector, tmp_path):
 # With a mask head and without one, and the functions that all dense detectors share.
 @pytest.mark.parametrize(
     "kind, fmt",
-    [("faster_rcnn", "onnx"), ("mask_rcnn", "onnx"), ("mask_rcnn", "script"), ("gfl", "onnx")],
+    [("faster_rcnn", "onnx"), ("mask_rcnn", "onnx"), ("mask_rcnn", "trace"), ("gfl", "onnx")],
 )
-def test_exported_file_without_detections_returns_empty_tensors(kind, fmt, detector, tmp_path):
-    run = exported(detector(kind, threshold=1.1), fmt, tmp_path / FILES[fmt])
-    outputs = run(noise(80, 96))
+def test_exported_file_without_detections_returns_empty_tensors(kind, fmt, detector):
+    content = content_of(detector(kind, threshold=1.1), fmt)
+    outputs = load_exported(content, fmt, threads=1)(noise(80, 96))
     assert [len(x) for x in outputs] == [0] * (4 if kind == "mask_rcnn" else 3)
     assert outputs[0].shape == (0, 4)
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - set(SCRIPTABLE)))
-def test_scripting_of_unsupported_detectors_is_refused(kind, detector, tmp_path):
-    with pytest.raises(AIDError, match="cannot be scripted.*choose trace or onnx"):
-        export(detector(kind), "script", noise(64, 96), str(tmp_path / "model"))
-
-
-@pytest.mark.parametrize("fmt", ["trace", "script"])
-def test_torchscript_runs_without_detectron2(fmt, detector, tmp_path):
+def test_torchscript_runs_without_detectron2(detector, tmp_path):
     path, image = tmp_path / "model.pt", noise(64, 96)
-    expected = exported(detector("faster_rcnn"), fmt, path)(image)
+    path.write_bytes(content_of(detector("faster_rcnn"), "trace"))
+    expected = load_exported(path.read_bytes(), "trace", threads=1)(image)
     torch.save(image, tmp_path / "image.pt")
     program = (
         "import sys, torch, torchvision\n"
@@ -115,6 +106,6 @@ def test_torchscript_runs_without_detectron2(fmt, detector, tmp_path):
 
 def test_missing_package_is_reported_before_the_export(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    check_packages(["trace", "script"])
+    check_packages(["trace"])
     with pytest.raises(AIDError, match="needs onnxruntime"):
         check_packages(["trace", "onnx"])

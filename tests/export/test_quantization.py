@@ -14,7 +14,7 @@ from aid_tools.export import (
     average_precision,
     check_drop,
     deployed,
-    export,
+    exported,
     load_exported,
     quantized,
 )
@@ -28,9 +28,10 @@ def noise(*size, seed=0):
 
 
 def test_convolutions_are_quantized_and_boxes_are_not(tiny_model, tmp_path):
-    path = str(tmp_path / "model.onnx")
-    export(tiny_model("mask_rcnn", SENSITIVE, seed=2), "onnx", noise(64, 96), path)
-    content = quantized(path, [noise(64, 96, seed=1), noise(96, 64, seed=2)])
+    path = tmp_path / "model.onnx"
+    detector = tiny_model("mask_rcnn", SENSITIVE, seed=2)
+    path.write_bytes(exported(detector, "onnx", noise(64, 96)))
+    content = quantized(str(path), [noise(64, 96, seed=1), noise(96, 64, seed=2)])
     model = onnx.load_from_string(content)
     assert [(x.domain, x.version) for x in model.opset_import] == [("", 17)]
     nodes = model.graph.node

@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,18 +54,16 @@ def call(load_script, tmp_path, capsys):
 
 
 def test_student_and_teacher_are_exported_and_measured(student, call, tmp_path):
-    assert call(*student, "--format", "trace", "script", "onnx") == (0, [])
+    assert call(*student) == (0, [])
     actual = json.loads((tmp_path / "out/export.json").read_text())
-    names = ["teacher", "student", "TorchScript, traced", "TorchScript, scripted", "ONNX"]
+    names = ["teacher", "student", "TorchScript", "ONNX"]
     assert [row["name"] for row in actual["rows"]] == names
     teacher, *students = actual["rows"]
     assert len({row["parameters"] for row in students}) == 1
     saved = torch.load(tmp_path / "faster_rcnn_teacher.pth")["model"]
     number = sum(v.numel() for k, v in saved.items() if "running" not in k and "num_b" not in k)
     assert teacher["parameters"] * 1e6 == pytest.approx(number)
-    for row, name in zip(
-        students[1:], ("model_traced.pt", "model_scripted.pt", "model.onnx"), strict=True
-    ):
+    for row, name in zip(students[1:], ("model_traced.pt", "model.onnx"), strict=True):
         assert row["megabytes"] * 1e6 == (tmp_path / "out" / name).stat().st_size
         assert row["difference"]["detections"] > 100
     assert all(row["milliseconds"] > 0 for row in actual["rows"])
@@ -78,7 +77,7 @@ def test_student_and_teacher_are_exported_and_measured(student, call, tmp_path):
     assert ", threads: 1" in page and all(f"| {name} " in page for name in names)
 
 
-def test_file_with_other_detections_is_removed(student, call, tmp_path, monkeypatch):
+def test_file_with_other_detections_is_not_written(student, call, tmp_path, monkeypatch):
     load = tool.load_exported
 
     def shifted(*args):
@@ -87,10 +86,22 @@ def test_file_with_other_detections_is_removed(student, call, tmp_path, monkeypa
 
     monkeypatch.setattr(tool, "load_exported", shifted)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/contract.json").write_text("of an earlier export")
+    for name in ("contract.json", "model_traced.pt", "export.md", "export.json"):
+        (tmp_path / "out" / name).write_text("of an earlier export")
     status, errors = call(*student, "--no-teacher", "--format", "trace")
     assert status == 2 and "boxes differ from the detector's by 1" in errors[0]
-    assert not list((tmp_path / "out").iterdir())
+    (contract,) = (tmp_path / "out").iterdir()  # of this detector
+    assert json.loads(contract.read_text())["classes"][0] == {"id": 0, "name": "Car"}
+
+
+def test_file_of_an_interrupted_comparison_is_not_written(student, call, tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool, "compare_detections", interrupted)
+    with suppress(KeyboardInterrupt):
+        call(*student, "--no-teacher", "--format", "trace")
+    assert [x.name for x in (tmp_path / "out").iterdir()] == ["contract.json"]
 
 
 def test_missing_teacher_has_no_row(student, call, tmp_path):
@@ -98,7 +109,7 @@ def test_missing_teacher_has_no_row(student, call, tmp_path):
     (tmp_path / "faster_rcnn_teacher.pth").unlink()
     assert call(*student, "--format", "trace") == (0, [])
     rows = json.loads((tmp_path / "out/export.json").read_text())["rows"]
-    assert [row["name"] for row in rows] == ["detector", "TorchScript, traced"]
+    assert [row["name"] for row in rows] == ["detector", "TorchScript"]
 
 
 def test_unreadable_images_are_reported(student, call, tmp_path):
@@ -114,13 +125,13 @@ def test_unreadable_images_are_reported(student, call, tmp_path):
     assert status == 2 and "add --register FILE, or --images IMAGE" in errors[0]
 
 
-@pytest.mark.parametrize("fmt", ["script", "onnx"])
+@pytest.mark.parametrize("fmt", ["trace", "onnx"])
 def test_files_are_written_atomically(fmt, student, call, file_limit, tmp_path):
     """TorchScript would abort the process on a full disk."""
     with file_limit(20_000):
         status, errors = call(*student, "--no-teacher", "--format", fmt)
     assert status == 2 and errors[0].endswith("out cannot be written: File too large")
-    assert not list((tmp_path / "out").iterdir())
+    assert [x.name for x in (tmp_path / "out").iterdir()] == ["contract.json"]
 
 
 @pytest.fixture
@@ -199,7 +210,7 @@ def test_rows_beside_baselines_are_named_by_their_folders(student, call, tmp_pat
     options = ["--config-file", ".", "--format", "trace", "--baselines", "../student"]
     assert call(*options) == (0, [])
     rows = json.loads((tmp_path / "out/export.json").read_text())["rows"]
-    assert [row["name"] for row in rows] == ["teacher", "student", "aid", "TorchScript, traced"]
+    assert [row["name"] for row in rows] == ["teacher", "student", "aid", "TorchScript"]
 
 
 def test_baselines_of_other_classes_are_refused(student, labeled, call, tmp_path):
@@ -227,12 +238,13 @@ def test_int8_file_with_a_low_ap_is_not_kept(student, labeled, call, tmp_path, m
     assert not (tmp_path / "out/model_int8.onnx").exists()
 
 
-def test_files_of_an_earlier_export_do_not_stay(call, tmp_path):
+@pytest.mark.parametrize("name", ["model_int8.onnx", "model_scripted.pt"])
+def test_files_of_an_earlier_export_do_not_stay(name, call, tmp_path):
     (tmp_path / "out").mkdir()
-    for name in ("model_traced.pt", "model_int8.onnx"):
-        (tmp_path / "out" / name).write_text("")
+    for file in ("model_traced.pt", name):
+        (tmp_path / "out" / file).write_text("")
     status, errors = call("--config-file", str(tmp_path), "--format", "trace", "onnx")
-    assert status == 2 and "out holds model_int8.onnx of another export: remove it" in errors[0]
+    assert status == 2 and f"out holds {name} of another export: remove it" in errors[0]
 
 
 @pytest.mark.parametrize(

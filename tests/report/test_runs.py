@@ -6,10 +6,12 @@ import os
 import shutil
 
 import pytest
+import torch
 from detectron2.data import MetadataCatalog
 
 from aid.config import load_config
 from aid.utils.errors import AIDError
+from aid_tools.report.page import OPTIONAL, write_report
 from aid_tools.report.pairs import choose, differences, settings_of
 from aid_tools.report.runs import Run, load_run, load_runs, read_metrics, roles
 
@@ -234,3 +236,15 @@ def test_run_without_test_sets_is_refused(folder):
     actual = folder('{"iteration": 19, "time": 0.5}', ["DATASETS.TEST", ()])
     with pytest.raises(AIDError, match="DATASETS.TEST is empty, .* --resume DATASETS.TEST"):
         load_run(actual)
+
+
+def test_files_of_an_earlier_report_do_not_stay(toy_dataset, tiny_config, tiny_model, tmp_path):
+    cfg = load_config(tiny_config("faster_rcnn", ["DATASETS.TEST", (toy_dataset,)]))
+    torch.save({"model": tiny_model("faster_rcnn").state_dict()}, tmp_path / "model_final.pth")
+    plain = Run(str(tmp_path), cfg, [{"iteration": 1, "bbox/AP": 20.0, "bbox/AP50": 30.0}])
+    folder = tmp_path / "report"
+    folder.mkdir()
+    for name in OPTIONAL:
+        (folder / name).touch()
+    write_report([plain], str(folder), num_images=1, num_train=1, threshold=0.5)
+    assert (folder / "report.md").exists() and not {*os.listdir(folder)} & {*OPTIONAL}

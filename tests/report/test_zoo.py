@@ -134,10 +134,12 @@ def test_memory_is_read_from_the_log(zoo, run):
 
 def test_differences_from_the_current_config_are_listed(zoo, run):
     opts = ["DISTILLATION.WEIGHT", 2.0, "SOLVER.BASE_LR", 0.5, "SEED", 7, "VIS_PERIOD", 3]
+    opts += ["TEACHER.WEIGHTS", "elsewhere.pth", "TEACHER.PRECISION", "bfloat16"]
     zoo.add(run(STUDENT, 15.0, opts))
     zoo.fill()
     (row,) = (x for x in (zoo.root / "MODEL_ZOO.md").read_text().splitlines() if "json" in x)
-    assert ".yaml), with DISTILLATION.WEIGHT 2.0, SOLVER.BASE_LR 0.5 |" in row
+    changed = "DISTILLATION.WEIGHT 2.0, SOLVER.BASE_LR 0.5, TEACHER.PRECISION bfloat16"
+    assert f".yaml), with {changed} |" in row
 
 
 def test_config_and_plain_student_can_be_given(zoo, run):

@@ -12,7 +12,7 @@ from detectron2.utils.analysis import FlopCountAnalysis
 from torch import nn
 from tqdm import tqdm
 
-__all__ = ["Cost", "count_gflops", "latencies", "measure_costs"]
+__all__ = ["Cost", "count_gflops", "latencies", "measure_costs", "num_parameters"]
 
 # Untimed runs; TorchScript optimizes during the first ones.
 WARM_UP = 5
@@ -31,6 +31,11 @@ class Cost:
     parameters: float
     gflops: float
     seconds: float
+
+
+def num_parameters(detector: nn.Module) -> float:
+    """Number of parameters, in millions."""
+    return sum(x.numel() for x in detector.parameters()) / 1e6
 
 
 def count_gflops(model: nn.Module, sample: dict) -> float:
@@ -56,7 +61,7 @@ def measure_costs(detectors: list[nn.Module], samples: list[list[dict]]) -> list
     runs = [partial(_detect, x, cycle(y)) for x, y in zip(detectors, samples, strict=True)]
     times = latencies(runs, len(samples[0]))
     return [
-        Cost(sum(p.numel() for p in x.parameters()) / 1e6, count_gflops(x, y[0]), ms / 1000)
+        Cost(num_parameters(x), count_gflops(x, y[0]), ms / 1000)
         for x, y, ms in zip(detectors, samples, times, strict=True)
     ]
 

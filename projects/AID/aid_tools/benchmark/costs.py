@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 from aid.modeling.meta_arch import plain_architecture
 from aid.modeling.teacher import load_teacher_config
 
-from ..cost import count_gflops
+from ..cost import count_gflops, num_parameters
 from .inputs import random_batch
 from .nets import random_detector
 from .settings import Settings
@@ -41,5 +41,7 @@ def _count(cfg: CfgNode, sample: list[dict]) -> dict[str, float]:
     cfg.MODEL.META_ARCHITECTURE = plain_architecture(cfg.MODEL.META_ARCHITECTURE)
     cfg.MODEL.RPN.NMS_THRESH = 1.0
     detector = random_detector(cfg, sample).eval()
-    parameters = sum(x.numel() for x in detector.parameters())
-    return {"parameters": parameters / 1e6, "gflops": count_gflops(detector, sample[0])}
+    return {
+        "parameters": num_parameters(detector),
+        "gflops": count_gflops(detector, sample[0]),
+    }

@@ -17,7 +17,7 @@ from .inputs import random_batch
 from .memory import can_measure, measure_memory
 from .nets import Nets, num_bytes, write_teacher_weights
 from .results import TEACHER_WEIGHTS, Results
-from .settings import Settings
+from .settings import Settings, precision_of
 from .sweep import Sweep, measure_sweeps
 from .timing import MIN_ROUNDS, as_in_training, time_rounds
 
@@ -56,7 +56,7 @@ def measure_sweep(settings: Settings, *, repeat: int, seconds: float | None = No
     """Run :func:`~aid_tools.benchmark.sweep.measure_sweeps`; raises as :func:`measure`."""
     _check_rounds(repeat, seconds)
     with random_teacher(settings) as (cfg, batch):
-        nets = Nets(cfg, settings.amp, batch[:1])
+        nets = Nets(cfg, batch[:1])
         return measure_sweeps(settings, nets, repeat=repeat, seconds=seconds)
 
 
@@ -64,7 +64,7 @@ def _time(
     cfg: CfgNode, settings: Settings, batch: list[dict], repeat: int, seconds: float | None
 ) -> tuple[list[dict[str, float]], tuple[str, ...], int]:
     """Return rounds, names of the distillation losses and bytes of the teacher's weights."""
-    nets = Nets(cfg, settings.amp, batch[:1])
+    nets = Nets(cfg, batch[:1])
     cases = make_cases(nets, batch)
     rounds = time_rounds(cases, nets.device, seed=settings.seed, repeat=repeat, seconds=seconds)
     losses = tuple(nets.distilled.model.distillation["losses"])
@@ -73,8 +73,17 @@ def _time(
 
 @contextmanager
 def random_teacher(settings: Settings) -> Iterator[tuple[CfgNode, list[dict]]]:
-    """Yield the student's config, with a temporary file of the teacher's weights, and its input."""
+    """Yield the student's config, with a temporary file of the teacher's weights, and its input.
+
+    Raises:
+        AIDError: see :meth:`Settings.apply`; or the device lacks the config's precision, or memory.
+    """
     cfg = settings.apply()
+    if precision_of(cfg) == torch.float16 and torch.device(settings.device).type == "cpu":
+        raise AIDError(
+            "SOLVER.AMP.ENABLED is on, but --device is cpu: mixed precision needs a GPU, or "
+            "SOLVER.AMP.DTYPE bfloat16"
+        )
     batch = random_batch(settings, cfg)
     with TemporaryDirectory() as folder:
         cfg.TEACHER.WEIGHTS = os.path.join(folder, "teacher.pth")

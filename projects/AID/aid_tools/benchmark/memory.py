@@ -77,7 +77,7 @@ def _send(settings: Settings, teacher_weights: str, name: str, pipe: Connection)
     device = torch.device(cfg.MODEL.DEVICE)
     batch = random_batch(settings, cfg)
     with as_in_training(device):
-        peak = _peak(name, Nets(cfg, settings.amp, batch[:1]), batch, settings.seed)
+        peak = _peak(name, Nets(cfg, batch[:1]), batch, settings.seed)
     gc.collect()
     return_freed_memory()
     left = torch.cuda.memory_allocated(device) if device.type == "cuda" else _resident("VmRSS")

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from aid.engine.optimizer import build_optimizer
 from aid.modeling.build import build_detector
 from aid.modeling.meta_arch import plain_architecture
+from aid.modeling.placement import autocast
 from aid.modeling.teacher import Teacher, build_teacher, load_teacher_config
+
+from .settings import precision_of
 
 __all__ = ["Nets", "Trainee", "num_bytes", "write_teacher_weights"]
 
@@ -24,12 +27,12 @@ class Trainee:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    amp: bool
+    precision: torch.dtype
 
     def __post_init__(self):
         # With an initial scale of 1 no gradient overflows, so that no step is skipped.
         self._scaler = torch.amp.GradScaler(
-            self.model.device.type, init_scale=1.0, enabled=self.amp
+            self.model.device.type, init_scale=1.0, enabled=self.precision == torch.float16
         )
         for parameter in self.model.parameters():
             if parameter.requires_grad:
@@ -39,7 +42,7 @@ class Trainee:
 
     def step(self, batch: list[dict]) -> None:
         """Run one step of Detectron2's training loop: forward, backward, optimizer."""
-        with torch.autocast(self.model.device.type, enabled=self.amp):
+        with autocast(self.model.device, self.precision):
             total = sum(self.model(batch).values())
         self.optimizer.zero_grad()
         self._scaler.scale(total).backward()
@@ -53,16 +56,15 @@ class Nets:
     A process that measures memory thus builds only the networks of its case.
     """
 
-    def __init__(self, cfg: CfgNode, amp: bool, sample: list[dict]):
+    def __init__(self, cfg: CfgNode, sample: list[dict]):
         """
         Args:
             cfg: the student's config; TEACHER.WEIGHTS is a file of :func:`write_teacher_weights`.
-            amp: whether to use half precision.
             sample: images for the statistics of the norm layers.
         """
         self.cfg = cfg
-        self.amp = amp
         self.device = torch.device(cfg.MODEL.DEVICE)
+        self.precision = precision_of(cfg)
         self._sample = sample
 
     @cached_property
@@ -71,7 +73,7 @@ class Nets:
         cfg = self.cfg.clone()
         cfg.MODEL.META_ARCHITECTURE = plain_architecture(cfg.MODEL.META_ARCHITECTURE)
         model = random_detector(cfg, self._sample).train()
-        return Trainee(model, build_optimizer(cfg, model), self.amp)
+        return Trainee(model, build_optimizer(cfg, model), self.precision)
 
     @cached_property
     def distilled(self) -> Trainee:
@@ -83,7 +85,7 @@ class Nets:
             # As after one measurement, with a factor of 1: the initial factor of 0 is not typical.
             model.balance.num_measured.fill_(1)
             model.balance.log_quotient.fill_(-math.log(model.balance.ratio))
-        return Trainee(model, build_optimizer(self.cfg, model), self.amp)
+        return Trainee(model, build_optimizer(self.cfg, model), self.precision)
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -91,7 +93,7 @@ class Nets:
 
     def autocast(self) -> AbstractContextManager:
         """Autocast context of a forward pass in training."""
-        return torch.autocast(self.device.type, enabled=self.amp)
+        return autocast(self.device, self.precision)
 
 
 def write_teacher_weights(cfg: CfgNode, sample: list[dict], path: str) -> None:

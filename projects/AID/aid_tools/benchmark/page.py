@@ -114,9 +114,8 @@ def _setting(settings: Settings) -> str:
     return (
         f"{settings.config_file} {' '.join(settings.opts)}".strip()
         + f": {counted(settings.batch, 'image')} of {settings.height}x{settings.width}, "
-        f"{counted(settings.instances, 'instance')} each; {where}"
-        + (", AMP" if settings.amp else "")
-        + f"; torch {facts['torch']}"
+        f"{counted(settings.instances, 'instance')} each; {where}, {facts['precision']}; "
+        f"torch {facts['torch']}"
     )
 
 

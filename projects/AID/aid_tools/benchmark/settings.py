@@ -9,12 +9,13 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from aid.config import load_config
 from aid.data.register import register_from_file
 from aid.modeling.meta_arch import DistillationMixin
+from aid.modeling.placement import dtype_named
 from aid.modeling.teacher_keys import DETECTOR, teacher_kinds
 from aid.modeling.weighting import build_weighting
 from aid.utils.errors import AIDError
 from aid.utils.text import counted
 
-__all__ = ["Settings", "parse_size"]
+__all__ = ["Settings", "parse_size", "precision_of"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,6 @@ class Settings:
         batch: images per step.
         instances: ground truth boxes per image.
         device: "cpu", "cuda" or "cuda:N".
-        amp: whether to use half precision, as with SOLVER.AMP.
         threads: number of CPU threads of torch; None for torch's default.
         seed: seed of images, boxes and weights.
         register: Python file that registers losses, rules or detectors.
@@ -42,7 +42,6 @@ class Settings:
     batch: int = 2
     instances: int = 10
     device: str = "cpu"
-    amp: bool = False
     threads: int | None = None
     seed: int = 0
     register: str | None = None
@@ -69,8 +68,6 @@ class Settings:
                 f"--device {self.device}: torch finds "
                 f"{counted(torch.cuda.device_count(), 'GPU')}: choose another device, such as cpu"
             )
-        if self.amp and device.type == "cpu":
-            raise AIDError("--amp needs a GPU, as SOLVER.AMP does: add --device cuda")
 
     def apply(self) -> CfgNode:
         """Set torch's threads, run the file to register, and load the config.
@@ -125,12 +122,24 @@ class Settings:
     def as_dict(self) -> dict:
         """Content of the JSON file: the settings, and versions and device of the measurement."""
         is_gpu = torch.device(self.device).type == "cuda"
+        precision = precision_of(load_config(self.config_file, list(self.opts)))
         return {
             **asdict(self),
+            "precision": str(precision).removeprefix("torch."),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "gpu": torch.cuda.get_device_name(self.device) if is_gpu else None,
         }
+
+
+def precision_of(cfg: CfgNode) -> torch.dtype:
+    """Precision of the student's forward pass in training; float32 without SOLVER.AMP.
+
+    Raises:
+        AIDError: SOLVER.AMP.DTYPE is neither float16 nor bfloat16.
+    """
+    dtype = dtype_named("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, ("float16", "bfloat16"))
+    return dtype if cfg.SOLVER.AMP.ENABLED else torch.float32
 
 
 def parse_size(text: str) -> tuple[int, int]:

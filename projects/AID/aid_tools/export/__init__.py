@@ -3,8 +3,8 @@
 from .accuracy import average_precision, check_drop
 from .comparison import compare_detections
 from .deployed import OUTPUTS, deployed
-from .formats import FILES, OPSET, TITLES, check_packages, export, load_exported
-from .measure import Row, num_parameters, size_of_weights, table
+from .formats import FILES, OPSET, TITLES, check_packages, exported, load_exported
+from .measure import Row, size_of_weights, table
 from .quantization import quantized
 
 __all__ = [
@@ -18,9 +18,8 @@ __all__ = [
     "check_packages",
     "compare_detections",
     "deployed",
-    "export",
+    "exported",
     "load_exported",
-    "num_parameters",
     "quantized",
     "size_of_weights",
     "table",

@@ -1,10 +1,11 @@
-"""Wrapper of a detector for tracing and scripting, from one image to tensors.
+"""Wrapper of a detector for tracing, from one image to tensors.
 
 Shape letters: (H, W) size of the image, D detections, M side of a mask.
 """
 
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from aid.utils.errors import AIDError
@@ -21,35 +22,27 @@ class _Deployed(nn.Module):
         self.detector = detector
         self.eval()  # the ONNX exporter sets all modules to the mode of the outermost one
 
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        result = self.detect([{"image": image}])[0]
+        result.pred_boxes.clip(result.image_size)
+        keep = result.pred_boxes.nonempty()
+        masks = [result.pred_masks[keep]] if result.has("pred_masks") else []
+        boxes = result.pred_boxes.tensor[keep]
+        return boxes, result.scores[keep], result.pred_classes[keep], *masks
+
 
 class _DeployedRCNN(_Deployed):
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        result = self.detector.inference([{"image": image}], do_postprocess=False)[0]
-        result.pred_boxes.clip(result.image_size)
-        keep = result.pred_boxes.nonempty()
-        return result.pred_boxes.tensor[keep], result.scores[keep], result.pred_classes[keep]
-
-
-class _DeployedMaskRCNN(_Deployed):
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        result = self.detector.inference([{"image": image}], do_postprocess=False)[0]
-        result.pred_boxes.clip(result.image_size)
-        keep = result.pred_boxes.nonempty()
-        boxes, masks = result.pred_boxes.tensor[keep], result.pred_masks[keep]
-        return boxes, result.scores[keep], result.pred_classes[keep], masks
+    def detect(self, batch: list[dict]) -> list[Instances]:
+        return self.detector.inference(batch, do_postprocess=False)
 
 
 class _DeployedDense(_Deployed):
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # The return type of Detectron2's forward depends on whether it is scripted.
-        images = self.detector.preprocess_image([{"image": image}])
+    def detect(self, batch: list[dict]) -> list[Instances]:
+        # As Detectron2's forward, which would also rescale the boxes to the original size.
+        images = self.detector.preprocess_image(batch)
         maps = self.detector.backbone(images.tensor)
         features = [maps[level] for level in self.detector.head_in_features]
-        predictions = self.detector.head(features)
-        result = self.detector.forward_inference(images, features, predictions)[0]
-        result.pred_boxes.clip(result.image_size)
-        keep = result.pred_boxes.nonempty()
-        return result.pred_boxes.tensor[keep], result.scores[keep], result.pred_classes[keep]
+        return self.detector.forward_inference(images, features, self.detector.head(features))
 
 
 def deployed(detector: nn.Module) -> nn.Module:
@@ -66,8 +59,7 @@ def deployed(detector: nn.Module) -> nn.Module:
     if isinstance(detector, GeneralizedRCNN):
         if getattr(detector.roi_heads, "keypoint_on", False):
             raise AIDError("detectors with keypoints are not exported: set MODEL.KEYPOINT_ON False")
-        has_masks = getattr(detector.roi_heads, "mask_on", False)
-        return _DeployedMaskRCNN(detector) if has_masks else _DeployedRCNN(detector)
+        return _DeployedRCNN(detector)
     if isinstance(detector, DenseDetector):
         return _DeployedDense(detector)
     raise AIDError(

@@ -8,28 +8,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from detectron2.export import TracingAdapter, scripting_with_instances
-from detectron2.modeling import GeneralizedRCNN
-from detectron2.structures import Boxes
+from detectron2.export import TracingAdapter
 from torch import Tensor, nn
-from torch.jit.frontend import FrontendError
 
 from aid.utils.errors import AIDError
-from aid.utils.files import whole_file
 
 from .deployed import OUTPUTS, deployed
 
-__all__ = ["FILES", "INT8", "OPSET", "TITLES", "check_packages", "export", "load_exported"]
+__all__ = ["FILES", "INT8", "OPSET", "TITLES", "check_packages", "exported", "load_exported"]
 
 # File names and titles by format.
-FILES = {"trace": "model_traced.pt", "script": "model_scripted.pt", "onnx": "model.onnx"}
+FILES = {"trace": "model_traced.pt", "onnx": "model.onnx"}
 INT8 = "model_int8.onnx"
-TITLES = {"trace": "TorchScript, traced", "script": "TorchScript, scripted", "onnx": "ONNX"}
+TITLES = {"trace": "TorchScript", "onnx": "ONNX"}
 # Newest version that torch's exporter of traces writes without conversion.
 OPSET = 17
-# Fields of Detectron2's Instances, which scripting must know in advance.
-FIELDS = {"pred_boxes": Boxes, "scores": Tensor, "pred_classes": Tensor}
-RCNN_FIELDS = {"proposal_boxes": Boxes, "objectness_logits": Tensor}
 
 
 def check_packages(kinds: list[str]) -> None:
@@ -44,39 +37,31 @@ def check_packages(kinds: list[str]) -> None:
         except ImportError as error:
             raise AIDError(
                 f"--format onnx needs {package}, which cannot be imported ({error}): "
-                "pip install -e '.[export]' in the repository, or choose trace or script"
+                "pip install -e '.[export]' in the repository, or choose trace"
             ) from error
 
 
-def export(detector: nn.Module, kind: str, image: Tensor, path: str) -> None:
-    """Write the detector to a file, for images of any size.
+def exported(detector: nn.Module, kind: str, image: Tensor) -> bytes:
+    """Export a detector, for images of any size.
 
     Args:
         detector: detector in eval mode, on the CPU.
         kind: format, a key of :data:`FILES`.
         image: example input, see :func:`~aid_tools.export.deployed.deployed`.
-        path: path of the file.
+
+    Returns:
+        Content of the file.
 
     Raises:
-        AIDError: the detector cannot be exported to this format.
+        AIDError: see :func:`~aid_tools.export.deployed.deployed`.
     """
-    content = _exported(deployed(detector), kind, image)
-    with whole_file(path) as f:
-        f.write(content)
-
-
-def _exported(module: nn.Module, kind: str, image: Tensor) -> memoryview:
-    """Content of the file. In memory, since torch aborts the process if the disk is full."""
-    content = io.BytesIO()
+    content = io.BytesIO()  # torch would abort the process if a disk were full
     with _without_warnings(), torch.no_grad():
-        if kind == "script":
-            torch.jit.save(_script(module), content)
-            return content.getbuffer()
         # Detectron2's adapter records len() of a tensor in the trace.
-        adapter = TracingAdapter(module, image).eval()
+        adapter = TracingAdapter(deployed(detector), image).eval()
         if kind == "trace":
             torch.jit.save(torch.jit.trace(adapter, (image,), check_trace=False), content)
-            return content.getbuffer()
+            return content.getvalue()
         names = list(OUTPUTS[: len(adapter(image))])
         torch.onnx.export(
             adapter,
@@ -91,32 +76,16 @@ def _exported(module: nn.Module, kind: str, image: Tensor) -> memoryview:
                 **{name: {0: "detections"} for name in names},
             },
         )
-    return content.getbuffer()
-
-
-def _script(module: nn.Module) -> torch.jit.ScriptModule:
-    fields = dict(FIELDS)
-    if isinstance(module.detector, GeneralizedRCNN):
-        fields |= RCNN_FIELDS
-        if module.detector.roi_heads.mask_on:
-            fields["pred_masks"] = Tensor
-    try:
-        return scripting_with_instances(module, fields)
-    except (FrontendError, RuntimeError) as error:
-        reason = next(x for x in str(error).splitlines() if x.strip())
-        raise AIDError(
-            f"{type(module.detector).__name__} cannot be scripted, TorchScript does not support "
-            f"its code ({reason.strip()[:100]}): choose trace or onnx"
-        ) from error
+    return content.getvalue()
 
 
 def load_exported(
-    path: str | bytes, kind: str, threads: int
+    content: bytes, kind: str, threads: int
 ) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Load a file written by :func:`export`.
+    """Load the result of :func:`exported`.
 
     Args:
-        path, kind: path and format, see :func:`export`; of an ONNX file also the content.
+        content, kind: content and format of the file.
         threads: number of threads of ONNX Runtime; TorchScript uses torch's setting.
 
     Returns:
@@ -124,12 +93,12 @@ def load_exported(
     """
     if kind != "onnx":
         with _without_warnings():
-            return torch.jit.load(path)
+            return torch.jit.load(io.BytesIO(content))
     import onnxruntime  # optional dependency
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda image: tuple(map(torch.from_numpy, session.run(None, {"image": image.numpy()})))
 
 

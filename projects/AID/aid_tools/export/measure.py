@@ -12,7 +12,7 @@ from torch import nn
 from ..text import markdown_cell
 from .comparison import Difference
 
-__all__ = ["Row", "num_parameters", "size_of_weights", "table"]
+__all__ = ["Row", "size_of_weights", "table"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,6 @@ class Row:
     ap: dict[str, float] | None = None
     gflops: float | None = None
     pixels: str = ""
-
-
-def num_parameters(detector: nn.Module) -> float:
-    """Number of parameters, in millions."""
-    return sum(p.numel() for p in detector.parameters()) / 1e6
 
 
 def size_of_weights(detector: nn.Module) -> float:

@@ -4,10 +4,10 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,15 +26,15 @@ from aid.modeling.teacher_keys import DETECTOR, teacher_kinds
 from aid.utils.errors import AIDError, check_not_negative
 from aid.utils.files import whole_file, write_text
 
-from ..cost import count_gflops, latencies
+from ..cost import count_gflops, latencies, num_parameters
 from ..files import write_json
 from ..prediction import Source, find_sources, read_frames
 from .accuracy import average_precision, check_drop
 from .comparison import TOLERANCE, compare_detections
 from .contract import contract
 from .deployed import deployed
-from .formats import FILES, INT8, TITLES, export, load_exported
-from .measure import Row, num_parameters, size_of_weights, table
+from .formats import FILES, INT8, TITLES, exported, load_exported
+from .measure import Row, size_of_weights, table
 from .quantization import quantized
 
 __all__ = ["check_int8", "check_labels", "check_output", "export_and_compare"]
@@ -42,6 +42,8 @@ __all__ = ["check_int8", "check_labels", "check_output", "export_and_compare"]
 # Largest number of images whose activations set the scales of INT8, as --help says.
 MAX_CALIBRATION = 200
 CONTRACT = "contract.json"
+# Written by earlier versions.
+SCRIPTED = "model_scripted.pt"
 
 
 @dataclass
@@ -95,7 +97,7 @@ def check_output(args: Namespace) -> None:
         AIDError: it has one that this call does not replace.
     """
     written = {FILES[kind] for kind in args.format} | ({INT8} if args.int8 else set())
-    for name in {*FILES.values(), INT8} - written:
+    for name in {*FILES.values(), INT8, SCRIPTED} - written:
         if os.path.exists(os.path.join(args.output, name)):
             raise AIDError(
                 f"--output {args.output} holds {name} of another export: remove it, or choose "
@@ -149,13 +151,14 @@ def export_and_compare(
     own = _eager(name, detector, cfg, pictures[0])
     for folder, baseline in zip(args.baselines, baselines, strict=True):
         forms.append(_eager(_folder_name(folder), baseline.model, baseline.cfg, pictures[0]))
-    for name in (*FILES.values(), INT8, CONTRACT):  # of an earlier export, if this one fails
-        with suppress(FileNotFoundError):
-            os.remove(os.path.join(args.output, name))
+    # Of an earlier export, if this one fails.
+    for file in (*FILES.values(), INT8, CONTRACT, "export.md", "export.json"):
+        Path(args.output, file).unlink(missing_ok=True)
+    # First, so that no model is without it if a later one fails.
+    write_json(os.path.join(args.output, CONTRACT), contract(predictor))
     files = {
         kind: _export(kind, own, detector, images, args) for kind in dict.fromkeys(args.format)
     }
-    write_json(os.path.join(args.output, CONTRACT), contract(predictor))
     if args.int8:
         files["int8"] = _quantize(files["onnx"], images[0], args)
     forms += [own, *files.values()]
@@ -185,16 +188,14 @@ def _folder_name(path: str) -> str:
 def _export(
     kind: str, own: _Form, detector: nn.Module, images: list[torch.Tensor], args: Namespace
 ) -> _Form:
-    """Write a file of the detector, whose form is ``own``, and compare it."""
+    """Compare an export of the detector, whose form is ``own``, and only then write its file."""
     path = os.path.join(args.output, FILES[kind])
-    export(detector, kind, images[0], path)
-    run = load_exported(path, kind, args.threads)
-    try:
-        difference = compare_detections(run, detector, images, path)
-    except AIDError:
-        os.remove(path)  # leave no file behind that failed the comparison
-        raise
-    size = os.path.getsize(path) / 1e6
+    content = exported(detector, kind, images[0])
+    run = load_exported(content, kind, args.threads)
+    difference = compare_detections(run, detector, images, path)
+    with whole_file(path) as f:
+        f.write(content)
+    size = len(content) / 1e6
     row = replace(own.row, name=TITLES[kind], megabytes=size, difference=difference)
     return _Form(row, run, partial(run, images[0]), own.cfg)
 

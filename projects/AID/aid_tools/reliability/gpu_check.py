@@ -33,7 +33,6 @@ class Step:
     Attributes:
         name: what is checked.
         command: arguments of Python, beginning with a script or ``-m``.
-        gpu_only: whether it cannot run on the CPU.
         outcome, seconds, lines: outcome, duration, and the last lines of output if it failed, or
             why it was skipped.
         figures: content of the file ``figures.json`` that the benchmark writes.
@@ -41,7 +40,6 @@ class Step:
 
     name: str
     command: tuple[str, ...]
-    gpu_only: bool = False
     outcome: str = SKIPPED
     seconds: float = 0.0
     lines: list[str] = field(default_factory=list)
@@ -77,8 +75,7 @@ def check_gpu(root: str, output: str, device: str, seconds: float) -> bool:
     Args:
         root: root of the repository.
         output: output folder.
-        device: "cuda", or "cpu" for a rehearsal with less work and without the steps that need a
-            GPU.
+        device: "cuda", or "cpu" for a rehearsal with less work.
         seconds: time limit of all steps; those that are left then are skipped.
 
     Returns:
@@ -105,9 +102,7 @@ def check_gpu(root: str, output: str, device: str, seconds: float) -> bool:
     with TemporaryDirectory(prefix="aid_gpu_check_") as folder:
         for step in _steps(folder, device):
             left = end - time.monotonic()
-            if step.gpu_only and device == "cpu":
-                step = replace(step, lines=["it needs a GPU"])
-            elif left <= 0:
+            if left <= 0:
                 complete = False
                 step = replace(step, lines=[f"--seconds {seconds:g} are over"])
             else:
@@ -156,7 +151,7 @@ def _steps(folder: str, device: str) -> Iterator[Step]:
     options += ("--json", os.path.join(folder, FIGURES))
     benchmark = ("tools/benchmark.py", "--config-file", *size.benchmark, *options)
     yield Step("benchmark", benchmark)
-    yield Step("benchmark in mixed precision", (*benchmark, "--amp"), gpu_only=True)
+    yield Step("benchmark in mixed precision", (*benchmark, *amp))
 
 
 def _run(step: Step, root: str, folder: str, device: str, limit: float) -> Step:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
@@ -30,6 +31,12 @@ from .runs import Run, roles
 from .suspicious import SuspectPictures, label_rows, write_suspicious_labels
 
 __all__ = ["write_report"]
+
+# Files that not every report has.
+OPTIONAL = (
+    *("precision_recall.png", "instances.png"),
+    *("suspicious_labels.csv", "suspicious_labels.png"),
+)
 
 
 def write_report(
@@ -93,6 +100,8 @@ def _write(
     ]
     rows = [_row(*columns) for columns in zip(runs, role_of, costs, strict=True)]
 
+    for name in OPTIONAL:  # of an earlier report
+        Path(output, name).unlink(missing_ok=True)
     save(draw_curves(runs, labels), os.path.join(output, "curves.png"))
     curves = _read_all_curves(runs, missing)
     if any(curves):

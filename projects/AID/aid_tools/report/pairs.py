@@ -13,7 +13,7 @@ from aid.modeling.meta_arch import DistillationMixin
 
 from .runs import Run
 
-__all__ = ["PASSING", "Comparison", "Setting", "choose", "differences", "settings_of"]
+__all__ = ["REPEATED", "Comparison", "Setting", "choose", "differences", "settings_of"]
 
 # Keys (prefixes) that may differ between repetitions of the same run.
 REPEATED = (
@@ -21,10 +21,8 @@ REPEATED = (
     *("SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD", "CUDNN_BENCHMARK", "TEACHER.CACHE"),
     *("TEACHER.DEVICE", "TEACHER.EVAL_FIRST", "TEACHER.COMPARE_BATCHES"),
 )
-# Likewise for runs whose teachers may be in different places.
-PASSING = (*REPEATED, "TEACHER.")
 # Keys (prefixes) that differ between a distilled and a plain student, and the test sets.
-DISTILLED = ("AID.", "DISTILLATION.", "MODEL.META_ARCHITECTURE", "DATASETS.TEST")
+DISTILLED = ("AID.", "DISTILLATION.", "TEACHER.", "MODEL.META_ARCHITECTURE", "DATASETS.TEST")
 # Keys that define the length of a training.
 LENGTH = ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH")
 SCHEDULE = ("SOLVER.STEPS", "SOLVER.WARMUP_ITERS")
@@ -144,7 +142,7 @@ def choose(
 
 def differences(plain: Run, student: Run) -> list[str]:
     """Names of the differing keys, except those of teacher, distillation and training length."""
-    passing = PASSING + DISTILLED + LENGTH
+    passing = REPEATED + DISTILLED + LENGTH
     if _length(plain) != _length(student):
         passing += SCHEDULE
     a, b = (flat_keys(yaml.safe_load(run.cfg.dump())) for run in (plain, student))

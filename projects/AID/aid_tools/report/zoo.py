@@ -20,7 +20,7 @@ from aid.utils.files import json_text, write_text
 
 from ..files import clear_file_errors
 from ..text import markdown_cell
-from .pairs import PASSING
+from .pairs import REPEATED
 from .runs import Run, load_run
 
 __all__ = ["Zoo"]
@@ -41,6 +41,11 @@ NOT_RUN = """
 {}
 </details>
 """
+# Keys (prefixes) that a row does not show: the places of the teachers' files vary, too.
+PASSING = (
+    *(*REPEATED, "TEACHER.CONFIG_FILE", "TEACHER.WEIGHTS"),
+    *("TEACHER.MORE_CONFIG_FILES", "TEACHER.MORE_WEIGHTS"),
+)
 # Number of GPUs in the command of a config, by its folder.
 GPUS = {"configs/Quickstart": 0}
 MOST_GPUS = 4
