@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import resource
+import shutil
 import sys
 
 import numpy as np
@@ -203,8 +204,29 @@ def tiny_model(tiny_config):
     return build
 
 
+@pytest.fixture(scope="session")
+def saved_teacher(tmp_path_factory):
+    """A function (kind, its config file) -> path of its random weights, made once per session."""
+    folder = tmp_path_factory.mktemp("teachers")
+
+    def save(kind: str, path: str):
+        weights = folder / f"{kind}.pth"
+        if not weights.exists():
+            torch.manual_seed(17)
+            torch.save({"model": build_model(load_config(path)).state_dict()}, weights)
+        torch.manual_seed(17)
+        return weights
+
+    return save
+
+
+@functools.cache
+def architecture(base: str) -> str:
+    return load_config(os.path.join(REPOSITORY, "configs", base)).MODEL.META_ARCHITECTURE
+
+
 @pytest.fixture
-def student_config(tiny_config, tmp_path):
+def student_config(tiny_config, saved_teacher, tmp_path):
     """A function (student, teacher, opts) -> config of a student with a teacher on disk."""
 
     def make(student: str, teacher: str | None = None, opts=()):
@@ -212,9 +234,8 @@ def student_config(tiny_config, tmp_path):
         path = tiny_config(teacher, name=f"{teacher}_teacher")
         weights = tmp_path / f"{teacher}_teacher.pth"
         if not weights.exists():
-            torch.manual_seed(17)
-            torch.save({"model": build_model(load_config(path)).state_dict()}, weights)
-        arch = "AID" + load_config(tiny_config(student)).MODEL.META_ARCHITECTURE
+            shutil.copyfile(saved_teacher(teacher, path), weights)
+        arch = "AID" + architecture(KINDS[student][0])
         keys = ["MODEL.META_ARCHITECTURE", arch, *PAPER]
         keys += ["TEACHER.CONFIG_FILE", path, "TEACHER.WEIGHTS", str(weights)]
         return load_config(tiny_config(student, [*keys, *opts], name=f"{student}_student"))

@@ -9,6 +9,8 @@ from torch.nn.parallel import DistributedDataParallel
 pytestmark = pytest.mark.core
 
 NUM_INSTANCES = (2, 0, 3, 1)  # with four processes, one has no instance
+# Its gradients would be below the absolute tolerance otherwise.
+NON_LOCAL = ["DISTILLATION.NON_LOCAL.WEIGHT", 1.0]
 
 
 def gradients(model, batch, only_distillation=True):
@@ -50,7 +52,6 @@ def assert_equal_to_one_process(processes, model, batch, in_processes):
     "student, rule, normalize, norm, processes",
     [
         ("faster_rcnn", "ExponentialWeighting", False, "FrozenBN", 2),
-        ("retinanet", "ExponentialWeighting", False, "FrozenBN", 2),
         ("gfl", "ExponentialWeighting", False, "FrozenBN", 2),
         ("fcos", "ExponentialWeighting", False, "FrozenBN", 2),
         ("faster_rcnn", "ExponentialWeighting", True, "FrozenBN", 2),
@@ -66,7 +67,7 @@ def test_gradients_in_several_processes_equal_one(
     student, rule, normalize, norm, processes, student_model, make_batch, in_processes
 ):
     opts = ["MODEL.RESNETS.NORM", norm, "AID.NORMALIZE", normalize, "AID.WEIGHTING", rule]
-    model, _ = student_model(student, opts=opts)
+    model, _ = student_model(student, opts=[*opts, *NON_LOCAL])
     for name, parameter in model.named_parameters():
         if name.endswith(".norm.weight") and "distillation" in name:  # no identities
             torch.nn.init.uniform_(parameter, 0.1, 0.3)
@@ -93,7 +94,7 @@ def test_gradients_with_two_teachers_in_two_processes_equal_one(
     normalize, student_model, further, make_batch, in_processes
 ):
     opts = [*further("retinanet"), "MODEL.RESNETS.NORM", "FrozenBN", "AID.NORMALIZE", normalize]
-    model, _ = student_model("faster_rcnn", opts=opts)
+    model, _ = student_model("faster_rcnn", opts=[*opts, *NON_LOCAL])
     expected = assert_equal_to_one_process(2, model, make_batch(NUM_INSTANCES), in_processes)
     assert any("losses_1" in name for name in expected)
 
@@ -120,7 +121,6 @@ def test_prediction_losses_in_two_processes_equal_one(
 @pytest.mark.parametrize(
     "student, opts",
     [
-        ("faster_rcnn", []),
         ("mask_rcnn", []),
         ("retinanet", []),
         ("gfl", []),

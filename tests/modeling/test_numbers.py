@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torch import nn
 
 KINDS = ["faster_rcnn", "retinanet", "gfl", "fcos"]
 TERMS = {f"loss_distill_{x}" for x in ("feature", "channel", "spatial", "non_local")}
@@ -84,6 +85,14 @@ def test_boxes_without_area_have_weight_zero_and_are_counted(kind, student_model
     _, log = step(model, BATCHES["a box without area"] * 2)
     assert log["aid/num_non_finite"] == 4  # two in each image
     assert log["aid/weight_min"] == 0 and log["aid/teacher_loss"] > 0
+
+
+def test_non_finite_boxes_of_a_cascade_teacher_have_weight_zero(student_model):
+    """Its next stage takes no such box."""
+    model, _ = student_model("faster_rcnn", "cascade_rcnn")
+    nn.init.constant_(model.teacher.detector.roi_heads.box_predictor[0].bbox_pred.bias, torch.nan)
+    _, log = step(model, pairs(BATCHES["a box larger than the image"]))
+    assert log["aid/num_non_finite"] == 2 and log["aid/weight_min"] == 0
 
 
 def scale_features(detector, factor):

@@ -125,6 +125,12 @@ def test_copies_of_a_teacher_add_up_to_one_teacher(num_copies, opts, student_mod
             assert error <= 1e-4 * gradient.abs().max() + 1e-6, name
 
 
+def test_log_of_several_teachers_says_that_weights_are_normalized(student_model, further, caplog):
+    caplog.set_level("INFO")
+    student_model("retinanet", opts=["AID.NORMALIZE", True, *further("gfl")])
+    assert caplog.text.count("normalize True") == 2
+
+
 def with_losses(model, number, change, monkeypatch):
     """Let ``change`` modify the losses of a teacher."""
     teacher = model.distillers[number].teacher

@@ -111,6 +111,21 @@ def test_untrained_teacher_block_is_omitted():
     torch.testing.assert_close(actual, 2 * difference.flatten(1).norm(dim=1).mean())
 
 
+def test_image_of_weight_zero_leaves_the_others_their_loss():
+    """The batch norm sees it, too."""
+    torch.manual_seed(0)
+    loss = NonLocalLoss(channels={"p2": (4, 4)}, subsample=[2], weight=1.0, scale="sum")
+    nn.init.ones_(loss.blocks["p2"].student.norm.weight)
+    student, teacher = torch.randn(2, 2, 4, 5, 7)
+
+    def at_weight(weight: float) -> torch.Tensor:
+        weights = torch.tensor([1.0, weight])[:, None, None, None].expand(2, 1, 5, 7)
+        terms = loss({"p2": student}, {"p2": teacher}, {"p2": weights}, None)
+        return terms["loss_distill_non_local"]
+
+    torch.testing.assert_close(at_weight(0.0), at_weight(1e-6), rtol=1e-4, atol=0)
+
+
 def test_known_initial_value():
     loss = make_loss()
     blocks = loss.blocks["p2"]

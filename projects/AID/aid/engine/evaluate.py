@@ -32,6 +32,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
             dataset.
     """
     if comm.is_main_process():
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
         lock_folder(cfg.OUTPUT_DIR)
     model = build_detector(cfg)
     weights = weights_to_evaluate(cfg, resume)

@@ -162,17 +162,17 @@ class Distiller:
         self,
         stats: TeacherStats | None,
         instances: list[Instances],
-        maps: dict[str, tuple[tuple[int, int], int]],
+        levels: dict[str, tuple[tuple[int, int], int]],
     ) -> Weights:
         """Imitation weights of this teacher, ignoring the others.
 
         Args:
             stats: of :meth:`stats`.
             instances: ground truth of each image.
-            maps: see :meth:`Weighting.forward`.
+            levels: see :meth:`Weighting.forward`.
         """
         boxes = [x.gt_boxes.tensor for x in instances]
-        weights = self.weighting(stats, boxes, maps)
+        weights = self.weighting(stats, boxes, levels)
         if self.request:
             weights.components = self.weighting.component_weights(stats, boxes)
         return weights

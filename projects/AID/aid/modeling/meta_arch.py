@@ -102,7 +102,7 @@ class DistillationMixin(_Detector):
 
     @property
     def weighting(self) -> Weighting:
-        """Weighting rule of the first teacher; the others have rules of the same config."""
+        """Weighting rule of the first teacher; the others have the same class and granularity."""
         return self.distillers[0].weighting
 
     @property
@@ -158,6 +158,8 @@ class DistillationMixin(_Detector):
                 weight or balance; or a weighting rule that does not fit this student.
         """
         check_not_negative("DISTILLATION.WEIGHT", weight)
+        # Before the mixing normalizes in place of the rules.
+        descriptions = "; ".join(str(distiller) for distiller in distillers)
         self.mixing = TeacherMixing([distiller.weighting for distiller in distillers])
         self.distillers, self.schedule, self.distillation_weight = distillers, schedule, weight
         modules = nn.ModuleDict()
@@ -181,7 +183,7 @@ class DistillationMixin(_Detector):
             if balance
             else "losses by their weights alone",
             schedule,
-            "; ".join(str(distiller) for distiller in distillers),
+            descriptions,
         )
 
     def forward(self, batched_inputs: list[dict]) -> Any:
@@ -338,10 +340,10 @@ class DistillationMixin(_Detector):
             if view is None:
                 view = distiller.teacher.view(batched_inputs, _size(images), self.input_format)
             of_teacher = distiller.stats(view[:num_labeled], labeled, student_losses)
-            maps = {k: (_size(features[k]), v) for k, v in distiller.strides.items()}
-            of_batch = distiller.weights(of_teacher, labeled, maps)
+            levels = {k: (_size(features[k]), v) for k, v in distiller.strides.items()}
+            of_batch = distiller.weights(of_teacher, labeled, levels)
             if pseudo:
-                of_batch = Weights.cat(of_batch, self.pseudo_labels.weights(pseudo, maps))
+                of_batch = Weights.cat(of_batch, self.pseudo_labels.weights(pseudo, levels))
                 if of_teacher is not None:
                     of_teacher.teacher.predictions = None  # of the labeled images alone
             distiller.ignore_unknown_classes(of_batch, instances)

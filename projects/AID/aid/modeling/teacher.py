@@ -27,13 +27,13 @@ from .families import (
     DetectionQuality,
     PerInstanceLosses,
     best_detections,
+    detect,
     loss_levels,
     merge_classes,
     num_classes,
     num_classes_key,
     per_instance_losses,
 )
-from .families.base import detect
 from .feature_cache import FeatureCache
 from .feature_teacher import load_feature_teacher
 from .lazy_teacher import read_lazy_config

@@ -3,6 +3,7 @@
 The anchor of a GFL's cell or of an FCOS's point is the only one there. Shape letters as in base.py.
 """
 
+from collections.abc import Callable
 from functools import partial, singledispatch
 
 import torch
@@ -14,10 +15,18 @@ from ...utils.d2 import padding, transpose_dense_predictions
 from ...utils.errors import AIDError
 from ..class_map import ClassMap
 from ..placement import autocast, to_device
-from .anchors import Match, match_anchors
-from .base import NUM_CLASSES_KEYS, Targets, detect, loss_levels, merge_classes
+from .anchors import Match, losses_per_instance, match_anchors
+from .base import (
+    NUM_CLASSES_KEYS,
+    PerInstanceLosses,
+    Targets,
+    detect,
+    loss_levels,
+    merge_classes,
+)
 from .cross_head import cross_predictions
 from .given import predict_given
+from .ignore_regions import points_in_regions
 from .merging import MaxOfGroups
 from .predictions import (
     PairedPredictions,
@@ -34,6 +43,7 @@ __all__ = [
     "choose_samples",
     "flatten_predictions",
     "focal_losses",
+    "losses_at_points",
     "register_dense",
 ]
 
@@ -96,6 +106,43 @@ def flatten_predictions(detector: nn.Module, predictions: tuple[list[Tensor], ..
     dims = [output[0].shape[1] // num_anchors for output in predictions]
     per_level = transpose_dense_predictions(detector, predictions, dims)
     return [torch.cat(x, dim=1) for x in per_level]
+
+
+def losses_at_points(
+    detector: nn.Module,
+    features: dict[str, Tensor],
+    targets: list[Instances],
+    sample_losses: Callable[..., dict[str, Tensor]],
+) -> PerInstanceLosses:
+    """Losses of a detector with one anchor in a cell; see :func:`per_instance_losses`.
+
+    Args:
+        detector: with ``head``, ``head_in_features`` and ``anchor_generator``.
+        features, targets: see :func:`per_instance_losses`.
+        sample_losses: function (detector, truth, matched_gt (S,), anchors (S, 4), outputs (S, ...))
+            that returns losses (S,) by component, with the outputs of
+            :func:`flatten_predictions`; ``truth.background_index`` in ``matched_gt`` stands for
+            background.
+    """
+    truth = Targets.from_instances(targets)
+    maps = [features[level] for level in detector.head_in_features]
+    anchors, predictions = detector.anchor_generator(maps), detector.head(maps)
+    outputs = [x.float() for x in flatten_predictions(detector, predictions)]
+    boxes = Boxes.cat(anchors).tensor.expand(len(outputs[0]), -1, 4)
+    samples = [x.flatten(0, 1) for x in (boxes, *outputs)]
+    has_area = (truth.boxes[:, 2:] > truth.boxes[:, :2]).all(dim=1)
+
+    def losses(matched_gt: Tensor, at: Tensor | slice) -> dict[str, Tensor]:
+        result = sample_losses(detector, truth, matched_gt, *(x[at] for x in samples))
+        # The loss of a ground-truth box without area is undefined.
+        return {**result, "box": torch.where(has_area[matched_gt], result["box"], torch.inf)}
+
+    match, levels = anchor_match(detector, anchors), loss_levels(detector)
+    result = losses_per_instance(
+        losses, match, anchors, truth, levels, in_regions=points_in_regions
+    )
+    result.predictions = predictions
+    return result
 
 
 def choose_samples(

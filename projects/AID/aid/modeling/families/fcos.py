@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from ...utils.d2 import match_fcos_points
 from ..boxes import elementwise_box_giou
-from .anchors import Match, losses_per_instance
-from .base import PerInstanceLosses, Targets, loss_levels, per_instance_losses
-from .dense import anchor_match, check_dense, flatten_predictions, focal_losses, register_dense
-from .ignore_regions import points_in_regions
+from .anchors import Match
+from .base import PerInstanceLosses, Targets, per_instance_losses
+from .dense import anchor_match, check_dense, focal_losses, losses_at_points, register_dense
 from .predictions import PredictionRequest, check_comparable
 
 __all__ = ["match_points"]
@@ -45,37 +44,27 @@ def fcos_losses(
     because it lies between them or inside a smaller one's, is represented by the point nearest to
     its center.
     """
-    truth = Targets.from_instances(targets)
-    maps = [features[level] for level in detector.head_in_features]
-    points = detector.anchor_generator(maps)
-    predictions = detector.head(maps)
-    logits, deltas, centerness = (x.float() for x in flatten_predictions(detector, predictions))
-    boxes = Boxes.cat(points).tensor.expand_as(deltas)
-    # (S, K), (S, 4), (S, 1) and (S, 4), with S = N * R.
-    logits, deltas, centerness, boxes = (
-        x.flatten(0, 1) for x in (logits, deltas, centerness, boxes)
-    )
-    has_area = (truth.boxes[:, 2:] > truth.boxes[:, :2]).all(dim=1)
+    return losses_at_points(detector, features, targets, _sample_losses)
 
-    def losses(matched_gt: Tensor, at: Tensor | slice) -> dict[str, Tensor]:
-        gt_boxes = truth.boxes[matched_gt]
-        target = _centerness(detector.box2box_transform.get_deltas(boxes[at], gt_boxes))
-        decoded = detector.box2box_transform.apply_deltas(deltas[at], boxes[at])
-        giou = elementwise_box_giou(decoded, gt_boxes)[1]
-        return {
-            "cls": focal_losses(detector, truth, matched_gt, logits[at]),
-            # FCOS never assigns a point to a box without area.
-            "box": torch.where(has_area[matched_gt], 1 - giou, torch.inf),
-            "ctr": F.binary_cross_entropy_with_logits(
-                centerness[at].squeeze(1), target, reduction="none"
-            ),
-        }
 
-    match = anchor_match(detector, points)
-    levels = loss_levels(detector)
-    result = losses_per_instance(losses, match, points, truth, levels, in_regions=points_in_regions)
-    result.predictions = predictions
-    return result
+def _sample_losses(
+    detector: FCOS,
+    truth: Targets,
+    matched_gt: Tensor,
+    boxes: Tensor,
+    logits: Tensor,
+    deltas: Tensor,
+    centerness: Tensor,
+) -> dict[str, Tensor]:
+    """Losses (S,) of points; logits (S, K), deltas (S, 4), centerness (S, 1)."""
+    gt_boxes = truth.boxes[matched_gt]
+    target = _centerness(detector.box2box_transform.get_deltas(boxes, gt_boxes))
+    decoded = detector.box2box_transform.apply_deltas(deltas, boxes)
+    return {
+        "cls": focal_losses(detector, truth, matched_gt, logits),
+        "box": 1 - elementwise_box_giou(decoded, gt_boxes)[1],
+        "ctr": F.binary_cross_entropy_with_logits(centerness.squeeze(1), target, reduction="none"),
+    }
 
 
 def _centerness(deltas: Tensor) -> Tensor:

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from ...utils.errors import AIDError
 from ..detectors.gfl import GFL, assign_cells
 from ..detectors.gfl_losses import quality_focal_losses
-from .anchors import Match, losses_per_instance
-from .base import PerInstanceLosses, Targets, loss_levels, per_instance_losses
-from .dense import anchor_match, check_dense, flatten_predictions, register_dense
-from .ignore_regions import points_in_regions
+from .anchors import Match
+from .base import PerInstanceLosses, Targets, per_instance_losses
+from .dense import anchor_match, check_dense, losses_at_points, register_dense
 from .predictions import PredictionRequest, check_comparable, predicts_distributions
 
 __all__ = ["match_cells"]
@@ -41,35 +40,25 @@ def gfl_losses(
     score, which would hide the loss of a bad box with a low score. The target of the score is the
     IoU of the predicted box, as in training.
     """
-    truth = Targets.from_instances(targets)
-    maps = [features[level] for level in detector.head_in_features]
-    anchors = detector.anchor_generator(maps)
-    predictions = detector.head(maps)
-    logits, distributions = (x.float() for x in flatten_predictions(detector, predictions))
-    boxes = Boxes.cat(anchors).tensor.expand(len(logits), -1, 4)
-    # (S, K), (S, 4 * B) and (S, 4), with S = N * R.
-    logits, distributions, boxes = (x.flatten(0, 1) for x in (logits, distributions, boxes))
-    has_area = (truth.boxes[:, 2:] > truth.boxes[:, :2]).all(dim=1)
+    return losses_at_points(detector, features, targets, _sample_losses)
 
-    def losses(matched_gt: Tensor, at: Tensor | slice) -> dict[str, Tensor]:
-        quality, giou, distribution = detector.box_losses(
-            distributions[at], boxes[at], truth.boxes[matched_gt]
-        )
-        quality = torch.where(matched_gt != truth.background_index, quality, 0.0)
-        classes = truth.classes[matched_gt]
-        return {
-            "cls": quality_focal_losses(logits[at], classes, quality, detector.quality_beta),
-            # The loss of a ground-truth box without area is undefined.
-            "box": torch.where(has_area[matched_gt], giou + distribution, torch.inf),
-        }
 
-    match = anchor_match(detector, anchors)
-    levels = loss_levels(detector)
-    result = losses_per_instance(
-        losses, match, anchors, truth, levels, in_regions=points_in_regions
-    )
-    result.predictions = predictions
-    return result
+def _sample_losses(
+    detector: GFL,
+    truth: Targets,
+    matched_gt: Tensor,
+    boxes: Tensor,
+    logits: Tensor,
+    distributions: Tensor,
+) -> dict[str, Tensor]:
+    """Losses (S,) of cells; logits (S, K), distributions (S, 4 * B)."""
+    gt_boxes, classes = truth.boxes[matched_gt], truth.classes[matched_gt]
+    quality, giou, distribution = detector.box_losses(distributions, boxes, gt_boxes)
+    quality = torch.where(matched_gt != truth.background_index, quality, 0.0)
+    return {
+        "cls": quality_focal_losses(logits, classes, quality, detector.quality_beta),
+        "box": giou + distribution,
+    }
 
 
 def match_cells(detector: GFL, anchors: list[Boxes], boxes: Boxes) -> tuple[Tensor, Tensor, Tensor]:

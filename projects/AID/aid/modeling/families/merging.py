@@ -61,12 +61,12 @@ class MaxOfGroups(_Groups):
 
 
 class _BestDeltas(nn.Module):
-    """Class-specific box deltas (S, K * B) of the class with the largest logit in each group."""
+    """Class-specific box deltas (S, K * 4) of the class with the largest logit in each group."""
 
     def __init__(self, scores: nn.Module, deltas: nn.Module, groups: Sequence[Sequence[int]]):
         """
         Args:
-            scores, deltas: layers that predict logits (S, T + 1) and deltas (S, T * B).
+            scores, deltas: layers that predict logits (S, T + 1) and deltas (S, T * 4).
             groups: ids of the classes in each group; no group is empty.
         """
         super().__init__()

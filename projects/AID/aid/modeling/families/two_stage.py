@@ -115,7 +115,7 @@ def _rpn_losses(
     maps = [features[level] for level in rpn.in_features]
     anchors = rpn.anchor_generator(maps)
     logits, deltas = rpn.rpn_head(maps)
-    # The layout of RPN.forward: (N, A * B, H, W) -> (N, H * W * A, B).
+    # The layout of RPN.forward: (N, A * 4, H, W) -> (N, H * W * A, 4).
     logits = [x.permute(0, 2, 3, 1).flatten(1) for x in logits]
     deltas = [x.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3) for x in deltas]
     proposals = rpn.predict_proposals(anchors, logits, deltas, images.image_sizes)
@@ -182,6 +182,8 @@ def _roi_losses(
         }
         if isinstance(heads, CascadeROIHeads):
             refined = predictor.box2box_transform.apply_deltas(deltas, boxes)
+            # Detectron2 refuses other boxes; the loss of this stage is not finite already.
+            refined = torch.where(refined.isfinite().all(dim=1, keepdim=True), refined, boxes)
             rois = clipped(refined, rois, images.image_sizes)
 
 

@@ -64,11 +64,29 @@ class DistillationLoss(nn.Module):
     """Base class of the distillation losses; a subclass defines :meth:`terms`.
 
     Attributes:
+        term_weights: {name of a term: its weight}; may be empty if the subclass applies them.
         reads_features: whether the loss reads features. If no loss of a teacher does, they are
             left out.
     """
 
     reads_features = True
+
+    def __init__(self, term_weights: dict[str, float] | None = None):
+        """
+        Args:
+            term_weights: see the attributes.
+
+        Raises:
+            AIDError: a negative weight.
+        """
+        super().__init__()
+        self.term_weights = term_weights or {}
+        for name, weight in self.term_weights.items():
+            check_not_negative(f"the weight of {name} in {type(self).__name__}", weight)
+
+    def extra_repr(self) -> str:
+        weights = self.term_weights.items()
+        return ", ".join(f"{name.removeprefix('loss_distill_')} {x}" for name, x in weights)
 
     @classmethod
     def from_config(
@@ -132,7 +150,6 @@ class FeatureLoss(DistillationLoss):
     their own :meth:`arguments`.
 
     Attributes:
-        term_weights: {name of a term: its weight}.
         channels: {level: (C_s, C_t)} that the loss was built for; None if it fits any.
         can_standardize: whether DISTILLATION.STANDARDIZE is read.
     """
@@ -154,10 +171,7 @@ class FeatureLoss(DistillationLoss):
         Raises:
             AIDError: a negative weight.
         """
-        super().__init__()
-        for name, weight in term_weights.items():
-            check_not_negative(f"the weight of {name} in {type(self).__name__}", weight)
-        self.term_weights = term_weights
+        super().__init__(term_weights)
         self.channels = channels
         self.standardize = standardize and self.can_standardize
 
@@ -177,10 +191,7 @@ class FeatureLoss(DistillationLoss):
         }
 
     def extra_repr(self) -> str:
-        weights = [
-            f"{name.removeprefix('loss_distill_')} {x}" for name, x in self.term_weights.items()
-        ]
-        return ", ".join(weights + ["standardized"] * self.standardize)
+        return super().extra_repr() + ", standardized" * self.standardize
 
     def level(
         self, name: str, student: Tensor, teacher: Tensor, weights: Tensor, context: Context
@@ -274,28 +285,21 @@ class PredictionLoss(DistillationLoss):
 
     Attributes:
         request: predictions that the loss needs.
-        term_weights: {"cls" or "box": (name of the term, its weight)}.
     """
 
     reads_features = False
     request: PredictionRequest
 
-    def __init__(self, term_weights: dict[str, tuple[str, float]]):
+    def __init__(self, terms: dict[str, tuple[str, float]]):
         """
         Args:
-            term_weights: see the attributes.
+            terms: {"cls" or "box": (name of the term, its weight)}.
 
         Raises:
             AIDError: a negative weight.
         """
-        super().__init__()
-        for name, weight in term_weights.values():
-            check_not_negative(f"the weight of {name} in {type(self).__name__}", weight)
-        self.term_weights = term_weights
-
-    def extra_repr(self) -> str:
-        weights = [f"{weight} {component}" for component, (_, weight) in self.term_weights.items()]
-        return f"weights {', '.join(weights)}"
+        super().__init__(dict(terms.values()))
+        self._names = {component: name for component, (name, _) in terms.items()}
 
     def sample_losses(self, predictions: PairedPredictions) -> dict[str, Tensor]:
         """Losses (S,) of classes "cls" and boxes "box", without imitation weights.
@@ -316,10 +320,11 @@ class PredictionLoss(DistillationLoss):
         assert predictions is not None and predictions.weights is not None
         terms = {}
         for component, losses in self.sample_losses(predictions).items():
-            name, weight = self.term_weights[component]
+            name = self._names[component]
             counted = predictions.foreground if component == "box" else None
             losses = predictions.weights[component] * losses
-            terms[name] = weight * mean_over_images(losses, predictions.image, num_images, counted)
+            mean = mean_over_images(losses, predictions.image, num_images, counted)
+            terms[name] = self.term_weights[name] * mean
         return terms
 
 

@@ -76,8 +76,11 @@ def standardized(x: Tensor, weights: Tensor) -> Tensor:
         weights: (N, 1, H, W), at least 0.
 
     Returns:
-        (N, C, H, W); 0 where a channel is constant.
+        (N, C, H, W); 0 where a channel is constant. An image whose weights are all 0 has the
+        statistics of all its positions.
     """
+    # Such an image has no effect by its weights, but it has by a batch norm.
+    weights = torch.where(weights.amax(dim=(2, 3), keepdim=True) > 0, weights, 1.0)
     x = x - spatial_mean(x, weights)
     return x * (spatial_mean(x.square(), weights) + EPSILON).rsqrt()
 

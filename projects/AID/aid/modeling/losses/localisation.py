@@ -1,6 +1,6 @@
 """Localization distillation, LD (Zheng et al., CVPR 2022, arXiv 2102.12252).
 
-Shape letters: N images, S samples.
+Shape letter: S samples.
 """
 
 from detectron2.config import CfgNode, configurable
@@ -39,9 +39,8 @@ class LocalisationLoss(PredictionLoss):
             AIDError: a temperature that is not positive.
         """
         check_positive("DISTILLATION.LOCALISATION.TEMPERATURE", temperature)
-        super().__init__({"box": ("loss_distill_localisation", weight * temperature**2)})
+        super().__init__({"box": ("loss_distill_localisation", weight)})
         self.temperature = temperature
-        self.weight = weight
 
     @classmethod
     def arguments(cls, cfg: CfgNode) -> dict:
@@ -49,10 +48,10 @@ class LocalisationLoss(PredictionLoss):
         return {"temperature": keys.TEMPERATURE, "weight": keys.WEIGHT}
 
     def extra_repr(self) -> str:
-        return f"weight {self.weight}, temperature {self.temperature}"
+        return f"{super().extra_repr()}, temperature {self.temperature}"
 
     def sample_losses(self, predictions: PairedPredictions) -> dict[str, Tensor]:
         student, teacher = predictions.student.distributions, predictions.teacher.distributions
         assert student is not None and teacher is not None
         divergences = edge_divergences(student / self.temperature, teacher / self.temperature)
-        return {"box": divergences}
+        return {"box": self.temperature**2 * divergences}

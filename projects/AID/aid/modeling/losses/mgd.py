@@ -92,8 +92,8 @@ class MGDLoss(SingleTermLoss):
         """Random mask of 0 and 1, in the shape of ``like``.
 
         It has its own generator, to leave the random numbers of the student's training unchanged.
-        This is seeded whenever torch's default generator is, which the trainer does in every
-        iteration: a resumed run has the same masks, and micro-batches have different ones.
+        This is seeded when the seed of torch's default generator changes, as it does in every
+        iteration of a run: a resumed run has the same masks, and micro-batches have different ones.
         """
         if self._seed != torch.initial_seed():
             self._seed = torch.initial_seed()

@@ -1,6 +1,6 @@
 """Response distillation: imitate the teacher's classes and boxes.
 
-Shape letters: N images, G instances of the batch, S samples, K classes.
+Shape letters: S samples, K classes.
 """
 
 import torch

@@ -87,7 +87,7 @@ def mean_with(rest: Tensor, loss: Tensor, share: Tensor, image: Tensor) -> Tenso
         share: (G, L), weights of the instances in the mean.
 
     Returns:
-        (N, L), NaN for an image without a finite loss.
+        (N, L), NaN for an image and level without a finite loss.
     """
     loss = loss[:, None]
     share = torch.where(loss.isfinite(), share, 0.0)

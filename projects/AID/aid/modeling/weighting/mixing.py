@@ -27,8 +27,8 @@ class TeacherMixing:
     def __init__(self, weightings: list[Weighting]):
         """
         Args:
-            weightings: rule of each teacher, built from one config. If there are several, their own
-                normalization is turned off.
+            weightings: rule of each teacher. If there are several, their own normalization is
+                turned off.
 
         Raises:
             AIDError: no rule, or rules of different classes, granularity or normalization, whose

@@ -41,7 +41,8 @@ class Weights:
 
     Attributes:
         maps: {level: (N, 1, H, W)}, in the size of the level's features.
-        instance: (G,), the weight of each instance; None if the rule needs no statistics.
+        instance: (G,), the weight of each instance, before normalization and for any granularity;
+            None if the rule needs no statistics.
         loss: (G,), the teacher's loss D on each instance, for any rule; None likewise.
         components: weights for prediction distillation; None without such a loss.
     """
