@@ -97,7 +97,7 @@ gpu-check: install  ## check on a GPU what cannot be tested without one, in 6 mi
 	$(BIN)/python tools/gpu_check.py
 
 test: install  ## run the tests, 9 minutes on 2 cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-core: install  ## run the core tests, 2 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "core and not slow"

@@ -38,7 +38,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "dev": ["hypothesis>=6", "mypy>=2", "pytest>=9", "pytest-xdist>=3.6", "ruff>=0.12"],
+        "dev": ["hypothesis>=6", "mypy>=2", "pytest>=9", "pytest-xdist>=3.8", "ruff>=0.12"],
         "docs": ["furo", "myst-parser>=4", "sphinx>=8", "sphinx-mathjax-offline"],
         "export": ["onnx>=1.17", "onnxruntime>=1.20"],
     },

@@ -40,6 +40,15 @@ HEIGHT, WIDTH = 64, 96
 # Registered so that the package's tests of weighting rules include the rules under study.
 register_from_file(os.path.join(REPOSITORY, "studies", "rules.py"))
 
+
+def pytest_collection_modifyitems(items):
+    """Start with the tests that are not in a folder, some of which start processes for minutes.
+
+    With ``--dist loadfile`` a worker would end with them, while the others are idle.
+    """
+    items.sort(key=lambda item: item.path.parent.name != "tests")
+
+
 TINY = {
     "MODEL": {
         "DEVICE": "cpu",

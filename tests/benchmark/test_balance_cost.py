@@ -18,7 +18,7 @@ def cases(student_config, make_batch):
 
     def make(opts=()):
         batch = make_batch()
-        nets = Nets(student_config("faster_rcnn", opts=opts), False, batch[:1])
+        nets = Nets(student_config("faster_rcnn", opts=opts), batch[:1])
         with as_in_training(CPU):
             return make_cases(nets, batch), nets.distilled.model.balance
 

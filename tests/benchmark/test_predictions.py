@@ -21,7 +21,7 @@ def test_benchmark_computes_gradients_of_predictions(
 ):
     cfg = student_config(kind, opts=["DISTILLATION.LOSSES", [loss]])
     batch = make_batch()
-    cases = make_cases(Nets(cfg, False, batch[:1]), batch)
+    cases = make_cases(Nets(cfg, batch[:1]), batch)
     gradients_found, original = [], torch.autograd.grad
     monkeypatch.setattr(
         torch.autograd, "grad", lambda *a, **k: gradients_found.extend(original(*a, **k))

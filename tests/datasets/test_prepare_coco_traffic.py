@@ -103,7 +103,7 @@ def test_known_output(prepare, tmp_path):
 def test_schedule_counts_images_with_objects(prepare):
     coco = make_coco()
     for i in range(100, 148):
-        coco["images"].append({**coco["images"][0], "id": i})
+        coco["images"].append({**coco["images"][0], "id": i, "file_name": f"{i}.jpg"})
         coco["annotations"].append(annotation(i, i, 3, crowd=i >= 145))
     text = prepare(coco)[1]  # 3 images, 45 with a car, 3 with a crowd alone
     assert "48 images to train on: an epoch is 3 iterations of 16 images" in text
