@@ -96,7 +96,7 @@ crash-campaign: install  ## kill training runs KILLS times, resume them, compare
 gpu-check: install  ## check on a GPU what cannot be tested without one, in 6 minutes
 	$(BIN)/python tools/gpu_check.py
 
-test: install  ## run the tests, 9 minutes on 2 cores
+test: install  ## run the tests, about 10 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-core: install  ## run the core tests, 2 minutes on 2 cores

@@ -66,6 +66,7 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_run_of_a_lost_machine_is_resumed_under_torchrun(start, tmp_path):
     machines = ["--num-processes", "1", "--num-machines", "2", "--timeout", "1"]
     machines += ["--dist-url", f"tcp://127.0.0.1:{free_port()}"]

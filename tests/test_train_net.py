@@ -208,6 +208,7 @@ def test_run_with_a_second_teacher_of_another_family(runs, train, workplace):
     assert metrics["loss_distill_pkd"] > 0 and metrics["loss_distill_pkd_1"] > 0
 
 
+@pytest.mark.slow
 def test_resumed_process_ends_with_equal_weights(train, workplace):
     """RetinaNet's focal loss is a TorchScript function, which is optimized after some calls."""
     options = [*FEW, "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "3", "DATASETS.TEST", "()"]

@@ -282,6 +282,7 @@ def test_rounds_are_equal_and_limited_by_time():
 
 
 @pytest.mark.skipif(not can_measure(CPU), reason="needs Linux's count of resident memory")
+@pytest.mark.slow
 def test_peak_memory_of_a_case(config_file, tmp_path):
     # A box head of 64 MB: a step holds its weights, gradients and momentum.
     opts = ["MODEL.ROI_BOX_HEAD.FC_DIM", "4000", "MODEL.ROI_BOX_HEAD.NUM_FC", "2"]
