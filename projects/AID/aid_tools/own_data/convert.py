@@ -67,7 +67,7 @@ def convert(labels: Labels) -> dict[str, Split]:
 
 
 def box_advice(name: str) -> str:
-    """What the boxes of a format must be, for messages on those that do not fit their image."""
+    """Requirement on the boxes of a format, for messages on those that do not fit their image."""
     if name == "yolo":
         return "YOLO's coordinates must be parts of the image, 0 to 1"
     layout = " as x, y, width and height" if name == "coco" else ""
