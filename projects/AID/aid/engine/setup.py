@@ -246,23 +246,7 @@ def check_dataset(cfg: CfgNode, key: str, name: str) -> int:
                 "metric needs: set thing_classes in its metadata, or name a dataset with labels"
             )
         _check_image_ids(records, name)
-    if all(x.get("iscrowd", 0) for record in records for x in record.get("annotations", ())):
-        images = counted(len(records), "image")
-        remedy = (
-            "check its labels, where only objects of the classes count that are no crowds or "
-            "ignored regions"
-        )
-        if key == "TRAIN":
-            raise AIDError(
-                f"DATASETS.TRAIN: {name} has no object to train on in {images}: {remedy}"
-            )
-        if comm.is_main_process() and _is_labeled(name):
-            logging.getLogger(__name__).warning(
-                "DATASETS.TEST: %s has no object in %s, and every AP will be NaN: %s",
-                name,
-                images,
-                remedy,
-            )
+    _check_objects(records, key, name)
     if comm.is_main_process():
         warn_of_boxes(f"DATASETS.{key}: {name}", records)
     if cfg.MODEL.MASK_ON:
@@ -285,6 +269,26 @@ def _check_sizes(cfg: CfgNode, key: str, name: str, records: list[dict]) -> None
 def _is_converted(name: str) -> bool:
     """Whether COCO's metric converts the records of a dataset, since there is no file of them."""
     return MetadataCatalog.get(name).get("json_file", None) is None
+
+
+def _check_objects(records: list[dict], key: str, name: str) -> None:
+    """Refuse a training set without objects; warn of a test set without any."""
+    if not all(x.get("iscrowd", 0) for record in records for x in record.get("annotations", ())):
+        return
+    images = counted(len(records), "image")
+    remedy = (
+        "check its labels, where only objects of the classes count that are no crowds or "
+        "ignored regions"
+    )
+    if key == "TRAIN":
+        raise AIDError(f"DATASETS.TRAIN: {name} has no object to train on in {images}: {remedy}")
+    if comm.is_main_process() and _is_labeled(name):
+        logging.getLogger(__name__).warning(
+            "DATASETS.TEST: %s has no object in %s, and every AP will be NaN: %s",
+            name,
+            images,
+            remedy,
+        )
 
 
 def _is_labeled(name: str) -> bool:
