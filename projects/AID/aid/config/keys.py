@@ -71,12 +71,12 @@ def _add_teacher(cfg: CN) -> None:
     # Precision of the teachers' forward passes, by autocast; their weights are in float32. Options:
     # "float32", "bfloat16", "float16", or "" for the student's, which SOLVER.AMP sets.
     cfg.TEACHER.PRECISION = ""
-    # Folder in which feature maps of the teachers are kept, to be read when an image comes again
-    # with the same augmentation, also in other runs. For few images with few augmentations, such as
-    # flips alone, and for several students of one teacher. For teachers of YAML configs. Empty:
-    # none.
+    # Folder in which feature maps and losses per instance of the teachers are kept, to be read when
+    # an image comes again with the same augmentation, also in other runs. For few images with few
+    # augmentations, such as flips alone, and for several students of one teacher. For teachers of
+    # YAML configs. Empty: none.
     cfg.TEACHER.CACHE = ""
-    # Size of the folder in GiB at which no more maps are stored.
+    # Size of the folder in GiB at which nothing more is stored.
     cfg.TEACHER.CACHE_GIB = 10.0
     # Evaluate the teachers on DATASETS.TEST before the first iteration of the student, at their own
     # image size and, if INPUT.MIN_SIZE_TRAIN differs by more than half, also at the student's.

@@ -1,7 +1,7 @@
 """One teacher of a student, with its distillation losses and its weighting rule."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from detectron2.config import CfgNode
@@ -152,6 +152,8 @@ class Distiller:
         if not self.weighting.requires_stats:
             return None
         background = self.weighting.requires_background
+        if self.request:  # the losses are computed, since the cache has no predictions
+            view = replace(view, keys=[])
         losses = self.teacher.per_instance_losses(view, instances, background)
         stats = TeacherStats(losses, torch.cat([x.gt_classes for x in instances]), student)
         if self.weighting.requires_quality:

@@ -98,10 +98,10 @@ class FeatureTeacher(TeacherBase):
             self._std,
             round_up(padded_size, self._divisibility),
         )
-        features = self._run(self._maps, images.tensor)
-        for level, x in features.items():
+        view = self._view(self._maps, images)
+        for level, x in view.features.items():
             self._check_size(level, x, images.tensor)
-        return TeacherView(images, features)
+        return view
 
     def per_instance_losses(
         self, view: TeacherView, targets: list[Instances], background: bool = True

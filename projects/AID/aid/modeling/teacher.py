@@ -3,7 +3,8 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 import torch
 from detectron2 import model_zoo
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 from ..checkpoint import StrictCheckpointer, check_stored_classes
 from ..config import check_program, get_value, is_program, load_config
 from ..data.classes import known_classes
+from ..data.ignore_regions import ignore_boxes
 from ..utils.commands import train_command
 from ..utils.d2 import padding
 from ..utils.errors import AIDError
 from ..utils.suggestions import did_you_mean_file
 from ..utils.text import counted
+from . import families
 from .build import build_detector
 from .class_map import ClassMap
 from .families import (
@@ -34,11 +37,11 @@ from .families import (
     num_classes_key,
     per_instance_losses,
 )
-from .feature_cache import FeatureCache
 from .feature_teacher import load_feature_teacher
 from .lazy_teacher import read_lazy_config
 from .placement import dtype_named, is_usable, to_device
 from .teacher_base import TeacherBase, TeacherView, normalized_batch, round_up
+from .teacher_cache import TeacherCache, digest
 from .teacher_keys import DETECTION_FILE, FEATURE_NETWORK, named, teacher_kinds
 
 __all__ = [
@@ -95,16 +98,17 @@ class Teacher(TeacherBase):
             detector.pixel_std,
             round_up(padded_size, divisibility),
         )
-        return TeacherView(images, self._run(detector.backbone, images.tensor))
+        return self._view(detector.backbone, images)
 
     @torch.no_grad()
     def per_instance_losses(
         self, view: TeacherView, targets: list[Instances], background: bool = True
     ) -> PerInstanceLosses:
-        own = to_device(targets, self.detector.device)
-        # A separate EventStorage keeps the teacher's log out of the student's.
-        with EventStorage(), self.autocast():
-            losses = per_instance_losses(self.detector, view.images, view.features, own, background)
+        own = to_device(targets, self.device)
+        if view.keys:
+            losses = self._cached_losses(view, own, background)
+        else:
+            losses = self._losses(view, own, background)
         has_class = self.has_class(own)
         if has_class is not None:
             losses.components["cls"] = torch.where(has_class, losses.components["cls"], 0.0)
@@ -112,6 +116,33 @@ class Teacher(TeacherBase):
         losses = to_device(losses, targets[0].gt_boxes.device)
         losses.predictions = predictions
         return losses
+
+    def _losses(
+        self, view: TeacherView, targets: list[Instances], background: bool
+    ) -> PerInstanceLosses:
+        # A separate EventStorage keeps the teacher's log out of the student's.
+        with EventStorage(), self.autocast():
+            return per_instance_losses(
+                self.detector, view.images, view.features, targets, background
+            )
+
+    def _cached_losses(
+        self, view: TeacherView, targets: list[Instances], background: bool
+    ) -> PerInstanceLosses:
+        """Losses without predictions, from the cache if it has them."""
+
+        def compute(new: list[int]) -> list[dict[str, Tensor]]:
+            own = [targets[n] for n in new]
+            return self._losses(view[new], own, background).by_image([len(x) for x in own])
+
+        assert self.cache is not None
+        settings = (background, self.class_map, _code_of_losses())
+        keys = [
+            digest(key, size, x.gt_boxes.tensor, x.gt_classes, ignore_boxes(x).tensor, *settings)
+            for key, size, x in zip(view.keys, view.images.image_sizes, targets, strict=True)
+        ]
+        found = self.cache(keys, compute)
+        return PerInstanceLosses.from_images(self.levels, to_device(found, self.device))
 
     def quality(self, view: TeacherView, targets: list[Instances]) -> DetectionQuality:
         own = to_device(targets, self.device)
@@ -146,6 +177,13 @@ class Teacher(TeacherBase):
     @property
     def device(self) -> torch.device:
         return self.detector.device
+
+
+@cache
+def _code_of_losses() -> str:
+    """Hash of the code that computes losses per instance."""
+    files = sorted(Path(families.__file__).parent.glob("*.py"))
+    return digest(*(path.read_text() for path in files))
 
 
 def check_square(padded_size: tuple[int, int], square: int, name: str) -> None:
@@ -226,7 +264,7 @@ def build_teacher(cfg: CfgNode, number: int = 0) -> TeacherBase:
                 "program, whose changes would not be noticed: set TEACHER.CACHE to ''"
             )
         folder, size = cfg.TEACHER.CACHE, cfg.TEACHER.CACHE_GIB
-        teacher.cache = FeatureCache(folder, size, teacher.detector, teacher.cfg.MODEL.dump())
+        teacher.cache = TeacherCache(folder, size, teacher.detector, teacher.cfg.MODEL.dump())
     return teacher
 
 

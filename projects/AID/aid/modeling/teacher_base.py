@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from .class_map import ClassMap
 from .families import DetectionQuality, PerInstanceLosses
-from .feature_cache import FeatureCache
 from .placement import autocast
+from .teacher_cache import TeacherCache
 
 __all__ = ["TeacherBase", "TeacherView", "normalized_batch", "resampled", "round_up"]
 
@@ -31,16 +31,22 @@ class TeacherView:
             empty for a teacher without features.
         detections: detections of each image, in pixels of the student's input, if they are given
             with the batch; else None.
+        keys: of the images in the teacher's cache; empty without one.
     """
 
     images: ImageList
     features: dict[str, Tensor]
     detections: list[Instances] | None = None
+    keys: list[str] = field(default_factory=list)
 
-    def __getitem__(self, index: slice) -> "TeacherView":
-        images = ImageList(self.images.tensor[index], self.images.image_sizes[index])
+    def __getitem__(self, index: slice | list[int]) -> "TeacherView":
+        def of(x: list) -> list:
+            return [x[n] for n in index] if isinstance(index, list) else x[index]
+
+        images = ImageList(self.images.tensor[index], of(self.images.image_sizes))
         features = {level: x[index] for level, x in self.features.items()}
-        return TeacherView(images, features, self.detections and self.detections[index])
+        detections = self.detections and of(self.detections)
+        return TeacherView(images, features, detections, self.keys and of(self.keys))
 
 
 class TeacherBase:
@@ -64,7 +70,7 @@ class TeacherBase:
         stays: whether the network keeps its device in training instead of moving to the student's.
         precision: precision of the forward passes, by autocast, or None for the student's. The
             weights are in float32, for evaluation, export and TEACHER.INHERIT.
-        cache: of the feature maps, or None.
+        cache: of feature maps and losses per instance, or None.
     """
 
     has_heads: bool
@@ -73,7 +79,7 @@ class TeacherBase:
     class_map: ClassMap | None = None
     stays = False
     precision: torch.dtype | None = None
-    cache: FeatureCache | None = None
+    cache: TeacherCache | None = None
 
     def __init__(self, detector: nn.Module, cfg: CfgNode, name: str, weights: str):
         self.detector = detector.eval()
@@ -170,16 +176,30 @@ class TeacherBase:
         """Number of parameters of the network."""
         return sum(p.numel() for p in self.detector.parameters())
 
-    def _run(self, network: Callable[[Tensor], dict[str, Tensor]], x: Tensor) -> dict[str, Tensor]:
-        """Features of ``x``, computed in :attr:`precision`, if set, and then converted to float32.
+    def _view(
+        self, network: Callable[[Tensor], dict[str, Tensor]], images: ImageList
+    ) -> TeacherView:
+        """View of preprocessed images, with the feature maps that ``network`` computes.
 
-        They are read from the :attr:`cache`, if there is one and it has all images.
+        It runs in :attr:`precision`, if set, and its maps are then converted to float32. They are
+        read from the :attr:`cache`, if there is one and it has them.
         """
+        x, keys = images.tensor, []
+
+        def compute(new: list[int]) -> list[dict[str, Tensor]]:
+            features = network(x[new])
+            return [{level: y[n] for level, y in features.items()} for n in range(len(new))]
+
         with self.autocast():
-            features = self.cache(network, x) if self.cache else network(x)
-        if self.precision is None:
-            return features
-        return {level: x.float() for level, x in features.items()}
+            if self.cache is None:
+                features = network(x)
+            else:
+                keys = self.cache.keys(x)
+                found = self.cache(keys, compute)
+                features = {k: torch.stack([y[k].to(x.device) for y in found]) for k in found[0]}
+        if self.precision is not None:
+            features = {level: y.float() for level, y in features.items()}
+        return TeacherView(images, features, keys=keys)
 
     def _images(self, batched_inputs: list[dict], input_format: str) -> list[Tensor]:
         """Raw images on the teacher's device, in its channel order."""

@@ -74,6 +74,35 @@ class PerInstanceLosses:
         components = {k: v for k, v in self.components.items() if k in names}
         return replace(self, components=components, background=background)
 
+    def by_image(self, counts: list[int]) -> list[dict[str, Tensor]]:
+        """Tensors of each image by name, without predictions; see :meth:`from_images`.
+
+        Args:
+            counts: number of instances of each image.
+        """
+        of_instances = {"instance/" + k: x for k, x in self.components.items()}
+        of_images = {"image/" + k: x for k, x in self.background.items()}
+        parts = {k: x.split(counts) for k, x in {"level": self.level_share, **of_instances}.items()}
+        parts |= {k: x.split(1) for k, x in of_images.items()}
+        return [{k: x[n] for k, x in parts.items()} for n in range(len(counts))]
+
+    @classmethod
+    def from_images(
+        cls, levels: tuple[str, ...], images: list[dict[str, Tensor]]
+    ) -> "PerInstanceLosses":
+        """Join the losses of images.
+
+        Args:
+            levels: see the attributes.
+            images: N outputs of :meth:`by_image`.
+        """
+        whole = {k: torch.cat([x[k] for x in images]) for k in images[0]}
+        components, background = (
+            {k.removeprefix(start): x for k, x in whole.items() if k.startswith(start)}
+            for start in ("instance/", "image/")
+        )
+        return cls(levels, components, background, whole["level"])
+
 
 @singledispatch
 def per_instance_losses(

@@ -1,4 +1,4 @@
-"""Cache of a teacher's feature maps on disk, for training on few views of few images."""
+"""Cache of a teacher's outputs on disk, for training on few views of few images."""
 
 import hashlib
 import logging
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..utils.errors import AIDError
 from ..utils.files import check_folder_name, check_writable, whole_file
 
-__all__ = ["FeatureCache"]
+__all__ = ["TeacherCache", "digest"]
 
 # Number of files that a process writes before it measures the size of the folder again.
 COUNT = 32
@@ -21,14 +21,15 @@ COUNT = 32
 RESERVE = 2**30
 
 
-class FeatureCache:
-    """Feature maps of a frozen network, one file for each image.
+class TeacherCache:
+    """Outputs of a frozen network, one file for each image: feature maps, and losses per instance.
 
-    A file is named by all that the features depend on: the image after augmentation, preprocessing
+    A file is named by all that its content depends on: the image after augmentation, preprocessing
     and padding, the network with its weights and settings, precision, the kind of device and the
-    version of torch. Files are thus never stale unless the code of the network changes, and several
-    runs may share a folder. Images that are not there are computed. What is read equals what was
-    computed, bit for bit. The last bits of what is computed may depend on the size of the batch.
+    version of torch; for losses also the ground truth, the image size and the code in ``families``.
+    Files are thus never stale unless the code of the network changes, and several runs may share a
+    folder. What is not there is computed. What is read equals what was computed, bit for bit. The
+    last bits of what is computed may depend on the other images of the batch.
     """
 
     def __init__(self, folder: str, max_gib: float, network: nn.Module, settings: str):
@@ -36,7 +37,7 @@ class FeatureCache:
         Args:
             folder: folder of the files, see TEACHER.CACHE.
             max_gib: size of the folder at which nothing more is stored.
-            network: network whose features are stored.
+            network: network whose outputs are stored.
             settings: what the network computes, as far as its modules do not show it.
 
         Raises:
@@ -53,39 +54,42 @@ class FeatureCache:
         self._limit = max_gib * 2**30
         self._num_written = 0
         self._is_open = True  # until a warning says that nothing more is stored
-        self._network = _digest(repr(network), settings, torch.__version__)
+        self._network = digest(repr(network), settings, torch.__version__)
         for name, x in network.state_dict().items():
-            self._network = _digest(self._network, name, x)
+            self._network = digest(self._network, name, x)
 
-    def __call__(
-        self, compute: Callable[[Tensor], dict[str, Tensor]], x: Tensor
-    ) -> dict[str, Tensor]:
-        """Read or compute the features of a batch.
+    def keys(self, images: Tensor) -> list[str]:
+        """Keys of the feature maps of a batch.
 
         Args:
-            compute: function of ``x`` that returns the features.
-            x: (N, C, H, W), N images after preprocessing and padding.
+            images: (N, C, H, W), N images after preprocessing and padding.
+        """
+        kind = images.device.type
+        half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+        return [digest(self._network, kind, half, image) for image in images]
+
+    def __call__(
+        self, keys: list[str], compute: Callable[[list[int]], list[dict[str, Tensor]]]
+    ) -> list[dict[str, Tensor]]:
+        """Read the outputs of a batch, and compute and store those that are not there.
+
+        Args:
+            keys: of the N images.
+            compute: function from indices of images to the outputs of each of them, by name.
 
         Returns:
-            {level: (N, C, H, W)}.
+            The outputs of each image. Those that were read are on the CPU.
         """
-        kind = x.device.type
-        half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
-        digests = [_digest(self._network, kind, half, image) for image in x]
-        paths = [os.path.join(self._folder, f"{digest}.pth") for digest in digests]
-        images = [_read(path) for path in paths]
-        new = [n for n, features in enumerate(images) if features is None]
-        if new:
-            computed = compute(x[new])
-            for i, n in enumerate(new):
-                image = {level: y[i] for level, y in computed.items()}
-                self._write(paths[n], image)
-                images[n] = image
-        features = [y for y in images if y is not None]
-        return {k: torch.stack([y[k].to(x.device) for y in features]) for k in features[0]}
+        paths = [os.path.join(self._folder, f"{key}.pth") for key in keys]
+        found = [_read(path) for path in paths]
+        new = [n for n, outputs in enumerate(found) if outputs is None]
+        for n, outputs in zip(new, compute(new) if new else [], strict=True):
+            self._write(paths[n], outputs)
+            found[n] = outputs
+        return [outputs for outputs in found if outputs is not None]
 
-    def _write(self, path: str, features: dict[str, Tensor]) -> None:
-        """Store the features of an image; a folder that has no room is not written any more."""
+    def _write(self, path: str, outputs: dict[str, Tensor]) -> None:
+        """Store the outputs of an image; a folder that has no room is not written any more."""
         if not self._is_open:
             return
         own = f"{path}.{os.getpid()}"  # runs may store the same image at the same time
@@ -93,9 +97,9 @@ class FeatureCache:
             if self._num_written % COUNT == 0:  # other processes may write there, too
                 room = shutil.disk_usage(self._folder).free - RESERVE
                 self._left = min(self._limit - _size(self._folder), room)
-            if self._left >= sum(x.nbytes for x in features.values()):
+            if self._left >= sum(x.nbytes for x in outputs.values()):
                 with whole_file(own, sync=False) as f:
-                    torch.save({k: y.cpu().clone() for k, y in features.items()}, f)
+                    torch.save({k: y.cpu().clone() for k, y in outputs.items()}, f)
                 os.replace(own, path)
                 self._left -= os.path.getsize(path)
                 self._num_written += 1
@@ -106,7 +110,7 @@ class FeatureCache:
             reason = f"cannot be written ({cause})"
         self._is_open = False
         logging.getLogger(__name__).warning(
-            "TEACHER.CACHE %s %s: further features are computed at each use; make room there, or "
+            "TEACHER.CACHE %s %s: further outputs are computed at each use; make room there, or "
             "raise the limit",
             self._folder,
             reason,
@@ -132,7 +136,7 @@ def _read(path: str) -> dict[str, Tensor] | None:
     return content if is_valid and content else None
 
 
-def _digest(*parts: object) -> str:
+def digest(*parts: object) -> str:
     """Hash of tensors by their content, and of other objects by their representation."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
