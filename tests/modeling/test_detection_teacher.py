@@ -60,7 +60,7 @@ def student(student_config):
 
 def test_loss_of_known_detections(tiny_model):
     """Right, of another class only, half as wide with score 0.5, and beside a worse one."""
-    teacher = DetectionTeacher(tiny_model("faster_rcnn"))
+    teacher = DetectionTeacher(tiny_model("faster_rcnn"), "found.json")
     square = [0.0, 0.0, 10.0, 10.0]
     right, half = [20.0, 0.0, 30.0, 10.0], [20.0, 0.0, 25.0, 10.0]
     sample = {"image": torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8)}

@@ -313,3 +313,12 @@ def test_log_lists_teacher_losses_and_weighting(student_config, caplog):
     assert "AttentionGuidedLoss(temperature 0.5" in message
     assert "NonLocalLoss(non_local 4e-05" in message
     assert "ExponentialWeighting by instance" in message and "alpha 0.1" in message
+
+
+def test_student_whose_losses_cannot_be_had_is_refused_for_a_rule_that_needs_them(student_model):
+    rpn = ["MODEL.RPN.IN_FEATURES", ["p3", "p4", "p5"], "MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"]]
+    opts = [*rpn, "MODEL.ANCHOR_GENERATOR.SIZES", [[8]] * 3]
+    opts += ["AID.WEIGHTING", "StudentAwareWeighting", "DISTILLATION.LOSSES", ["PKDLoss"]]
+    message = "^StudentAwareWeighting needs losses of the student: MODEL.ROI_HEADS"
+    with pytest.raises(AIDError, match=message):
+        student_model("faster_rcnn", "retinanet", opts)

@@ -29,10 +29,12 @@ def mixed(*of_teachers, **options):
     return TeacherMixing([exponential(**options) for _ in of_teachers])(list(of_teachers))
 
 
-def test_weights_of_a_single_teacher_are_unchanged():
-    alone = weights({"p2": [[0.3, 0.0]]})
-    rule = exponential(normalize=True)
-    assert TeacherMixing([rule])([alone])[0] is alone and rule.normalize
+def test_weights_of_a_single_teacher_are_normalized_alone():
+    alone = weights({"p2": [[0.3, 0.0]]}, instance=torch.tensor([0.3]))
+    assert mixed(alone)[0] is alone
+    actual = mixed(alone, normalize=True)[0]
+    assert actual.maps["p2"].flatten().tolist() == pytest.approx([2, 0])
+    assert torch.equal(actual.instance, alone.instance)
 
 
 def test_shares_are_the_softmax_of_minus_alpha_times_loss():

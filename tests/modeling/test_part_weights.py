@@ -9,7 +9,9 @@ from aid.modeling.families import PerInstanceLosses
 from aid.modeling.weighting import (
     ConstantWeighting,
     ExponentialWeighting,
+    TeacherMixing,
     TeacherStats,
+    Weights,
 )
 
 LEVELS = ("p2", "p3")
@@ -35,7 +37,13 @@ def stats(**kwargs):
 
 
 def component_weights(alpha=1.0, given=None, **kwargs):
-    return ExponentialWeighting(alpha=alpha, **kwargs).component_weights(given or stats(), BOXES)
+    rule = ExponentialWeighting(alpha=alpha, **kwargs)
+    return mixed(rule, rule.component_weights(given or stats(), BOXES))
+
+
+def mixed(rule, components):
+    alone = Weights({}, torch.zeros(len(components.cls)), components=components)
+    return TeacherMixing([rule])([alone])[0].components
 
 
 def exp(*losses):
@@ -128,7 +136,7 @@ def test_batch_without_instances_has_background_weights_only(granularity, normal
         torch.zeros(0, 2),
     )
     rule = ExponentialWeighting(alpha=1.0, granularity=granularity, normalize=normalize)
-    actual = rule.component_weights(TeacherStats(empty), [torch.zeros(0, 4)] * 2)
+    actual = mixed(rule, rule.component_weights(TeacherStats(empty), [torch.zeros(0, 4)] * 2))
     assert actual.cls.shape == actual.box.shape == (0,)
     expected = exp(1.0, 2.0)
     close(actual.background, expected / expected.mean() if normalize else expected)

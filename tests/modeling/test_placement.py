@@ -214,6 +214,20 @@ def test_student_losses_do_not_depend_on_the_teachers_precision(
         torch.testing.assert_close(half, loss, rtol=0.2, atol=0)
 
 
+def test_gradients_through_a_teachers_head_do_not_underflow_in_float16(
+    student_model, make_batch, storage
+):
+    gradients = []
+    for precision in ("", "float16"):
+        opts = ["TEACHER.PRECISION", precision, "DISTILLATION.LOSSES", ["CrossKDLoss"]]
+        model, _ = student_model("gfl", opts=[*opts, "DISTILLATION.WEIGHT", 0.01])
+        losses = model(make_batch())
+        sum(x for name, x in losses.items() if "distill" in name).backward()
+        gradients.append(model.backbone.fpn_output3.weight.grad)
+    expected, actual = gradients
+    torch.testing.assert_close(actual.norm(), expected.norm(), rtol=0.05, atol=0)
+
+
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
 def test_teacher_predictions_use_the_teachers_precision(kind, student_model, make_batch, storage):
     opts = ["TEACHER.PRECISION", "float32", "DISTILLATION.LOSSES", ["ResponseLoss"]]

@@ -13,6 +13,7 @@ from aid.modeling.weighting import (
     WEIGHTING_REGISTRY,
     ConstantWeighting,
     ExponentialWeighting,
+    TeacherMixing,
     TeacherStats,
 )
 
@@ -79,7 +80,7 @@ class RandomBatch:
         return TeacherStats(teacher, self.classes, student, quality)
 
     def maps(self, rule):
-        return rule(self.stats(), self.boxes, self.levels)
+        return TeacherMixing([rule])([rule(self.stats(), self.boxes, self.levels)])[0]
 
     def permuted(self, generator):
         """A copy with the instances of each image permuted, and the permutation."""

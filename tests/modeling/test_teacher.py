@@ -259,7 +259,7 @@ def test_levels_and_strides_must_agree(tiny_model, student_config):
 def test_roi_levels_must_be_levels_of_the_rpn(rpn, rois, tiny_model):
     opts = ["MODEL.RPN.IN_FEATURES", rpn, "MODEL.ROI_HEADS.IN_FEATURES", rois]
     model = tiny_model("faster_rcnn", [*opts, "MODEL.ANCHOR_GENERATOR.SIZES", [[8]] * 4])
-    message = f"ROI_HEADS.IN_FEATURES is {', '.join(rois)}, MODEL.RPN.IN_FEATURES p.*: instance"
+    message = f"ROI_HEADS.IN_FEATURES is {', '.join(rois)}, MODEL.RPN.IN_FEATURES p.*: losses"
     with pytest.raises(AIDError, match=message):
         Teacher(model, cfg=None)
 

@@ -10,6 +10,7 @@ from aid.modeling.families import PerInstanceLosses
 from aid.modeling.weighting import (
     ConstantWeighting,
     ExponentialWeighting,
+    TeacherMixing,
     TeacherStats,
     build_weighting,
 )
@@ -33,7 +34,8 @@ def losses(instance, background, components=("cls",)):
 
 def maps(instance, rest, boxes=BOXES, alpha=1.0, **kwargs):
     stats = TeacherStats(losses(instance, rest))
-    return ExponentialWeighting(alpha=alpha, **kwargs)(stats, boxes, LEVELS)
+    rule = ExponentialWeighting(alpha=alpha, **kwargs)
+    return TeacherMixing([rule])([rule(stats, boxes, LEVELS)])[0]
 
 
 def test_instance_weight_is_exp_of_minus_alpha_times_loss():

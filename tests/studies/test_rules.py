@@ -7,7 +7,12 @@ import torch
 
 from aid.config import load_config
 from aid.modeling.families import DetectionQuality, PerInstanceLosses
-from aid.modeling.weighting import WEIGHTING_REGISTRY, TeacherStats, build_weighting
+from aid.modeling.weighting import (
+    WEIGHTING_REGISTRY,
+    TeacherMixing,
+    TeacherStats,
+    build_weighting,
+)
 from aid.utils.errors import AIDError
 
 RelativeWeighting = WEIGHTING_REGISTRY.get("RelativeWeighting")
@@ -163,7 +168,7 @@ def test_score_times_iou_is_the_square_of_the_quality():
 
 def test_scores_are_divided_by_their_mean_on_each_level():
     rule = ScoreWeighting(alpha=1.0, normalize=False, background="one")
-    actual = rule(detected(), BOXES, LEVELS)
+    actual = TeacherMixing([rule])([rule(detected(), BOXES, LEVELS)])[0]
     torch.testing.assert_close(actual.instance, torch.tensor([1.0, 0.125, 0.01]))
     fine = actual.maps["p2"][:, 0]  # boxes of 2 x 2 cells
     mean = (4 * (1 + 0.125 + 0.01) + 36) / 48
@@ -177,7 +182,8 @@ def test_scores_are_divided_by_their_mean_on_each_level():
 def test_score_weighted_fitnet_equals_ultralytics():
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.rand(2, 2, 5, 4, 6, generator=generator)
-    weights = ScoreWeighting(alpha=1.0)(detected(), BOXES, LEVELS).maps["p2"]
+    rule = ScoreWeighting(alpha=1.0)
+    weights = TeacherMixing([rule])([rule(detected(), BOXES, LEVELS)])[0].maps["p2"]
     score = 7 * weights  # only proportions matter
     squares = (teacher - student) ** 2
     expected = (score * squares).sum() / (score.sum() * 5)

@@ -38,7 +38,7 @@ class DetectionTeacher(TeacherBase):
     has_heads = True
     has_features = False
 
-    def __init__(self, student: nn.Module, name: str = "no file"):
+    def __init__(self, student: nn.Module, name: str):
         """
         Args:
             student: as Detectron2 built it.
@@ -77,7 +77,7 @@ class DetectionTeacher(TeacherBase):
             self.levels,
             {"cls": -score.log(), "box": 1 - iou},
             {"cls": score.new_zeros(len(targets), num_levels)},
-            torch.full_like(score, 1 / num_levels)[:, None].expand(-1, num_levels),
+            score.new_full((len(score), num_levels), 1 / num_levels),
         )
 
     def quality(self, view: TeacherView, targets: list[Instances]) -> DetectionQuality:

@@ -113,7 +113,7 @@ class FeatureTeacher(TeacherBase):
             self.levels,
             {"cls": zeros},
             {"cls": zeros.new_zeros(len(targets), num_levels)},
-            zeros[:, None].expand(-1, num_levels) + 1 / num_levels,
+            zeros.new_full((len(zeros), num_levels), 1 / num_levels),
         )
 
     @property

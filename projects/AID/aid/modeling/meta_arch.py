@@ -62,6 +62,7 @@ class DistillationMixin(_Detector):
         plain_architecture: name of the detector's own meta-architecture.
         distillation: modules of the distillers and the balance; None before they are built.
         distillers: one for each teacher.
+        mixing, schedule, distillation_weight: see :meth:`set_distillers`, which sets them.
         pseudo_labels: rule for images without labels.
         is_plain: whether it runs :meth:`as_plain_detector`.
         gradient_ratio: measures each forward pass if there is no balance; None to measure none.
@@ -158,7 +159,6 @@ class DistillationMixin(_Detector):
                 weight or balance; or a weighting rule that does not fit this student.
         """
         check_not_negative("DISTILLATION.WEIGHT", weight)
-        # Before the mixing normalizes in place of the rules.
         descriptions = "; ".join(str(distiller) for distiller in distillers)
         self.mixing = TeacherMixing([distiller.weighting for distiller in distillers])
         self.distillers, self.schedule, self.distillation_weight = distillers, schedule, weight
@@ -175,7 +175,11 @@ class DistillationMixin(_Detector):
             modules["balance"] = Balance(balance)
         self.distillation = modules.to(self.device)
         if self.weighting.requires_student:
-            loss_levels(self)  # an error now if the family has no per-instance losses
+            try:
+                loss_levels(self)
+            except AIDError as error:
+                rule = type(self.weighting).__name__
+                raise AIDError(f"{rule} needs losses of the student: {error}") from None
         logging.getLogger(__name__).info(
             "Distillation: lambda %g, %s, %s; %s",
             weight,

@@ -23,7 +23,6 @@ from ..utils.d2 import padding
 from ..utils.errors import AIDError
 from ..utils.suggestions import did_you_mean_file
 from ..utils.text import counted
-from . import families
 from .build import build_detector
 from .class_map import ClassMap
 from .families import (
@@ -76,9 +75,15 @@ class Teacher(TeacherBase):
             detector: detector of a type for which :func:`per_instance_losses` is implemented.
             cfg: config of the detector.
             name, weights: see the attributes.
+
+        Raises:
+            AIDError: no loss per instance is defined for the detector.
         """
         super().__init__(detector, cfg, name, weights)
-        self.levels = loss_levels(detector)
+        try:
+            self.levels = loss_levels(detector)
+        except AIDError as error:
+            raise AIDError(f"{name}: {error}") from None
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return self.detector.backbone.output_shape()
@@ -181,8 +186,8 @@ class Teacher(TeacherBase):
 
 @cache
 def _code_of_losses() -> str:
-    """Hash of the code that computes losses per instance."""
-    files = sorted(Path(families.__file__).parent.glob("*.py"))
+    """Hash of this package's code, in many of whose modules losses per instance are computed."""
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
     return digest(*(path.read_text() for path in files))
 
 

@@ -127,7 +127,8 @@ class TeacherBase:
             background: see :func:`~aid.modeling.families.per_instance_losses`.
 
         Returns:
-            Losses on the device of the targets; their ``predictions`` are on the teacher's.
+            Losses on the device of the targets. Their ``predictions`` are on the teacher's, and
+            None for a view with ``keys``, whose losses may come from the cache.
         """
         raise NotImplementedError
 

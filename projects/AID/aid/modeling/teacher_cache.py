@@ -6,8 +6,11 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from uuid import uuid4
 
+import detectron2
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from ..utils.errors import AIDError
@@ -26,10 +29,11 @@ class TeacherCache:
 
     A file is named by all that its content depends on: the image after augmentation, preprocessing
     and padding, the network with its weights and settings, precision, the kind of device and the
-    version of torch; for losses also the ground truth, the image size and the code in ``families``.
-    Files are thus never stale unless the code of the network changes, and several runs may share a
-    folder. What is not there is computed. What is read equals what was computed, bit for bit. The
-    last bits of what is computed may depend on the other images of the batch.
+    versions of the libraries; for losses also the ground truth, the image size, the class map, the
+    kind of background and the code of this package. Files are thus never stale unless the code of
+    the network changes, and several runs may share a folder. What is not there is computed. What is
+    read equals what was computed, bit for bit. The last bits of what is computed may depend on the
+    other images of the batch.
     """
 
     def __init__(self, folder: str, max_gib: float, network: nn.Module, settings: str):
@@ -53,8 +57,10 @@ class TeacherCache:
             raise AIDError(f"TEACHER.CACHE: {error}; name a folder that can be written") from error
         self._limit = max_gib * 2**30
         self._num_written = 0
+        self._left = 0.0  # bytes that may still be stored
         self._is_open = True  # until a warning says that nothing more is stored
-        self._network = digest(repr(network), settings, torch.__version__)
+        versions = (x.__version__ for x in (torch, torchvision, detectron2))
+        self._network = digest(repr(network), settings, *versions)
         for name, x in network.state_dict().items():
             self._network = digest(self._network, name, x)
 
@@ -65,8 +71,8 @@ class TeacherCache:
             images: (N, C, H, W), N images after preprocessing and padding.
         """
         kind = images.device.type
-        half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
-        return [digest(self._network, kind, half, image) for image in images]
+        precision = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+        return [digest(self._network, kind, precision, image) for image in images]
 
     def __call__(
         self, keys: list[str], compute: Callable[[list[int]], list[dict[str, Tensor]]]
@@ -92,7 +98,8 @@ class TeacherCache:
         """Store the outputs of an image; a folder that has no room is not written any more."""
         if not self._is_open:
             return
-        own = f"{path}.{os.getpid()}"  # runs may store the same image at the same time
+        # Runs may store the same image at the same time, in containers with equal process ids.
+        own = f"{path}.{uuid4().hex}"
         try:
             if self._num_written % COUNT == 0:  # other processes may write there, too
                 room = shutil.disk_usage(self._folder).free - RESERVE
@@ -138,12 +145,12 @@ def _read(path: str) -> dict[str, Tensor] | None:
 
 def digest(*parts: object) -> str:
     """Hash of tensors by their content, and of other objects by their representation."""
-    digest = hashlib.blake2b(digest_size=16)
+    state = hashlib.blake2b(digest_size=16)
     for part in parts:
         if isinstance(part, Tensor):
             data = part.detach().cpu().contiguous()
-            digest.update(f"{data.dtype} {tuple(data.shape)} ".encode())
-            digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
+            state.update(f"{data.dtype} {tuple(data.shape)} ".encode())
+            state.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
         else:
-            digest.update(f"{part} ".encode())
-    return digest.hexdigest()
+            state.update(f"{part} ".encode())
+    return state.hexdigest()

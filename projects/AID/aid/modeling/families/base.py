@@ -142,8 +142,8 @@ def loss_levels(detector: nn.Module) -> tuple[str, ...]:
 def _unsupported(detector: nn.Module) -> AIDError:
     known = sorted(cls.__name__ for cls in per_instance_losses.registry if cls is not object)
     return AIDError(
-        f"TEACHER.CONFIG_FILE: no instance loss is defined for a {type(detector).__name__}; "
-        f"teachers can be {', '.join(known)} and their subclasses"
+        f"no loss per instance is defined for a {type(detector).__name__}: choose one of "
+        f"{', '.join(known)}, or a subclass"
     )
 
 

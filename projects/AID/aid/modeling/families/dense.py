@@ -4,7 +4,7 @@ The anchor of a GFL's cell or of an FCOS's point is the only one there. Shape le
 """
 
 from collections.abc import Callable
-from functools import partial, singledispatch
+from functools import singledispatch
 
 import torch
 from detectron2.structures import Boxes, ImageList, Instances
@@ -33,6 +33,7 @@ from .predictions import (
     PredictionBatch,
     PredictionRequest,
     Predictions,
+    check_comparable,
     paired_predictions,
     predicts_distributions,
 )
@@ -51,7 +52,7 @@ __all__ = [
 def register_dense(family: type, num_classes_key: str) -> None:
     """Register what does not differ between dense detectors.
 
-    A family also defines :func:`anchor_match`, ``per_instance_losses`` and ``check_comparable``.
+    A family also defines :func:`anchor_match` and ``per_instance_losses``.
 
     Args:
         family: with ``head``, ``head_in_features`` and ``anchor_generator``.
@@ -63,6 +64,9 @@ def register_dense(family: type, num_classes_key: str) -> None:
     merge_classes.register(family, _merge_classes)
     paired_predictions.register(family, _paired_predictions)
     predict_given.register(family, _predict_given)
+    check_comparable.register(
+        family, lambda teacher, student, _, loss: check_dense(teacher, student, family, loss)
+    )
 
 
 @singledispatch
@@ -169,7 +173,6 @@ def check_dense(
     teacher: nn.Module,
     student: nn.Module,
     family: type,
-    request: PredictionRequest,
     loss: str,
     keys: str = "MODEL.ANCHOR_GENERATOR",
 ) -> None:
@@ -178,7 +181,7 @@ def check_dense(
     Args:
         family: type that the student has to be of.
         keys: config keys that define the anchors.
-        teacher, student, request, loss: see :func:`check_comparable`.
+        teacher, student, loss: see :func:`check_comparable`.
 
     Raises:
         AIDError: family, levels, anchors or padding differ.
@@ -230,8 +233,7 @@ def _paired_predictions(
     0.04, about that of the other families.
     """
     truth = Targets.from_instances(batch.targets)
-    in_precision = partial(autocast, teacher.device, batch.teacher_precision)
-    with torch.no_grad(), in_precision():
+    with torch.no_grad(), autocast(teacher.device, batch.teacher_precision):
         features = [batch.teacher[level] for level in teacher.head_in_features]
         anchors = teacher.anchor_generator(features)
         matched_gt = match_anchors(anchor_match(teacher, anchors), anchors, truth).matched_gt
@@ -251,8 +253,8 @@ def _paired_predictions(
     if request.cross_convs is not None:
         assert batch.student_branches is not None, "no branches were tapped"
         branches = to_device(batch.student_branches[request.cross_convs], teacher.device)
-        with in_precision():
-            outputs = cross_predictions(teacher, features, branches, request.cross_convs)
+        # In the student's precision: gradients flow through it, and would underflow in float16.
+        outputs = cross_predictions(teacher, features, branches, request.cross_convs)
         cross_logits, cross_deltas, *_ = flatten_predictions(teacher, outputs)
         cross = _predictions(
             teacher, cross_logits[image, anchor], cross_deltas[image, anchor], boxes

@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import Boxes, ImageList, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...utils.d2 import match_fcos_points
 from ..boxes import elementwise_box_giou
 from .anchors import Match
 from .base import PerInstanceLosses, Targets, per_instance_losses
-from .dense import anchor_match, check_dense, focal_losses, losses_at_points, register_dense
-from .predictions import PredictionRequest, check_comparable
+from .dense import anchor_match, focal_losses, losses_at_points, register_dense
 
 __all__ = ["match_points"]
 
@@ -111,8 +110,3 @@ def _nearest_points(points: list[Boxes], boxes: Boxes) -> Tensor:
     centers = Boxes.cat(points).get_centers()
     distance = (centers - boxes.get_centers()[:, None]).abs().amax(dim=2)
     return torch.where(level == wanted[:, None], distance, torch.inf).argmin(dim=1)
-
-
-@check_comparable.register
-def _(teacher: FCOS, student: nn.Module, request: PredictionRequest, loss: str) -> None:
-    check_dense(teacher, student, FCOS, request, loss)

@@ -81,7 +81,7 @@ def _(detector: GFL) -> bool:
 @check_comparable.register
 def _(teacher: GFL, student: nn.Module, request: PredictionRequest, loss: str) -> None:
     keys = "MODEL.GFL.ANCHOR_SCALE and MODEL.ANCHOR_GENERATOR.OFFSET"
-    check_dense(teacher, student, GFL, request, loss, keys)
+    check_dense(teacher, student, GFL, loss, keys)
     of_student, of_teacher = (x.box2box_transform.reg_max for x in (student, teacher))
     if request.distributions and of_student != of_teacher:
         raise AIDError(

@@ -137,8 +137,8 @@ class PredictionBatch:
         targets: ground truth of each image; like images, on the teacher's device.
         student_predictions: output of the student's dense head on ``student``; None without such a
             head.
-        teacher_predictions: :attr:`PerInstanceLosses.predictions` of the teacher; None if its
-            losses were not needed.
+        teacher_predictions: :attr:`PerInstanceLosses.predictions` of the teacher; None if
+            they have to be computed.
         student_branches: features within the student's dense head, see
             :func:`~.cross_head.tap_branches`.
         detections: detections of each image, if nothing else of the teacher is known; else None.

@@ -5,12 +5,11 @@ from functools import partial
 import torch
 from detectron2.modeling import RetinaNet
 from detectron2.structures import Boxes, ImageList, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from .anchors import Match, anchor_losses, match_by_overlap
 from .base import PerInstanceLosses, Targets, loss_levels, per_instance_losses
-from .dense import anchor_match, check_dense, flatten_predictions, focal_losses, register_dense
-from .predictions import PredictionRequest, check_comparable
+from .dense import anchor_match, flatten_predictions, focal_losses, register_dense
 
 __all__ = []
 
@@ -43,8 +42,3 @@ def retinanet_losses(
     losses = anchor_losses(detector, match, focal, logits, deltas, anchors, truth, levels)
     losses.predictions = predictions
     return losses
-
-
-@check_comparable.register
-def _(teacher: RetinaNet, student: nn.Module, request: PredictionRequest, loss: str) -> None:
-    check_dense(teacher, student, RetinaNet, request, loss)

@@ -58,17 +58,17 @@ def _(detector: GeneralizedRCNN) -> tuple[str, ...]:
     ):
         if not isinstance(module, kind):
             raise AIDError(
-                f"TEACHER.CONFIG_FILE: instance losses need {kind.__name__} or a subclass, "
-                f"the teacher has {type(module).__name__}: choose an FPN teacher"
+                f"losses per instance need {kind.__name__} or a subclass, the detector has "
+                f"{type(module).__name__}: choose a two-stage detector with an FPN"
             )
     levels = tuple(detector.proposal_generator.in_features)
     pooled = tuple(detector.roi_heads.box_in_features)
     first = levels.index(pooled[0]) if pooled[0] in levels else 0
     if levels[first : first + len(pooled)] != pooled:
         raise AIDError(
-            f"TEACHER.CONFIG_FILE: MODEL.ROI_HEADS.IN_FEATURES is {', '.join(pooled)}, "
-            f"MODEL.RPN.IN_FEATURES {', '.join(levels)}: instance losses need an RPN that reads "
-            "all levels of the RoI heads, in the same order; choose another teacher"
+            f"MODEL.ROI_HEADS.IN_FEATURES is {', '.join(pooled)}, MODEL.RPN.IN_FEATURES "
+            f"{', '.join(levels)}: losses per instance need an RPN that reads all levels of the "
+            "RoI heads, in the same order; choose another detector"
         )
     return levels
 

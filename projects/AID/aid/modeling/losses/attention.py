@@ -124,7 +124,7 @@ class AttentionGuidedLoss(FeatureLoss):
             standardize, adapt_equal_widths: see the keys of DISTILLATION.
 
         Raises:
-            AIDError: a temperature that is not positive.
+            AIDError: a temperature that is not positive, an unknown scale, or a negative weight.
         """
         term_weights = {
             "loss_distill_feature": feature_weight,

@@ -13,7 +13,7 @@ from ..detectors.gfl_losses import soft_quality_focal_losses
 from ..families import PairedPredictions, PredictionRequest
 from .base import DISTILLATION_LOSS_REGISTRY, PredictionLoss
 from .functional import edge_divergences, finite_only
-from .response import box_losses, check_min_score
+from .response import check_min_score, giou_losses
 
 __all__ = ["CrossKDLoss"]
 
@@ -82,7 +82,7 @@ class CrossKDLoss(PredictionLoss):
         finite, logits = finite_only(teacher.logits)
         cls = soft_quality_focal_losses(cross.logits, logits.sigmoid(), BETA)
         if cross.distributions is None or teacher.distributions is None:
-            box = box_losses(cross.boxes, teacher.boxes)
+            box = giou_losses(cross.boxes, teacher.boxes)
         else:
             box = edge_divergences(cross.distributions, teacher.distributions)
         return {"cls": torch.where(finite, cls, 0.0), "box": box}

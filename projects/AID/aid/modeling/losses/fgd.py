@@ -123,7 +123,7 @@ class FGDLoss(FeatureLoss):
             standardize, adapt_equal_widths: see the keys of DISTILLATION.
 
         Raises:
-            AIDError: a temperature that is not positive.
+            AIDError: a temperature that is not positive, an unknown scale, or a negative weight.
         """
         term_weights = {
             "loss_distill_fgd_foreground": foreground_weight,

@@ -177,15 +177,13 @@ def edge_divergences(student: Tensor, teacher: Tensor) -> Tensor:
     return torch.where(finite, softmax_divergences(student, teacher).mean(dim=1), 0.0)
 
 
-def mean_over_images(
-    losses: Tensor, image: Tensor, num_images: int, mask: Tensor | None = None
-) -> Tensor:
+def mean_over_images(losses: Tensor, image: Tensor, num_images: int, mask: Tensor | None) -> Tensor:
     """Mean of the losses of each image's samples, averaged over all images.
 
     Args:
         losses, image: (S,).
         num_images: number of images, with those that have no samples.
-        mask: (S,), bool, the samples that count; all by default.
+        mask: (S,), bool, the samples that count; None for all.
     """
     if mask is not None:  # selecting them would synchronize with the device
         image = torch.where(mask, image, num_images)

@@ -51,7 +51,7 @@ class MGDLoss(SingleTermLoss):
             kwargs: see :class:`SingleTermLoss`.
 
         Raises:
-            AIDError: a share outside of [0, 1).
+            AIDError: a share outside of [0, 1), an unknown scale, or a negative weight.
         """
         super().__init__(channels=channels, **kwargs)
         check_scale(scale)

@@ -168,7 +168,8 @@ class NonLocalLoss(FeatureLoss):
             standardize, adapt_equal_widths: see the keys of DISTILLATION.
 
         Raises:
-            AIDError: no kernel size, or one that is no whole number above 0.
+            AIDError: no kernel size, or one that is no whole number above 0, an unknown scale, or a
+                negative weight.
         """
         super().__init__({"loss_distill_non_local": weight}, standardize, channels)
         check_scale(scale)

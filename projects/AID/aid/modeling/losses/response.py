@@ -14,7 +14,7 @@ from ..families import PairedPredictions, PredictionRequest
 from .base import DISTILLATION_LOSS_REGISTRY, PredictionLoss
 from .functional import finite_only, softmax_divergences
 
-__all__ = ["ResponseLoss", "box_losses", "check_min_score", "soft_target_losses"]
+__all__ = ["ResponseLoss", "giou_losses", "check_min_score", "soft_target_losses"]
 
 
 @DISTILLATION_LOSS_REGISTRY.register()
@@ -85,7 +85,7 @@ class ResponseLoss(PredictionLoss):
     def sample_losses(self, predictions: PairedPredictions) -> dict[str, Tensor]:
         return {
             "cls": soft_target_losses(predictions, self.temperature),
-            "box": box_losses(predictions.student.boxes, predictions.teacher.boxes),
+            "box": giou_losses(predictions.student.boxes, predictions.teacher.boxes),
         }
 
 
@@ -115,7 +115,7 @@ def soft_target_losses(predictions: PairedPredictions, temperature: float) -> Te
     return temperature**2 * torch.where(finite, divergence, 0.0)
 
 
-def box_losses(student: Tensor, teacher: Tensor) -> Tensor:
+def giou_losses(student: Tensor, teacher: Tensor) -> Tensor:
     """GIoU losses (S,), 1 - GIoU, of boxes (S, 4).
 
     0 where the teacher's box is not finite or has no area: even an equal box has no IoU with an

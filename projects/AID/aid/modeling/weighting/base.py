@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...utils.errors import AIDError, check_not_negative
 from ...utils.suggestions import did_you_mean
-from .maps import constant_map, mean_with, normalized, rasterize_boxes
+from .maps import constant_map, mean_with, rasterize_boxes
 from .structures import ComponentWeights, TeacherStats, Weights
 
 __all__ = ["WEIGHTING_REGISTRY", "Weighting", "build_weighting"]
@@ -56,7 +56,7 @@ class Weighting(nn.Module):
         """
         Args:
             granularity, background, normalize: see AID.GRANULARITY, AID.BACKGROUND and
-                AID.NORMALIZE in config/keys.py.
+                AID.NORMALIZE in config/keys.py; :class:`TeacherMixing` normalizes.
             coefficients: {component of the loss: its coefficient}; 1 for the others.
 
         Raises:
@@ -157,8 +157,6 @@ class Weighting(nn.Module):
             maps = rasterize_boxes(boxes, instance, rest, levels)
         else:
             maps = {level: constant_map(rest[level], size) for level, (size, _) in levels.items()}
-        if self.normalize:
-            maps = {k: normalized(x) for k, x in maps.items()}
         return Weights(maps, instance, self.total(losses.components))
 
     def component_weights(
@@ -167,8 +165,7 @@ class Weighting(nn.Module):
         """Compute separate weights of predicted classes and boxes, from components of the loss.
 
         Predictions have no level, so that granularity "level" means "image" here. The components of
-        an RPN are left out. Normalized weights have mean 1 over the instances and, for classes, the
-        background of each image.
+        an RPN are left out.
 
         Args:
             stats, boxes: see :meth:`forward`, which is called first.
@@ -179,10 +176,6 @@ class Weighting(nn.Module):
             return ComponentWeights(ones[image], ones[image], ones)
         cls, background = self._component_weight(stats.only("cls"), image)
         box, _ = self._component_weight(stats.only("box", "ctr"), image)
-        if self.normalize:
-            both = normalized(torch.cat([cls, background]))
-            cls, background = both.split([len(cls), len(background)])
-            box = normalized(box)
         return ComponentWeights(cls, box, background)
 
     def _component_weight(self, stats: TeacherStats, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -98,15 +98,13 @@ def mean_with(rest: Tensor, loss: Tensor, share: Tensor, image: Tensor) -> Tenso
     return base + total / rest.isfinite().to(rest.dtype).index_add(0, image, share)
 
 
-def normalized(x: Tensor, by: Tensor | None = None) -> Tensor:
-    """Divide ``x`` by its mean over the batches of all processes.
+def normalized(x: Tensor) -> Tensor:
+    """Divide weights by the mean of the teachers' sum over the batches of all processes.
 
     Args:
-        x: tensor of any shape.
-        by: tensor whose mean is the divisor; ``x`` by default.
+        x: (T, ...), weights of T teachers.
     """
-    by = x if by is None else by
-    total = torch.stack([by.sum(), by.new_full((), by.numel())])
+    total = torch.stack([x.sum(), x.new_full((), x[0].numel())])
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(total)
     # With the lower bound, weights that are all 0 remain 0.

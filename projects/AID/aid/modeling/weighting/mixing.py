@@ -18,17 +18,18 @@ __all__ = ["TeacherMixing", "mix"]
 
 
 class TeacherMixing:
-    """Mixes the weights of several teachers, position by position; see :func:`mix`.
+    """Mixes the weights of several teachers, position by position, and normalizes; see :func:`mix`.
 
     The weights of a level are those of the teachers that have it. Normalization (AID.NORMALIZE)
-    follows the mixing and divides by the mean of the teachers' sum.
+    follows the mixing and divides by the mean of the teachers' sum over the batch: of maps level by
+    level, of predicted classes over the instances and the background of each image, of predicted
+    boxes over the instances.
     """
 
     def __init__(self, weightings: list[Weighting]):
         """
         Args:
-            weightings: rule of each teacher. If there are several, their own normalization is
-                turned off.
+            weightings: rule of each teacher.
 
         Raises:
             AIDError: no rule, or rules of different classes, granularity or normalization, whose
@@ -44,10 +45,7 @@ class TeacherMixing:
                 f"weighting rules of {len(weightings)} teachers: {found or 'none'}: give at least "
                 "one teacher, and all teachers the same rule, AID.GRANULARITY and AID.NORMALIZE"
             )
-        self.normalize = weightings[0].normalize and len(weightings) > 1
-        if self.normalize:
-            for weighting in weightings:
-                weighting.normalize = False
+        self.normalize = weightings[0].normalize
 
     def __call__(self, weights: list[Weights]) -> list[Weights]:
         """Mix the weights of T teachers.
@@ -56,10 +54,10 @@ class TeacherMixing:
             weights: imitation weights of each teacher.
 
         Returns:
-            Mixed weights of each teacher, with unchanged losses D. The weights of a single teacher
-            do not change.
+            Mixed weights of each teacher, with unchanged losses D. Those of a single teacher change
+            by the normalization alone.
         """
-        if len(weights) == 1:
+        if len(weights) == 1 and not self.normalize:
             return weights
         plain = weights[0].instance is None  # a rule without statistics, which is not normalized
         normalize = self.normalize and not plain
@@ -68,7 +66,7 @@ class TeacherMixing:
             teachers = [t for t, x in enumerate(weights) if level in x.maps]
             mixed = mix([weights[t].maps[level] for t in teachers])
             if normalize:
-                mixed = normalized(mixed, by=mixed.sum(dim=0))
+                mixed = normalized(mixed)
             for t, of_teacher in zip(teachers, mixed, strict=True):
                 maps[t][level] = of_teacher
         instance: Iterable[Tensor | None] = [None] * len(weights)
@@ -88,7 +86,7 @@ class TeacherMixing:
         cls = mix([torch.cat([x.cls, x.background]) for x in given])
         box = mix([x.box for x in given])
         if normalize:
-            cls, box = (normalized(x, by=x.sum(dim=0)) for x in (cls, box))
+            cls, box = (normalized(x) for x in (cls, box))
         sizes = [len(given[0].cls), len(given[0].background)]
         pairs = zip((x.split(sizes) for x in cls), box, strict=True)
         mixed = iter([ComponentWeights(c, b, background) for (c, background), b in pairs])
