@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -35,6 +36,8 @@ def project(load_script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("aid.utils.commands.REGISTERED", files := [])
     monkeypatch.setattr("aid.data.register.REGISTERED", files)
     load_script("tests/own_data/layouts.py").write_voc(tmp_path / "labels")
+    for split, name in (("val", "d"), ("test", "e")):
+        (tmp_path / f"labels/ImageSets/Main/{split}.txt").write_text(name)
     load_script("tools/convert_dataset.py").main(["labels", "--output", "fleet_data"])
     args = ["fleet", "--data", "fleet_data", "--gpus", "0", "--batch", "2", "--epochs", "2"]
     capsys.readouterr()
@@ -46,7 +49,7 @@ def project(load_script, tmp_path, monkeypatch, capsys):
         small = text.replace('"data.yaml"]', '"data.yaml", "small.yaml"]')
         (tmp_path / "fleet" / name).write_text(small)
     yield [x for x in printed if x.startswith("python ")]
-    for name in ("fleet_train", "fleet_val"):
+    for name in ("fleet_train", "fleet_val", "fleet_test"):
         DatasetCatalog.pop(name, None)
         MetadataCatalog.pop(name, None)
 
@@ -60,7 +63,8 @@ def test_printed_commands_train_and_compare_a_distilled_student(
         module = load_script(os.path.abspath(script))
         (module.start if hasattr(module, "start") else module.main)(args)
         logs.append(capsys.readouterr().out)
-    assert len(logs) == 4 and f"teacher of TEACHER.CONFIG_FILE {tmp_path}/fleet" in logs[2]
+    log = (tmp_path / "output/fleet/aid/log.txt").read_text()
+    assert len(logs) == 5 and f"teacher of TEACHER.CONFIG_FILE {tmp_path}/fleet" in log
     folder = tmp_path / "output/fleet/report"
     assert "| aid" in (text := (folder / "report.md").read_text()) and "AID by instance" in text
     assert "| forklift " in text
@@ -68,6 +72,7 @@ def test_printed_commands_train_and_compare_a_distilled_student(
     rows = json.loads((folder / "report.json").read_text())["runs"]
     assert [x["role"] for x in rows] == ["teacher", "plain", "AID by instance"]
     assert [x["iterations"] for x in rows] == [4, 2, 2]
+    assert (tmp_path / "output/fleet/test/inference/metrics.json").exists()
 
 
 @pytest.fixture
@@ -79,8 +84,9 @@ def page(repository):
 
 
 def commands(text: str) -> list[list[str]]:
-    """Words of the commands in a code block."""
-    return [shlex.split(line) for line in text.replace("\\\n", " ").splitlines()]
+    """Words of the commands in a code block, without comments."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return list(filter(None, (shlex.split(line, comments=True) for line in lines)))
 
 
 def test_commands_of_the_page_are_those_that_are_printed(
@@ -95,12 +101,14 @@ def test_commands_of_the_page_are_those_that_are_printed(
         load_script(command[1]).build_parser().parse_args(command[2:])
     monkeypatch.chdir(tmp_path)
     load_script("tests/own_data/layouts.py").write_coco(tmp_path / "LABELS")
+    for folder, name in (("images", "{}"), ("annotations", "instances_{}2017.json")):
+        source, target = (tmp_path / "LABELS" / folder / name.format(x) for x in ("val", "test"))
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
     load_script("tools/convert_dataset.py").main(convert[2:])
     capsys.readouterr()
     load_script("tools/new_project.py").main(new[2:])
-    printed = [shlex.split(x) for x in capsys.readouterr().out.splitlines()]
-    printed = [x for x in printed if x[0] == "python"]
-    assert len(run) == 4 and [x[0:1] + x[2:] for x in printed] == [x[0:1] + x[2:] for x in run]
+    printed = commands(capsys.readouterr().out)
+    assert len(run) == 5 and [x[0:1] + x[2:] for x in printed] == [x[0:1] + x[2:] for x in run]
     assert all(a[1].endswith(b[1]) for a, b in zip(printed, run, strict=True))
 
 

@@ -8,7 +8,8 @@
 
 --data is the output folder of tools/convert_dataset.py. The tool writes the folder fleet with
 register.py, data.yaml, teacher.yaml, student.yaml and aid.yaml, and prints the commands that train
-the teacher, a plain and a distilled student, and compare them. See docs/own_data.md.
+the teacher, a plain and a distilled student, compare them, and evaluate the distilled student on
+test images if the data have some. See docs/own_data.md.
 """
 
 import os
@@ -86,6 +87,7 @@ def main(args: Namespace) -> None:
         raise AIDError("give either --data, or --train-json, --val-json and --images")
     if args.data:
         files = tuple(os.path.join(args.data, x) for x in ("train.json", "val.json", "images"))
+    test = os.path.join(args.data, "test.json") if args.data else ""
     project = Project(
         args.name,
         *files,
@@ -95,11 +97,11 @@ def main(args: Namespace) -> None:
         epochs=args.epochs,
         gpus=args.gpus,
         batch=args.batch,
+        test_json=test if os.path.exists(test) else None,
     )
     commands, warnings = write_project(project, Path(__file__).resolve().parent.parent)
     for line in warnings:
         print(f"warning: {one_line(line)}", file=sys.stderr)
-    print(visible(f"# Written to {args.name}: {', '.join(sorted(os.listdir(args.name)))}"))
     print("\n".join(map(visible, commands)))
 
 

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
 """Visualize distillation on images: imitation weights, teacher losses, attention and features.
 
-    python tools/visualize.py --config-file configs/Quickstart/faster_rcnn_R18_from_R34.yaml \\
-        --weights output/quickstart/faster_rcnn_R18_from_R34/model_final.pth \\
+    python tools/visualize.py --config-file output/quickstart/faster_rcnn_R18_from_R34 \\
         --num-gpus 0 --output output/pictures --contact-sheet 8
 
 Writes one page per image: the ground truth with the teacher's loss on each object, and, for each
 level, weight map, attention, and the difference between the features of teacher and student, before
-training and, with --weights, after it. See docs/visualize.md.
+training and, with an output folder or --weights, after it. See docs/visualize.md.
 """
 
 import sys
@@ -31,8 +30,13 @@ from aid_tools.command import command
 def build_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add_config_file(parser, "config of a student with a teacher")
-    add_weights(parser, "checkpoint of the student's run (default: before training)", "")
+    add_config_file(parser, "output folder or config file of a student with a teacher")
+    add_weights(
+        parser,
+        "checkpoint of the student's run (default: the last one of the output folder; none with "
+        "a config file, which shows the student before training)",
+        "",
+    )
     add_output(parser, "folder of the pictures")
     add(
         "--dataset",
@@ -68,14 +72,15 @@ def main(args: Namespace) -> None:
     from aid.data.register import register_from_file
     from aid.utils.errors import AIDError
     from aid.utils.text import one_line, visible
-    from aid_tools.visualization.load import check_student, choose_images, load_records
+    from aid_tools.visualization.load import check_student, choose_images, files_of, load_records
     from aid_tools.visualization.pages import Pages
 
     if args.contact_sheet < 0:
         raise AIDError(f"--contact-sheet {args.contact_sheet}: give a number from 0")
     if args.register:
         register_from_file(args.register)
-    cfg = load_config(args.config_file, args.opts)
+    config_file, weights = files_of(args.config_file, args.weights)
+    cfg = load_config(config_file, args.opts)
     if args.num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -89,7 +94,7 @@ def main(args: Namespace) -> None:
         raise AIDError("DATASETS.TEST is empty: name a dataset by --dataset")
     records = load_records(cfg, dataset)
     shown = choose_images(records, args.images)
-    pages = Pages(cfg, dataset, args.weights)
+    pages = Pages(cfg, dataset, weights)
     for path in pages.write(shown, records, args.contact_sheet, args.output):
         print(visible(path))
     for note in pages.notes:

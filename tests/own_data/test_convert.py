@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 
 import pytest
 from PIL import Image
@@ -22,7 +23,7 @@ def names(tmp_path, split: str) -> list[str]:
 
 def test_written_files_are_read_by_the_project(convert_dataset, labels, layouts, tmp_path):
     code, text = convert_dataset(labels("yolo"))
-    assert code == 0 and "# Data" in text and "data_report.json" in text.splitlines()[-1]
+    assert code == 0 and "# Data" in text and (tmp_path / "converted/data_report.json").exists()
     root = str(tmp_path / "converted/images")
     assert os.path.islink(root)
     records = load_coco("converted", str(tmp_path / "converted/val.json"), root, "-")
@@ -236,8 +237,8 @@ def test_boxes_in_parts_of_the_image_are_refused(convert_dataset, labels):
             x["bbox"] = [side / 120 for side in x["bbox"]]
         path.write_text(json.dumps(content))
     code, error = convert_dataset(folder)
-    assert code == 2 and "all 6 labels are in the first pixel of their image, first in" in error
-    assert "train2017.json: boxes must be in pixels as x, y, width and height, and" in error
+    assert code == 2 and "error: boxes must be in pixels as x, y, width and height, and" in error
+    assert "all 3 labels of train are in the first pixel of their image, first in" in error
 
 
 def test_boxes_of_yolo_in_pixels_are_refused(convert_dataset, labels, layouts):
@@ -246,8 +247,26 @@ def test_boxes_of_yolo_in_pixels_are_refused(convert_dataset, labels, layouts):
         boxes = layouts.OBJECTS[path.stem]
         path.write_text(layouts.yolo_text([x for x in boxes if x[1]], 1, 1))
     code, error = convert_dataset(folder)
-    assert code == 2 and "all 5 labels are without area or outside of their image, fi" in error
-    assert error.endswith("a.txt: YOLO's coordinates must be parts of the image, 0 to 1")
+    start = (
+        "error: YOLO's coordinates must be parts of the image, 0 to 1: all 3 labels of train are "
+    )
+    assert code == 2 and error.startswith(
+        f"{start}without area or outside of their image, first in"
+    )
+    assert error.endswith("a.txt")
+
+
+@pytest.mark.parametrize("split, number", [("train", 3), ("val", 2)])
+def test_boxes_of_one_split_in_pixels_are_refused(
+    split, number, convert_dataset, labels, layouts, tmp_path
+):
+    folder = labels("yolo")
+    for path in folder.glob(f"{split}/labels/*.txt"):
+        boxes = layouts.OBJECTS[path.stem]
+        path.write_text(layouts.yolo_text([x for x in boxes if x[1]], 1, 1))
+    code, error = convert_dataset(folder)
+    assert code == 2 and f"0 to 1: all {number} labels of {split} are without area or" in error
+    assert not os.listdir(tmp_path / "converted")
 
 
 def test_images_beside_the_output_can_be_converted_again(
@@ -262,6 +281,69 @@ def test_images_beside_the_output_can_be_converted_again(
     os.symlink(tmp_path, tmp_path / "labels/loop")
     main(["annotations.xml", "--output", "third"])
     assert len(json.loads((tmp_path / "labels/third/train.json").read_text())["images"]) == 3
+
+
+def test_next_command_reads_what_was_written(convert_dataset, load_script, labels, tmp_path):
+    text = convert_dataset(labels("voc"))[1]
+    command = shlex.split(text.splitlines()[-1])
+    assert command[0] == "python" and os.path.basename(command[1]) == "new_project.py"
+    args = load_script(command[1]).build_parser().parse_args(command[2:])
+    assert args.data == str(tmp_path / "converted")
+
+
+@pytest.fixture
+def corrected(convert_dataset, labels, tmp_path):
+    """A folder that was converted with test images and a note in the output, and then corrected."""
+    folder = labels("voc")
+    (folder / "ImageSets/Main/test.txt").write_text("c")
+    (folder / "ImageSets/Main/train.txt").write_text("a\nb")
+    assert convert_dataset(folder)[0] == 0
+    (tmp_path / "converted/notes.txt").write_text("mine")
+    (folder / "ImageSets/Main/test.txt").unlink()
+    text = (folder / "Annotations/b.xml").read_text()
+    (folder / "Annotations/b.xml").write_text(text.replace("person", "forklift"))
+    return folder
+
+
+def test_repeated_conversion_replaces_its_own_files_only(convert_dataset, corrected, tmp_path):
+    assert convert_dataset(corrected)[1].endswith(
+        "or replace what an earlier call wrote there by --force"
+    )
+    assert convert_dataset(corrected, "--force")[0] == 0
+    kinds = [x["category_id"] for x in read(tmp_path, "train")["annotations"]]
+    assert kinds == [1, 2, 1]
+    names = ["data_report.json", "data_report.md", "images", "notes.txt", "train.json", "val.json"]
+    assert sorted(os.listdir(tmp_path / "converted")) == names
+
+
+def test_repeated_conversion_writes_nothing_through_its_link(convert_dataset, corrected, tmp_path):
+    images = corrected / "JPEGImages"
+    before = {x.name: (x.read_bytes(), x.stat().st_mtime_ns) for x in images.iterdir()}
+    assert convert_dataset(corrected, "--force", "--copy-images")[0] == 0
+    assert {x.name: (x.read_bytes(), x.stat().st_mtime_ns) for x in images.iterdir()} == before
+    copied = tmp_path / "converted/images"
+    assert not copied.is_symlink() and sorted(os.listdir(copied)) == ["a.png", "b.png", *(
+        f"{x}.png" for x in "de"
+    )]  # fmt: skip
+    code, error = convert_dataset(corrected, "--force")
+    assert code == 2 and "images cannot link to" in error and "add --copy-images" in error
+
+
+def test_failed_repetition_leaves_the_first_conversion(convert_dataset, corrected, tmp_path):
+    (corrected / "Annotations/a.xml").write_text("no XML")
+    assert convert_dataset(corrected, "--force")[0] == 2
+    assert names(tmp_path, "test") == ["c"]
+
+
+def test_labels_in_the_output_are_never_replaced(convert_dataset, corrected, tmp_path):
+    output = tmp_path / "converted"
+    for args in (
+        (output / "val.json", "--images", corrected),
+        (corrected, "--images", output / "images"),
+    ):
+        code, error = convert_dataset(*args, "--force")
+        assert code == 2 and "is inside of --output" in error
+    assert os.readlink(output / "images") == str(corrected / "JPEGImages")
 
 
 def test_files_that_cannot_be_written_are_one_line(

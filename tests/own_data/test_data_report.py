@@ -114,6 +114,35 @@ def test_labels_of_larger_images_are_noted(convert_dataset, labels):
     assert "labels of train leave" not in text
 
 
+@pytest.mark.parametrize(
+    "name, meaning",
+    [
+        ("voc", "Ignored regions are the objects of val and test marked as difficult"),
+        ("coco", "Ignored regions are the annotations with iscrowd"),
+        ("kitti", "Ignored regions are the DontCare regions and, among KITTI's own types,"),
+        ("yolo", None),
+    ],
+)
+def test_ignored_regions_are_explained_for_the_format(name, meaning, convert_dataset, labels):
+    text = convert_dataset(labels(name))[1]
+    assert (meaning in text) if meaning else "Ignored regions are" not in text
+
+
+@pytest.mark.parametrize("kind", ["pallet", "Car"])
+def test_regions_of_several_classes_count_once(kind, convert_dataset, labels, tmp_path):
+    folder = labels("kitti")
+    for path in folder.glob("training/label_2/*.txt"):
+        text = path.read_text().replace("person", "Cyclist").replace("forklift", kind)
+        boxes = ("1 1 9 9", "100 60 150 80", "130 10 150 20")  # inside, clipped, outside
+        regions = "".join(f"DontCare -1 -1 -10 {x} 0 0 0 0 0 0 0\n" for x in boxes)
+        path.write_text(text + regions)
+    convert_dataset(folder)
+    report = json.loads((tmp_path / "converted/data_report.json").read_text())
+    train = report["splits"]["train"]
+    assert len(report["classes"]) == (3 if kind == "Car" else 2)
+    assert [train[k] for k in ("objects", "ignored_regions", "clipped", "outside")] == [3, 6, 3, 3]
+
+
 def test_boxes_of_two_corners_are_noted(convert_dataset, labels, layouts):
     folder = labels("coco")
     path = folder / "annotations/instances_train2017.json"

@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from aid.config import load_config
 from aid.data import register_from_file
 from aid.modeling.class_map import ClassMap
+from aid_tools.own_data.coco_classes import SYNONYMS
 from aid_tools.own_data.project import LIGHT
 
 
@@ -131,7 +132,8 @@ def test_coco_teacher_has_a_map_of_equal_names(new_project, tmp_path):
     aid = load(tmp_path, "aid")
     assert aid.TEACHER.CLASS_MAP == ["person: person"] and aid.TEACHER.EVAL_FIRST
     assert aid.TEACHER.CONFIG_FILE == "COCO-Detection/faster_rcnn_R_101_FPN_3x.yaml"
-    assert 'COCO has no class for ["forklift"]' in (tmp_path / "fleet/aid.yaml").read_text()
+    text = (tmp_path / "fleet/aid.yaml").read_text()
+    assert '# No class of COCO was found for: ["forklift"]\n' in text
     coco = MetadataCatalog.get("coco_2017_val").thing_classes
     mapped = ClassMap.from_entries(aid.TEACHER.CLASS_MAP, coco, ["forklift", "person"])
     assert mapped.targets[0] == 1 and set(mapped.targets[1:]) == {None}
@@ -187,8 +189,128 @@ def test_coco_class_is_mapped_once(first, second, mapped, other, new_project, tm
     rename(tmp_path, forklift=first, person=second)
     assert new_project("fleet", "--teacher", "coco")[0] == 0
     assert load(tmp_path, "aid").TEACHER.CLASS_MAP == [f"car: {mapped}"]
-    note = f'Left out for a class of the same name: ["{other}"].'
+    note = f'# Left out for one with the same class of COCO: ["{other}"]\n'
     assert note in (tmp_path / "fleet/aid.yaml").read_text()
+
+
+def warnings_of(load_script, capsys, *args) -> list[str]:
+    """Warnings of tools/new_project.py with a teacher of COCO."""
+    load_script("tools/new_project.py").main([*args, "--data", "converted", "--teacher", "coco"])
+    return [x for x in capsys.readouterr().err.splitlines() if x.startswith("warning: ")]
+
+
+def test_classes_without_a_teacher_are_named(new_project, load_script, tmp_path, capsys):
+    rename(tmp_path, forklift="cyclist")
+    assert warnings_of(load_script, capsys, "fleet") == [
+        "warning: the teacher does not know: cyclist. If a class of COCO means the same, add it to "
+        'TEACHER.CLASS_MAP in fleet/aid.yaml as in "person: pedestrian", COCO\'s name first'
+    ]
+    rename(tmp_path, cyclist="car")
+    assert warnings_of(load_script, capsys, "other") == []
+    rename(tmp_path, car="Person")
+    (warning,) = warnings_of(load_script, capsys, "third")
+    assert "the teacher does not know: Person. Another class has the same class" in warning
+
+
+@pytest.mark.parametrize("name, match", SYNONYMS.items())
+def test_classes_of_the_same_meaning_are_mapped(name, match, new_project, tmp_path):
+    rename(tmp_path, forklift=name.title(), person="pallet")
+    assert new_project("fleet", "--teacher", "coco")[0] == 0
+    entries = load(tmp_path, "aid").TEACHER.CLASS_MAP
+    assert entries == [f"{match}: {name.title()}"]
+    coco = MetadataCatalog.get("coco_2017_val").thing_classes
+    ClassMap.from_entries(entries, coco, [name.title(), "pallet"])
+
+
+def test_equal_name_goes_before_equal_meaning(new_project, tmp_path):
+    rename(tmp_path, forklift="pedestrian", person="Person")
+    assert new_project("fleet", "--teacher", "coco")[0] == 0
+    assert load(tmp_path, "aid").TEACHER.CLASS_MAP == ["person: Person"]
+
+
+@pytest.fixture
+def with_test(new_project, tmp_path):
+    """The file of a test split, added to the converted data."""
+    data = tmp_path / "converted"
+    content = json.loads((data / "val.json").read_text())
+    train = json.loads((data / "train.json").read_text())
+    # The last training image becomes a test image without objects, the first of val one with some.
+    moved = train["images"].pop()
+    (data / "train.json").write_text(json.dumps(train))
+    image = content["images"].pop(0)
+    of_image = [x for x in content["annotations"] if x["image_id"] == image["id"]]
+    content["annotations"] = [x for x in content["annotations"] if x not in of_image]
+    (data / "val.json").write_text(json.dumps(content))
+    test = content | {"images": [image, moved | {"id": 99}], "annotations": of_image}
+    (data / "test.json").write_text(json.dumps(test))
+    return data / "test.json"
+
+
+def test_test_split_is_registered_and_evaluated(new_project, with_test, tmp_path):
+    code, text = new_project("fleet8")
+    assert code == 0
+    *_, comment, command = text.splitlines()
+    assert comment == "# Evaluate the distilled student on the test split:"
+    _, script, *args = shlex.split(command)
+    assert script.endswith("train_net.py") and args == [
+        *(
+            "--register",
+            "fleet8/register.py",
+            "--config-file",
+            "fleet8/aid.yaml",
+            "--num-gpus",
+            "1",
+        ),
+        *("--eval-only", "MODEL.WEIGHTS", "output/fleet8/aid/model_final.pth"),
+        *("DATASETS.TEST", '("fleet8_test",)', "OUTPUT_DIR", "output/fleet8/test"),
+    ]
+    register_from_file(str(tmp_path / "fleet8/register.py"))
+    try:
+        assert len(DatasetCatalog.get("fleet8_test")) == 2
+        assert MetadataCatalog.get("fleet8_test").thing_classes == ["forklift", "person"]
+    finally:
+        for name in ("fleet8_train", "fleet8_val", "fleet8_test"):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+def test_test_split_is_checked(new_project, load_script, with_test, tmp_path, capsys):
+    content = json.loads(with_test.read_text())
+    train = json.loads((with_test.parent / "train.json").read_text())
+    images = [*content["images"], train["images"][0] | {"id": 98}]
+    with_test.write_text(json.dumps(content | {"images": images}))
+    assert "1 of 3 images in converted/test.json are in converted/train" in new_project("fleet")[1]
+    with_test.write_text(json.dumps(content).replace('"person"', '"walker"'))
+    assert "class lists differ: class 1 is person in" in new_project("fleet")[1]
+    with_test.write_text(json.dumps(content | {"annotations": []}))
+    load_script("tools/new_project.py").main(["fleet", "--data", "converted"])
+    printed = capsys.readouterr()
+    assert "warning: converted/test.json has no object: it is left out" in printed.err
+    assert "fleet_test" not in printed.out + (tmp_path / "fleet/register.py").read_text()
+
+
+def test_every_command_has_a_comment_that_says_what_it_does(new_project):
+    lines = new_project("fleet")[1].splitlines()
+    assert (
+        lines[0].startswith("# The files of the project are in fleet.") and "--dry-run" in lines[1]
+    )
+    assert lines[2::2] == [
+        "# Train the teacher:",
+        "# Train the plain student, for comparison:",
+        "# Train the distilled student, which needs the teacher's weights:",
+        "# Compare them:",
+    ]
+    assert all(x.startswith("python ") for x in lines[3::2])
+
+
+def test_comment_on_the_size_of_images_is_that_of_the_rule(new_project, tmp_path):
+    new_project("fleet")
+    words = " ".join((tmp_path / "fleet/data.yaml").read_text().replace("#", "").split())
+    sentence = (
+        "The limit of the longer side is 1333, as for COCO, or that of the median image at this "
+        "size if that is more, and more than twice the shorter side."
+    )
+    assert sentence in words
 
 
 def test_class_names_of_any_characters_are_written(new_project, tmp_path):

@@ -20,9 +20,9 @@ def parts(tiny_config):
     """A function (groups of instances, keywords of the row) -> parts of the report."""
     name = "of_the_content"
 
-    def make(groups=(), classes=None, opts=(), **others):
+    def make(groups=(), classes=None, opts=(), cached=False, regions=False, doubt="", **others):
         opts = ["DATASETS.TRAIN", ("scenes",), "DATASETS.TEST", (name,), *opts]
-        run = Run("student", load_config(tiny_config("faster_rcnn", opts)), [])
+        run = Run("student", load_config(tiny_config("faster_rcnn", opts)), [], cached)
         classes = classes or {"Car": 30.0, "Cyclist": math.nan}
         MetadataCatalog.pop(name, None)
         MetadataCatalog.get(name).set(thing_classes=list(classes))
@@ -30,7 +30,9 @@ def parts(tiny_config):
         row |= {"gflops": 1.0, "seconds": 0.05, "seconds_per_iteration": 0.5, "AP": 25.0}
         row |= {"training_seconds": 99.0, "AP50": 50.0, "classes": classes, **others}
         summary = {group: MEDIANS for group in groups}
-        return describe(Findings([run], [row], ["What came out."], [], [{}], summary, run))
+        return describe(
+            Findings([run], [row], ["What came out."], [], [{}], summary, run, None, doubt, regions)
+        )
 
     yield make
     MetadataCatalog.remove(name)
@@ -70,15 +72,22 @@ def test_class_named_like_a_result_is_supported(parts):
     [
         (["Car", "Cyclist"], "on instances of scenes, grouped by class."),
         (
-            ["Car", "mostly hidden", "tiny"],
-            "Each instance is in the first group that applies: the object is mostly hidden; the "
+            ["Car", "tiny"],
+            "grouped by size and class. Each instance is in the first group that applies: the "
             "object is smaller than 16 pixels in the network's input; otherwise its class.",
         ),
         (
+            ["Car", "mostly hidden", "tiny"],
+            "grouped by visibility, size and class. Each instance is in the first group that "
+            "applies: the object is mostly hidden; the object is smaller than 16 pixels in the "
+            "network's input; otherwise its class.",
+        ),
+        (
             ["Car", "wrong class", "jittered box", "mostly hidden", "tiny"],
-            "applies: the label has the wrong class; the box is jittered; the object is mostly "
-            "hidden; the object is smaller than 16 pixels in the network's input; otherwise its "
-            "class.",
+            "grouped by label quality, visibility, size and class. Each instance is in the first "
+            "group that applies: the label has the wrong class; the box is jittered; the object is "
+            "mostly hidden; the object is smaller than 16 pixels in the network's input; "
+            "otherwise its class.",
         ),
     ],
 )
@@ -155,3 +164,33 @@ def test_means_over_seeds_have_paired_intervals(tables):
         ["aid_*", "24.0", "+8.0 (5.5 to 10.5)", "1, 2, 3"],
     ]
     assert means.rows[1][2].value == 8.0
+
+
+def texts(parts) -> str:
+    captions = [x.caption for x in parts if isinstance(x, ReportFigure)]
+    return "\n".join([*(x.text for x in parts if isinstance(x, Text)), *captions])
+
+
+def test_runs_with_a_cache_are_marked_at_their_times(parts):
+    opts = ["MODEL.META_ARCHITECTURE", "AIDGeneralizedRCNN"]
+    note = "With TEACHER.CACHE, the time does not compare: `student`."
+    assert texts(parts(opts=opts, cached=True)).count(note) == 2
+    assert note not in texts(parts(opts=opts))
+    assert note not in texts(parts(cached=True))  # a plain run
+
+
+def test_weak_teacher_is_named_above_the_suspicious_labels(parts):
+    doubt = "The teacher is no better than the student: train it longer."
+    actual = parts(["Car"], doubt=doubt)
+    place = actual.index(Heading("Teacher's loss on the training labels"))
+    assert actual[place + 1] == Text(doubt)
+    assert "suspicious_labels.csv" in actual[place + 2].text
+
+
+def test_captions_explain_dashed_boxes_and_whiskers(parts):
+    assert "Dashed" not in texts(parts(["Car"]))
+    actual = texts(parts(["Car"], regions=True))
+    assert "Dashed boxes: regions that the metric ignores (annotations with iscrowd 1" in actual
+    assert "within 1.5 times the length of the box" in actual
+    assert "they depend on the number of proposals" in actual
+    assert "shows the labels with class, weight w" in actual

@@ -69,6 +69,41 @@ def test_training_curves_show_summed_losses_and_ap(tiny_config):
     assert not actual["mean weight of the instances"]
 
 
+@pytest.mark.parametrize(
+    "iterations, distilled, expected",
+    [
+        (19, True, "no run logged it:\nruns of fewer than 20 iterations do not"),
+        (20, True, "no run logged it"),
+        (19, False, "no run logged it"),
+    ],
+)
+def test_empty_panel_of_weights_says_why(iterations, distilled, expected, tiny_config):
+    opts = ["SOLVER.MAX_ITER", iterations]
+    if distilled:
+        opts += ["MODEL.META_ARCHITECTURE", "AIDGeneralizedRCNN"]
+    run = Run("run", load_config(tiny_config("faster_rcnn", opts)), [])
+    panels = {x.get_title(): x for x in draw_curves([run], ["run"]).axes}
+    assert [x.get_text() for x in panels["mean weight of the instances"].texts] == [expected]
+    assert [x.get_text() for x in panels["task loss"].texts] == ["no run logged it"]
+
+
+def test_ignored_regions_are_dashed_in_every_picture():
+    image, found = np.zeros((96, 320, 3), np.uint8), Instances((96, 320))
+    found.scores, found.pred_classes = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+    found.pred_boxes = Boxes(torch.zeros(0, 4))
+    none = torch.zeros(0)
+    stats = ImageStats(image[::2, ::2], torch.zeros(0, 4), [], none, none, {})
+    regions = [np.array([[20.0, 10, 60, 40]])]
+    figure = draw_sheet([image], regions, [[found]], [stats], ["a"], ["Car"], 0.5)
+    pictures = figure.axes[:2]
+    dashed = [
+        [(min(x.get_xdata()), max(x.get_ydata())) for x in y.lines if x.get_linestyle() == "--"]
+        for y in pictures
+    ]
+    assert dashed == [[(20, 40)], [(10, 20)]]  # the ground truth is at test size
+    assert not any(axes.texts for axes in pictures)
+
+
 def test_names_are_drawn_literally(tiny_config, tmp_path):
     """Names of classes and runs are literal text, also with a leading underscore."""
     name, metrics = "_$\\frac{$", [{"iteration": 19, "loss_cls": 1.0}]
@@ -84,7 +119,7 @@ def test_names_are_drawn_literally(tiny_config, tmp_path):
         curves,
         draw_precision_recall([{name: {"easy": curve(40)}}], [name]),
         draw_groups({name: ([1.0, 2.0], [0.5, 0.5])}),
-        draw_sheet([image], [[actual]], None, [name], [name], 0.5),
+        draw_sheet([image], [np.zeros((0, 4))], [[actual]], None, [name], [name], 0.5),
     ]
     for figure in figures:  # raises for an invalid formula
         save(figure, str(tmp_path / "figure.png"))
@@ -96,13 +131,14 @@ def test_labels_of_detections_are_legible_at_the_width_of_the_page():
     found.scores, found.pred_classes = torch.tensor([0.9, 0.8, 0.1]), torch.tensor([2, 81, 3])
     found.pred_boxes = Boxes(torch.tensor([[10.0, 10, 60, 60], [90, 20, 200, 80], [0, 0, 9, 9]]))
     box, loss, weight = torch.tensor([[10.0, 10, 60, 60]]), torch.tensor([2.0]), torch.tensor([0.8])
-    stats = ImageStats(image, box, [{}], loss, weight, {})
+    stats = ImageStats(image, box, [{"category_id": 2}], loss, weight, {})
     names = [f"class {i}" for i in range(90)]
-    figure = draw_sheet([image], [[found]] * 3, [stats], ["a\n(b)"] * 3, names, 0.5)
+    none = [np.zeros((0, 4))]
+    figure = draw_sheet([image], none, [[found]] * 3, [stats], ["a\n(b)"] * 3, names, 0.5)
     assert figure.get_size_inches()[0] * figure.dpi <= 1233  # a window of 1280 with a scroll bar
     *pictures, bar = figure.axes
     labels = [[x.get_text() for x in axes.texts] for axes in pictures]
-    assert labels == [["0.90", "0.80"]] * 3 + [["w 0.80 D 2.0"]]
+    assert labels == [["0.90", "0.80"]] * 3 + [["class 2\nw 0.80 D 2.0"]]
     assert all(x.get_fontsize() * figure.dpi / 72 >= 12 for axes in pictures for x in axes.texts)
     assert bar.get_xlabel() == "weight w" and bar.get_xlim() == (0, 1)
     (legend,) = figure.legends

@@ -7,7 +7,7 @@ import pytest
 
 from aid.config import load_config
 from aid_tools.cost import Cost
-from aid_tools.report.outcome import outcome, plain_student
+from aid_tools.report.outcome import doubt_about_labels, outcome, plain_student
 from aid_tools.report.runs import Run
 
 NAN = math.nan
@@ -20,7 +20,9 @@ SECONDS = {R50: 0.0885, R34: 0.055, R18: 0.036}
 def make(tiny_config):
     """A function (name, AP, keywords) -> (run, cost)."""
 
-    def make(name, ap, size=R18, teacher=None, steps=200, step=0.2, opts=(), kitti=None):
+    def make(
+        name, ap, size=R18, teacher=None, steps=200, step=0.2, opts=(), kitti=None, cached=False
+    ):
         keys = ["DATASETS.TEST", ("val",), "SOLVER.MAX_ITER", steps, *opts]
         if teacher:
             keys += ["MODEL.META_ARCHITECTURE", "AIDGeneralizedRCNN"]
@@ -37,7 +39,7 @@ def make(tiny_config):
                 f"kitti/AP_R40-{kind}-hard": 1.0,
                 f"kitti/objects-{kind}-moderate": 0 if kind == "Truck" else 50,
             }
-        return Run(name, cfg, metrics), Cost(size, 1.0, SECONDS[size])
+        return Run(name, cfg, metrics, cached), Cost(size, 1.0, SECONDS[size])
 
     return make
 
@@ -219,8 +221,41 @@ def test_loss_of_ap_by_distillation_is_reported(make, teacher, plain):
 def test_share_of_the_gap_is_omitted_without_a_gap(ap, make, plain):
     """The teacher is worse than its student, or barely better than the plain one."""
     student = make("s", 24.5 if ap != 16.9 else 16.8, teacher="R34")
-    (actual,) = summary(make("R34", ap, R34), plain, student)
+    actual = summary(make("R34", ap, R34), plain, student)[0]
     assert f"the teacher {ap}: distillation gains" in actual and "%" not in actual
+
+
+@pytest.mark.parametrize("ap, weak", [(16.4, False), (16.34, True), (10.0, True)])
+def test_teacher_that_is_no_better_than_the_plain_student_is_reported(
+    ap, weak, make, plain, student
+):
+    runs = [make("R34", ap, R34), plain, student]
+    expected = (
+        "The teacher is no better than the plain student: train it longer before you judge the "
+        "gain."
+    )
+    assert summary(*runs)[1:] == weak * [expected]
+    runs, costs = (list(column) for column in zip(*runs, strict=True))
+    expected = expected.replace("judge the gain", "look for wrong labels")
+    assert doubt_about_labels(runs, costs, runs[2]) == weak * expected
+    other = make("s", 24.5, teacher="other")[0]
+    assert doubt_about_labels(runs, costs, other) == ""
+
+
+def test_teacher_is_compared_with_the_student_without_a_plain_one(make, student):
+    actual = summary(make("R34", 24.5, R34), student)
+    assert actual[1].startswith("The teacher is no better than the student: train it longer ")
+    assert len(summary(make("R34", 24.6, R34), student)) == 2
+
+
+def test_several_teachers_are_doubted_only_if_all_of_them_are_weak(make, plain):
+    keys = ["TEACHER.MORE_CONFIG_FILES", ["x.yaml"], "TEACHER.MORE_WEIGHTS"]
+    student = make("s", 24.5, teacher="R34", opts=[*keys, ["R50/model_final.pth"]])
+    weak, weaker = make("R34", 16.0, R34), make("R50", 15.0, R50)
+    expected = "The teachers are no better than the plain student: train them longer before "
+    assert summary(weak, weaker, plain, student)[1].startswith(expected)
+    assert len(summary(weak, make("R50", 17.0, R50), plain, student)) == 1
+    assert len(summary(weak, plain, student)) == 1  # the other one is not known
 
 
 def test_gap_and_time_are_omitted_for_several_teachers(make, teacher, plain):
@@ -285,6 +320,18 @@ def test_plain_student_of_another_training_time_is_reported(make, teacher, plain
         "With 340 iterations instead of 200, the plain student `R18_longer` has 24.5 AP, as much "
         "as the distilled one; its training time was not measured.",
     ]
+
+
+def test_time_of_a_run_with_a_cache_is_not_compared(make, teacher, plain):
+    student = make("s", 24.5, teacher="R34", step=0.3, cached=True)
+    longer = make("R18_longer", 21.0, steps=340, step=0.19)
+    assert summary(teacher, plain, longer, student)[1:] == [
+        "With 340 iterations instead of 200, the plain student `R18_longer` has 21.0 AP, 3.5 less "
+        "than the distilled one; the training time of `s`, with TEACHER.CACHE, does not compare."
+    ]
+    unused = make("R18_longer", 21.0, steps=340, step=0.19, cached=True)
+    student = make("s", 24.5, teacher="R34", step=0.3)
+    assert summary(teacher, plain, unused, student)[1].startswith("At equal training time")
 
 
 def test_outcome_without_a_plain_student_at_equal_iterations(make, teacher, student):

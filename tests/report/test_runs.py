@@ -203,6 +203,13 @@ def folder(tiny_config, toy_dataset, tmp_path):
     return make
 
 
+def test_use_of_a_cache_is_kept_in_mind(folder):
+    """The config of a run is without it, since the report must not write to the cache."""
+    run = load_run(folder('{"iteration": 1, "bbox/AP": 1.0}', ["TEACHER.CACHE", "features"]))
+    assert run.cached and not run.cfg.TEACHER.CACHE
+    assert run.has_comparable_time  # a plain run does not use it
+
+
 @pytest.mark.parametrize(
     "line",
     ["[1]", "null", "3", '{"iteration": "19"}', '{"loss": 1.0}', '{"iteration": 1, "bbox/AP": "x"}']

@@ -9,7 +9,9 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
+from aid.checkpoint import StudentCheckpointer
 from aid.config import load_config
+from aid_tools.visualization.load import build_student
 
 CONFIG = "configs/Quickstart/retinanet_R18_from_R34.yaml"
 
@@ -87,3 +89,42 @@ def test_missing_gpu_is_reported_with_instructions(
     with pytest.raises(SystemExit):
         load_script("tools/visualize.py").main([*config, "--output", str(tmp_path / "pictures")])
     assert "torch finds no GPU here: add --num-gpus 0" in capsys.readouterr().err
+
+
+def test_output_folder_stands_for_its_config_and_last_checkpoint(
+    load_script, student_config, toy_dataset, tmp_path
+):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    cfg = student_config("faster_rcnn", opts=["DATASETS.TEST", [toy_dataset]])
+    (folder / "config.yaml").write_text(cfg.dump())
+    StudentCheckpointer(build_student(cfg), str(folder)).save("model_0000009")
+    main, sizes = load_script("tools/visualize.py").main, []
+    for config_file in (folder, folder / "config.yaml"):
+        output = tmp_path / f"pictures_{len(sizes)}"
+        options = ["--num-gpus", "0", "--images", "1", "--output", str(output)]
+        main(["--config-file", str(config_file), *options])
+        sizes.append(Image.open(output / "0.png").width)
+    assert sizes[0] > sizes[1]  # columns of the trained student
+
+
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        ([], "holds no config.yaml: name the output folder"),
+        (["config.yaml"], "model_final.pth does not exist: train"),
+    ],
+)
+def test_incomplete_output_folders_are_refused(
+    files, message, load_script, student_config, toy_dataset, tmp_path, capsys
+):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    cfg = student_config("faster_rcnn", opts=["DATASETS.TEST", [toy_dataset]])
+    for name in files:
+        (folder / name).write_text(cfg.dump())
+    with pytest.raises(SystemExit):
+        main = load_script("tools/visualize.py").main
+        main(["--config-file", str(folder), "--num-gpus", "0", "--output", str(tmp_path / "p")])
+    (error,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("error: "))
+    assert message in error

@@ -67,8 +67,8 @@ def test_crops_show_the_object_and_its_caption():
     captions = " ".join(text.get_text().replace("\n", " ") for text in page.figure.texts)
     for expected in (
         "Car  w 0.50",
-        "D 7.0, largest component: what it is (class 60%)",
-        "largest component: whether anything is there (objectness 60%)",
+        "D 7.0, largest component: class, 60 %",
+        "largest component: objectness, 60 %",
         "a.png",
     ):
         assert expected in captions

@@ -87,7 +87,7 @@ def test_high_image_is_limited_in_every_figure(monkeypatch):
     none.pred_classes, none.scores = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
     assert draw(image, none, ["a"]).size <= 3 * area
     assert enlarged_to(image, 1200).size <= 3.1 * area
-    figure = draw_sheet([image], [[none]], None, ["run"], ["a"], 0.5)
+    figure = draw_sheet([image], [np.zeros((0, 4))], [[none]], None, ["run"], ["a"], 0.5)
     width, height = figure.get_size_inches()
     plt.close(figure)
     assert height < 5 * width

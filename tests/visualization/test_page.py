@@ -70,6 +70,11 @@ def test_objects_show_weight_loss_and_largest_component(picture, make_seen):
     assert any("AID.GRANULARITY none" in text for text in texts(page))
 
 
+def test_scale_of_the_difference_is_explained(picture):
+    expected = "1: the difference is as large as the teacher's features."
+    assert any(text.endswith(expected) for text in texts(draw_page(picture)))
+
+
 def test_available_values_determine_the_columns(picture, make_seen):
     before, both = ["weight of imitation", "attention\nteacher"], [*picture.before]
     before += ["attention\nstudent, before training", "teacher - student\nbefore training"]

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from detectron2.structures import PolygonMasks
@@ -15,6 +16,7 @@ from aid.data.masks import usable_mask
 from aid.data.unlabeled import upright_size
 from aid.utils.errors import AIDError
 from aid.utils.files import write_text
+from aid.utils.text import counted
 
 from ..files import clear_file_errors
 from .labels import SPLITS, LabeledImage, LabeledObject, Labels
@@ -33,7 +35,8 @@ class Split:
         coco: content of its file.
         paths: of its images, in the order of ``coco["images"]``.
         repairs: numbers of boxes that were clipped to their image ("clipped"), and of those left
-            out because they have no area ("without area") or are outside of it ("outside").
+            out because they have no area ("without area") or are outside of it ("outside"). A
+            region to ignore counts once, also if it is one of several classes.
     """
 
     coco: dict
@@ -52,7 +55,7 @@ def convert(labels: Labels) -> dict[str, Split]:
 
     Raises:
         AIDError: an image or a mask cannot be used, an image has another size than its labels say,
-            or no box can be right.
+            or no box of a split can be right.
     """
     sizes = {x.path: upright_size(x.path) for x in labels.images}
     _check_sizes(labels.images, sizes)
@@ -75,17 +78,20 @@ def box_advice(name: str) -> str:
 
 
 def _check_boxes(labels: Labels, splits: dict[str, Split]) -> None:
-    boxes = [(x.box, image) for image in labels.images for x in image.objects]
-    fault = ""
-    if not any(x.coco["annotations"] for x in splits.values()):
-        fault = "without area or outside of their image"
-    elif labels.format != "yolo" and all(max(box) <= 1 for box, _ in boxes):
-        fault = "in the first pixel of their image"
-    if fault:
-        raise AIDError(
-            f"all {len(boxes)} labels are {fault}, first in {boxes[0][1].source}: "
-            f"{box_advice(labels.format)}"
-        )
+    """Check that the boxes of each split are not all wrong, as those in wrong units are."""
+    for name, split in splits.items():
+        images = [image for image in labels.images if image.split == name and image.objects]
+        boxes = [x.box for image in images for x in image.objects]
+        fault = ""
+        if not split.coco["annotations"]:
+            fault = "without area or outside of their image"
+        elif labels.format != "yolo" and all(max(box) <= 1 for box in boxes):
+            fault = "in the first pixel of their image"
+        if boxes and fault:
+            raise AIDError(
+                f"{box_advice(labels.format)}: all {counted(len(boxes), 'label')} of {name} are "
+                f"{fault}, first in {images[0].source}"
+            )
 
 
 def _root(paths: Iterable[str]) -> str:
@@ -96,6 +102,8 @@ def _root(paths: Iterable[str]) -> str:
 def write_splits(splits: dict[str, Split], output: str, copy_images: bool) -> None:
     """Write a JSON file for each split, and the folder ``images``.
 
+    Files and the link of an earlier call are replaced; that of a split without images is removed.
+
     Args:
         splits: result of :func:`convert`.
         output: folder to write to.
@@ -105,6 +113,12 @@ def write_splits(splits: dict[str, Split], output: str, copy_images: bool) -> No
         AIDError: a file or the link cannot be written.
     """
     folder = os.path.join(output, "images")
+    with clear_file_errors(output):
+        if os.path.islink(folder):  # copies would be written to where it leads
+            os.remove(folder)
+        for name in set(SPLITS) - set(splits):
+            with suppress(FileNotFoundError):
+                os.remove(os.path.join(output, f"{name}.json"))
     if not copy_images:
         root = _root(x for split in splits.values() for x in split.paths)
         try:
@@ -148,8 +162,13 @@ def _to_coco(
         width, height = sizes[image.path]
         name = os.path.relpath(os.path.abspath(image.path), root)
         entries.append({"id": image_id, "file_name": name, "width": width, "height": height})
+        regions: set[tuple] = set()
         for x in image.objects:
-            box = _clip(x.box, width, height, repairs)
+            box = _clip(
+                x.box, width, height, Counter() if x.crowd and x.box in regions else repairs
+            )
+            if x.crowd:
+                regions.add(x.box)
             if box is None:
                 continue
             mask = _mask(x, image, width, height)

@@ -28,6 +28,18 @@ MANY_TINY = 0.05
 MANY_OUTSIDE = 0.05
 # Share of clipped boxes from which they seem to be in another layout, such as of two corners.
 MANY_CLIPPED = 0.1
+_REGIONS = (
+    "The metric ignores detections there; training takes them as background, or with "
+    "INPUT.IGNORE_REGIONS ignores them, too."
+)
+# {format: what its ignored regions are}
+IGNORED_REGIONS = {
+    "voc": "Ignored regions are the objects of val and test marked as difficult, which the metric "
+    "ignores; those of train are trained on.",
+    "coco": f"Ignored regions are the annotations with iscrowd. {_REGIONS}",
+    "kitti": "Ignored regions are the DontCare regions and, among KITTI's own types, the objects "
+    f"of other types than Car, Pedestrian and Cyclist. {_REGIONS}",
+}
 
 
 def measure(labels: Labels, splits: dict[str, Split], how_split: str) -> dict:
@@ -68,6 +80,8 @@ def _measure_split(split: Split, size: InputSize) -> dict:
     images = {x["id"]: x for x in split.coco["images"]}
     names = {x["id"]: x["name"] for x in split.coco["categories"]}
     objects = [x for x in split.coco["annotations"] if not x["iscrowd"]]
+    # A region of several classes has an annotation for each.
+    regions = {(x["image_id"], *x["bbox"]) for x in split.coco["annotations"] if x["iscrowd"]}
     counts = Counter(x["category_id"] for x in objects)
     scales = {k: size.scale(x["width"], x["height"]) for k, x in images.items()}
     sides = [scales[x["image_id"]] * (x["bbox"][2] * x["bbox"][3]) ** 0.5 for x in objects]
@@ -75,7 +89,7 @@ def _measure_split(split: Split, size: InputSize) -> dict:
         "images": len(images),
         "images_without_objects": len(images) - len({x["image_id"] for x in objects}),
         "objects": len(objects),
-        "ignored_regions": len(split.coco["annotations"]) - len(objects),
+        "ignored_regions": len(regions),
         "objects_by_class": {name: counts[k] for k, name in names.items()},
         "small": sum(x < SMALL for x in sides),
         "medium": sum(SMALL <= x < MEDIUM for x in sides),
@@ -121,8 +135,7 @@ def describe(content: dict) -> str:
         f"{markdown_text(content['split'])}.",
         _table(header, [[name, *(x[k] for k in columns)] for name, x in splits.items()]),
         "Boxes that leave their image were clipped; those without area, or outside of their image, "
-        "were left out. Ignored regions are crowds: the metric ignores detections there; training "
-        "takes them as background, or with INPUT.IGNORE_REGIONS ignores them, too.",
+        f"were left out. {IGNORED_REGIONS.get(content['format'], '')}".rstrip(),
         "## Objects of each class",
         _table(["class", *splits], by_class),
         "## Sizes of the objects",

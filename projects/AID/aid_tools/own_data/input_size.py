@@ -19,8 +19,8 @@ class InputSize:
         min_test: MIN_SIZE_TEST: the median shorter side, at most 800; a side below 480 is doubled,
             up to 480.
         min_train: MIN_SIZE_TRAIN: from 0.8 of it, in steps of 32.
-        longest: MAX_SIZE_TRAIN and MAX_SIZE_TEST: 1333, or more if the median image is so wide that
-            this would limit it.
+        longest: MAX_SIZE_TRAIN and MAX_SIZE_TEST: 1333, or the longer side of the median image at
+            ``min_test`` if that is more and the image more than twice as long as wide.
     """
 
     def __init__(self, sizes: list[tuple[int, int]]):

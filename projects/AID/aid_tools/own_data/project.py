@@ -19,6 +19,7 @@ from aid.utils.files import check_folder_name, write_text
 from aid.utils.text import counted
 
 from ..files import clear_file_errors
+from .coco_classes import CocoClasses, find_coco_classes
 from .input_size import InputSize
 
 __all__ = ["DETECTORS", "LIGHT", "Project", "write_project"]
@@ -93,6 +94,7 @@ class Project:
         gpus: number of GPUs; 0 for the CPU.
         batch: images per iteration of all GPUs; None for the smallest multiple of their number
             from 8 on.
+        test_json: annotations of the test images; None without.
     """
 
     folder: str
@@ -105,10 +107,17 @@ class Project:
     epochs: int | None = None
     gpus: int = 1
     batch: int | None = None
+    test_json: str | None = None
 
     @property
     def name(self) -> str:
         return os.path.basename(os.path.normpath(self.folder))
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """{split: its annotations}"""
+        paths = {"train": self.train_json, "val": self.val_json, "test": self.test_json}
+        return {split: path for split, path in paths.items() if path}
 
     @property
     def batch_size(self) -> int:
@@ -124,14 +133,17 @@ def write_project(project: Project, repository: Path) -> tuple[list[str], list[s
         repository: folder that contains configs/ and train_net.py.
 
     Returns:
-        Commands that train and compare, and warnings.
+        Lines for a shell: commands that train and compare, with comments; and warnings.
 
     Raises:
         AIDError: the folder exists or cannot be written, a setting or the data cannot be used.
     """
     _check(project)
-    train, classes = _read_data(project)
-    warnings = []
+    records, classes = _read_data(project)
+    train, warnings = records["train"], []
+    if project.test_json and not records["test"]:
+        warnings.append(f"{project.test_json} has no object: it is left out")
+        project = replace(project, test_json=None)
     outputs = _output(project)
     if os.path.lexists(outputs):
         warnings.append(
@@ -149,7 +161,9 @@ def write_project(project: Project, repository: Path) -> tuple[list[str], list[s
         "student.yaml": _plain(project, repository, project.student, "student"),
     }
     if project.coco_teacher:
-        files["aid.yaml"] = _distilled(project, repository, _coco_teacher(project, classes))
+        found = find_coco_classes(classes)
+        warnings += _coco_warnings(project, found)
+        files["aid.yaml"] = _distilled(project, repository, _coco_teacher(project, found))
     else:
         schedule = f"SOLVER:  # twice as long as the students\n{_schedule(2 * iterations)}"
         files["teacher.yaml"] = _plain(project, repository, "R101", "teacher", schedule)
@@ -173,7 +187,7 @@ def _check(project: Project) -> None:
         raise AIDError(f"NAME {project.name}: it may have letters, digits and . _ - only")
     if os.path.lexists(project.folder):
         raise AIDError(f"{project.folder} exists: choose a new name, or remove it")
-    for split in ("train", "val"):
+    for split in project.annotations:
         if f"{project.name}_{split}" in DatasetCatalog.list():
             raise AIDError(f"{project.name}_{split} is a dataset already: choose another name")
     epochs = EPOCHS if project.epochs is None else project.epochs
@@ -190,10 +204,10 @@ def _check(project: Project) -> None:
         )
 
 
-def _read_data(project: Project) -> tuple[list[dict], list[str]]:
-    """Records of the images to train on, and the names of the classes."""
-    names = [f"{project.name}_{split}" for split in ("train", "val")]
-    paths = [project.train_json, project.val_json]
+def _read_data(project: Project) -> tuple[dict[str, list[dict]], list[str]]:
+    """Records of the images with objects of each split, and the names of the classes."""
+    names = [f"{project.name}_{split}" for split in project.annotations]
+    paths = list(project.annotations.values())
     try:
         records = [
             load_coco(name, path, project.images, "convert the labels, or correct the path")
@@ -207,25 +221,26 @@ def _read_data(project: Project) -> tuple[list[dict], list[str]]:
         for name in names:
             MetadataCatalog.pop(name, None)
     _check_apart(paths, records)
-    train, val = (
-        [x for x in of_split if any(not a["iscrowd"] for a in x["annotations"])]
-        for of_split in records
-    )
-    for path, usable, purpose in ((paths[0], train, "train on"), (paths[1], val, "evaluate")):
-        if not usable:
-            raise AIDError(f"{path} has no object to {purpose}: add some")
-    return train, classes
+    usable = {
+        split: [x for x in of_split if any(not a["iscrowd"] for a in x["annotations"])]
+        for split, of_split in zip(project.annotations, records, strict=True)
+    }
+    for split, purpose in (("train", "train on"), ("val", "evaluate")):
+        if not usable[split]:
+            raise AIDError(f"{project.annotations[split]} has no object to {purpose}: add some")
+    return usable, classes
 
 
 def _check_apart(paths: list[str], records: list[list[dict]]) -> None:
-    """Check that no image is in both training and validation, whose results would be too good."""
+    """Check that no image to evaluate is one to train on: the results would be too good."""
     train = {os.path.normpath(x["file_name"]) for x in records[0]}
-    shared = [x["file_name"] for x in records[1] if os.path.normpath(x["file_name"]) in train]
-    if shared:
-        raise AIDError(
-            f"{len(shared)} of {counted(len(records[1]), 'image')} in {paths[1]} are in "
-            f"{paths[0]}, too, first {shared[0]}: take them out of one"
-        )
+    for path, of_split in zip(paths[1:], records[1:], strict=True):
+        shared = [x["file_name"] for x in of_split if os.path.normpath(x["file_name"]) in train]
+        if shared:
+            raise AIDError(
+                f"{len(shared)} of {counted(len(of_split), 'image')} in {path} are in {paths[0]}, "
+                f"too, first {shared[0]}: take them out of one"
+            )
 
 
 def _check_sizes(path: str, records: list[dict]) -> None:
@@ -244,9 +259,10 @@ def _check_sizes(path: str, records: list[dict]) -> None:
 
 
 def _registration(project: Project) -> str:
-    train, val, images = (
-        _from_folder(project, x) for x in (project.train_json, project.val_json, project.images)
-    )
+    lines = [
+        f'register_coco("{project.name}_{split}", path({_from_folder(project, x)!r}), images)\n'
+        for split, x in project.annotations.items()
+    ]
     return f'''"""Registers the datasets; paths start at the folder of this file."""
 
 import os
@@ -260,10 +276,8 @@ def path(relative):
     return os.path.normpath(os.path.join(HERE, relative))
 
 
-images = path({images!r})
-register_coco("{project.name}_train", path({train!r}), images)
-register_coco("{project.name}_val", path({val!r}), images)
-'''
+images = path({_from_folder(project, project.images)!r})
+{"".join(lines)}'''
 
 
 def _data(project: Project, train: list[dict], classes: list[str], epoch: int) -> str:
@@ -278,8 +292,9 @@ DATASETS:
   TEST: ["{project.name}_val"]
 INPUT:
   # The shorter side is that of the median training image, but at most 800, as for COCO, and doubled
-  # up to 480 if it is smaller; training draws from 0.8 of it on. The limit of the longer side is
-  # 1333, as for COCO, or that of the median image if it is more than twice as long as wide.
+  # up to 480 if it is smaller. Each training image gets one of the sizes listed, from 0.8 of it on.
+  # The limit of the longer side is 1333, as for COCO, or that of the median image at this size if
+  # that is more, and more than twice the shorter side.
   MIN_SIZE_TRAIN: {list(size.min_train)}
   MAX_SIZE_TRAIN: {size.longest}
   MIN_SIZE_TEST: {size.min_test}
@@ -332,33 +347,37 @@ def _own_teacher(project: Project) -> str:
     return f'TEACHER:\n  CONFIG_FILE: "teacher.yaml"\n  WEIGHTS: {_quoted(weights)}\n'
 
 
-def _coco_teacher(project: Project, classes: list[str]) -> str:
-    """Keys of a COCO detector as teacher, with a map of the classes that COCO has, too."""
-
-    def key(name: str) -> str:
-        return re.sub(r"[\W_]+", "", name).lower()
-
-    known = {key(x): x for x in MetadataCatalog.get("coco_2017_val").thing_classes}
-    matches = {x: known[key(x)] for x in classes if key(x) in known}
-    # Of several classes with the same name in COCO, the one of equal spelling is mapped.
-    by_rank = sorted(reversed(matches.items()), key=lambda x: x[0] == x[1])
-    chosen = {match: x for x, match in by_rank}
-    entries = [f"{match}: {x}" for x, match in matches.items() if chosen[match] == x]
-    others = [x for x, match in matches.items() if chosen[match] != x]
-    unknown = [x for x in classes if x not in matches]
-    if not entries:
-        raise AIDError(
-            f"--teacher coco: COCO has none of the classes {', '.join(classes)}: train a "
-            "teacher, or map classes of other names by hand (docs/teachers.md)"
+def _coco_warnings(project: Project, found: CocoClasses) -> list[str]:
+    """Warnings of classes that the teacher does not know."""
+    warnings = []
+    if found.unknown:
+        warnings.append(
+            f"the teacher does not know: {', '.join(found.unknown)}. If a class of COCO means the "
+            f"same, add it to TEACHER.CLASS_MAP in {os.path.join(project.folder, 'aid.yaml')} as "
+            'in "person: pedestrian", COCO\'s name first'
         )
+    if found.repeated:
+        warnings.append(
+            f"the teacher does not know: {', '.join(found.repeated)}. Another class has the same "
+            "class of COCO: if they are one class, correct the labels"
+        )
+    return warnings
+
+
+def _coco_teacher(project: Project, found: CocoClasses) -> str:
+    """Keys of a COCO detector as teacher, with a map of the classes that COCO has, too."""
     config_file, weights = DETECTORS[project.detector].coco_teacher
     width = "  INHERIT: False  # its FPN and heads are wider\n" if project.student in LIGHT else ""
-    note = f"  # COCO has no class for {_quoted(unknown)}.\n" if unknown else ""
-    note += f"  # Left out for a class of the same name: {_quoted(others)}.\n" if others else ""
+    note = ""
+    if found.unknown:
+        note += f"  # No class of COCO was found for: {_quoted(found.unknown)}\n"
+    if found.repeated:
+        note += f"  # Left out for one with the same class of COCO: {_quoted(found.repeated)}\n"
+    entries = [f"{match}: {x}" for x, match in found.mapped.items()]
     return (
         f"TEACHER:\n  CONFIG_FILE: {_quoted(config_file)}\n  WEIGHTS: {_quoted(weights)}\n"
         f"{width}{note}  CLASS_MAP: {_quoted(entries)}\n"
-        "  EVAL_FIRST: True  # its AP on the test set is in the log\n"
+        "  EVAL_FIRST: True  # its AP on the validation set is in the log\n"
     )
 
 
@@ -386,10 +405,30 @@ def _commands(project: Project, repository: Path) -> list[str]:
 
     register = ("--register", os.path.join(project.folder, "register.py"))
     names = ["student", "aid"] if project.coco_teacher else ["teacher", "student", "aid"]
-    commands = []
+    of_aid = "" if project.coco_teacher else ", which needs the teacher's weights"
+    comments = {
+        "teacher": "Train the teacher",
+        "student": "Train the plain student, for comparison",
+        "aid": f"Train the distilled student{of_aid}",
+    }
+    lines = [
+        f"# The files of the project are in {project.folder}.",
+        "# With --dry-run at its end, a training command shows the time and memory that it needs.",
+    ]
+    trainings = {}
     for name in names:
         config = ("--config-file", os.path.join(project.folder, f"{name}.yaml"))
-        commands.append(run("train_net.py", *register, *config, "--num-gpus", str(project.gpus)))
+        training = run("train_net.py", *register, *config, "--num-gpus", str(project.gpus))
+        trainings[name] = training
+        lines += [f"# {comments[name]}:", training]
     outputs = [_output(project, name) for name in names]
     report = ("--output", _output(project, "report"))
-    return [*commands, run("tools/report.py", *outputs, *register, *report)]
+    lines += ["# Compare them:", run("tools/report.py", *outputs, *register, *report)]
+    if project.test_json:
+        # A folder of its own keeps the detections of validation, which the report reads.
+        options = ("MODEL.WEIGHTS", os.path.join(_output(project, "aid"), "model_final.pth"))
+        options += ("DATASETS.TEST", f'("{project.name}_test",)')
+        options += ("OUTPUT_DIR", _output(project, "test"))
+        test = f"{trainings['aid']} --eval-only {shlex.join(options)}"
+        lines += ["# Evaluate the distilled student on the test split:", test]
+    return lines

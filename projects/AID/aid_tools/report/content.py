@@ -22,6 +22,13 @@ from .runs import Run
 
 __all__ = ["NUM_TIMED", "Findings", "describe", "official_metric"]
 
+# What the groups of DOUBTS are about.
+KINDS = {
+    "wrong class": "label quality",
+    "jittered box": "label quality",
+    "mostly hidden": "visibility",
+    "tiny": "size",
+}
 # Maximum number of images for timing a detector.
 NUM_TIMED = 30
 
@@ -39,6 +46,8 @@ class Findings:
         summary: {instance group: medians}.
         adaptive: the run whose teacher's losses and weights are reported.
         plain: the plain student that the others are compared with, if there is one.
+        doubt: sentence above the labels with the largest loss of the teacher; may be empty.
+        has_regions: whether a shown image has regions that the metric ignores.
     """
 
     runs: list[Run]
@@ -49,6 +58,8 @@ class Findings:
     summary: dict[str, dict[str, float]]
     adaptive: Run | None
     plain: Setting | None = None
+    doubt: str = ""
+    has_regions: bool = False
 
 
 def official_metric(runs: list[Run]) -> str:
@@ -68,8 +79,14 @@ def describe(findings: Findings) -> list[Part]:
     caption = "Each image with the detections of every run; the legend names the class colors."
     if findings.summary:
         caption += (
-            " The last picture of an image shows the labels with their weight w, as the color of "
-            "the box, and the teacher's loss D."
+            " The last picture of an image shows the labels with class, weight w, which is the "
+            "color of the box, and the teacher's loss D."
+        )
+    if findings.has_regions:
+        caption += (
+            " Dashed boxes: regions that the metric ignores (annotations with iscrowd 1, such as "
+            "crowds, and KITTI's DontCare regions and neighbor classes). A detection of their "
+            "class in one counts neither as right nor as wrong."
         )
     alt = "detections of every run on validation images"
     parts += [Heading("Detections"), ReportFigure("detections.png", alt, caption)]
@@ -102,10 +119,16 @@ def _results(findings: Findings) -> list[Part]:
         Table("AP of every run", ["run", "AP", *measures, "role", "iterations", "minutes"], table),
         Text(
             f"AP and AP50: COCO's metric on {findings.runs[0].test_set}, in percent. {against}"
-            "minutes: training time, without evaluations and without the training of a teacher."
+            "minutes: training time, without evaluations and without the training of a "
+            f"teacher.{_note_on_cache(findings.runs)}"
         ),
         Text(_note_on_seeds(settings)),
     ]
+
+
+def _note_on_cache(runs: list[Run]) -> str:
+    names = [code(run.name) for run in runs if not run.has_comparable_time]
+    return f" With TEACHER.CACHE, the time does not compare: {', '.join(names)}." if names else ""
 
 
 def _against(run: Run, plain: Setting | None) -> list[TableCell]:
@@ -192,9 +215,10 @@ def _cost(findings: Findings) -> list[Part]:
         Heading("Cost"),
         Table("Cost of every run", header, table),
         Text(
-            "GFLOPs: multiply-adds for one image, in billions. s / image: median inference time "
+            "GFLOPs: multiply-adds for one image, in billions; in two-stage detectors they depend "
+            "on the number of proposals, and so on the weights. s / image: median inference time "
             f"over up to {NUM_TIMED} images, one at a time, all detectors in turn; {device}. "
-            "s / iteration: median of training."
+            f"s / iteration: median of training.{_note_on_cache(findings.runs)}"
         ),
     ]
 
@@ -264,6 +288,7 @@ def _instances(findings: Findings) -> list[Part]:
     ]
     return [
         Heading("Teacher's loss on the training labels"),
+        *([Text(findings.doubt)] if findings.doubt else []),
         Text(
             f"{code(run.name)}: median of the teacher's loss D and of the weight w on instances of "
             f"{run.cfg.DATASETS.TRAIN[0]}, grouped {_grouping(findings.summary)}{mapped} "
@@ -277,8 +302,9 @@ def _instances(findings: Findings) -> list[Part]:
         ReportFigure(
             "instances.png",
             "teacher's loss and weight by group",
-            "Boxes span the quartiles, with a line at the median; the number of instances is in "
-            "parentheses.",
+            "Boxes span the quartiles, with a line at the median. Whiskers reach to the last value "
+            "within 1.5 times the length of the box; values beyond are not drawn. The number of "
+            "instances is in parentheses.",
         ),
         ReportFigure(
             "suspicious_labels.png",
@@ -294,7 +320,8 @@ def _grouping(groups: Iterable[str]) -> str:
     criteria = [DOUBTS[name] for name in DOUBTS if name in groups]
     if not criteria:
         return "by class."
+    kinds = [*dict.fromkeys(KINDS[name] for name in DOUBTS if name in groups)]
     return (
-        "by label quality. Each instance is in the first group that applies: "
+        f"by {', '.join(kinds)} and class. Each instance is in the first group that applies: "
         f"{'; '.join(criteria)}; otherwise its class."
     )

@@ -11,12 +11,14 @@ from detectron2.utils.colormap import colormap
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from aid.modeling.diagnostics import LOG_PERIOD
 from aid.utils.drawing import COLORMAP
 from aid.utils.files import whole_file
+from aid.utils.text import one_line
 
 from ..text import figure_text
 from ..visualization.canvas import Canvas
-from ..visualization.labels import Label, draw_labels
+from ..visualization.labels import Label, draw_labels, draw_regions
 from .instances import DOUBTS, ImageStats
 from .precision_recall import Curve
 from .runs import Run
@@ -77,8 +79,13 @@ def draw_curves(runs: list[Run], labels: list[str]) -> Figure:
             # Named, since a label that starts with "_" is left out otherwise.
             axis.legend(handles=axis.lines, frameon=False, fontsize=9)
         else:
-            axis.text(0.5, 0.5, "not in any run", ha="center", transform=axis.transAxes)
-    axes[1, 0].set_ylim(0, 1)
+            axis.text(0.5, 0.5, "no run logged it", ha="center", transform=axis.transAxes)
+    weights = axes[1, 0]
+    weights.set_ylim(0, 1)
+    if weights.texts and any(x.is_distilled and x.cfg.SOLVER.MAX_ITER < LOG_PERIOD for x in runs):
+        weights.texts[0].set_text(
+            f"no run logged it:\nruns of fewer than {LOG_PERIOD} iterations do not"
+        )
     return figure
 
 
@@ -128,6 +135,7 @@ def draw_precision_recall(curves: list[dict[str, dict[str, Curve]]], labels: lis
 
 def draw_sheet(
     images: list[np.ndarray],
+    regions: list[np.ndarray],
     detections: list[list[Instances]],
     stats: list[ImageStats] | None,
     labels: list[str],
@@ -140,6 +148,7 @@ def draw_sheet(
 
     Args:
         images: (H, W, 3), RGB, uint8, each.
+        regions: for each image, boxes (D, 4) that the metric ignores, XYXY in pixels.
         detections: for each run, the predicted instances of each image.
         stats: for each image, teacher's losses and weights; None if no run has weights.
         labels: names of the runs.
@@ -150,7 +159,7 @@ def draw_sheet(
     drawn = sorted({i for run in kept for x in run for i in x.pred_classes.tolist()})
     titles = [label.replace("\n", " ") for label in labels]
     if stats is not None:
-        titles.append("ground truth: weight w, teacher's loss D")
+        titles.append("ground truth: class, weight w, teacher's loss D")
     columns = min(2, len(titles))
     width = (SHEET_WIDTH - SHEET_GAP * (columns - 1)) / columns
     # A high image is drawn smaller than its column.
@@ -164,11 +173,13 @@ def draw_sheet(
             x, y = place % columns * (width + SHEET_GAP), top + place // columns * (height + TITLE)
             canvas.text(x, y + TITLE - 0.05, title, 9.5, va="bottom")
             if place < len(kept):
-                boxes = _detection_labels(kept[place][k])
+                pixels, boxes = image, _detection_labels(kept[place][k])
             else:
-                image, boxes = stats[k].image, _weight_labels(stats[k])
-            shown = min(width, height * image.shape[1] / image.shape[0])
-            draw_labels(canvas.image(image, x, y + TITLE, shown, height), boxes, LABEL_SIZE)
+                pixels, boxes = stats[k].image, _weight_labels(stats[k], classes)
+            shown = min(width, height * pixels.shape[1] / pixels.shape[0])
+            axes = canvas.image(pixels, x, y + TITLE, shown, height)
+            draw_regions(axes, regions[k] * (pixels.shape[1] / image.shape[1]))
+            draw_labels(axes, boxes, LABEL_SIZE)
         top += rows * (height + TITLE) + SHEET_GAP
     if stats is not None:
         bar = min(3.0, width)
@@ -195,11 +206,12 @@ def _detection_labels(instances: Instances) -> list[Label]:
     return [Label(tuple(box), f"{score:.2f}", _class_color(i)) for box, i, score in found]
 
 
-def _weight_labels(stats: ImageStats) -> list[Label]:
-    objects = zip(stats.boxes.tolist(), stats.weights.tolist(), stats.losses.tolist(), strict=True)
+def _weight_labels(stats: ImageStats, classes: list[str]) -> list[Label]:
+    names = [one_line(classes[label["category_id"]]) for label in stats.annotations]
+    numbers = zip(stats.weights.tolist(), stats.losses.tolist(), strict=True)
     return [
-        Label(tuple(box), f"w {weight:.2f} D {loss:.1f}", COLORMAP(weight)[:3])
-        for box, weight, loss in objects
+        Label(tuple(box), f"{name}\nw {weight:.2f} D {loss:.1f}", COLORMAP(weight)[:3])
+        for box, name, (weight, loss) in zip(stats.boxes.tolist(), names, numbers, strict=True)
     ]
 
 

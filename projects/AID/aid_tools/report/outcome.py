@@ -14,7 +14,7 @@ from .pairs import Comparison, Setting, choose, differences, settings_of
 from .parts import code
 from .runs import Run, roles
 
-__all__ = ["outcome", "plain_student"]
+__all__ = ["doubt_about_labels", "outcome", "plain_student"]
 
 # Minimum gap between plain student and teacher, in AP: a fraction of a smaller gap would be noise.
 MIN_GAP = 1.0
@@ -35,9 +35,10 @@ def outcome(runs: Sequence[Run], costs: Sequence[Cost]) -> list[str]:
         costs: R costs of their detectors; ``seconds`` may be NaN.
 
     Returns:
-        One sentence on the results at equal iterations; then, where they apply, sentences on a
-        plain student of another training length, on teachers whose classes are mapped, on other
-        differences between the runs, and on KITTI's official metric.
+        One sentence on the results at equal iterations; then, where they apply, sentences on
+        teachers that are no better than the plain student, on a plain student of another training
+        length, on teachers whose classes are mapped, on other differences between the runs, and on
+        KITTI's official metric.
     """
     settings, costs = _settings(runs, costs)
     measures = _measures(settings)
@@ -52,6 +53,8 @@ def outcome(runs: Sequence[Run], costs: Sequence[Cost]) -> list[str]:
         return [_without_distillation(settings, costs, by, ap)]
     story = _Story(settings, costs, chosen)
     sentences = [_capitalize(f"{by}{story.subject} has {story.result(ap)}{story.time}.")]
+    if doubt := story.doubt(ap, "judge the gain"):
+        sentences.append(doubt)
     if chosen.other is not None:
         sentences.append(story.another_length(ap))
     elif chosen.peer is None:
@@ -70,6 +73,24 @@ def plain_student(runs: Sequence[Run], costs: Sequence[Cost]) -> Setting | None:
     measures = _measures(settings)
     chosen = _choose(settings, costs, measures[0][1]) if measures else None
     return None if chosen is None or chosen.peer is None else settings[chosen.peer]
+
+
+def doubt_about_labels(runs: Sequence[Run], costs: Sequence[Cost], student: Run) -> str:
+    """Sentence against the use of a weak teacher's loss; empty if the teacher is not known as weak.
+
+    Args:
+        runs, costs: see :func:`outcome`.
+        student: the run whose teachers' losses are reported.
+    """
+    settings, costs = _settings(runs, costs)
+    measures = _measures(settings)
+    chosen = _choose(settings, costs, measures[0][1]) if measures else None
+    if chosen is None:
+        return ""
+    story = _Story(settings, costs, chosen)
+    if story.student.teacher_weights != student.teacher_weights:
+        return ""
+    return story.doubt(measures[0][1], "look for wrong labels")
 
 
 def _settings(runs: Sequence[Run], costs: Sequence[Cost]) -> tuple[list[Setting], list[Cost]]:
@@ -186,6 +207,24 @@ class _Story:
             share = _share(_mean(own), _mean(plain), _mean(ap[self.teacher]))
         return f"{', '.join(parts)}: {_gain(own, plain)} at equal iterations{share}"
 
+    def doubt(self, ap: list[APBySeed], purpose: str) -> str:
+        """Sentence on teachers that are no better than the plain student; empty if one is.
+
+        Without a plain student they are compared with the distilled one.
+        """
+        teachers, peer = self.chosen.teachers, self.chosen.peer
+        if not teachers or len(teachers) < len(self.student.teacher_weights):
+            return ""
+        name, other = "student", ap[self.chosen.student]
+        if peer is not None:
+            name, (_, other) = "plain student", _paired(other, ap[peer])
+        if max(_mean(ap[i]) for i in teachers) > _mean(other):
+            return ""
+        subject, it = (
+            ("The teacher is", "it") if len(teachers) == 1 else ("The teachers are", "them")
+        )
+        return f"{subject} no better than the {name}: train {it} longer before you {purpose}."
+
     def _teachers(self) -> str:
         if len(self.chosen.teachers) > 1:
             return "the teachers"
@@ -212,6 +251,9 @@ class _Story:
             )
         result = f"{_mean(plain)} AP{_seeds(plain)}, {_more(_mean(plain) - _mean(own))}"
         end = f"the plain student {name} has {result} the distilled one"
+        if not student.has_comparable_time:
+            time = f"the training time of {self.name(self.chosen.student)}, with TEACHER.CACHE,"
+            return _capitalize(f"{steps}, {end}; {time} does not compare.")
         ratio = seconds[0] / seconds[1]
         if math.isnan(ratio):
             return _capitalize(f"{steps}, {end}; its training time was not measured.")

@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 from torch import nn
 from tqdm import tqdm
 
+from aid.data.ignore_regions import region_boxes
 from aid.data.images import clear_image_errors, read_image
 from aid.utils.errors import AIDError
 from aid.utils.files import json_text, write_text
@@ -25,7 +26,7 @@ from .figures import draw_curves, draw_groups, draw_precision_recall, draw_sheet
 from .html import to_html
 from .instances import ImageStats, group_of, groups_of, image_stats, read_records
 from .markdown import to_markdown
-from .outcome import outcome, plain_student
+from .outcome import doubt_about_labels, outcome, plain_student
 from .precision_recall import Curve, read_curves
 from .runs import Run, roles
 from .suspicious import SuspectPictures, label_rows, write_suspicious_labels
@@ -120,11 +121,22 @@ def _write(
         if pictures.suspects:
             pictures.draw().save(os.path.join(output, "suspicious_labels.png"))
     images = [_read_rgb(record["file_name"]) for record in shown]
-    sheet = draw_sheet(images, detections, stats, labels, runs[0].classes, threshold)
+    regions = [region_boxes(record.get("annotations", [])) for record in shown]
+    sheet = draw_sheet(images, regions, detections, stats, labels, runs[0].classes, threshold)
     save(sheet, os.path.join(output, "detections.png"))
 
-    sentences, plain = outcome(runs, costs), plain_student(runs, costs)
-    findings = Findings(runs, rows, sentences, missing, curves, _summarize(groups), adaptive, plain)
+    findings = Findings(
+        runs,
+        rows,
+        outcome(runs, costs),
+        missing,
+        curves,
+        _summarize(groups),
+        adaptive,
+        plain_student(runs, costs),
+        doubt_about_labels(runs, costs, adaptive) if adaptive is not None else "",
+        any(map(len, regions)),
+    )
     _write_texts(findings, output)
 
 

@@ -155,7 +155,9 @@ def _unlikeness(plain: Run, student: Run) -> tuple[int, bool]:
 
 
 def _distance(a: Run, b: Run) -> float:
-    """Absolute log ratio of the training times; infinite if one was not measured."""
+    """Absolute log ratio of the training times; infinite if they cannot be compared."""
+    if not (a.has_comparable_time and b.has_comparable_time):
+        return math.inf
     ratio = a.training_seconds / b.training_seconds
     return abs(math.log(ratio)) if ratio > 0 else math.inf
 

@@ -33,11 +33,13 @@ class Run:
         folder: path of the output folder.
         cfg: config of the run; MODEL.DEVICE is available on this machine.
         metrics: content of metrics.json, one entry per logged iteration.
+        cached: whether TEACHER.CACHE was set in training; ``cfg`` does not have it.
     """
 
     folder: str
     cfg: CfgNode
     metrics: list[dict]
+    cached: bool = False
 
     @property
     def name(self) -> str:
@@ -173,6 +175,11 @@ class Run:
         return total / done * self.cfg.SOLVER.MAX_ITER if done else math.nan
 
     @property
+    def has_comparable_time(self) -> bool:
+        """Whether the training time includes all work of the teacher, not read from a cache."""
+        return not (self.cached and self.is_distilled)
+
+    @property
     def weighs_instances(self) -> bool:
         """Whether imitation weights differ between instances."""
         if not self.is_distilled or self.cfg.AID.GRANULARITY != "instance":
@@ -218,6 +225,7 @@ def load_run(folder: str) -> Run:
     cfg = load_config(paths[0])
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    cached = bool(cfg.TEACHER.CACHE)
     cfg.TEACHER.DEVICE = cfg.TEACHER.CACHE = ""
     name = cfg.MODEL.META_ARCHITECTURE
     if name not in META_ARCH_REGISTRY:
@@ -238,7 +246,7 @@ def load_run(folder: str) -> Run:
             f"{paths[0]}: DATASETS.TEST is empty, so that the run was never evaluated: run "
             f"`{command} --resume DATASETS.TEST '(\"NAME\",)'`"
         )
-    run = Run(folder, cfg, metrics)
+    run = Run(folder, cfg, metrics, cached)
     if not (run.metrics_at_end("bbox") or run.metrics_at_end("kitti")):
         raise AIDError(
             f"{paths[1]} contains no evaluation: run `{command} --resume`, which evaluates a "

@@ -14,7 +14,7 @@ from aid.utils.text import one_line
 from .canvas import MARGIN, Canvas, enlarged
 from .collect import Seen
 from .labels import casing
-from .words import largest_part, name_of_part, reason
+from .words import largest_part, name_of_part
 
 __all__ = ["Entry", "draw_contact_sheet", "entries_of", "extremes"]
 
@@ -145,8 +145,8 @@ def _draw(canvas: Canvas, entry: Entry, image: np.ndarray, x: float, y: float) -
         axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=line, linewidth=width))
     category = f"{one_line(entry.category)}  w {entry.weight:.2f}"
     canvas.text(x, y + CROP + 0.05, category, 11, weight="bold")
-    share = f"{name_of_part(entry.part)} {entry.share:.0%}"
-    text = f"D {entry.loss:.1f}, largest component: {reason(entry.part)} ({share})"
+    part = f"{name_of_part(entry.part)}, {100 * entry.share:.0f} %"
+    text = f"D {entry.loss:.1f}, largest component: {part}"
     canvas.text(x, y + CROP + 0.26, "\n".join(textwrap.wrap(text, 28)), 9)
     name = textwrap.shorten(os.path.basename(entry.file_name), 30, placeholder="...")
     canvas.text(x, y + CROP + 0.80, name, 8, color="0.4")

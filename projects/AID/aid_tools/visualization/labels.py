@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from ..text import figure_text
 
-__all__ = ["Label", "casing", "draw_labels", "place"]
+__all__ = ["Label", "casing", "draw_labels", "draw_regions", "place"]
 
 Rectangle = tuple[float, float, float, float]  # x1, y1, x2, y2
 
@@ -29,6 +30,14 @@ class Label:
 def casing(color: tuple[float, ...]) -> str:
     """Outline color that makes a line of ``color`` visible on any image."""
     return "white" if 0.3 * color[0] + 0.6 * color[1] + 0.1 * color[2] < 0.5 else "black"
+
+
+def draw_regions(axes: Axes, boxes: np.ndarray) -> None:
+    """Draw boxes (D, 4), XYXY in pixels of the axes' image, dashed and without text."""
+    limits = {"xlim": axes.get_xlim(), "ylim": axes.get_ylim()}
+    for x1, y1, x2, y2 in boxes.tolist():
+        axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], "--", color="silver", zorder=2)
+    axes.set(**limits)
 
 
 def draw_labels(axes: Axes, labels: list[Label], size: float = 11) -> None:

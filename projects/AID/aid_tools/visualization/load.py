@@ -17,13 +17,36 @@ from aid.checkpoint import (
     of_other_shapes,
 )
 from aid.engine.setup import check_dataset
+from aid.inference import load_config_of
 from aid.modeling.build import build_detector
 from aid.modeling.inheritance import inherit
 from aid.modeling.meta_arch import DistillationMixin, plain_architecture
 from aid.utils.errors import AIDError
 from aid.utils.suggestions import did_you_mean
 
-__all__ = ["build_student", "check_student", "choose_images", "load_records", "load_trained"]
+__all__ = [
+    "build_student",
+    "check_student",
+    "choose_images",
+    "files_of",
+    "load_records",
+    "load_trained",
+]
+
+
+def files_of(model: str, weights: str) -> tuple[str, str]:
+    """Config file and checkpoint of a student.
+
+    Args:
+        model: output folder of a run, or config file.
+        weights: checkpoint; empty for the last one of the folder, and for none with a file.
+
+    Raises:
+        AIDError: the folder has no config or no checkpoint.
+    """
+    if not os.path.isdir(model):
+        return model, weights
+    return os.path.join(model, "config.yaml"), load_config_of(model, weights).MODEL.WEIGHTS
 
 
 def check_student(cfg: CfgNode) -> None:
@@ -55,6 +78,8 @@ def build_student(cfg: CfgNode) -> DistillationMixin:
         AIDError: see :func:`check_student`; or the student or a teacher cannot be built.
     """
     check_student(cfg)
+    cfg = cfg.clone()
+    cfg.TEACHER.CACHE = ""  # that of the training
     seed_all_rng(cfg.SEED)
     student = build_detector(cfg)
     student.build_distillation(cfg)

@@ -13,7 +13,7 @@ from aid.utils.text import one_line
 
 from .canvas import MARGIN, Canvas, enlarged, overlay
 from .collect import Seen
-from .labels import Label, draw_labels
+from .labels import Label, draw_labels, draw_regions
 from .words import largest_part, name_of_part
 
 __all__ = ["Picture", "draw_page"]
@@ -31,7 +31,7 @@ EXPLANATIONS = (
     "Attention: relative magnitude of a model's features, by which the attention-guided "
     "loss weights cells.",
     "Teacher - student: distance between the features, after the student's adapter; 0: equal, "
-    "1: as far as from student features of 0.",
+    "1: the difference is as large as the teacher's features.",
 )
 
 
@@ -202,8 +202,7 @@ def _draw_truth(
 ) -> None:
     axes = canvas.image(enlarged(picture.image, 1200), *place)
     factor = axes.get_xlim()[1] / picture.image.shape[1]
-    for x1, y1, x2, y2 in (factor * picture.regions).tolist():
-        axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], "--", color="silver", zorder=2)
+    draw_regions(axes, (factor * picture.regions).numpy())
     labels = []
     for i, (box, name) in enumerate(zip(picture.boxes.tolist(), picture.classes, strict=True)):
         text, color = name, (1.0, 1.0, 1.0, 1.0)

@@ -4,15 +4,14 @@ import math
 
 from torch import Tensor
 
-__all__ = ["largest_part", "name_of_part", "reason"]
+__all__ = ["largest_part", "name_of_part"]
 
-# Short name, and description of the error that a large component means.
 PARTS = {
-    "cls": ("class", "what it is"),
-    "box": ("box", "where its edges are"),
-    "ctr": ("center", "how central a point is in it"),
-    "rpn_cls": ("objectness", "whether anything is there"),
-    "rpn_box": ("proposal", "roughly where it is"),
+    "cls": "class",
+    "box": "box",
+    "ctr": "center",
+    "rpn_cls": "objectness",
+    "rpn_box": "proposal",
 }
 
 
@@ -28,10 +27,5 @@ def largest_part(parts: dict[str, Tensor], instance: int) -> tuple[str, float]:
 
 
 def name_of_part(part: str) -> str:
-    """Short display name of a component of D."""
-    return PARTS.get(part, (part, part))[0]
-
-
-def reason(part: str) -> str:
-    """Description of the teacher error that a component of D measures."""
-    return PARTS.get(part, (part, part))[1]
+    """Display name of a component of D."""
+    return PARTS.get(part, part)
