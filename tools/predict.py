@@ -91,7 +91,7 @@ def main(args: Namespace) -> None:
         f"{counted(num_detections, 'detection')} with a score of at least {args.score_threshold:g}",
         *([f"{num_skipped} skipped"] if num_skipped else []),
     ]
-    print(f"{', '.join(facts)}: {visible(args.output)}")
+    print(f"{', '.join(facts)}: {visible(args.output) if num_frames else 'nothing is written'}")
     if num_skipped:
         sys.exit(1)
 

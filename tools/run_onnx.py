@@ -47,6 +47,9 @@ def detect(model: str, path: str) -> list[dict]:
 
 
 if __name__ == "__main__":
+    if set(sys.argv[1:]) & {"-h", "--help"}:
+        print(__doc__)
+        sys.exit()
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     try:

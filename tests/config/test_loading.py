@@ -261,8 +261,15 @@ def test_file_of_nearly_the_same_name_is_suggested(tmp_path, monkeypatch):
     (tmp_path / "base.yaml").write_text("VERSION: 2\n")
     with pytest.raises(AIDError, match=f"does not exist .did you mean {tmp_path}/retinanet_R18.ya"):
         load_config(str(tmp_path / "retinanet_R81.yaml"))
-    with pytest.raises(AIDError, match=f"R18.yaml: .*bace.yaml.*did you mean {tmp_path}/base.yaml"):
-        load_config(str(tmp_path / "retinanet_R18.yaml"))
+    message = (
+        f"{tmp_path}/retinanet_R18.yaml: _BASE_ names {tmp_path}/bace.yaml, which does not exist "
+        f"(did you mean {tmp_path}/base.yaml?)"
+    )
+    (tmp_path / "derived.yaml").write_text("_BASE_: [base.yaml, retinanet_R18.yaml]\n")
+    for name in ("retinanet_R18.yaml", "derived.yaml"):
+        with pytest.raises(AIDError) as error:
+            load_config(str(tmp_path / name))
+        assert str(error.value) == message
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AIDError, match=r"does not exist \(did you mean base.yaml\?\): check"):
         load_config("bas.yaml")

@@ -8,6 +8,7 @@ import pytest
 from detectron2.engine import default_argument_parser
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 
+from aid.config import load_config
 from aid.engine import AIDTrainer, dry_run
 from aid.engine.estimate import Evaluation, Found, summarize
 from aid.modeling.schedule import Schedule
@@ -94,10 +95,29 @@ def test_late_distillation_is_tried(arguments, monkeypatch, capsys):
     assert "starts at         iteration 0 of 4" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_random_weights_stand_in_for_untrained_teachers(more, arguments, tmp_path, caplog, capsys):
+    """The teacher's training is the longest; the student's time is known before it."""
+    args = arguments(opts=["TEACHER.INHERIT", True, "TEACHER.EVAL_FIRST", True])
+    cache, weights = str(tmp_path / "cache"), ["gone.pth", *["gone_too.pth"] * more]
+    opts = ["TEACHER.WEIGHTS", weights[0], "TEACHER.CACHE", cache]
+    opts += ["TEACHER.MORE_WEIGHTS", str(weights[1:])]
+    config_file = load_config(args.config_file).TEACHER.CONFIG_FILE
+    args.opts = [*opts, "TEACHER.MORE_CONFIG_FILES", str([config_file] * more)]
+    dry_run(args)
+    assert {"step 2", "test of teachers"} <= lines_of(capsys.readouterr().out).keys()
+    lines = [x for x in caplog.messages if "stand in" in x]
+    assert lines[0] == (
+        "TEACHER.WEIGHTS gone.pth does not exist yet: random weights stand in for it"
+    )
+    assert len(lines) == 1 + more
+    assert not os.path.exists(cache) and not (tmp_path / "out").exists()
+
+
 def test_plain_detector_has_no_test_of_teachers(arguments, capsys):
     dry_run(arguments(opts=["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"]))
     rows = lines_of(capsys.readouterr().out)
-    assert "test of teachers" not in rows and {"step 2", "test of student"} <= rows.keys()
+    assert {"step 2", "test"} <= rows.keys() and not any("test of" in x for x in rows)
 
 
 def test_dry_run_in_two_processes_reports_once(arguments, in_processes, tmp_path, capfd):
@@ -116,8 +136,8 @@ def test_errors_of_a_run_are_raised_by_a_dry_run(arguments, run_config, tmp_path
     (tmp_path / "file").write_text("")
     with pytest.raises(AIDError, match=f"OUTPUT_DIR .*/x cannot be written: {tmp_path}/file is no"):
         dry_run(arguments("OUTPUT_DIR", str(tmp_path / "file/x")))
-    with pytest.raises(AIDError, match="TEACHER.WEIGHTS gone.pth does not exist"):
-        dry_run(arguments("TEACHER.WEIGHTS", "gone.pth"))
+    with pytest.raises(AIDError, match="TEACHER.WEIGHTS is empty"):
+        dry_run(arguments("TEACHER.WEIGHTS", ""))
     with pytest.raises(AIDError, match="training diverged at iteration 1: .*/out/metrics.json"):
         dry_run(arguments("SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0"))
 

@@ -1,6 +1,7 @@
 """End-to-end training of tiny networks: interruption, evaluation, optimizers."""
 
 import json
+import logging
 import os
 
 import pytest
@@ -97,17 +98,21 @@ def test_unknown_precision_is_refused(run_config):
         AIDTrainer(run_config("run", opts=opts))
 
 
-def test_resumed_finished_run_is_reported_and_evaluated(run_config, caplog):
+def test_resumed_finished_run_is_reported_and_evaluated(run_config, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("detectron2"), "propagate", True)
     cfg = run_config("finished", opts=["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0])
     before = train(cfg)
     metrics = os.path.join(cfg.OUTPUT_DIR, "metrics.json")
     os.remove(metrics)
+    caplog.clear()
     after = train(cfg, resume=True)
+    assert "lr: " not in caplog.text
     message = "holds a run of 4 iterations, SOLVER.MAX_ITER is 4: nothing is left to train"
     assert message in caplog.text
     assert all(torch.equal(before["model"][k], v) for k, v in after["model"].items())
     with open(metrics) as f:
-        assert "bbox/AP50" in json.loads(f.read().splitlines()[-1])
+        (line,) = map(json.loads, f)
+    assert line["iteration"] == 4 and "bbox/AP50" in line
 
 
 def test_changed_conditions_are_reported_at_resume(run_config, toy_dataset, caplog):

@@ -38,7 +38,10 @@ def student(student_model, toy_dataset, tmp_path):
 
 @pytest.fixture
 def call(load_script, tmp_path, capsys):
-    """A function (arguments) -> (exit status, lines of errors); writes to tmp_path / out."""
+    """A function (arguments) -> (exit status, lines of errors); writes to tmp_path / out.
+
+    Its attribute ``screen`` is the standard output of the last call.
+    """
     main = load_script("tools/export_model.py").main
 
     def run(*args) -> tuple[int, list[str]]:
@@ -48,13 +51,17 @@ def call(load_script, tmp_path, capsys):
             main([*args, *options, "--threads", "1"])
         except SystemExit as end:
             status = end.code
-        return status, [x for x in capsys.readouterr().err.splitlines() if x.startswith("error:")]
+        run.screen, errors = capsys.readouterr()
+        return status, [x for x in errors.splitlines() if x.startswith("error:")]
 
     return run
 
 
 def test_student_and_teacher_are_exported_and_measured(student, call, tmp_path):
     assert call(*student) == (0, [])
+    names = "contract.json, model_traced.pt, model.onnx, export.md, export.json"
+    assert call.screen.splitlines()[-1] == f"Written to {tmp_path / 'out'}: {names}"
+    assert sorted(names.split(", ")) == sorted(x.name for x in (tmp_path / "out").iterdir())
     actual = json.loads((tmp_path / "out/export.json").read_text())
     names = ["teacher", "student", "TorchScript", "ONNX"]
     assert [row["name"] for row in actual["rows"]] == names
@@ -163,6 +170,7 @@ def test_int8_file_is_kept_and_runs_without_the_project(
 ):
     options = ["--calibrate", str(tmp_path), "--evaluate", labeled, "--max-ap-drop", "100"]
     assert call(*student, *INT8, *options) == (0, [])
+    assert "model.onnx, model_int8.onnx, export.md" in call.screen
     rows = json.loads((tmp_path / "out/export.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["detector", "ONNX", "ONNX, INT8"]
     assert all(row["ap"]["bbox"] > 50 for row in rows[:2]) and "bbox" in rows[2]["ap"]
@@ -310,6 +318,16 @@ def test_example_reports_mistakes_in_one_line(repository, tmp_path, monkeypatch,
     assert re.fullmatch("error: .*NO_SUCHFILE.*model.onnx.*", run(model, image))
     (tmp_path / "model.onnx").write_text("no model")
     assert re.fullmatch("error: .*INVALID_PROTOBUF.*", run(model, image))
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_example_has_help(option, repository, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run_onnx.py", option])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(f"{repository}/tools/run_onnx.py", run_name="__main__")
+    assert not ended.value.code and "run_onnx.py output/export/model.onnx IMAGE" in (
+        capsys.readouterr().out
+    )
 
 
 def test_example_returns_an_empty_list_without_objects(load_script, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.visualizer import VisImage
 
 from aid import Predictor
 from aid.utils.errors import AIDError
@@ -166,6 +167,15 @@ def test_output_folder_with_files_is_refused(saved, toy_dataset, call, tmp_path)
     assert (tmp_path / "out/detections.json").read_bytes() == before
 
 
+def test_nothing_is_written_if_no_input_can_be_read(saved, toy_dataset, call, tmp_path):
+    """The corrected command can then have the same output folder."""
+    files, formats = saved("faster_rcnn"), ["--format", "kitti", "coco"]
+    status, lines = call(files, str(tmp_path / "gone.png"), *formats)
+    assert (status, lines) == (1, [f"skipped: {tmp_path}/gone.png: does not exist"])
+    assert os.listdir(tmp_path / "out") == []
+    assert call(files, str(tmp_path / "0.png"), *formats) == (0, [])
+
+
 @pytest.mark.parametrize("output", ["0.png", "0.png/below"])
 def test_invalid_output_folder_is_refused(output, saved, toy_dataset, call, tmp_path):
     status, lines = call(saved("faster_rcnn"), str(tmp_path / "1.png"), output=output)
@@ -180,14 +190,45 @@ def test_frames_of_videos_and_images_are_counted(video, tmp_path):
 def test_boxes_are_drawn_in_the_color_of_their_class():
     image = np.full((*SIZE[::-1], 3), 128, np.uint8)
     images = [draw(image, detection(k), ["Car", "Pedestrian"]) for k in (0, 1)]
-    edge = [drawn[55, 50].astype(int) for drawn in images]
+    factor = images[0].shape[0] // SIZE[1]
+    edge = [drawn[55 * factor, 50 * factor].astype(int) for drawn in images]
     assert np.abs(edge[0] - edge[1]).sum() > 60
     for drawn in images:
-        assert (drawn[55, 30] == 128).all()  # inside the box
+        assert (drawn[55 * factor, 30 * factor] == 128).all()  # inside the box
 
 
-@pytest.mark.parametrize("width, height", [(1242, 375), (640, 480), (97, 65)])
-def test_pictures_have_the_size_of_their_images(width, height, tmp_path):
+@pytest.mark.parametrize(
+    "box", [[0, 57, 12, 63], [80, 50, 95, 60], [88, 0, 95, 63], [60, 2, 96, 9]]
+)
+def test_labels_are_inside_of_the_picture(box, monkeypatch):
+    """Detectron2 puts that of a small object below it."""
+    scenes = []
+    real = VisImage.get_image
+    monkeypatch.setattr(VisImage, "get_image", lambda self: scenes.append(self) or real(self))
+    actual = detection()
+    actual.pred_boxes = Boxes(torch.tensor([box], dtype=torch.float))
+    height, width = draw(np.zeros((*SIZE[::-1], 3), np.uint8), actual, ["Pedestrian"]).shape[:2]
+    (label,) = scenes[0].ax.texts
+    extent = label.get_window_extent()
+    assert 12 <= extent.height < height / 10
+    assert 0 <= extent.x0 < extent.x1 < width + 1
+    assert -1 < extent.y0 < extent.y1 < height + 1
+
+
+def test_masks_are_enlarged_with_their_image():
+    actual = detection()
+    actual.pred_masks = torch.zeros(1, *SIZE[::-1], dtype=torch.bool)
+    actual.pred_masks[0, 30:50, 20:40] = True
+    drawn = draw(np.full((*SIZE[::-1], 3), 128, np.uint8), actual, ["Car"])
+    factor = drawn.shape[0] // SIZE[1]
+    assert (drawn[40 * factor, 30 * factor] != 128).any()
+    assert (drawn[40 * factor, 45 * factor] == 128).all()
+
+
+@pytest.mark.parametrize(
+    "width, height, factor", [(1242, 375, 1), (640, 480, 2), (97, 65, 10), (320, 96, 3)]
+)
+def test_pictures_of_small_images_are_enlarged(width, height, factor, tmp_path):
     frames = [
         Frame(Source(f"a{suffix}", "a"), np.zeros((height, width, 3), np.uint8), 0, 9)
         for suffix in (".png", ".avi")
@@ -195,6 +236,7 @@ def test_pictures_have_the_size_of_their_images(width, height, tmp_path):
     with PictureWriter(str(tmp_path), ["Car"]) as writer:
         for frame in frames:
             writer.write(frame, detection())
+    height, width = height * factor, width * factor
     assert cv2.imread(str(tmp_path / "a.jpg")).shape == (height, width, 3)
     size = cv2.VideoCapture(str(tmp_path / "a.mp4")).read()[1].shape
     assert size == (height // 2 * 2, width // 2 * 2, 3)  # which encoders require
@@ -210,7 +252,7 @@ def test_class_names_ambiguous_in_kitti_files_are_refused(tmp_path):
 
 def test_class_name_is_drawn_literally():
     image = np.full((*SIZE[::-1], 3), 128, np.uint8)
-    assert draw(image, detection(), ["$\\frac{$"]).shape == image.shape
+    assert draw(image, detection(), ["$\\frac{$"]).any()
 
 
 def test_class_name_with_spaces_is_one_field(tmp_path):

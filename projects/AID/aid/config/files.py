@@ -139,8 +139,8 @@ def check_exists(config_file: str) -> None:
 def _merge_file(cfg: CN, config_file: str, allow_unsafe: bool) -> None:
     """Merge a file and its bases into a config, with the paths of :class:`_Reader`."""
     read: dict = {}
+    reader = type("_Reading", (_Reader,), {})
     try:
-        reader = type("_Reading", (_Reader,), {})
         read = reader.load_yaml_with_base(config_file, allow_unsafe=allow_unsafe)
         whole = [key for key, value in flat_keys(read).items() if _is_whole(cfg, key, value)]
         for key in whole:  # YACS takes a whole number only in place of another
@@ -153,8 +153,9 @@ def _merge_file(cfg: CN, config_file: str, allow_unsafe: bool) -> None:
             f"{config_file}: not plain YAML: {describe(error, cfg, read)}; object tags are refused"
         ) from error
     except OSError as error:
-        hint = did_you_mean_file(error.filename) if isinstance(error.filename, str) else ""
-        raise AIDError(f"{config_file}: {describe(error, cfg, read)}{hint}") from error
+        if not isinstance(error.filename, str):  # of a URL
+            raise AIDError(f"{config_file}: {describe(error, cfg, read)}") from error
+        raise AIDError(_unread(config_file, reader.chain, error)) from error
     except (AssertionError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise AIDError(f"{config_file}: {describe(error, cfg, read)}") from error
     except RecursionError as error:
@@ -162,6 +163,17 @@ def _merge_file(cfg: CN, config_file: str, allow_unsafe: bool) -> None:
     for key, value in read.get("TEACHER", {}).items():
         if key in TEACHER_CONFIG_KEYS:
             cfg.TEACHER[key] = value
+
+
+def _unread(config_file: str, chain: tuple[str, ...], error: OSError) -> str:
+    """Message about a file that cannot be read; see :class:`_Reader` for the chain up to it."""
+    missing = isinstance(error, FileNotFoundError)
+    fault = "does not exist" if missing else f"cannot be read ({error.strerror})"
+    fault = f"{fault}{did_you_mean_file(error.filename)}"
+    if len(chain) < 2:
+        return f"{config_file} {fault}"
+    namer = config_file if len(chain) == 2 else chain[-2]
+    return f"{namer}: _BASE_ names {error.filename}, which {fault}"
 
 
 def _merge_options(cfg: CN, opts: list) -> None:

@@ -1,5 +1,6 @@
 """Dry run: a short trial of a run that estimates its time, memory and disk space."""
 
+import logging
 import math
 import os
 import resource
@@ -16,13 +17,19 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import HookBase, TrainerBase
 from detectron2.evaluation import inference_on_dataset
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils import comm
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Subset
 
 from ..checkpoint import clear_load_errors, last_checkpoint, load_file
-from ..config import load_config
+from ..config import is_program, load_config
 from ..data.catalog import datasets_loaded_once
+from ..modeling.build import build_detector
+from ..modeling.meta_arch import plain_architecture
+from ..modeling.teacher import load_teacher_config
+from ..modeling.teacher_keys import DETECTOR, named, teacher_kinds
 from ..utils.errors import AIDError
 from ..utils.files import check_folder_name
 from .estimate import Evaluation, Found, existing_parent, summarize
@@ -42,7 +49,8 @@ def dry_run(args: Namespace) -> None:
     """Build a run, try each of its stages, and print an estimate of the whole run.
 
     Called in all processes of the run. OUTPUT_DIR is neither created nor changed: each process
-    writes to a temporary folder instead.
+    writes to a temporary folder instead. Random weights stand in for those of a teacher that is not
+    trained yet.
 
     Args:
         args: of the command line of train_net.py.
@@ -62,7 +70,9 @@ def dry_run(args: Namespace) -> None:
         resumed = _stand_in(folder, output) if args.resume else ""
         try:
             with datasets_loaded_once():
-                trial = _Trial(setup(args, folder))
+                cfg = setup(args, folder)
+                _stand_in_for_teachers(cfg, folder)
+                trial = _Trial(cfg)
                 trial.resume_or_load(args.resume)
             measured = trial.try_out()
         except AIDError as error:
@@ -84,6 +94,42 @@ def _stand_in(folder: str, output: str) -> str:
     source = os.path.abspath(os.path.join(output, checkpoint))
     os.symlink(source, os.path.join(folder, checkpoint))
     return checkpoint
+
+
+def _stand_in_for_teachers(cfg: CfgNode, folder: str) -> None:
+    """Write random weights for the teachers of YAML configs whose weights do not exist yet.
+
+    Args:
+        cfg: of the run; its keys TEACHER.WEIGHTS and MORE_WEIGHTS then name these files.
+        folder: of the files.
+    """
+    if plain_architecture(cfg.MODEL.META_ARCHITECTURE) == cfg.MODEL.META_ARCHITECTURE:
+        return
+    weights = [cfg.TEACHER.WEIGHTS, *cfg.TEACHER.MORE_WEIGHTS]
+    cfg.defrost()
+    for number, kind in enumerate(teacher_kinds(cfg)):
+        config_key, config_file = named(cfg, "CONFIG_FILE", "MORE_CONFIG_FILES", number)
+        weights_key, path = named(cfg, "WEIGHTS", "MORE_WEIGHTS", number)
+        is_known = not path or "://" in path or os.path.isfile(path)
+        if is_known or kind != DETECTOR or is_program(config_file):
+            continue
+        teacher = load_teacher_config(config_file, config_key)
+        teacher.MODEL.DEVICE = "cpu"
+        detector = build_detector(teacher)
+        for module in detector.modules():
+            # Without statistics a norm scales nothing, and random features would overflow float16.
+            if isinstance(module, _BatchNorm | FrozenBatchNorm2d):
+                nn.init.constant_(module.weight, 0.5)
+        weights[number] = os.path.join(folder, f"teacher_{number}.pth")
+        torch.save({"model": detector.state_dict()}, weights[number])
+        if cfg.TEACHER.CACHE:
+            cfg.TEACHER.CACHE = os.path.join(folder, "cache")
+        if comm.is_main_process():
+            logging.getLogger(__name__).warning(
+                "%s %s does not exist yet: random weights stand in for it", weights_key, path
+            )
+    cfg.TEACHER.WEIGHTS, *cfg.TEACHER.MORE_WEIGHTS = weights
+    cfg.freeze()
 
 
 class _Trial(AIDTrainer):

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from detectron2.config import CfgNode
 
+from ..modeling.meta_arch import plain_architecture
 from ..utils.text import counted
 
 __all__ = ["Evaluation", "Found", "existing_parent", "summarize"]
@@ -100,10 +101,16 @@ def summarize(cfg: CfgNode, everyones: list[Found], output: str, resumed: str) -
     for k in range(len(main.steps)):
         seconds, memory = (max(x.steps[k][i] for x in everyones) for i in (0, 1))
         lines[f"step {k + 1}"] = f"{_span(seconds)}, {memory:.0f} MiB {kind} at most"
-    for model in ("teachers", "student"):
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    is_student = plain_architecture(architecture) != architecture
+    titles = {
+        "teachers": "test of teachers",
+        "student": "test of student" if is_student else "test",
+    }
+    for model, title in titles.items():
         by_dataset = zip(*(getattr(x, model) for x in everyones), strict=True)
         if slowest := [_slowest(x) for x in by_dataset]:
-            lines[f"test of {model}"] = "; ".join(slowest)
+            lines[title] = "; ".join(slowest)
     peak = max(x.memory for x in everyones)
     lines["memory"] = f"{peak:.0f} MiB {kind} at most, tests included"
     required = num_checkpoints * size

@@ -202,6 +202,8 @@ class AIDTrainer(DefaultTrainer):
     def after_train(self) -> None:
         if self._is_in_step:  # it failed: Detectron2 would evaluate after the last iteration
             self._hooks = [x for x in self._hooks if not isinstance(x, EvalHook)]
+        if self.start_iter >= self.max_iter:  # Detectron2 has counted an iteration that was not run
+            self.iter = self.start_iter
         super().after_train()
 
     def _clear_first_step(self) -> AbstractContextManager:

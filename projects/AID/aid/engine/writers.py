@@ -35,7 +35,8 @@ class IterationPrinter(CommonMetricPrinter):
         self._time: float | None = None
 
     def write(self) -> None:
-        super().write()
+        if get_event_storage().iter < self._max_iter:  # else no iteration has been run
+            super().write()
         self._time = time.perf_counter()
 
     def write_if_late(self) -> None:

@@ -25,6 +25,7 @@ from aid.modeling.teacher import build_teacher
 from aid.modeling.teacher_keys import DETECTOR, teacher_kinds
 from aid.utils.errors import AIDError, check_not_negative
 from aid.utils.files import whole_file, write_text
+from aid.utils.text import visible
 
 from ..cost import count_gflops, latencies, num_parameters
 from ..files import write_json
@@ -130,7 +131,8 @@ def check_labels(args: Namespace, predictor: Predictor) -> None:
 def export_and_compare(
     args: Namespace, predictor: Predictor, baselines: Sequence[Predictor] = ()
 ) -> None:
-    """Write the files, and the table of their AP, cost and size, to the output folder.
+    """Write the files, and the table of their AP, cost and size, to the output folder, and print
+    the table and the names of the files.
 
     Args:
         args: of tools/export_model.py.
@@ -179,6 +181,8 @@ def export_and_compare(
     write_text(os.path.join(args.output, "export.md"), page)
     measured = {"setting": setting, "tolerance": TOLERANCE, "rows": [asdict(row) for row in rows]}
     write_json(os.path.join(args.output, "export.json"), measured)
+    names = [CONTRACT, *(FILES.get(kind, INT8) for kind in files), "export.md", "export.json"]
+    print(visible(f"Written to {args.output}: {', '.join(names)}"))
 
 
 def _folder_name(path: str) -> str:

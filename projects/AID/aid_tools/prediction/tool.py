@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from itertools import islice
+from itertools import chain, islice
 
 from detectron2.structures import Instances
 from tqdm import tqdm
@@ -47,7 +47,7 @@ def predict(
 def predict_files(
     args: Namespace, predictor: Predictor, sources: list[Source]
 ) -> tuple[int, int, int]:
-    """Run a detector on images and videos, and write its detections.
+    """Run a detector on images and videos, and write its detections; nothing if none can be read.
 
     Args:
         args: of tools/predict.py.
@@ -65,6 +65,10 @@ def predict_files(
         skipped.append(line)
         tqdm.write(f"skipped: {one_line(line)}", file=sys.stderr)
 
+    frames = read_frames(sources, skip, longest_side(predictor.cfg, is_train=False))
+    first = next(frames, None)
+    if first is None:
+        return 0, 0, len(skipped)
     with ExitStack() as stack:
         writers = []
         if "kitti" in args.format:
@@ -77,8 +81,7 @@ def predict_files(
         for writer in writers:
             stack.enter_context(writer)
         bar = stack.enter_context(tqdm(total=count_frames(sources), unit="image"))
-        frames = read_frames(sources, skip, longest_side(predictor.cfg, is_train=False))
-        results = predict(predictor, frames, args.batch_size, args.score_threshold)
+        results = predict(predictor, chain([first], frames), args.batch_size, args.score_threshold)
         for frame, detections in results:
             for writer in writers:
                 writer.write(frame, detections)

@@ -15,6 +15,7 @@ from detectron2.utils.visualizer import Visualizer
 
 from aid.data.kitti_labels import write_result_file
 from aid.evaluation.kitti_files import kitti_objects
+from aid.utils.drawing import enlarge
 from aid.utils.errors import AIDError
 from aid.utils.files import PART, whole_file
 from aid.utils.text import visible
@@ -105,7 +106,7 @@ def _append(file, row: dict, number: int) -> None:
 
 
 class PictureWriter(ExitStack):
-    """Writes each image and each video with the detections drawn on it, in its own size.
+    """Writes each image and each video with the detections drawn on it; small ones are enlarged.
 
     Of a video with odd sides the last row or column is left out, as encoders require. A video gets
     its final name when it is complete.
@@ -211,22 +212,29 @@ def draw(image: np.ndarray, detections: Instances, names: list[str]) -> np.ndarr
     """Draw detections, with one color per class.
 
     Args:
-        image: (H, W, 3), RGB, uint8.
+        image: (H, W, 3), RGB, uint8; a small one is enlarged.
         detections: detections in pixels of the image, on the CPU.
         names: class names.
 
     Returns:
-        (H, W, 3), RGB, uint8.
+        (H', W', 3), RGB, uint8.
     """
-    scene = Visualizer(image)
+    image, factor = enlarge(image)
+    masks = detections.pred_masks.numpy() if detections.has("pred_masks") else None
+    if masks is not None:
+        masks = masks.repeat(factor, axis=1).repeat(factor, axis=2)
     classes = detections.pred_classes.tolist()
-    drawn = scene.overlay_instances(
-        boxes=detections.pred_boxes,
-        masks=detections.pred_masks.numpy() if detections.has("pred_masks") else None,
+    drawn = Visualizer(image).overlay_instances(
+        boxes=detections.pred_boxes.tensor * factor,
+        masks=masks,
         labels=[
             f"{figure_text(names[k])} {score:.0%}"
             for k, score in zip(classes, detections.scores.tolist(), strict=True)
         ],
         assigned_colors=[COLORS[k % len(COLORS)] for k in classes],
     )
+    for label in drawn.ax.texts:  # which Detectron2 lets leave the picture
+        extent, (x, y) = label.get_window_extent(), label.get_position()
+        height, width = image.shape[:2]
+        label.set_position((min(x, width - extent.width), min(y, height - extent.height)))
     return drawn.get_image()
