@@ -4,7 +4,6 @@
     python tools/convert_dataset.py LABELS --output fleet_data
     python tools/convert_dataset.py annotations.xml --images frames --output fleet_data
     python tools/convert_dataset.py LABELS --output fleet_data --val-share 0.1 --seed 1
-    python tools/convert_dataset.py LABELS --output fleet_data --force
 
 Writes train.json, val.json and, for test images, test.json in COCO's format; images, a link to the
 folder of the images; and data_report.md and .json. The format is recognized. The split is that of
@@ -28,7 +27,7 @@ def build_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("labels", metavar="LABELS", help="folder of labels, or a label file")
-    add_output(parser, "output folder, which must be new or empty, or see --force")
+    add_output(parser, "output folder, which must be new or empty")
     add(
         "--images",
         default="",
@@ -60,11 +59,6 @@ def build_parser() -> ArgumentParser:
         help="text file with the names of the validation images, one a line",
     )
     add("--copy-images", action="store_true", help="copy the images instead of linking to them")
-    add(
-        "--force",
-        action="store_true",
-        help="replace what an earlier call wrote to the output folder, and nothing else there",
-    )
     return parser
 
 
@@ -74,7 +68,7 @@ def main(args: Namespace) -> None:
     from aid.utils.errors import AIDError
     from aid.utils.files import write_text
     from aid.utils.text import visible
-    from aid_tools.files import check_outside, output_folder, write_json
+    from aid_tools.files import check_empty, check_outside, output_folder, write_json
     from aid_tools.own_data import (
         assign_splits,
         convert,
@@ -89,23 +83,13 @@ def main(args: Namespace) -> None:
     if args.val_list and drawn:
         raise AIDError("--val-list names the validation images: leave out --val-share and the like")
     check_outside(args.output, args.labels, args.images)
-    for place in filter(None, (args.labels, args.images)):
-        for absolute in (os.path.abspath, os.path.realpath):
-            if absolute(place).startswith(absolute(args.output) + os.sep):
-                raise AIDError(
-                    f"{place} is inside of --output {args.output}: choose another output folder"
-                )
     labels = read_labels(args.labels, args.images, args.format)
     if args.val_list:
         how_split = read_val_list(args.val_list, labels.images)
     else:
         how_split = assign_splits(labels.images, args.val_share, args.seed, args.whole_folders)
     with output_folder(args.output):
-        if os.listdir(args.output) and not args.force:
-            raise AIDError(
-                f"--output {args.output} is not empty: choose a new folder, or replace what an "
-                "earlier call wrote there by --force"
-            )
+        check_empty(args.output)
         splits = convert(labels)
         report = measure(labels, splits, how_split)
         write_splits(splits, args.output, args.copy_images)

@@ -3,6 +3,7 @@
 import os
 import re
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from detectron2.engine import default_argument_parser
@@ -10,10 +11,14 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 
 from aid.config import load_config
 from aid.engine import AIDTrainer, dry_run
+from aid.engine.dry_run import stand_in_for_teachers
 from aid.engine.estimate import Evaluation, Found, summarize
 from aid.modeling.schedule import Schedule
+from aid.modeling.teacher import load_teacher
 from aid.utils.errors import AIDError
 from aid_tools.train_arguments import argument_parser
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -96,22 +101,33 @@ def test_late_distillation_is_tried(arguments, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("more", [0, 1])
-def test_random_weights_stand_in_for_untrained_teachers(more, arguments, tmp_path, caplog, capsys):
+def test_random_weights_stand_in_for_untrained_teachers(
+    more, arguments, tmp_path, monkeypatch, caplog, capsys
+):
     """The teacher's training is the longest; the student's time is known before it."""
+    monkeypatch.chdir(tmp_path)
     args = arguments(opts=["TEACHER.INHERIT", True, "TEACHER.EVAL_FIRST", True])
-    cache, weights = str(tmp_path / "cache"), ["gone.pth", *["gone_too.pth"] * more]
-    opts = ["TEACHER.WEIGHTS", weights[0], "TEACHER.CACHE", cache]
-    opts += ["TEACHER.MORE_WEIGHTS", str(weights[1:])]
     config_file = load_config(args.config_file).TEACHER.CONFIG_FILE
+    weights = os.path.join(load_config(config_file).OUTPUT_DIR, "model_final.pth")
+    cache = str(tmp_path / "cache")
+    opts = ["TEACHER.WEIGHTS", weights, "TEACHER.CACHE", cache]
+    opts += ["TEACHER.MORE_WEIGHTS", str([weights] * more)]
     args.opts = [*opts, "TEACHER.MORE_CONFIG_FILES", str([config_file] * more)]
     dry_run(args)
     assert {"step 2", "test of teachers"} <= lines_of(capsys.readouterr().out).keys()
     lines = [x for x in caplog.messages if "stand in" in x]
     assert lines[0] == (
-        "TEACHER.WEIGHTS gone.pth does not exist yet: random weights stand in for it"
+        f"TEACHER.WEIGHTS {weights} does not exist yet: random weights stand in for it"
     )
     assert len(lines) == 1 + more
     assert not os.path.exists(cache) and not (tmp_path / "out").exists()
+
+
+def test_random_weights_fit_a_detector_whose_norms_have_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = load_config(f"{REPOSITORY}/configs/Quickstart/retinanet_R18_from_R34.yaml")
+    stand_in_for_teachers(cfg, str(tmp_path))
+    assert load_teacher(cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.WEIGHTS).num_parameters > 1e7
 
 
 def test_plain_detector_has_no_test_of_teachers(arguments, capsys):
@@ -138,6 +154,8 @@ def test_errors_of_a_run_are_raised_by_a_dry_run(arguments, run_config, tmp_path
         dry_run(arguments("OUTPUT_DIR", str(tmp_path / "file/x")))
     with pytest.raises(AIDError, match="TEACHER.WEIGHTS is empty"):
         dry_run(arguments("TEACHER.WEIGHTS", ""))
+    with pytest.raises(AIDError, match="TEACHER.WEIGHTS gone.pth does not exist: train the"):
+        dry_run(arguments("TEACHER.WEIGHTS", "gone.pth"))
     with pytest.raises(AIDError, match="training diverged at iteration 1: .*/out/metrics.json"):
         dry_run(arguments("SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0"))
 

@@ -291,61 +291,6 @@ def test_next_command_reads_what_was_written(convert_dataset, load_script, label
     assert args.data == str(tmp_path / "converted")
 
 
-@pytest.fixture
-def corrected(convert_dataset, labels, tmp_path):
-    """A folder that was converted with test images and a note in the output, and then corrected."""
-    folder = labels("voc")
-    (folder / "ImageSets/Main/test.txt").write_text("c")
-    (folder / "ImageSets/Main/train.txt").write_text("a\nb")
-    assert convert_dataset(folder)[0] == 0
-    (tmp_path / "converted/notes.txt").write_text("mine")
-    (folder / "ImageSets/Main/test.txt").unlink()
-    text = (folder / "Annotations/b.xml").read_text()
-    (folder / "Annotations/b.xml").write_text(text.replace("person", "forklift"))
-    return folder
-
-
-def test_repeated_conversion_replaces_its_own_files_only(convert_dataset, corrected, tmp_path):
-    assert convert_dataset(corrected)[1].endswith(
-        "or replace what an earlier call wrote there by --force"
-    )
-    assert convert_dataset(corrected, "--force")[0] == 0
-    kinds = [x["category_id"] for x in read(tmp_path, "train")["annotations"]]
-    assert kinds == [1, 2, 1]
-    names = ["data_report.json", "data_report.md", "images", "notes.txt", "train.json", "val.json"]
-    assert sorted(os.listdir(tmp_path / "converted")) == names
-
-
-def test_repeated_conversion_writes_nothing_through_its_link(convert_dataset, corrected, tmp_path):
-    images = corrected / "JPEGImages"
-    before = {x.name: (x.read_bytes(), x.stat().st_mtime_ns) for x in images.iterdir()}
-    assert convert_dataset(corrected, "--force", "--copy-images")[0] == 0
-    assert {x.name: (x.read_bytes(), x.stat().st_mtime_ns) for x in images.iterdir()} == before
-    copied = tmp_path / "converted/images"
-    assert not copied.is_symlink() and sorted(os.listdir(copied)) == ["a.png", "b.png", *(
-        f"{x}.png" for x in "de"
-    )]  # fmt: skip
-    code, error = convert_dataset(corrected, "--force")
-    assert code == 2 and "images cannot link to" in error and "add --copy-images" in error
-
-
-def test_failed_repetition_leaves_the_first_conversion(convert_dataset, corrected, tmp_path):
-    (corrected / "Annotations/a.xml").write_text("no XML")
-    assert convert_dataset(corrected, "--force")[0] == 2
-    assert names(tmp_path, "test") == ["c"]
-
-
-def test_labels_in_the_output_are_never_replaced(convert_dataset, corrected, tmp_path):
-    output = tmp_path / "converted"
-    for args in (
-        (output / "val.json", "--images", corrected),
-        (corrected, "--images", output / "images"),
-    ):
-        code, error = convert_dataset(*args, "--force")
-        assert code == 2 and "is inside of --output" in error
-    assert os.readlink(output / "images") == str(corrected / "JPEGImages")
-
-
 def test_files_that_cannot_be_written_are_one_line(
     convert_dataset, labels, monkeypatch, file_limit, tmp_path
 ):

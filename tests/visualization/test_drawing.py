@@ -17,6 +17,10 @@ def color_of(weight: float) -> list[int]:
     return [int(255 * c) for c in COLORMAP(weight)[:3]]
 
 
+def test_high_image_is_enlarged_to_what_a_jpeg_can_have():
+    assert enlarge(np.zeros((3000, 5, 3), np.uint8))[1] == 21
+
+
 def test_small_images_are_enlarged_by_whole_factors():
     image = np.arange(2 * 320 * 3, dtype=np.uint8).reshape(2, 320, 3)
     enlarged, factor = enlarge(image)

@@ -31,13 +31,13 @@ from ..modeling.meta_arch import plain_architecture
 from ..modeling.teacher import load_teacher_config
 from ..modeling.teacher_keys import DETECTOR, named, teacher_kinds
 from ..utils.errors import AIDError
-from ..utils.files import check_folder_name
+from ..utils.files import check_folder_name, clear_write_errors
 from .estimate import Evaluation, Found, existing_parent, summarize
 from .hooks import AverageWeights, SeedStep
 from .setup import check_config_file, setup
 from .trainer import AIDTrainer
 
-__all__ = ["dry_run"]
+__all__ = ["dry_run", "stand_in_for_teachers"]
 
 # The first iteration includes start-up costs; the estimate uses the second.
 ITERATIONS = 2
@@ -71,7 +71,7 @@ def dry_run(args: Namespace) -> None:
         try:
             with datasets_loaded_once():
                 cfg = setup(args, folder)
-                _stand_in_for_teachers(cfg, folder)
+                stand_in_for_teachers(cfg, folder)
                 trial = _Trial(cfg)
                 trial.resume_or_load(args.resume)
             measured = trial.try_out()
@@ -96,8 +96,11 @@ def _stand_in(folder: str, output: str) -> str:
     return checkpoint
 
 
-def _stand_in_for_teachers(cfg: CfgNode, folder: str) -> None:
-    """Write random weights for the teachers of YAML configs whose weights do not exist yet.
+def stand_in_for_teachers(cfg: CfgNode, folder: str) -> None:
+    """Write random weights for the teachers of YAML configs that are not trained yet.
+
+    These are named by the file that the training of their config writes. TEACHER.CACHE becomes a
+    folder of the dry run.
 
     Args:
         cfg: of the run; its keys TEACHER.WEIGHTS and MORE_WEIGHTS then name these files.
@@ -107,23 +110,27 @@ def _stand_in_for_teachers(cfg: CfgNode, folder: str) -> None:
         return
     weights = [cfg.TEACHER.WEIGHTS, *cfg.TEACHER.MORE_WEIGHTS]
     cfg.defrost()
+    if cfg.TEACHER.CACHE:
+        cfg.TEACHER.CACHE = os.path.join(folder, "cache")
     for number, kind in enumerate(teacher_kinds(cfg)):
         config_key, config_file = named(cfg, "CONFIG_FILE", "MORE_CONFIG_FILES", number)
         weights_key, path = named(cfg, "WEIGHTS", "MORE_WEIGHTS", number)
-        is_known = not path or "://" in path or os.path.isfile(path)
-        if is_known or kind != DETECTOR or is_program(config_file):
+        if kind != DETECTOR or is_program(config_file) or os.path.exists(path):
             continue
         teacher = load_teacher_config(config_file, config_key)
+        own = os.path.join(teacher.OUTPUT_DIR, "model_final.pth")
+        if not path or os.path.abspath(path) != os.path.abspath(own):
+            continue  # a mistake, which is reported where the teacher is loaded
         teacher.MODEL.DEVICE = "cpu"
         detector = build_detector(teacher)
         for module in detector.modules():
             # Without statistics a norm scales nothing, and random features would overflow float16.
-            if isinstance(module, _BatchNorm | FrozenBatchNorm2d):
+            is_norm = isinstance(module, _BatchNorm | FrozenBatchNorm2d)
+            if is_norm and module.weight is not None:
                 nn.init.constant_(module.weight, 0.5)
         weights[number] = os.path.join(folder, f"teacher_{number}.pth")
-        torch.save({"model": detector.state_dict()}, weights[number])
-        if cfg.TEACHER.CACHE:
-            cfg.TEACHER.CACHE = os.path.join(folder, "cache")
+        with clear_write_errors(folder):
+            torch.save({"model": detector.state_dict()}, weights[number])
         if comm.is_main_process():
             logging.getLogger(__name__).warning(
                 "%s %s does not exist yet: random weights stand in for it", weights_key, path

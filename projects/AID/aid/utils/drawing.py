@@ -17,14 +17,17 @@ __all__ = ["COLORMAP", "MAX_AREA", "draw_boxes", "draw_weights", "enlarge", "wei
 COLORMAP = colormaps["viridis"]
 # Narrower images are enlarged, so that labels are legible.
 MIN_WIDTH = 960
-# Limit of the area in pixels to which images are enlarged: a narrow image may be high.
+# Limits of the area and the side in pixels to which images are enlarged: a narrow image may be
+# high, and JPEG has at most 65500 rows.
 MAX_AREA = 1 << 23
+MAX_SIDE = 65500
 
 
 def enlarge(image: np.ndarray) -> tuple[np.ndarray, int]:
     """Enlarge a small image (H, W, 3) by an integer factor; return the image and the factor."""
     height, width = image.shape[:2]
-    factor = max(1, min(-(-MIN_WIDTH // width), math.isqrt(MAX_AREA // (height * width))))
+    largest = min(math.isqrt(MAX_AREA // (height * width)), MAX_SIDE // max(height, width))
+    factor = max(1, min(-(-MIN_WIDTH // width), largest))
     return image.repeat(factor, axis=0).repeat(factor, axis=1), factor
 
 

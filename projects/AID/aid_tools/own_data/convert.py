@@ -5,7 +5,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from detectron2.structures import PolygonMasks
@@ -102,8 +101,6 @@ def _root(paths: Iterable[str]) -> str:
 def write_splits(splits: dict[str, Split], output: str, copy_images: bool) -> None:
     """Write a JSON file for each split, and the folder ``images``.
 
-    Files and the link of an earlier call are replaced; that of a split without images is removed.
-
     Args:
         splits: result of :func:`convert`.
         output: folder to write to.
@@ -113,12 +110,6 @@ def write_splits(splits: dict[str, Split], output: str, copy_images: bool) -> No
         AIDError: a file or the link cannot be written.
     """
     folder = os.path.join(output, "images")
-    with clear_file_errors(output):
-        if os.path.islink(folder):  # copies would be written to where it leads
-            os.remove(folder)
-        for name in set(SPLITS) - set(splits):
-            with suppress(FileNotFoundError):
-                os.remove(os.path.join(output, f"{name}.json"))
     if not copy_images:
         root = _root(x for split in splits.values() for x in split.paths)
         try:
