@@ -1,5 +1,6 @@
 """torchvision's weights under Detectron2's names."""
 
+import os
 import re
 import urllib.error
 
@@ -77,6 +78,14 @@ def test_weights_are_downloaded_once(cache):
     keys = torch.load(path)["model"]
     assert "stem.conv1.norm.running_mean" in keys and "res3.0.shortcut.norm.weight" in keys
     assert not any("bn" in key or "layer" in key or "fc" in key for key in keys)
+
+
+def test_full_disk_is_reported(cache, tmp_path, file_limit):
+    cache["state_dict"] = random_resnet("resnet18").state_dict()
+    message = f"torchvision://resnet18 cannot be written to {tmp_path}/torchvision: make room there"
+    with file_limit(1000), pytest.raises(AIDError, match=message):
+        PathManager.get_local_path("torchvision://resnet18")
+    assert os.listdir(tmp_path / "torchvision") == []
 
 
 def test_failed_download_is_reported(cache, tmp_path):

@@ -123,9 +123,11 @@ def test_random_weights_stand_in_for_untrained_teachers(
     assert not os.path.exists(cache) and not (tmp_path / "out").exists()
 
 
-def test_random_weights_fit_a_detector_whose_norms_have_none(tmp_path, monkeypatch):
+def test_random_weights_fit_a_detector_whose_norms_have_none(tmp_path, monkeypatch, file_limit):
     monkeypatch.chdir(tmp_path)
     cfg = load_config(f"{REPOSITORY}/configs/Quickstart/retinanet_R18_from_R34.yaml")
+    with file_limit(1000), pytest.raises(AIDError, match=f"{tmp_path} cannot be written"):
+        stand_in_for_teachers(cfg.clone(), str(tmp_path))
     stand_in_for_teachers(cfg, str(tmp_path))
     assert load_teacher(cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.WEIGHTS).num_parameters > 1e7
 

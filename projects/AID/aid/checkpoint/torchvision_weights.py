@@ -11,6 +11,7 @@ False, as in ``configs/backbones``.
 import logging
 import os
 import re
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from torchvision.models import WeightsEnum, get_model_weights, list_models
 
 from ..utils.errors import AIDError
+from ..utils.files import whole_file
 
 __all__ = ["TorchvisionHandler", "check_torchvision_weights", "to_detectron2"]
 
@@ -62,7 +64,7 @@ class TorchvisionHandler(PathHandler):
         """Return the path of the converted weights.
 
         Raises:
-            AIDError: the name is unknown, or the download failed.
+            AIDError: the name is unknown, the download failed, or the cache cannot be written.
         """
         name = path.removeprefix(PREFIX)
         weights = _weights(name)
@@ -77,11 +79,23 @@ class TorchvisionHandler(PathHandler):
             if RESNET.fullmatch(name):
                 state_dict = to_detectron2(state_dict)
             state_dict = {DENSE_LAYER.sub(r"\1", key): x for key, x in state_dict.items()}
-            os.makedirs(os.path.dirname(local), exist_ok=True)
-            part = f"{local}.{os.getpid()}.tmp"  # processes may download concurrently
-            torch.save({"model": state_dict, "matching_heuristics": True}, part)
-            os.replace(part, local)
+            _write({"model": state_dict, "matching_heuristics": True}, local, path)
         return local
+
+
+def _write(content: dict, file: str, path: str) -> None:
+    """Write the converted weights of ``path``; other processes may do so at the same time."""
+    own = f"{file}.{uuid4().hex}"
+    try:
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        with whole_file(own) as f:
+            torch.save(content, f)
+        os.replace(own, file)
+    except (OSError, RuntimeError) as error:  # torch raises a RuntimeError on a full disk
+        raise AIDError(
+            f"{path} cannot be written to {os.path.dirname(file)}: make room there, or name "
+            "another folder for downloads in the environment variable FVCORE_CACHE"
+        ) from error
 
 
 def check_torchvision_weights(cfg: CfgNode) -> None:

@@ -31,7 +31,7 @@ from ..modeling.meta_arch import plain_architecture
 from ..modeling.teacher import load_teacher_config
 from ..modeling.teacher_keys import DETECTOR, named, teacher_kinds
 from ..utils.errors import AIDError
-from ..utils.files import check_folder_name, clear_write_errors
+from ..utils.files import check_folder_name, clear_write_errors, whole_file
 from .estimate import Evaluation, Found, existing_parent, summarize
 from .hooks import AverageWeights, SeedStep
 from .setup import check_config_file, setup
@@ -105,6 +105,9 @@ def stand_in_for_teachers(cfg: CfgNode, folder: str) -> None:
     Args:
         cfg: of the run; its keys TEACHER.WEIGHTS and MORE_WEIGHTS then name these files.
         folder: of the files.
+
+    Raises:
+        AIDError: a teacher's config cannot be used, or a file cannot be written.
     """
     if plain_architecture(cfg.MODEL.META_ARCHITECTURE) == cfg.MODEL.META_ARCHITECTURE:
         return
@@ -129,8 +132,8 @@ def stand_in_for_teachers(cfg: CfgNode, folder: str) -> None:
             if is_norm and module.weight is not None:
                 nn.init.constant_(module.weight, 0.5)
         weights[number] = os.path.join(folder, f"teacher_{number}.pth")
-        with clear_write_errors(folder):
-            torch.save({"model": detector.state_dict()}, weights[number])
+        with clear_write_errors(folder), whole_file(weights[number], sync=False) as f:
+            torch.save({"model": detector.state_dict()}, f)
         if comm.is_main_process():
             logging.getLogger(__name__).warning(
                 "%s %s does not exist yet: random weights stand in for it", weights_key, path

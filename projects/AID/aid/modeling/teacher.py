@@ -188,7 +188,7 @@ class Teacher(TeacherBase):
 def _code_of_losses() -> str:
     """Hash of this package's code, in many of whose modules losses per instance are computed."""
     files = sorted(Path(__file__).parents[1].rglob("*.py"))
-    return digest(*(path.read_text() for path in files))
+    return digest(*(path.read_bytes() for path in files))
 
 
 def check_square(padded_size: tuple[int, int], square: int, name: str) -> None:

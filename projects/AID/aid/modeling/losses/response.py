@@ -14,7 +14,7 @@ from ..families import PairedPredictions, PredictionRequest
 from .base import DISTILLATION_LOSS_REGISTRY, PredictionLoss
 from .functional import finite_only, softmax_divergences
 
-__all__ = ["ResponseLoss", "giou_losses", "check_min_score", "soft_target_losses"]
+__all__ = ["ResponseLoss", "check_min_score", "giou_losses", "soft_target_losses"]
 
 
 @DISTILLATION_LOSS_REGISTRY.register()
